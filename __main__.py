@@ -1,0 +1,5 @@
+"""python -m earthssl"""
+
+from .cli import main
+
+raise SystemExit(main())

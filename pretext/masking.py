@@ -1,0 +1,127 @@
+"""Masking: hide tokens and rebuild their fields from the rest (He et al. 2022, arXiv 2111.06377).
+
+Trivial cues and how they are closed: the climatology (fields are anomalies, so that outputting it scores
+zero skill); the same place a step earlier (tubes, last steps); neighbours (blocks); a partner variable
+(whole-variable masks); the coastline (land patches are no tokens, loss on valid cells only).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from ..ssl.batch import Batch
+from ..ssl.encoder import Encoder, fuse_attention, transformer
+from ..ssl.errors import EarthSSLError
+from ..ssl.objective import Context, Objective, ObjectiveConfig, Outcome
+from ..ssl.randomness import fold, key, uniform
+from ..ssl.tokens import Encodings, Patches, gather, patchify
+from .masks import Mask, MaskConfig, draw, visible_count
+
+
+@dataclass(frozen=True)
+class MaskingConfig(ObjectiveConfig):
+    """Settings of masking.
+
+    Attributes:
+        weight: Weight of the loss.
+        masks: The mixture of masks; one kind is drawn for each batch.
+        decoder_width: Width of the decoder's tokens.
+        decoder_depth: Number of its blocks.
+        decoder_heads: Attention heads in each.
+    """
+
+    weight: float = 1.0
+    masks: list[MaskConfig] = field(default_factory=lambda: [MaskConfig()])
+    decoder_width: int = 64
+    decoder_depth: int = 2
+    decoder_heads: int = 4
+
+    def __post_init__(self) -> None:
+        if not self.masks or not sum(mask.weight for mask in self.masks) > 0:
+            raise EarthSSLError("masking.masks: expected at least one kind with a weight above 0, got none")
+        if self.decoder_width % self.decoder_heads:
+            raise EarthSSLError(
+                f"masking.decoder_width: expected a multiple of {self.decoder_heads} heads, got {self.decoder_width}"
+            )
+
+    def build(self, context: Context) -> Masking:
+        """Return the objective."""
+        return Masking(self, context)
+
+
+class Masking(Objective):
+    """Reconstruction of hidden tokens by a light decoder; the encoder sees the visible ones only."""
+
+    def __init__(self, config: MaskingConfig, context: Context) -> None:
+        super().__init__()
+        steps, rows, columns = context.encoder.config.patch
+        width = config.decoder_width
+        self.config = config
+        self.cells = steps * rows * columns
+        self.enter = nn.Linear(context.encoder.width, width)
+        self.query = nn.Parameter(0.02 * torch.randn(width))
+        self.encodings = Encodings(width)
+        self.blocks = transformer(width, config.decoder_depth, config.decoder_heads)
+        self.norm = nn.LayerNorm(width)
+        self.heads = nn.ModuleDict({name: nn.Linear(width, self.cells) for name in context.variables})
+
+    def forward(self, encoder: Encoder, batch: Batch) -> Outcome:
+        """Return the mean over the variables of the area-weighted squared error of hidden, valid cells."""
+        patches = patchify(batch, encoder.config.patch)
+        mask = draw(self._kind(batch.number), patches, batch.keys)
+        rebuilt = self.rebuild(encoder, patches, mask)
+        return _score(rebuilt, patches, mask)
+
+    def _kind(self, number: int) -> MaskConfig:
+        """Return the kind of mask of a batch: a function of the batch's number, equal on all ranks."""
+        weights = torch.tensor([mask.weight for mask in self.config.masks]).cumsum(0)
+        at = uniform(torch.tensor([key(0, "mask kind", number)]), 1)[0, 0] * weights[-1]
+        return self.config.masks[int(torch.searchsorted(weights, at, right=True).clamp(max=len(weights) - 1))]
+
+    def rebuild(self, encoder: Encoder, patches: Patches, mask: Mask) -> Float[Tensor, "batch token variable cell"]:
+        """Return the decoder's fields for all tokens, in the order of `mask.order`.
+
+        The decoder works in that shuffled order, visible tokens first, so nothing is put back in place.
+        """
+        features = encoder(patches.without(mask.hidden_variables), mask.keep)
+        visible = self.enter(features)
+        queries = self.query.to(visible.dtype).expand(len(visible), patches.count - mask.visible, -1)
+        x = torch.cat([visible, queries], 1) + self.encodings(patches, mask.order)
+        fuse_attention(self.blocks, x)
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x)
+        return torch.stack([self.heads[name](x) for name in patches.variables], 2)
+
+
+def hidden_cells(patches: Patches, mask: Mask) -> Bool[Tensor, "batch token variable 1"]:
+    """Return what was hidden, token by token in the order of `mask.order` and variable by variable."""
+    place = torch.arange(patches.count, device=mask.order.device) >= mask.visible
+    return (place[None, :, None] | mask.hidden_variables[:, None, :])[..., None]
+
+
+def _score(rebuilt: Float[Tensor, "batch token variable cell"], patches: Patches, mask: Mask) -> Outcome:
+    truth = gather(patches.values, mask.order)
+    valid = gather(patches.valid, mask.order)
+    area = patches.area[mask.order][:, :, None]
+    weights = (valid & hidden_cells(patches, mask)) * area
+    dims = (0, 1, 3)
+    total = weights.sum(dims)
+    scored = total > 0
+    safe = torch.where(scored, total, torch.ones_like(total))
+    error = (weights * (rebuilt.float() - truth) ** 2).sum(dims) / safe
+    power = (weights * truth**2).sum(dims) / safe
+    loss = (error * scored).sum() / scored.sum().clamp(min=1)
+    with torch.no_grad():
+        # Skill over the climatology: 0 for the trivial answer "no anomaly", 1 for a perfect one.
+        skill = 1 - error / power.clamp(min=1e-12)
+        terms = {f"skill_{name}": skill[k] for k, name in enumerate(patches.variables)}
+        terms["skill"] = (skill * scored).sum() / scored.sum().clamp(min=1)
+    return Outcome(loss, terms)
+
+
+__all__ = ["Masking", "MaskingConfig", "fold", "hidden_cells", "visible_count"]

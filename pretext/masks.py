@@ -1,0 +1,138 @@
+"""Which tokens to hide: random, blocks on the sphere, tubes in time, last steps, whole variables."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..ssl.errors import EarthSSLError, nearest
+from ..ssl.randomness import fold, key, uniform
+from ..ssl.tokens import Patches
+
+KINDS = ("random", "block", "tube", "last", "variable")
+
+
+@dataclass(frozen=True)
+class MaskConfig:
+    """One kind of mask in the mixture.
+
+    Attributes:
+        kind: random (tokens anywhere), block (caps on the sphere, centred area-uniformly, through all steps),
+            tube (places, through all steps), last (the last steps), variable (whole variables, and tokens).
+        weight: Share of the batches, relative to the other kinds.
+        ratio: Share of the tokens that is hidden.
+        blocks: Number of caps, with "block".
+    """
+
+    kind: str = "random"
+    weight: float = 1.0
+    ratio: float = 0.75
+    blocks: int = 3
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise EarthSSLError(f"masks: expected {', '.join(KINDS)}, got '{self.kind}'." + nearest(self.kind, KINDS))
+        if not 0 < self.ratio < 1:
+            raise EarthSSLError(f"masks.{self.kind}.ratio: expected a share between 0 and 1, got {self.ratio}")
+        if not self.weight >= 0 or self.blocks < 1:
+            raise EarthSSLError(f"masks.{self.kind}: expected weight ≥ 0 and blocks ≥ 1, got {self}")
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Which tokens an encoder may see.
+
+    Attributes:
+        order: A permutation of the tokens of each sample, the visible ones first, (batch, token).
+        visible: How many are visible: the same for all samples.
+        hidden_variables: Variables hidden everywhere, (batch, variable).
+    """
+
+    order: Int[Tensor, "batch token"]
+    visible: int
+    hidden_variables: Bool[Tensor, "batch variable"]
+
+    @property
+    def keep(self) -> Int[Tensor, "batch visible"]:
+        """Ids of the visible tokens."""
+        return self.order[:, : self.visible]
+
+    @property
+    def hidden(self) -> Int[Tensor, "batch hidden"]:
+        """Ids of the hidden tokens."""
+        return self.order[:, self.visible :]
+
+
+def visible_count(tokens: int, ratio: float) -> int:
+    """Return how many tokens stay visible.
+
+    Raises:
+        EarthSSLError: If the ratio leaves none visible, or none hidden.
+    """
+    visible = round(tokens * (1 - ratio))
+    if not 0 < visible < tokens:
+        raise EarthSSLError(
+            f"mask ratio {ratio} leaves {visible} of {tokens} tokens visible, expected at least one visible and "
+            "one hidden; change the ratio, or take smaller patches or a longer window"
+        )
+    return visible
+
+
+def draw(config: MaskConfig, patches: Patches, keys: Int[Tensor, " batch"]) -> Mask:
+    """Return a mask for every sample, a function of its key.
+
+    Every kind gives each token a score; the tokens with the lowest scores stay visible, so that all
+    samples keep equally many and no position is favoured beyond what the kind means.
+    """
+    tokens = patches.count
+    visible = visible_count(tokens, config.ratio)
+    keys = fold(keys, key(0, f"mask {config.kind}"))
+    noise = uniform(keys, tokens)
+    hidden_variables = torch.zeros(len(keys), len(patches.variables), dtype=torch.bool, device=keys.device)
+    if config.kind in ("random", "variable"):
+        scores = noise
+    elif config.kind == "last":
+        scores = patches.step + noise
+    elif config.kind == "tube":
+        scores = uniform(fold(keys, 1), patches.shape[1] * patches.shape[2])[:, patches.cell] + 1e-5 * noise
+    else:
+        scores = -_distance_to_centres(patches, uniform(fold(keys, 1), 2 * config.blocks)) + 1e-5 * noise
+    if config.kind == "variable":
+        hidden_variables = _draw_variables(uniform(fold(keys, 1), len(patches.variables) + 1))
+    return Mask(scores.argsort(dim=1), visible, hidden_variables)
+
+
+def _distance_to_centres(
+    patches: Patches, numbers: Float[Tensor, "batch twice_blocks"]
+) -> Float[Tensor, "batch token"]:
+    """Return each token's great-circle distance (radians) to the nearest of the drawn centres.
+
+    Centres are uniform in area over the grid's span: sin of latitude is uniform. Distances on the
+    sphere wrap in longitude of themselves.
+    """
+    blocks = numbers.shape[1] // 2
+    grid = patches.grid
+    south, north = (math.sin(math.radians(edge)) for edge in (grid.lat_bounds[-1], grid.lat_bounds[0]))
+    west, east = (math.radians(edge) for edge in (grid.lon_bounds[0], grid.lon_bounds[-1]))
+    sine = south + (north - south) * numbers[:, :blocks]
+    lon = west + (east - west) * numbers[:, blocks:]
+    cosine = (1 - sine**2).sqrt()
+    centres = torch.stack([cosine * lon.cos(), cosine * lon.sin(), sine], -1)
+    # The first three place features are the point on the unit sphere (tokens.py).
+    points = patches.place[:, :3]
+    nearest_cosine = (centres @ points.T).clamp(-1, 1).amax(1)
+    return torch.arccos(nearest_cosine)
+
+
+def _draw_variables(numbers: Float[Tensor, "batch variables_and_one"]) -> Bool[Tensor, "batch variable"]:
+    """Return a random subset of the variables, 1 to all but one of them (none where there is one only)."""
+    count = numbers.shape[1] - 1
+    if count < 2:
+        return torch.zeros(numbers.shape[0], count, dtype=torch.bool, device=numbers.device)
+    how_many = 1 + (numbers[:, :1] * (count - 1)).long()
+    ranks = numbers[:, 1:].argsort(1).argsort(1)
+    return ranks < how_many

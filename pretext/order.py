@@ -1,0 +1,139 @@
+"""Temporal order: which way, or in which order, did these steps happen?
+(Misra et al. 2016, arXiv 1603.08561; Lee et al. 2017, arXiv 1708.01246; Wei et al. 2018, CVPR).
+
+Trivial cues and how they are closed: season and trend (fields are anomalies, no time of year is given, and
+every step loses its area mean, which also takes the trend and any drift of the observing system); spacing
+(steps are equally spaced); the coastline (equal in all steps: only cells observed in every step are shown).
+A chain of similar states is reversible, so "order" counts a sequence and its reversal as one class; which
+way it ran is the separate task "arrow".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import permutations
+
+import torch
+from einops import rearrange, reduce
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from ..ssl.batch import Batch
+from ..ssl.encoder import Encoder
+from ..ssl.errors import EarthSSLError
+from ..ssl.objective import Context, Objective, ObjectiveConfig, Outcome
+from ..ssl.randomness import fold, key, uniform
+from ..ssl.tokens import SEASON, patchify
+
+MAX_FRAMES = 5  # 5! / 2 = 60 classes; more than that is no longer a task of order
+
+
+@dataclass(frozen=True)
+class OrderConfig(ObjectiveConfig):
+    """Settings of temporal order.
+
+    Attributes:
+        weight: Weight of the loss.
+        kind: "arrow" (forward or reversed) or "order" (which permutation, reversal counted as the same).
+        frames: Number of steps shown, 2 to 5.
+        spacing: Steps of the window from one to the next.
+        hidden: Width of the head's hidden layer.
+    """
+
+    weight: float = 1.0
+    kind: str = "arrow"
+    frames: int = 3
+    spacing: int = 1
+    hidden: int = 64
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("arrow", "order"):
+            raise EarthSSLError(f"order.kind: expected arrow or order, got '{self.kind}'")
+        least = 2 if self.kind == "arrow" else 3
+        if not least <= self.frames <= MAX_FRAMES or self.spacing < 1:
+            raise EarthSSLError(
+                f"order: expected {least} to {MAX_FRAMES} frames and spacing ≥ 1, got {self.frames}, {self.spacing}"
+            )
+
+    def build(self, context: Context) -> Order:
+        """Return the objective.
+
+        Raises:
+            EarthSSLError: If the frames do not fit in the encoder's window, or a patch spans several steps.
+        """
+        span = (self.frames - 1) * self.spacing + 1
+        window, steps = context.encoder.config.window, context.encoder.config.patch[0]
+        if span > window:
+            raise EarthSSLError(
+                f"order: {self.frames} frames {self.spacing} steps apart span {span} steps, but encoder.window is "
+                f"{window}; take fewer frames or a longer window"
+            )
+        if steps != 1:
+            raise EarthSSLError(f"order: expected patches of 1 step, got {steps}; a patch must not hold two frames")
+        return Order(self, context)
+
+
+def arrangements(kind: str, frames: int) -> Int[Tensor, "arrangement frame"]:
+    """Return the ways the frames may be shown; row k of an arrow is class k, see `classes`."""
+    if kind == "arrow":
+        return torch.tensor([list(range(frames)), list(reversed(range(frames)))])
+    return torch.tensor(list(permutations(range(frames))))
+
+
+def classes(kind: str, table: Int[Tensor, "arrangement frame"]) -> Int[Tensor, " arrangement"]:
+    """Return the class of each arrangement: a permutation and its reversal share one."""
+    if kind == "arrow":
+        return torch.arange(len(table))
+    smaller = [min(tuple(row), tuple(reversed(row))) for row in table.tolist()]
+    names = sorted(set(smaller))
+    return torch.tensor([names.index(row) for row in smaller])
+
+
+class Order(Objective):
+    """Classify the order of equally spaced steps from their features alone."""
+
+    def __init__(self, config: OrderConfig, context: Context) -> None:
+        super().__init__()
+        self.config = config
+        table = arrangements(config.kind, config.frames)
+        self.register_buffer("table", table, persistent=False)
+        self.register_buffer("classes", classes(config.kind, table), persistent=False)
+        width = context.encoder.width
+        self.head = nn.Sequential(
+            nn.Linear(config.frames * width, config.hidden),
+            nn.GELU(),
+            nn.Linear(config.hidden, int(self.classes.max()) + 1),
+        )
+
+    def forward(self, encoder: Encoder, batch: Batch) -> Outcome:
+        """Return the cross-entropy of the arrangement, with accuracy and its excess over chance."""
+        drawn = uniform(fold(batch.keys, key(0, "order")), 2)
+        shown, picks = self.show(batch, drawn[:, 0], drawn[:, 1])
+        patches = patchify(shown, encoder.config.patch)
+        features = encoder(patches, hide=frozenset({SEASON}))
+        frames = reduce(features, "b (t n) d -> b t d", "mean", t=self.config.frames)
+        logits = self.head(rearrange(frames, "b t d -> b (t d)")).float()
+        target = self.classes[picks]
+        loss = nn.functional.cross_entropy(logits, target)
+        accuracy = (logits.argmax(1) == target).float().mean()
+        return Outcome(loss, {"accuracy": accuracy.detach(), "excess": accuracy.detach() - 1 / logits.shape[1]})
+
+    def show(self, batch: Batch, where: Tensor, which: Tensor) -> tuple[Batch, Int[Tensor, " batch"]]:
+        """Return frames of the windows in drawn arrangements, and the arrangements' rows in the table.
+
+        Args:
+            batch: Windows.
+            where: Numbers in [0, 1) that pick the first frame, (batch,).
+            which: Numbers in [0, 1) that pick the arrangement, (batch,).
+        """
+        span = (self.config.frames - 1) * self.config.spacing + 1
+        first = (where * (batch.values.shape[1] - span + 1)).long()
+        picks = (which * len(self.table)).long()
+        steps = first[:, None] + self.config.spacing * self.table[picks]
+        rows = torch.arange(len(batch), device=steps.device)[:, None]
+        valid = batch.valid[rows, steps].all(1, keepdim=True).expand(-1, self.config.frames, -1, -1, -1)
+        area = torch.from_numpy(batch.grid.area).to(batch.values) * valid
+        values = batch.values[rows, steps] * valid
+        mean = (values * area).sum((-1, -2), keepdim=True) / area.sum((-1, -2), keepdim=True).clamp(min=1e-12)
+        ordered = batch.times[rows, first[:, None] + self.config.spacing * torch.arange(self.config.frames).to(steps)]
+        return replace(batch, values=(values - mean) * valid, valid=valid, times=ordered), picks

@@ -1,0 +1,133 @@
+"""Orientation: which way round is this map? (Gidaris et al. 2018, arXiv 1803.07728, on the sphere.)
+
+Rectangles are shown in one of {identity, east-west, north-south, half turn}, square crops in one of the four
+quarter turns; only reflections and turns of whole cells, so there is no border to be recognised. Vector
+components turn along: what is left to see is physics (the Coriolis force, westward waves, the shape of ENSO).
+
+Trivial cues and how they are closed: the mean gradient and the season (fields are anomalies, scaled cell by
+cell); latitude and longitude (absolute positions hidden); the coastline and gaps (a cell is shown only if it
+is valid under every turn, so the mask is the same for all classes).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from einops import reduce
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from ..ssl.batch import Batch
+from ..ssl.encoder import Encoder
+from ..ssl.errors import EarthSSLError
+from ..ssl.grid import LatLonGrid
+from ..ssl.objective import Context, Objective, ObjectiveConfig, Outcome
+from ..ssl.orientation import FLIPS, TURNS, invariant, turn
+from ..ssl.randomness import fold, key, uniform
+from ..ssl.tokens import PLACE, SEASON, patchify
+from ..ssl.variables import vector_partner
+
+
+@dataclass(frozen=True)
+class OrientationConfig(ObjectiveConfig):
+    """Settings of orientation.
+
+    Attributes:
+        weight: Weight of the loss.
+        crop: Side of square crops in cells, for quarter turns; 0 takes the whole map and the flips.
+        frames: Steps of the window shown, counted back from the last; 0 takes all.
+        hidden: Width of the head's hidden layer.
+    """
+
+    weight: float = 1.0
+    crop: int = 0
+    frames: int = 1
+    hidden: int = 64
+
+    def build(self, context: Context) -> Orientation:
+        """Return the objective.
+
+        Raises:
+            EarthSSLError: If the crop does not fit the grid or a wind component lacks its partner.
+        """
+        rows, columns = context.grid.shape
+        if self.crop and not 2 <= self.crop <= min(rows, columns):
+            raise EarthSSLError(
+                f"orientation.crop: expected 2 to {min(rows, columns)} cells ({context.grid}), got {self.crop}"
+            )
+        window, steps = context.encoder.config.window, context.encoder.config.patch[0]
+        if self.frames % steps or not 0 <= self.frames <= window:
+            raise EarthSSLError(
+                f"orientation.frames: expected 0 to {window}, a multiple of the patch's {steps} steps, "
+                f"got {self.frames}"
+            )
+        partners = {name: vector_partner(name) for name in context.variables}
+        alone = [n for n, p in partners.items() if p is not None and p[0] not in context.variables]
+        if self.crop and alone:
+            raise EarthSSLError(
+                f"orientation: quarter turns need both wind components, {alone[0]} has no partner in "
+                f"{', '.join(context.variables)}; add it or set crop to 0"
+            )
+        return Orientation(self, context)
+
+
+class Orientation(Objective):
+    """Classify how a map was turned."""
+
+    def __init__(self, config: OrientationConfig, context: Context) -> None:
+        super().__init__()
+        self.config = config
+        self.kinds = TURNS if config.crop else FLIPS
+        self.head = nn.Sequential(
+            nn.Linear(context.encoder.width, config.hidden), nn.GELU(), nn.Linear(config.hidden, len(self.kinds))
+        )
+
+    def forward(self, encoder: Encoder, batch: Batch) -> Outcome:
+        """Return the cross-entropy of the turn, with accuracy and its excess over chance."""
+        drawn = uniform(fold(batch.keys, key(0, "orientation")), 1)[:, 0]
+        picks = (drawn * len(self.kinds)).long()
+        patches = patchify(self.show(batch, picks), encoder.config.patch)
+        features = encoder(patches, hide=frozenset({PLACE, SEASON}))
+        logits = self.head(reduce(features, "b n d -> b d", "mean")).float()
+        loss = nn.functional.cross_entropy(logits, picks)
+        accuracy = (logits.argmax(1) == picks).float().mean().detach()
+        return Outcome(loss, {"accuracy": accuracy, "excess": accuracy - 1 / len(self.kinds)})
+
+    def show(self, batch: Batch, picks: Int[Tensor, " batch"]) -> Batch:
+        """Return the maps, each turned as picked, with a validity mask that is the same for every turn."""
+        if self.config.frames:
+            last = slice(-self.config.frames, None)
+            batch = replace(batch, values=batch.values[:, last], valid=batch.valid[:, last], times=batch.times[:, last])
+        if self.config.crop:
+            batch = crop(batch, self.config.crop)
+        valid = invariant(batch.valid, self.kinds)
+        values = batch.values * valid
+        turned = torch.stack([turn(values, batch.variables, kind) for kind in self.kinds])
+        shown = turned[picks, torch.arange(len(batch), device=picks.device)]
+        return replace(batch, values=shown, valid=valid, known=invariant(batch.known, self.kinds))
+
+
+def crop(batch: Batch, side: int) -> Batch:
+    """Return a square of `side` cells of the batch, its corner drawn once a batch from the batch's number.
+
+    Where the grid goes round the globe, the crop may cross its edge.
+    """
+    rows, columns = batch.grid.shape
+    draws = uniform(torch.tensor([key(0, "crop", batch.number)]), 2)[0]
+    top = int(draws[0] * (rows - side + 1))
+    left = int(draws[1] * (columns if batch.grid.periodic else columns - side + 1))
+    index = (torch.arange(left, left + side) % columns).to(batch.values.device)
+
+    def cut(x: Tensor) -> Tensor:
+        return x[..., top : top + side, :].index_select(-1, index)
+
+    # The true longitudes may wrap inside the crop; only the spacing matters, as the place is hidden.
+    spacing = np.diff(batch.grid.lon_bounds)[:side]
+    lon = np.cumsum(spacing) - spacing / 2
+    grid = LatLonGrid(batch.grid.lat[top : top + side], lon)
+    return replace(batch, values=cut(batch.values), valid=cut(batch.valid), known=cut(batch.known), grid=grid)
+
+
+__all__ = ["Orientation", "OrientationConfig", "crop"]

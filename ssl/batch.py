@@ -1,0 +1,70 @@
+"""Batch: windows of fields with all that gives them meaning; no bare tensor travels between stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from .grid import LatLonGrid
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows of consecutive time steps.
+
+    Attributes:
+        values: Normalised fields, 0 where missing, (batch, time, variable, row, column).
+        valid: Where `values` were observed, same shape.
+        times: Seconds since 1970-01-01 UTC, (batch, time).
+        keys: Random keys of the samples: a function of seed, epoch and sample index only.
+        known: Cells that ever hold a value, (variable, row, column): False for SST on land.
+        variables: Canonical names along the variable axis.
+        grid: Where the rows and columns lie.
+        number: Count of batches before this one in the run: the same on every rank.
+    """
+
+    values: Float[Tensor, "batch time variable row column"]
+    valid: Bool[Tensor, "batch time variable row column"]
+    times: Int[Tensor, "batch time"]
+    keys: Int[Tensor, " batch"]
+    known: Bool[Tensor, "variable row column"]
+    variables: tuple[str, ...]
+    grid: LatLonGrid
+    number: int = 0
+
+    def __len__(self) -> int:
+        return self.values.shape[0]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """Return the batch with its tensors on the device; `known` stays, it only shapes the tokens."""
+        move = {
+            name: getattr(self, name).to(device, non_blocking=non_blocking)
+            for name in ("values", "valid", "times", "keys")
+        }
+        return replace(self, **move)
+
+
+def from_fields(
+    fields: Float[Tensor, "batch time variable row column"],
+    times: Int[Tensor, "batch time"],
+    keys: Int[Tensor, " batch"],
+    known: Bool[Tensor, "variable row column"],
+    variables: tuple[str, ...],
+    grid: LatLonGrid,
+    number: int = 0,
+) -> Batch:
+    """Return the batch of fields that mark missing cells with NaN."""
+    valid = torch.isfinite(fields)
+    return Batch(
+        torch.where(valid, fields, torch.zeros((), dtype=fields.dtype)).float(),
+        valid,
+        times,
+        keys,
+        known,
+        variables,
+        grid,
+        number,
+    )

@@ -1,0 +1,90 @@
+"""The pieces of lightning-bolts 0.6.0.post1 that still work, imported without running the package itself.
+
+`import pl_bolts` fails under Lightning 2 (it wants `LightningLoggerBase`), so bare parent packages stand in
+while the sub-modules load. What is known to be wrong in each piece is guarded where it is used:
+
+- `LARS` is plain SGD at weight decay 0, so `lars` refuses that;
+- `LinearWarmupCosineAnnealingLR` stays at 0 for ever with warm-up 0, overshoots with a fractional one and
+  rises again past its end, so `warmup_cosine` takes integers ≥ 1 and holds the final rate;
+- `SSLEvaluator` is a multi-layer perceptron unless `n_hidden=None`, so `linear_classifier` asks for that.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import types
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from .errors import EarthSSLError
+
+_PARENTS = ("pl_bolts", "pl_bolts.optimizers", "pl_bolts.models", "pl_bolts.models.self_supervised", "pl_bolts.utils")
+
+
+def _piece(module: str, name: str) -> Any:
+    """Return one attribute of one sub-module, its parents replaced by empty packages on the same path."""
+    spec = importlib.util.find_spec("pl_bolts")
+    if spec is None or spec.origin is None:
+        raise EarthSSLError("lightning-bolts is not installed; pip install 'lightning-bolts==0.6.0.post1' (pip < 24.1)")
+    root = Path(spec.origin).parent
+    for parent in _PARENTS:
+        if parent not in sys.modules:
+            package = types.ModuleType(parent)
+            package.__path__ = [str(root.joinpath(*parent.split(".")[1:]))]
+            sys.modules[parent] = package
+    with warnings.catch_warnings():
+        # Deprecations inside a package that is no longer maintained; our tests pin what we use of it.
+        warnings.simplefilter("ignore")
+        return getattr(importlib.import_module(f"pl_bolts.{module}"), name)
+
+
+def _make(piece: Any, *args: Any, **kwargs: Any) -> Any:
+    with warnings.catch_warnings():
+        # Every piece warns that it is "under review"; the review is tests/ssl/test_bolts.py.
+        warnings.simplefilter("ignore")
+        return piece(*args, **kwargs)
+
+
+def warmup_cosine(optimizer: Optimizer, warmup_steps: int, total_steps: int) -> LRScheduler:
+    """Return a schedule by step: linear from 0 over the warm-up, then half a cosine to 0 at `total_steps`.
+
+    Raises:
+        EarthSSLError: If the numbers are not integers with 1 ≤ warm-up < total.
+    """
+    whole = isinstance(warmup_steps, int) and isinstance(total_steps, int)
+    if not whole or not 1 <= warmup_steps < total_steps:
+        raise EarthSSLError(
+            f"schedule: expected whole numbers with 1 ≤ warmup_steps < steps, got {warmup_steps} and {total_steps}"
+        )
+    schedule = _piece("optimizers.lr_scheduler", "LinearWarmupCosineAnnealingLR")
+    made: LRScheduler = _make(schedule, optimizer, warmup_epochs=warmup_steps, max_epochs=total_steps)
+    return made
+
+
+def lars(parameters: Iterable[Any], lr: float, weight_decay: float, momentum: float = 0.9) -> Optimizer:
+    """Return LARS (You et al. 2017, arXiv 1708.03888) with momentum.
+
+    Raises:
+        EarthSSLError: If the weight decay is 0: then this implementation is plain SGD.
+    """
+    if not weight_decay > 0:
+        raise EarthSSLError(f"lars: expected weight_decay > 0 (at 0 it would be plain SGD), got {weight_decay}")
+    made: Optimizer = _make(
+        _piece("optimizers.lars", "LARS"), parameters, lr=lr, momentum=momentum, weight_decay=weight_decay
+    )
+    return made
+
+
+def linear_classifier(features: int, classes: int) -> nn.Module:
+    """Return Bolts' SSLEvaluator as a linear head (with its dropout of 0.1)."""
+    evaluator = _piece("models.self_supervised.evaluator", "SSLEvaluator")
+    made: nn.Module = _make(evaluator, n_input=features, n_classes=classes, n_hidden=None)
+    return made

@@ -1,0 +1,137 @@
+"""Windows of a store as batches: held in memory, in an order that is a function of (seed, epoch)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from .batch import Batch, from_fields
+from .errors import EarthSSLError
+from .randomness import fold, key, permutation
+from .splits import window_starts
+from .store import Store
+
+
+class Windows:
+    """All windows of one part of a store; the fields of the whole part stay in memory.
+
+    Attributes:
+        starts: Index of each window's first step in the store, (windows,).
+        last_times: Time of each window's last step, datetime64[s].
+    """
+
+    def __init__(self, store: Store, part: str, length: int, seed: int) -> None:
+        """Load a part.
+
+        Args:
+            store: A finished store.
+            part: train, val, test or fit.
+            length: Steps in a window.
+            seed: Root of the samples' random keys.
+        """
+        self.starts = window_starts(store.times.astype("datetime64[ns]"), store.splits, part, length)
+        self.length = length
+        self.last_times = store.times[self.starts + length - 1]
+        first, last = int(self.starts[0]), int(self.starts[-1]) + length
+        self._first = first
+        self._fields = torch.from_numpy(store.read(np.arange(first, last)))
+        self._times = torch.from_numpy(store.times[first:last].astype(np.int64))
+        self._known = torch.from_numpy(store.statistics.known)
+        self._store = store
+        self._seed = seed
+        self.part = part
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def batch(self, indices: Int[Tensor, " batch"] | Sequence[int], epoch: int = 0, number: int = 0) -> Batch:
+        """Return the windows at the indices; their random keys depend on (seed, part, epoch, index)."""
+        chosen = torch.as_tensor(indices)
+        first = torch.from_numpy(self.starts)[chosen] - self._first
+        steps = first[:, None] + torch.arange(self.length)
+        keys = fold(torch.full_like(chosen, key(self._seed, self.part, epoch)), chosen)
+        return from_fields(
+            self._fields[steps],
+            self._times[steps],
+            keys,
+            self._known,
+            self._store.variables,
+            self._store.grid,
+            number,
+        )
+
+
+class TrainLoader:
+    """Endless batches; batch k is a function of (seed, k), so a run resumes by asking for batch k.
+
+    Every epoch is a new permutation of the windows; the windows that do not fill a batch wait for another
+    epoch's order. With several ranks each takes its own slice of the same global batch.
+    """
+
+    def __init__(
+        self,
+        windows: Windows,
+        batch_size: int,
+        seed: int,
+        first: Callable[[], int] = lambda: 0,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        """Prepare the batches.
+
+        Args:
+            windows: The training windows.
+            batch_size: Windows a batch and rank.
+            seed: Root of the order.
+            first: Asked when iteration starts: the number of batches already trained on.
+            rank: This process.
+            ranks: Number of processes.
+
+        Raises:
+            EarthSSLError: If there are fewer windows than one batch takes.
+        """
+        if len(windows) < batch_size * ranks:
+            raise EarthSSLError(
+                f"batch_size: expected at most {len(windows) // ranks} (the training block holds {len(windows)} "
+                f"windows for {ranks} process(es)), got {batch_size}"
+            )
+        self.windows, self.batch_size, self.seed, self.first = windows, batch_size, seed, first
+        self.rank, self.ranks = rank, ranks
+        self.batches_per_epoch = len(windows) // (batch_size * ranks)
+        self.waited_s = 0.0
+
+    def __iter__(self) -> Iterator[Batch]:
+        number = self.first()
+        while True:
+            begun = time.perf_counter()
+            batch = self.get(number)
+            self.waited_s += time.perf_counter() - begun
+            yield batch
+            number += 1
+
+    def get(self, number: int) -> Batch:
+        """Return this rank's slice of the run's batch of that number."""
+        epoch, position = divmod(number, self.batches_per_epoch)
+        order = permutation(self.seed, "order", epoch, len(self.windows))
+        start = (position * self.ranks + self.rank) * self.batch_size
+        return self.windows.batch(order[start : start + self.batch_size], epoch, number)
+
+
+class EvalLoader:
+    """Every window once, in order, with the same random keys each time."""
+
+    def __init__(self, windows: Windows, batch_size: int, rank: int = 0, ranks: int = 1) -> None:
+        self.windows, self.batch_size = windows, batch_size
+        self.mine = torch.arange(len(windows))[rank::ranks]
+
+    def __len__(self) -> int:
+        return -(-len(self.mine) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for number, chosen in enumerate(self.mine.split(self.batch_size)):
+            yield self.windows.batch(chosen, epoch=0, number=number)

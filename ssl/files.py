@@ -1,0 +1,83 @@
+"""Writing so that nothing half-written is ever taken for whole."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import EarthSSLError
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextmanager
+def disk_full_is_clear(what: Path) -> Iterator[None]:
+    """Turn a full disk, met while writing `what`, into an error that names the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise EarthSSLError(
+                f"no space left while writing {what} ({os.strerror(error.errno or 0)}); nothing unfinished was "
+                "put in its place; free space and run the same command again, it continues"
+            ) from None
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write the text to a temporary neighbour, then rename it into place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with disk_full_is_clear(path):
+            with open(temporary, "w", encoding="utf-8") as handle:
+                handle.write(text)
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Write plain JSON atomically, indented; NaN is refused, JSON has none."""
+    write_text(path, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Return the JSON in the file.
+
+    Raises:
+        EarthSSLError: If it is missing or no JSON, naming `what` was looked for.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise EarthSSLError(f"expected {what} at {path}, found no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise EarthSSLError(f"{path}: expected {what} as JSON, but it cannot be parsed ({error})") from None
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def digest(record: Any) -> str:
+    """Return the SHA-256 of a plain record, independent of key order."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def refuse_filled(folder: Path, what: str) -> None:
+    """Raise where the output folder exists and holds something: results are never mixed or overwritten."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise EarthSSLError(
+            f"expected an empty or new folder for {what}, but {folder} is not empty; "
+            "choose another with --out, or remove it"
+        )

@@ -1,0 +1,219 @@
+"""pretrain: from a store and objectives to a checkpoint; resumes where it was killed."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .checkpoint import Record, save
+from .config import build
+from .data import Windows
+from .encoder import EncoderConfig
+from .engine import Data, Pretraining, TrainingConfig, fit, parameter_count
+from .errors import EarthSSLError
+from .files import digest, read_json, refuse_filled, write_json
+from .monitor import HealthMonitor, History, OnlineProbe, ProbeLabels, ProgressBar, check_health
+from .objective import Context, ObjectiveConfig, WeightedSum, build_objectives, unknown_task
+from .randomness import key
+from .store import Store
+
+CONFIG = "config.json"
+HISTORY = "history.csv"
+RUN = "run.json"
+CHECKPOINT = "checkpoint"
+
+
+@dataclass(frozen=True)
+class OnlineProbeConfig:
+    """A probe that runs during pretraining, at every validation; empty task for none.
+
+    Attributes:
+        task: Name of a downstream task that offers labels, such as enso; "" for none.
+        lead: Its lead, in the task's unit (months for enso).
+    """
+
+    task: str = ""
+    lead: int = 6
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """From a store to a checkpoint.
+
+    Attributes:
+        store: Folder of a training store.
+        out: Folder of the run; must be new or empty unless `resume`.
+        objectives: Settings of each pretext task, by its name.
+        encoder: Shape of the encoder.
+        training: How to train.
+        online_probe: What to probe during training.
+        licence: Of the data, hence of the weights.
+        resume: Go on from the last saved state of a run that was interrupted.
+    """
+
+    store: str
+    out: str
+    objectives: dict[str, Any]
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    online_probe: OnlineProbeConfig = field(default_factory=OnlineProbeConfig)
+    licence: str = ""
+    resume: bool = False
+
+
+def parse_objectives(settings: dict[str, Any], tasks: dict[str, type[ObjectiveConfig]]) -> dict[str, ObjectiveConfig]:
+    """Return the tasks' configs.
+
+    Raises:
+        EarthSSLError: If a task or one of its keys is unknown.
+    """
+    unknown = [name for name in settings if name not in tasks]
+    if unknown:
+        raise unknown_task(unknown[0], list(tasks))
+    return {name: build(tasks[name], value or {}, f"objectives.{name}") for name, value in settings.items()}
+
+
+def pretrain(
+    config: PretrainConfig,
+    tasks: dict[str, type[ObjectiveConfig]],
+    label: Callable[[Store, Windows], ProbeLabels] | None = None,
+) -> Path:
+    """Pretrain an encoder and return the folder of its checkpoint.
+
+    Args:
+        config: The run.
+        tasks: The pretext tasks there are, by name.
+        label: Labels for the online probe, if there is one.
+
+    Raises:
+        EarthSSLError: If config, store and output folder do not fit together.
+    """
+    out = Path(config.out)
+    store = Store(config.store)
+    settings = parse_objectives(config.objectives, tasks)
+    identity = _identity(config, store)
+    _open_run(out, config, identity)
+    training = config.training
+    torch.manual_seed(key(training.seed, "init") & (2**63 - 1))
+    encoder = config.encoder.build(store.variables)
+    objectives = build_objectives(settings, Context(encoder, store.variables, store.grid))
+    train = Windows(store, "train", config.encoder.window, training.seed)
+    val = Windows(store, "val", config.encoder.window, training.seed)
+    module = Pretraining(encoder, objectives, training)
+    history = History(out / HISTORY, _resumed_step(out) if config.resume else 0)
+    bar = ProgressBar(training.steps, "pretrain " + " + ".join(settings))
+    sinks: list[Any] = [history, bar]
+    health = HealthMonitor(val, [history])
+    callbacks: list[Any] = [bar, health]
+    if label is not None:
+        callbacks.append(OnlineProbe(label(store, train), [history]))
+    begun = time.perf_counter()
+    fit(module, Data(train, val, training), out, callbacks, sinks, config.resume)
+    seconds = time.perf_counter() - begun
+    folder = _export(out, config, store, module, val)
+    write_json(out / RUN, _run_record(module, seconds, health.said, train, val))
+    return folder
+
+
+def _identity(config: PretrainConfig, store: Store) -> dict[str, Any]:
+    """Return what must be the same for a run to go on."""
+    plain = {name: value for name, value in asdict(config).items() if name not in ("out", "resume", "store")}
+    return {**plain, "fingerprint": store.fingerprint}
+
+
+def _open_run(out: Path, config: PretrainConfig, identity: dict[str, Any]) -> None:
+    if not config.resume:
+        refuse_filled(out, "the run (to go on with an interrupted one, add --resume)")
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / CONFIG, {"store": config.store, "identity": identity})
+        return
+    if (out / CHECKPOINT).exists():
+        raise EarthSSLError(f"{out} is finished, its checkpoint is {out / CHECKPOINT}; there is nothing to resume")
+    found = read_json(out / CONFIG, "the config of an interrupted run")["identity"]
+    changed = [name for name in identity if digest(found.get(name)) != digest(identity[name])]
+    if changed:
+        name = changed[0]
+        what = "the data changed (another fingerprint)" if name == "fingerprint" else f"'{name}' differs"
+        raise EarthSSLError(
+            f"{out}: expected the config the run was started with, but {what}; restore it or start anew"
+        )
+
+
+def _resumed_step(out: Path) -> int:
+    file = out / "last.ckpt"
+    if not file.is_file():
+        raise EarthSSLError(f"expected a state to resume from at {file}, found none; remove {out} and start anew")
+    return int(torch.load(file, map_location="cpu", weights_only=True)["global_step"])
+
+
+def _export(out: Path, config: PretrainConfig, store: Store, module: Pretraining, val: Windows) -> Path:
+    """Write the checkpoint folder of a trained module."""
+    module.to("cpu").eval()
+    health = check_health(module.encoder, val)
+    spacing = np.median(np.diff(store.times)) / np.timedelta64(1, "D")
+    licence = config.licence or store.manifest["attributes"].get("licence", "as the data")
+    record = Record(
+        encoder=config.encoder,
+        variables=store.variables,
+        units=tuple(store.manifest["units"]),
+        step_days=float(spacing),
+        grid=store.grid,
+        statistics=store.statistics,
+        splits=store.splits,
+        fingerprint=store.fingerprint,
+        seed=config.training.seed,
+        steps=config.training.steps,
+        config={name: value for name, value in asdict(config).items() if name not in ("out", "store", "resume")},
+        licence=licence,
+        source=store.manifest["source"],
+        versions=versions(),
+        health=health.to_json(),
+        extra={"split_proof": store.manifest["split_proof"]},
+    )
+    golden = val.batch([0])
+    return save(out / CHECKPOINT, module.encoder, module.objectives, record, golden)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what numbers depend on."""
+    names = ("torch", "pytorch-lightning", "lightning-bolts", "timm", "numpy", "xarray", "zarr", "safetensors")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def _run_record(
+    module: Pretraining, seconds: float, warnings: list[str], train: Windows, val: Windows
+) -> dict[str, Any]:
+    """Return what a run took, as plain JSON; memory is the process's peak, MiB."""
+    return {
+        "seconds": seconds,
+        "steps": module.config.steps,
+        "encoder_parameters": parameter_count(module.encoder),
+        "head_parameters": parameter_count(module.objectives),
+        "train_windows": len(train),
+        "val_windows": len(val),
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "health_warnings": warnings,
+        "versions": versions(),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def load_objectives(folder: Path, tasks: dict[str, type[ObjectiveConfig]]) -> tuple[Any, WeightedSum]:
+    """Return the encoder (with record) and the trained objectives of a checkpoint, to rebuild fields with."""
+    from .checkpoint import read, read_heads
+
+    encoder, record = read(folder)
+    settings = parse_objectives(record.config["objectives"], tasks)
+    objectives = build_objectives(settings, Context(encoder, record.variables, record.grid))
+    read_heads(folder, objectives)
+    return encoder.eval(), objectives.eval()

@@ -1,0 +1,64 @@
+"""Sources: whatever the data are and wherever they lie, one canonical dataset comes out."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from ..errors import EarthSSLError, nearest
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+# name -> (module, function); imported when used, so that one source does not need another's packages
+SOURCES = {
+    "planet": ("planet", "open_planet"),
+    "files": ("files", "open_files"),
+    "ersst": ("ersst", "open_ersst"),
+    "weatherbench2": ("weatherbench2", "open_weatherbench2"),
+    "arco-era5": ("arco_era5", "open_arco_era5"),
+}
+CHECKS_ITSELF = ("planet",)  # its options are those of the planet, not of `Selection`
+
+
+def open_source(source: str, **options: Any) -> xr.Dataset:
+    """Return a source as one canonical dataset, lazily where it is large.
+
+    Dimensions are (time, lat, lon): time in UTC, sorted, unique; latitude descending; longitude ascending in
+    [0, 360). Variables are float32, named and in the units of `earthssl.ssl.variables`; missing is NaN.
+    Attributes say source, licence and citation.
+
+    Args:
+        source: planet (synthetic, no network), files, ersst, weatherbench2 or arco-era5.
+        **options: What the source takes: see its opener and `Selection`.
+
+    Raises:
+        EarthSSLError: If the source or an option is unknown or missing; names the nearest valid one.
+    """
+    if source not in SOURCES:
+        raise EarthSSLError(f"unknown source '{source}'.{nearest(source, SOURCES)} There are: {', '.join(SOURCES)}")
+    module, function = SOURCES[source]
+    opener = getattr(importlib.import_module(f".{module}", __name__), function)
+    if source not in CHECKS_ITSELF:
+        _check_options(source, opener, options)
+    return opener(**options)
+
+
+def _check_options(source: str, opener: Any, options: dict[str, Any]) -> None:
+    parameters = inspect.signature(opener).parameters.values()
+    valid = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+    if len(valid) < len(parameters):
+        from .selection import Selection
+
+        valid += [field.name for field in fields(Selection)]
+    for name in options:
+        if name not in valid:
+            raise EarthSSLError(
+                f"source '{source}' has no option '{name}'.{nearest(name, valid)} Options: {', '.join(valid)}"
+            )
+    for parameter in parameters:
+        needed = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+        if needed and parameter.name not in options:
+            raise EarthSSLError(f"source '{source}' needs the option '{parameter.name}'")

@@ -1,0 +1,366 @@
+"""Bring any gridded dataset to the one canonical form that everything downstream relies on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ..errors import EarthSSLError, nearest
+from ..variables import Variable, anomaly_name, convert, lookup, resolve
+from .axes import canonical_axes
+from .orient import coarsened, oriented, region_of
+from .selection import Selection
+
+EAGER_BYTES = 256 * 2**20  # local data up to this size are read at once; larger ones stay lazy
+CHUNK_BYTES = 32 * 2**20  # of one variable in a lazy dataset
+FILL = 1e15  # no variable comes near in canonical units: beyond it stand fill values (1e20, 9.97e36, inf)
+UNKNOWN_TERMS = "not stated in the data; see the terms of whoever publishes them"
+
+
+@dataclass(frozen=True)
+class _Field:
+    """One canonical field and where it comes from."""
+
+    variable: Variable
+    raw: str
+    level: int | None  # to take from the level dimension
+
+
+def canonicalise(
+    ds: xr.Dataset,
+    *,
+    where: str = "dataset",
+    attrs: Mapping[str, str] | None = None,
+    assume_units: bool = False,
+    eager_bytes: int = EAGER_BYTES,
+    exhaustive: bool = True,
+    **options: Any,
+) -> xr.Dataset:
+    """Return the dataset in canonical form: dims (time, lat, lon), canonical names and units, float32.
+
+    Latitude descends, longitude ascends in [0, 360), both float64; time is datetime64[ns] in UTC, sorted and
+    unique; variables on levels become one field a level (`z500`). Missing is NaN: so are infinities and
+    anything beyond ±1e15, which are fill values that the file did not declare. A longitude that is there
+    twice (a cyclic column) is taken once. Dimensions of length 1 are dropped.
+
+    Args:
+        ds: As opened; read lazily where possible.
+        where: What the data are called in error messages: a path, a URL.
+        attrs: Attributes of the result beside those found: source, licence, citation.
+        assume_units: Take canonical units for granted where the file says nothing (ERA5 is in SI units).
+        eager_bytes: Read everything at once up to this size; larger data stay lazy (dask, chunked in time).
+        exhaustive: Where the first, middle and last step of a variable hold nothing, search all steps before
+            refusing it; otherwise search 12.
+        **options: Fields of `Selection`: variables, levels, time, every, member, region, coarsen, units,
+            rename.
+
+    Raises:
+        EarthSSLError: If the data are not gridded, lack what was asked for, have unknown units or an
+            impossible calendar, name a time twice, or hold no values.
+    """
+    selection = Selection(**options)
+    found_attrs = dict(ds.attrs)
+    ds = canonical_axes(ds, where)
+    _check_rename(ds, selection, where)
+    known, left_out = _known(ds, selection, where)
+    fields = _choose(ds, known, selection, where)
+    ds = _selected(ds, fields, selection, where)
+
+    def finished(part: xr.Dataset) -> xr.Dataset:
+        part = oriented(_convert_all(part, fields, selection, assume_units, where), where)
+        return coarsened(region_of(part, selection.region, where), selection.coarsen, where)
+
+    whole = _read_or_chunk(ds, eager_bytes, where)  # reads `ds` itself where it is small
+    steps = ds.sizes["time"]
+    with reading(where):  # exactly these steps, without the rest of a chunk: they may come over a network
+        sample = finished(ds.isel(time=sorted({0, steps // 2, steps - 1})).load())
+    result = finished(whole)
+    for field in fields:
+        name = field.variable.name
+        _check_range(sample[name], ds[field.raw], where)
+        if not bool(sample[name].notnull().any()):
+            _refuse_if_empty(result[name], exhaustive, where)
+    result.attrs = _attributes(found_attrs, attrs or {}, left_out if selection.variables is None else [])
+    return result
+
+
+@contextmanager
+def reading(where: str) -> Iterator[None]:
+    """Turn a failure to read into an error that names the file or store."""
+    try:
+        yield
+    except (OSError, RuntimeError, EOFError) as error:
+        text = " ".join(str(error).split())[:160] or type(error).__name__
+        raise EarthSSLError(
+            f"{where}: cannot be read ({text}); the data are truncated, damaged or out of reach: fetch them again"
+        ) from None
+
+
+def _selected(ds: xr.Dataset, fields: list[_Field], selection: Selection, where: str) -> xr.Dataset:
+    """Return the variables, member, steps and levels that are wanted, still unread."""
+    ds = ds[list(dict.fromkeys(field.raw for field in fields))]
+    ds = _squeezed(_one_member(ds, selection, where), where)
+    ds = ds.isel(time=selection.steps(ds["time"].values, where))
+    if ds.sizes.get("level", 1) > 1:
+        wanted = {field.level for field in fields}
+        ds = ds.isel(level=[k for k, level in enumerate(ds["level"].values) if level in wanted])
+    return ds
+
+
+def _check_rename(ds: xr.Dataset, selection: Selection, where: str) -> None:
+    for raw in selection.rename:
+        if raw not in ds.data_vars:
+            raise EarthSSLError(
+                f"{where}: option rename names '{raw}', which is not there.{nearest(raw, map(str, ds.data_vars))} "
+                f"Gridded variables: {_listed(ds.data_vars)}"
+            )
+
+
+def _known(ds: xr.Dataset, selection: Selection, where: str) -> tuple[dict[str, Variable], list[str]]:
+    """Return the table's row by name in the file, and the gridded variables that are not in the table."""
+    known: dict[str, Variable] = {}
+    left_out = []
+    for raw, var in ((str(name), var) for name, var in ds.data_vars.items()):
+        if raw in selection.rename:
+            known[raw] = lookup(selection.rename[raw])
+            continue
+        try:
+            variable = resolve(raw, var.attrs, on_levels="level" in var.dims)
+        except EarthSSLError:
+            left_out.append(raw)
+            continue
+        if "time" in var.dims:
+            known[raw] = variable
+        else:
+            left_out.append(raw)
+    if not known:
+        raise EarthSSLError(
+            f"{where}: none of its gridded variables is known ({_listed(ds.data_vars)}); "
+            "say what they are with the option rename, as in rename: {name_in_file: t2m}"
+        )
+    return known, left_out
+
+
+def _choose(ds: xr.Dataset, known: dict[str, Variable], selection: Selection, where: str) -> list[_Field]:
+    """Return the canonical fields that the options ask for, in their order."""
+    variables = [known[raw] for raw in known] if selection.variables is None else [
+        _asked(name, ds, known, where) for name in selection.variables
+    ]  # fmt: skip
+    fields: dict[str, _Field] = {}
+    for variable in variables:
+        raw_names = [raw for raw, row in known.items() if row.name in (variable.name, variable.base)]
+        # `u850` beside `u` on levels: the field of its own goes first
+        raw_names.sort(key=lambda raw: known[raw].name != variable.name)
+        if not raw_names:
+            raise EarthSSLError(
+                f"{where}: '{variable.name}' is not there.{nearest(variable.name, _names(ds, known))} "
+                f"There are: {_listed(_names(ds, known))}"
+            )
+        same = [raw for raw in raw_names if known[raw].name == known[raw_names[0]].name]
+        if len(same) > 1:
+            raise EarthSSLError(
+                f"{where}: {_listed(same)} are all '{known[same[0]].name}'; rename or remove all but one"
+            )
+        for field in _on_levels(ds, raw_names[0], variable, known[raw_names[0]], selection, where):
+            fields.setdefault(field.variable.name, field)
+    if selection.levels is not None and all(field.level is None for field in fields.values()):
+        raise EarthSSLError(
+            f"{where}: option levels is given, but no variable taken is on levels ({_listed(fields)}); leave it out"
+        )
+    return list(fields.values())
+
+
+def _asked(name: str, ds: xr.Dataset, known: Mapping[str, Variable], where: str) -> Variable:
+    """Return what a name in the options means: a canonical name, one of the file's own, or an alias."""
+    if name in known:
+        try:
+            return lookup(name)
+        except EarthSSLError:
+            return known[name]
+    try:
+        return resolve(name)
+    except EarthSSLError:
+        there = _names(ds, known)
+        raise EarthSSLError(
+            f"{where}: option variables names '{name}', which is neither there nor a known variable."
+            f"{nearest(name, [*there, *known])} There are: {_listed(there)}"
+        ) from None
+
+
+def _on_levels(
+    ds: xr.Dataset, raw: str, wanted: Variable, found: Variable, selection: Selection, where: str
+) -> list[_Field]:
+    if not found.on_levels or found.level is not None:
+        if "level" in ds[raw].dims and ds.sizes["level"] > 1:
+            raise EarthSSLError(
+                f"{where}: '{raw}' has {ds.sizes['level']} levels, but '{found.name}' is one field; "
+                f"say what it is with the option rename, as in rename: {{{raw}: t}}"
+            )
+        return [_Field(found, raw, None)]
+    if "level" not in ds[raw].dims:
+        if "level" not in ds.coords:
+            raise EarthSSLError(
+                f"{where}: expected a pressure level for '{raw}', found none; name its level with the option "
+                f"rename, as in rename: {{{raw}: {found.name}500}}"
+            )
+        only = int(ds["level"].values)
+        if wanted.level not in (None, only) or (wanted.level is None and selection.levels not in (None, (only,))):
+            raise EarthSSLError(f"{where}: '{raw}' is at {only} hPa only, not where the options ask for it")
+        return [_Field(found.at_level(only), raw, None)]
+    there = [int(level) for level in ds["level"].values]
+    if wanted.level is not None:
+        levels: tuple[int, ...] = (wanted.level,)
+    else:
+        levels = selection.levels if selection.levels is not None else tuple(there)
+    absent = [level for level in levels if level not in there]
+    if absent:
+        raise EarthSSLError(f"{where}: '{raw}' has no level {_listed(absent)} hPa; there are {_listed(there)}")
+    return [_Field(found.at_level(level), raw, level) for level in levels]
+
+
+def _names(ds: xr.Dataset, known: Mapping[str, Variable]) -> list[str]:
+    names = []
+    for raw, row in known.items():
+        on_axis = row.on_levels and row.level is None and "level" in ds[raw].dims
+        names += [f"{row.name}{level}" for level in ds["level"].values] if on_axis else [row.name]
+    return names
+
+
+def _one_member(ds: xr.Dataset, selection: Selection, where: str) -> xr.Dataset:
+    if "member" not in ds.dims:
+        if selection.member is not None:
+            raise EarthSSLError(f"{where}: option member is given, but there is no ensemble dimension; leave it out")
+        return ds
+    labels = [str(label) for label in ds["member"].values]
+    if selection.member is None and len(labels) > 1:
+        raise EarthSSLError(
+            f"{where}: it holds an ensemble of {len(labels)} members (dimension 'member' or 'number'); "
+            f"choose one with the option member: {_listed(labels)}"
+        )
+    wanted = labels[0] if selection.member is None else str(selection.member)
+    if wanted not in labels:
+        raise EarthSSLError(f"{where}: no ensemble member '{wanted}'; there are {_listed(labels)}")
+    return ds.isel(member=labels.index(wanted), drop=True)
+
+
+def _squeezed(ds: xr.Dataset, where: str) -> xr.Dataset:
+    # a single level is kept as a dimension: the fields on levels look for it there
+    extra = [dim for dim in ds.dims if dim not in ("time", "lat", "lon", "level")]
+    for dim in extra:
+        if ds.sizes[dim] > 1:
+            raise EarthSSLError(
+                f"{where}: expected the dimensions time, lat, lon (and level, member), got also '{dim}' of length "
+                f"{ds.sizes[dim]}; select one index of it into another file first"
+            )
+    return ds.isel(dict.fromkeys(extra, 0), drop=True)
+
+
+def _read_or_chunk(ds: xr.Dataset, eager_bytes: int, where: str) -> xr.Dataset:
+    if any(var.chunks for var in ds.variables.values()):
+        return ds
+    if ds.nbytes <= eager_bytes:
+        with reading(where):
+            return ds.load()
+    steps = ds.sizes["time"]
+    chunk = steps
+    for var in ds.data_vars.values():
+        fit = max(1, CHUNK_BYTES * steps // max(1, var.nbytes))
+        stored = _stored_chunk(var)
+        if stored > 1:  # whole stored chunks: a part of one costs as much to read as all of it
+            fit = max(fit - fit % stored, stored if stored <= 8 * fit else fit)
+        chunk = min(chunk, fit)
+    return ds.chunk({"time": chunk, **{dim: -1 for dim in ds.dims if dim != "time"}})
+
+
+def _stored_chunk(var: xr.DataArray) -> int:
+    preferred = var.encoding.get("preferred_chunks") or {}
+    names = [dim for dim in preferred if "time" in str(dim).lower()]
+    return int(preferred[names[0]]) if names else 1
+
+
+def _convert_all(
+    ds: xr.Dataset, fields: list[_Field], selection: Selection, assume_units: bool, where: str
+) -> xr.Dataset:
+    valid = {name for f in fields for name in (f.variable.name, f.variable.base, f.raw)}
+    for name in selection.units:
+        if name not in valid:
+            raise EarthSSLError(
+                f"{where}: option units names '{name}', which is not taken.{nearest(name, valid)} "
+                f"Taken: {_listed(sorted(valid))}"
+            )
+    arrays = {}
+    for field in fields:
+        variable = field.variable
+        data = ds[field.raw]
+        if "level" in data.dims:
+            data = data.isel(level=0 if field.level is None else list(ds["level"].values).index(field.level))
+        given = [selection.units[n] for n in (variable.name, variable.base, field.raw) if n in selection.units]
+        units = given[0] if given else data.attrs.get("units")
+        if not units and assume_units:
+            units = variable.units
+        try:
+            data = convert(data.transpose("time", "lat", "lon"), variable, units)
+        except EarthSSLError as error:
+            raise EarthSSLError(f"{where}: {error}") from None
+        data = data.where(abs(data) < FILL).astype(np.float32)
+        arrays[variable.name] = data.drop_vars("level", errors="ignore").assign_attrs(variable.attributes)
+        arrays[variable.name].attrs = dict(variable.attributes)
+    result = xr.Dataset(arrays)
+    return result.drop_vars([name for name in result.coords if name not in ("time", "lat", "lon")]).drop_encoding()
+
+
+def _check_range(sample: xr.DataArray, raw: xr.DataArray, where: str) -> None:
+    """Refuse values that no place on Earth has: the units or the name are wrong."""
+    variable = lookup(str(sample.name))
+    values = sample.values[np.isfinite(sample.values)]
+    if not values.size or (values.min() >= variable.low and values.max() <= variable.high):
+        return
+    anomaly = anomaly_name(variable.name)
+    hint = f"; for an anomaly: rename: {{{raw.name}: {anomaly}}}" if anomaly else ""
+    raise EarthSSLError(
+        f"{where}: expected '{variable.name}' within {variable.low:g}…{variable.high:g} {variable.units}, got "
+        f"{values.min():g}…{values.max():g} after conversion from '{raw.attrs.get('units')}'; the units are wrong "
+        f"(option units), a fill value is not declared, or it is another quantity (option rename){hint}"
+    )
+
+
+def _refuse_if_empty(data: xr.DataArray, exhaustive: bool, where: str) -> None:
+    steps = data.sizes["time"]
+    if exhaustive:
+        size = max(1, CHUNK_BYTES * steps // max(1, data.nbytes))
+        parts: list[Any] = [slice(first, first + size) for first in range(0, steps, size)]
+    else:
+        parts = [[int(k)] for k in np.unique(np.linspace(0, steps - 1, 12).astype(int))]
+    for part in parts:
+        with reading(where):
+            if bool(data.isel(time=part).notnull().any()):
+                return
+    looked = "all steps" if exhaustive else f"the {len(parts)} steps looked at"
+    raise EarthSSLError(
+        f"{where}: '{data.name}' holds no value at all ({looked} are NaN); leave it out, or take another source"
+    )
+
+
+def _attributes(found: Mapping[str, Any], given: Mapping[str, str], left_out: list[str]) -> dict[str, str]:
+    def first(*names: str) -> str:
+        return next((" ".join(str(found[name]).split()) for name in names if found.get(name)), "")
+
+    attrs = {
+        "source": first("title", "dataset_title") or "unknown",
+        "licence": first("licence", "license", "attribution", "rights", "copyright") or UNKNOWN_TERMS,
+        "citation": first("citation", "references", "References", "doi", "source") or UNKNOWN_TERMS,
+    }
+    attrs |= {key: value for key, value in given.items() if value}
+    if left_out:
+        attrs["left_out"] = ", ".join(left_out)
+    return attrs
+
+
+def _listed(names: Any, most: int = 40) -> str:
+    texts = [str(name) for name in names]
+    return ", ".join(texts[:most]) + (f" … ({len(texts)} in all)" if len(texts) > most else "") or "none"

@@ -1,0 +1,253 @@
+"""The training store: normalised fields in ordinary Zarr 3, uncompressed, so that they can be memory-mapped.
+
+A store is a Zarr group with `fields` (time, variable, lat, lon), normalised, NaN where missing; `time`,
+`lat`, `lon`; the statistics that turn fields back into units; and `manifest.json`, written last. Chunks
+hold whole time steps one after another, so a chunk file *is* the array of its steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+
+from .errors import EarthSSLError
+from .files import digest, disk_full_is_clear, read_json, sha256, write_json
+from .grid import LatLonGrid
+from .splits import Splits
+from .statistics import Statistics
+from .variables import lookup
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+TIME_UNITS = "seconds since 1970-01-01"
+DTYPES = ("float32", "float16")
+
+
+@dataclass(frozen=True)
+class Template:
+    """What a store will hold, declared before a value is written.
+
+    Attributes:
+        variables: Canonical names, in the order of the channels.
+        grid: Where the cells lie.
+        times: UTC, datetime64[s], ascending.
+        splits: The blocks of time.
+        dtype: "float32", or "float16" (rms error 2e-4 of the standard deviation at half the size).
+        chunk_steps: Time steps in one chunk.
+    """
+
+    variables: tuple[str, ...]
+    grid: LatLonGrid
+    times: np.ndarray
+    splits: Splits
+    dtype: str
+    chunk_steps: int
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Steps, variables, rows, columns."""
+        return (len(self.times), len(self.variables), *self.grid.shape)
+
+    def chunks(self) -> list[tuple[int, int]]:
+        """Return the [first, last) steps of every chunk."""
+        steps = len(self.times)
+        return [(i, min(i + self.chunk_steps, steps)) for i in range(0, steps, self.chunk_steps)]
+
+
+def create(path: Path, template: Template, statistics: Statistics) -> zarr.Group:
+    """Write the template and the statistics to a new Zarr group and return it; `fields` is still empty."""
+    with disk_full_is_clear(path):
+        group = zarr.create_group(path, zarr_format=3, overwrite=True)
+        plain: dict[str, tuple[np.ndarray, tuple[str, ...]]] = {
+            "time": (template.times.astype("datetime64[s]").astype(np.int64), ("time",)),
+            "lat": (template.grid.lat, ("lat",)),
+            "lon": (template.grid.lon, ("lon",)),
+            "climatology": (statistics.coefficients, ("key", "basis", "variable", "lat", "lon")),
+            "scale": (statistics.scale, ("variable", "lat", "lon")),
+        }
+        for name, (values, dims) in plain.items():
+            group.create_array(name, data=values, chunks=values.shape, compressors=None, dimension_names=dims)
+        group["time"].attrs.update({"units": TIME_UNITS, "calendar": "proleptic_gregorian"})
+        group.create_array(
+            "fields",
+            shape=template.shape,
+            chunks=(template.chunk_steps, *template.shape[1:]),
+            dtype=template.dtype,
+            compressors=None,
+            fill_value=np.nan,
+            dimension_names=("time", "variable", "lat", "lon"),
+            config={"write_empty_chunks": True},
+        )
+        group["fields"].attrs.update({"variables": list(template.variables), "statistics": statistics.to_json()})
+    return group
+
+
+def open_fields(path: Path) -> zarr.Array:
+    """Return the array `fields` of a group made by `create`, to be written to."""
+    fields = zarr.open_group(path, mode="r+")["fields"]
+    assert isinstance(fields, zarr.Array)
+    return fields
+
+
+def chunk_file(path: Path, number: int) -> Path:
+    """Return the file of a chunk of `fields`."""
+    return path / "fields" / "c" / str(number) / "0" / "0" / "0"
+
+
+def close(path: Path, template: Template, record: dict[str, Any]) -> dict[str, Any]:
+    """Check that every chunk is whole, write the manifest and return it.
+
+    The fingerprint is a digest of every chunk and of all that gives the numbers their meaning; provenance
+    (paths, dates, versions) stays outside it, so that the same data prepared elsewhere have the same one.
+    """
+    expected = template.chunk_steps * int(np.prod(template.shape[1:])) * np.dtype(template.dtype).itemsize
+    chunks = []
+    for number in range(len(template.chunks())):
+        file = chunk_file(path, number)
+        if file.stat().st_size != expected:
+            raise EarthSSLError(f"{file}: expected {expected} bytes, got {file.stat().st_size}; prepare again")
+        chunks.append(sha256(file))
+    parts = {name: sha256(path / name / "c" / zeros) for name, zeros in _SMALL.items()}
+    meaning = {
+        "format_version": FORMAT_VERSION,
+        "variables": list(template.variables),
+        "units": [lookup(name).units for name in template.variables],
+        "grid": template.grid.to_json(),
+        "splits": template.splits.to_json(),
+        "dtype": template.dtype,
+    }
+    fingerprint = digest([meaning, chunks, parts])
+    manifest = {
+        **meaning,
+        "steps": len(template.times),
+        "chunk_steps": template.chunk_steps,
+        "chunks_sha256": chunks,
+        "small_sha256": parts,
+        "fingerprint": fingerprint,
+        **record,
+    }
+    write_json(path / MANIFEST, manifest)
+    return manifest
+
+
+_SMALL = {"time": "0", "lat": "0", "lon": "0", "climatology": "0/0/0/0/0", "scale": "0/0/0"}
+
+
+class Store:
+    """A finished training store, opened to be read; fields are memory-mapped, nothing is loaded.
+
+    Attributes:
+        path: The folder.
+        manifest: What `close` wrote.
+        variables: Canonical names of the channels.
+        grid, times, splits, statistics: As prepared; times are datetime64[s], UTC.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Open a store.
+
+        Raises:
+            EarthSSLError: If there is none, it was not finished, or its format is not this version's.
+        """
+        self.path = Path(path)
+        if not (self.path / MANIFEST).is_file():
+            partial = self.path.with_name(self.path.name + ".partial")
+            hint = (
+                f"{partial} was not finished: run its `earthssl prepare` again"
+                if partial.exists()
+                else ("make one with `earthssl prepare`")
+            )
+            raise EarthSSLError(f"expected a training store at {self.path}, found none; {hint}")
+        self.manifest = read_json(self.path / MANIFEST, "a store's manifest")
+        if self.manifest.get("format_version") != FORMAT_VERSION:
+            raise EarthSSLError(
+                f"{self.path}: expected store format {FORMAT_VERSION}, got "
+                f"{self.manifest.get('format_version')}; prepare it again with this version"
+            )
+        group = zarr.open_group(self.path, mode="r")
+        fields = group["fields"]
+        self.variables: tuple[str, ...] = tuple(self.manifest["variables"])
+        self.grid = LatLonGrid.from_json(self.manifest["grid"])
+        self.times = np.asarray(group["time"][:]).astype("datetime64[s]")
+        self.splits = Splits.from_json(self.manifest["splits"])
+        kind: Any = fields.attrs["statistics"]
+        self.statistics = Statistics(
+            groups=kind["groups"],
+            keys=tuple(kind["keys"]),
+            harmonics=kind["harmonics"],
+            coefficients=np.asarray(group["climatology"][:]),
+            scale=np.asarray(group["scale"][:]),
+        )
+        self._chunk_steps = int(self.manifest["chunk_steps"])
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of all data and of what gives them meaning."""
+        return str(self.manifest["fingerprint"])
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Steps, variables, rows, columns."""
+        return (len(self.times), len(self.variables), *self.grid.shape)
+
+    @cached_property
+    def _maps(self) -> list[np.ndarray]:
+        shape = (self._chunk_steps, *self.shape[1:])
+        number = -(-len(self.times) // self._chunk_steps)
+        dtype = np.dtype(self.manifest["dtype"])
+        try:
+            return [np.memmap(chunk_file(self.path, k), dtype, "r", shape=shape) for k in range(number)]
+        except (OSError, ValueError) as error:
+            raise EarthSSLError(f"{self.path}: a chunk is missing or cut short ({error}); prepare it again") from None
+
+    def read(self, steps: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return normalised fields at the steps, float32 (steps, variables, rows, columns), NaN = missing."""
+        out = np.empty((len(steps), *self.shape[1:]), np.float32)
+        for i, step in enumerate(steps):
+            out[i] = self._maps[step // self._chunk_steps][step % self._chunk_steps]
+        return out
+
+    def read_all(self) -> np.ndarray:
+        """Return every step, as `read` does."""
+        steps = len(self.times)
+        return np.concatenate([chunk[: steps - k * self._chunk_steps] for k, chunk in enumerate(self._maps)]).astype(
+            np.float32
+        )
+
+    def dataset(self, variables: Sequence[str] | None = None) -> xr.Dataset:
+        """Return the fields in their units as a canonical dataset; the inverse of `prepare` to float rounding."""
+        names = list(variables or self.variables)
+        positions = [self.variables.index(name) for name in names]
+        statistics = self.statistics.select(positions)
+        values = np.concatenate(
+            [
+                statistics.denormalise(self.read(steps)[:, positions], self.times[steps])
+                for steps in np.array_split(np.arange(len(self.times)), max(1, len(self.times) // 256))
+            ]
+        )
+        coords = {"time": self.times.astype("datetime64[ns]"), "lat": self.grid.lat, "lon": self.grid.lon}
+        arrays = {
+            name: (("time", "lat", "lon"), values[:, k], {"units": lookup(name).units}) for k, name in enumerate(names)
+        }
+        return xr.Dataset(arrays, coords, attrs={"source": self.manifest["source"]})
+
+    def verify(self) -> None:
+        """Read every chunk again and compare it with the manifest.
+
+        Raises:
+            EarthSSLError: Naming each chunk that is missing or differs.
+        """
+        bad = []
+        for number, expected in enumerate(self.manifest["chunks_sha256"]):
+            file = chunk_file(self.path, number)
+            if not file.is_file() or sha256(file) != expected:
+                bad.append(str(file.relative_to(self.path)))
+        if bad:
+            raise EarthSSLError(f"{self.path}: {', '.join(bad)} differ from the manifest; prepare the store again")
