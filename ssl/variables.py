@@ -96,121 +96,118 @@ class Variable:
         )
 
 
-def _surface() -> list[Variable]:
-    return [
-        Variable(
-            "sst", "sea surface temperature", "sea_surface_temperature", "K", 250, 330,
-            ("sea_surface_temperature", "tos", "analysed_sst", "sosstsst", "thetao_surface"), citation=ERSST,
-        ),
-        Variable(
-            "ssta", "sea surface temperature anomaly", "", "K", -40, 40,
-            ("sst_anomaly", "sea_surface_temperature_anomaly", "sstanom", "sst_anom", "anom_sst"),
-            kind="anomaly", citation=ERSST,
-        ),
-        Variable(
-            "t2m", "temperature at 2 m", "air_temperature", "K", 150, 350,
-            ("2m_temperature", "tas", "2t", "t2", "var_2t"),
-        ),
-        Variable(
-            "t2ma", "anomaly of temperature at 2 m", "air_temperature_anomaly", "K", -60, 60,
-            ("2m_temperature_anomaly", "temperature_anomaly", "tas_anomaly", "tas_mean", "tempanomaly"),
-            kind="anomaly", citation=HADCRUT,
-        ),
-        Variable(
-            "d2m", "dew point at 2 m", "dew_point_temperature", "K", 120, 330, ("2m_dewpoint_temperature", "2d")
-        ),
-        Variable(
-            "u10", "eastward wind at 10 m", "eastward_wind", "m s-1", -150, 150,
-            ("10m_u_component_of_wind", "uas", "10u", "u10m"), partner="v10", component="u",
-        ),
-        Variable(
-            "v10", "northward wind at 10 m", "northward_wind", "m s-1", -150, 150,
-            ("10m_v_component_of_wind", "vas", "10v", "v10m"), partner="u10", component="v",
-        ),
-        Variable(
-            "msl", "pressure at mean sea level", "air_pressure_at_mean_sea_level", "Pa", 80_000, 115_000,
-            ("mean_sea_level_pressure", "psl", "slp", "mslp", "prmsl"),
-        ),
-        Variable(
-            "sp", "pressure at the surface", "surface_air_pressure", "Pa", 30_000, 115_000,
-            ("surface_pressure", "ps", "pressfc"),
-        ),
-        Variable(
-            "tp", "precipitation, sum over the period of the source", "lwe_thickness_of_precipitation_amount", "m",
-            -1e-3, 10, ("total_precipitation",), kind="accumulation",
-        ),
-        Variable(
-            "tp6h", "precipitation, sum over 6 h", "", "m", -1e-3, 10, ("total_precipitation_6hr",),
-            kind="accumulation",
-        ),
-        Variable(
-            "tp24h", "precipitation, sum over 24 h", "", "m", -1e-3, 10, ("total_precipitation_24hr",),
-            kind="accumulation",
-        ),
-        Variable(
-            "tcwv", "water vapour in the column", "atmosphere_mass_content_of_water_vapor", "kg m-2", -1, 150,
-            ("total_column_water_vapour", "total_column_water_vapor", "prw"),
-        ),
-        Variable(
-            "olr", "outgoing longwave radiation", "toa_outgoing_longwave_flux", "W m-2", -10, 600,
-            ("rlut", "outgoing_longwave_radiation"),
-        ),
-        Variable(
-            "ttr", "net thermal radiation at the top, sum over the period of the source, downward positive",
-            "toa_net_downward_longwave_flux", "J m-2", -6e7, 1e6, ("top_net_thermal_radiation",),
-            kind="accumulation",
-        ),
-        Variable(
-            "tcc", "cloud cover, share of the sky", "cloud_area_fraction", "1", -0.01, 1.01,
-            ("total_cloud_cover", "clt"),
-        ),
-        Variable(
-            "siconc", "sea ice, share of the area", "sea_ice_area_fraction", "1", -0.01, 1.01,
-            ("sea_ice_cover", "ci", "icec"),
-        ),
-        Variable(
-            "ssh", "sea surface height above the geoid", "sea_surface_height_above_geoid", "m", -10, 10,
-            ("zos", "adt", "sossheig", "sea_surface_height"),
-        ),
-    ]  # fmt: skip
+_SURFACE = [
+    Variable(
+        "sst", "sea surface temperature", "sea_surface_temperature", "K", 250, 330,
+        ("sea_surface_temperature", "tos", "analysed_sst", "sosstsst", "thetao_surface"), citation=ERSST,
+    ),
+    Variable(
+        "ssta", "sea surface temperature anomaly", "", "K", -40, 40,
+        ("sst_anomaly", "sea_surface_temperature_anomaly", "sstanom", "sst_anom", "anom_sst"),
+        kind="anomaly", citation=ERSST,
+    ),
+    Variable(
+        "t2m", "temperature at 2 m", "air_temperature", "K", 150, 350,
+        ("2m_temperature", "tas", "2t", "t2", "var_2t"),
+    ),
+    Variable(
+        "t2ma", "anomaly of temperature at 2 m", "air_temperature_anomaly", "K", -60, 60,
+        ("2m_temperature_anomaly", "temperature_anomaly", "tas_anomaly", "tas_mean", "tempanomaly"),
+        kind="anomaly", citation=HADCRUT,
+    ),
+    Variable(
+        "d2m", "dew point at 2 m", "dew_point_temperature", "K", 120, 330, ("2m_dewpoint_temperature", "2d")
+    ),
+    Variable(
+        "u10", "eastward wind at 10 m", "eastward_wind", "m s-1", -150, 150,
+        ("10m_u_component_of_wind", "uas", "10u", "u10m"), partner="v10", component="u",
+    ),
+    Variable(
+        "v10", "northward wind at 10 m", "northward_wind", "m s-1", -150, 150,
+        ("10m_v_component_of_wind", "vas", "10v", "v10m"), partner="u10", component="v",
+    ),
+    Variable(
+        "msl", "pressure at mean sea level", "air_pressure_at_mean_sea_level", "Pa", 80_000, 115_000,
+        ("mean_sea_level_pressure", "psl", "slp", "mslp", "prmsl"),
+    ),
+    Variable(
+        "sp", "pressure at the surface", "surface_air_pressure", "Pa", 30_000, 115_000,
+        ("surface_pressure", "ps", "pressfc"),
+    ),
+    Variable(
+        "tp", "precipitation, sum over the period of the source", "lwe_thickness_of_precipitation_amount", "m",
+        -1e-3, 10, ("total_precipitation",), kind="accumulation",
+    ),
+    Variable(
+        "tp6h", "precipitation, sum over 6 h", "", "m", -1e-3, 10, ("total_precipitation_6hr",),
+        kind="accumulation",
+    ),
+    Variable(
+        "tp24h", "precipitation, sum over 24 h", "", "m", -1e-3, 10, ("total_precipitation_24hr",),
+        kind="accumulation",
+    ),
+    Variable(
+        "tcwv", "water vapour in the column", "atmosphere_mass_content_of_water_vapor", "kg m-2", -1, 150,
+        ("total_column_water_vapour", "total_column_water_vapor", "prw"),
+    ),
+    Variable(
+        "olr", "outgoing longwave radiation", "toa_outgoing_longwave_flux", "W m-2", -10, 600,
+        ("rlut", "outgoing_longwave_radiation"),
+    ),
+    Variable(
+        "ttr", "net thermal radiation at the top, sum over the period of the source, downward positive",
+        "toa_net_downward_longwave_flux", "J m-2", -6e7, 1e6, ("top_net_thermal_radiation",),
+        kind="accumulation",
+    ),
+    Variable(
+        "tcc", "cloud cover, share of the sky", "cloud_area_fraction", "1", -0.01, 1.01,
+        ("total_cloud_cover", "clt"),
+    ),
+    Variable(
+        "siconc", "sea ice, share of the area", "sea_ice_area_fraction", "1", -0.01, 1.01,
+        ("sea_ice_cover", "ci", "icec"),
+    ),
+    Variable(
+        "ssh", "sea surface height above the geoid", "sea_surface_height_above_geoid", "m", -10, 10,
+        ("zos", "adt", "sossheig", "sea_surface_height"),
+    ),
+]  # fmt: skip
 
+_LEVELLED = [
+    Variable(
+        "z", "geopotential", "geopotential", "m2 s-2", -2e4, 6e5,
+        ("geopotential", "geopotential_height", "zg", "hgt", "gh"),
+    ),
+    Variable("t", "temperature", "air_temperature", "K", 120, 350, ("temperature", "ta", "air_temperature")),
+    Variable(
+        "u", "eastward wind", "eastward_wind", "m s-1", -200, 200,
+        ("u_component_of_wind", "ua", "uwnd", "ugrd"), partner="v", component="u",
+    ),
+    Variable(
+        "v", "northward wind", "northward_wind", "m s-1", -200, 200,
+        ("v_component_of_wind", "va", "vwnd", "vgrd"), partner="u", component="v",
+    ),
+    Variable(
+        "q", "specific humidity", "specific_humidity", "kg kg-1", -0.01, 0.1,
+        ("specific_humidity", "hus", "shum", "spfh"),
+    ),
+    Variable(
+        "r", "relative humidity", "relative_humidity", "%", -20, 200, ("relative_humidity", "hur", "rhum")
+    ),
+    Variable(
+        "vo", "relative vorticity", "atmosphere_relative_vorticity", "s-1", -0.05, 0.05,
+        ("vorticity", "relative_vorticity", "vort"),
+    ),
+    Variable("d", "divergence", "divergence_of_wind", "s-1", -0.05, 0.05, ("divergence",)),
+    Variable(
+        "w", "vertical velocity in pressure, downward positive", "lagrangian_tendency_of_air_pressure",
+        "Pa s-1", -200, 200, ("vertical_velocity", "wap", "omega"),
+    ),
+]  # fmt: skip
 
-def _levelled() -> list[Variable]:
-    rows = [
-        Variable(
-            "z", "geopotential", "geopotential", "m2 s-2", -2e4, 6e5,
-            ("geopotential", "geopotential_height", "zg", "hgt", "gh"),
-        ),
-        Variable("t", "temperature", "air_temperature", "K", 120, 350, ("temperature", "ta", "air_temperature")),
-        Variable(
-            "u", "eastward wind", "eastward_wind", "m s-1", -200, 200,
-            ("u_component_of_wind", "ua", "uwnd", "ugrd"), partner="v", component="u",
-        ),
-        Variable(
-            "v", "northward wind", "northward_wind", "m s-1", -200, 200,
-            ("v_component_of_wind", "va", "vwnd", "vgrd"), partner="u", component="v",
-        ),
-        Variable(
-            "q", "specific humidity", "specific_humidity", "kg kg-1", -0.01, 0.1,
-            ("specific_humidity", "hus", "shum", "spfh"),
-        ),
-        Variable(
-            "r", "relative humidity", "relative_humidity", "%", -20, 200, ("relative_humidity", "hur", "rhum")
-        ),
-        Variable(
-            "vo", "relative vorticity", "atmosphere_relative_vorticity", "s-1", -0.05, 0.05,
-            ("vorticity", "relative_vorticity", "vort"),
-        ),
-        Variable("d", "divergence", "divergence_of_wind", "s-1", -0.05, 0.05, ("divergence",)),
-        Variable(
-            "w", "vertical velocity in pressure, downward positive", "lagrangian_tendency_of_air_pressure",
-            "Pa s-1", -200, 200, ("vertical_velocity", "wap", "omega"),
-        ),
-    ]  # fmt: skip
-    return [replace(row, on_levels=True) for row in rows]
-
-
-VARIABLES: Mapping[str, Variable] = {row.name: row for row in [*_surface(), *_levelled()]}
+VARIABLES: Mapping[str, Variable] = {row.name: row for row in _SURFACE} | {
+    row.name: replace(row, on_levels=True) for row in _LEVELLED
+}
 
 _ALIASES = {alias: row.name for row in VARIABLES.values() for alias in row.aliases}
 _ANOMALY_OF = {"sst": "ssta", "t2m": "t2ma"}

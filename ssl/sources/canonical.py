@@ -45,8 +45,8 @@ def canonicalise(
 
     Latitude descends, longitude ascends in [0, 360), both float64; time is datetime64[ns] in UTC, sorted and
     unique; variables on levels become one field a level (`z500`). Missing is NaN: so are infinities and
-    anything beyond ±1e15, which are fill values that the file did not declare. A longitude that is there
-    twice (a cyclic column) is taken once. Dimensions of length 1 are dropped.
+    anything beyond ±1e15, which are undeclared fill values. A cyclic column is taken once. Dimensions of
+    length 1 are dropped.
 
     Args:
         ds: As opened; read lazily where possible.
@@ -54,18 +54,14 @@ def canonicalise(
         attrs: Attributes of the result beside those found: source, licence, citation.
         assume_units: Take canonical units for granted where the file says nothing (ERA5 is in SI units).
         eager_bytes: Read everything at once up to this size; larger data stay lazy (dask, chunked in time).
-        exhaustive: Where the first, middle and last step of a variable hold nothing, search all steps before
-            refusing it; otherwise search 12.
-        **options: Fields of `Selection`: variables, levels, time, every, member, region, coarsen, units,
-            rename.
+        exhaustive: Search all steps, not 12, before refusing a variable whose first ones hold nothing.
+        **options: Fields of `Selection`.
 
     Raises:
-        EarthSSLError: If the data are not gridded, lack what was asked for, have unknown units or an
-            impossible calendar, name a time twice, or hold no values.
+        EarthSSLError: If the data are not gridded, lack what is asked for, or cannot be understood.
     """
     selection = Selection(**options)
-    found_attrs = dict(ds.attrs)
-    ds = canonical_axes(ds, where)
+    ds = canonical_axes(ds, where)  # keeps the attributes
     _check_rename(ds, selection, where)
     known, left_out = _known(ds, selection, where)
     fields = _choose(ds, known, selection, where)
@@ -80,12 +76,10 @@ def canonicalise(
     with reading(where):  # exactly these steps, without the rest of a chunk: they may come over a network
         sample = finished(ds.isel(time=sorted({0, steps // 2, steps - 1})).load())
     result = finished(whole)
-    for field in fields:
-        name = field.variable.name
-        _check_range(sample[name], ds[field.raw], where)
-        if not bool(sample[name].notnull().any()):
-            _refuse_if_empty(result[name], exhaustive, where)
-    result.attrs = _attributes(found_attrs, attrs or {}, left_out if selection.variables is None else [])
+    for name, raw in ((field.variable.name, field.raw) for field in fields):
+        _check_range(sample[name], ds[raw], where)
+        _refuse_if_empty(sample[name], result[name], exhaustive, where)
+    result.attrs = _attributes(ds.attrs, attrs or {}, left_out if selection.variables is None else [])
     return result
 
 
@@ -329,7 +323,9 @@ def _check_range(sample: xr.DataArray, raw: xr.DataArray, where: str) -> None:
     )
 
 
-def _refuse_if_empty(data: xr.DataArray, exhaustive: bool, where: str) -> None:
+def _refuse_if_empty(sample: xr.DataArray, data: xr.DataArray, exhaustive: bool, where: str) -> None:
+    if bool(sample.notnull().any()):
+        return
     steps = data.sizes["time"]
     if exhaustive:
         size = max(1, CHUNK_BYTES * steps // max(1, data.nbytes))
