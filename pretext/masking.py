@@ -7,6 +7,7 @@ zero skill); the same place a step earlier (tubes, last steps); neighbours (bloc
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -16,10 +17,10 @@ from torch import Tensor, nn
 from ..ssl.batch import Batch
 from ..ssl.encoder import Encoder, fuse_attention, transformer
 from ..ssl.errors import EarthSSLError
-from ..ssl.objective import Context, Objective, ObjectiveConfig, Outcome
-from ..ssl.randomness import fold, key, uniform
-from ..ssl.tokens import Encodings, Patches, gather, patchify
-from .masks import Mask, MaskConfig, draw, visible_count
+from ..ssl.objective import Context, Example, Objective, ObjectiveConfig, Outcome
+from ..ssl.randomness import key, uniform
+from ..ssl.tokens import Encodings, Patches, gather, patchify, unpatchify
+from .masks import Mask, MaskConfig, draw, thin
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class MaskingConfig(ObjectiveConfig):
     Attributes:
         weight: Weight of the loss.
         masks: The mixture of masks; one kind is drawn for each batch.
+        rebuild: Share of the hidden tokens that the decoder rebuilds in training, drawn anew for each
+            sample; validation rebuilds them all.
         decoder_width: Width of the decoder's tokens.
         decoder_depth: Number of its blocks.
         decoder_heads: Attention heads in each.
@@ -36,6 +39,7 @@ class MaskingConfig(ObjectiveConfig):
 
     weight: float = 1.0
     masks: list[MaskConfig] = field(default_factory=lambda: [MaskConfig()])
+    rebuild: float = 1.0
     decoder_width: int = 64
     decoder_depth: int = 2
     decoder_heads: int = 4
@@ -43,6 +47,8 @@ class MaskingConfig(ObjectiveConfig):
     def __post_init__(self) -> None:
         if not self.masks or not sum(mask.weight for mask in self.masks) > 0:
             raise EarthSSLError("masking.masks: expected at least one kind with a weight above 0, got none")
+        if not 0 < self.rebuild <= 1:
+            raise EarthSSLError(f"masking.rebuild: expected a share in (0, 1], got {self.rebuild}")
         if self.decoder_width % self.decoder_heads:
             raise EarthSSLError(
                 f"masking.decoder_width: expected a multiple of {self.decoder_heads} heads, got {self.decoder_width}"
@@ -73,6 +79,7 @@ class Masking(Objective):
         """Return the mean over the variables of the area-weighted squared error of hidden, valid cells."""
         patches = patchify(batch, encoder.config.patch)
         mask = draw(self._kind(batch.number), patches, batch.keys)
+        mask = thin(mask, self.config.rebuild if self.training else 1.0, batch.keys)
         rebuilt = self.rebuild(encoder, patches, mask)
         return _score(rebuilt, patches, mask)
 
@@ -83,13 +90,13 @@ class Masking(Objective):
         return self.config.masks[int(torch.searchsorted(weights, at, right=True).clamp(max=len(weights) - 1))]
 
     def rebuild(self, encoder: Encoder, patches: Patches, mask: Mask) -> Float[Tensor, "batch token variable cell"]:
-        """Return the decoder's fields for all tokens, in the order of `mask.order`.
+        """Return the decoder's fields for the tokens of `mask.order`, in that order.
 
         The decoder works in that shuffled order, visible tokens first, so nothing is put back in place.
         """
         features = encoder(patches.without(mask.hidden_variables), mask.keep)
         visible = self.enter(features)
-        queries = self.query.to(visible.dtype).expand(len(visible), patches.count - mask.visible, -1)
+        queries = self.query.to(visible.dtype).expand(len(visible), mask.order.shape[1] - mask.visible, -1)
         x = torch.cat([visible, queries], 1) + self.encodings(patches, mask.order)
         fuse_attention(self.blocks, x)
         for block in self.blocks:
@@ -97,10 +104,27 @@ class Masking(Objective):
         x = self.norm(x)
         return torch.stack([self.heads[name](x) for name in patches.variables], 2)
 
+    @torch.no_grad()
+    def example(self, encoder: Encoder, batch: Batch) -> Example:
+        """Return the first window with its masked and its rebuilt fields, masked as in the first kind."""
+        patches = patchify(batch, encoder.config.patch)
+        mask = draw(self.config.masks[0], patches, batch.keys)
+        back = mask.order.argsort(1)
+        rebuilt = gather(self.rebuild(encoder, patches, mask), back)
+        hidden = gather(hidden_cells(patches, mask).to(rebuilt.dtype), back) > 0
+        nothing = torch.full_like(patches.values, math.nan)
+        fields = {
+            "truth": torch.where(patches.valid, patches.values, nothing),
+            "shown": torch.where(patches.valid & ~hidden, patches.values, nothing),
+            "rebuilt": torch.where(patches.valid, torch.where(hidden, rebuilt, patches.values), nothing),
+        }
+        size = encoder.config.patch
+        return Example(**{name: unpatchify(values, patches, size)[0] for name, values in fields.items()})
+
 
 def hidden_cells(patches: Patches, mask: Mask) -> Bool[Tensor, "batch token variable 1"]:
     """Return what was hidden, token by token in the order of `mask.order` and variable by variable."""
-    place = torch.arange(patches.count, device=mask.order.device) >= mask.visible
+    place = torch.arange(mask.order.shape[1], device=mask.order.device) >= mask.visible
     return (place[None, :, None] | mask.hidden_variables[:, None, :])[..., None]
 
 
@@ -118,10 +142,8 @@ def _score(rebuilt: Float[Tensor, "batch token variable cell"], patches: Patches
     loss = (error * scored).sum() / scored.sum().clamp(min=1)
     with torch.no_grad():
         # Skill over the climatology: 0 for the trivial answer "no anomaly", 1 for a perfect one.
-        skill = 1 - error / power.clamp(min=1e-12)
+        # Where nothing of a variable was hidden and observed, nothing was gained either.
+        skill = torch.where(scored, 1 - error / power.clamp(min=1e-12), torch.zeros_like(error))
         terms = {f"skill_{name}": skill[k] for k, name in enumerate(patches.variables)}
         terms["skill"] = (skill * scored).sum() / scored.sum().clamp(min=1)
     return Outcome(loss, terms)
-
-
-__all__ = ["Masking", "MaskingConfig", "fold", "hidden_cells", "visible_count"]

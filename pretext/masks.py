@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -85,31 +85,48 @@ def visible_count(tokens: int, ratio: float) -> int:
 def draw(config: MaskConfig, patches: Patches, keys: Int[Tensor, " batch"]) -> Mask:
     """Return a mask for every sample, a function of its key.
 
-    Every kind gives each token a score; the tokens with the lowest scores stay visible, so that all
-    samples keep equally many and no position is favoured beyond what the kind means.
+    Every kind gives each token a score (block and tube: each place, for all steps alike); the lowest scores
+    stay visible, so that all samples keep equally many and no position is favoured beyond what the kind means.
     """
-    tokens = patches.count
-    visible = visible_count(tokens, config.ratio)
+    steps = patches.shape[0]
+    places = patches.count // steps
     keys = fold(keys, key(0, f"mask {config.kind}"))
-    noise = uniform(keys, tokens)
     hidden_variables = torch.zeros(len(keys), len(patches.variables), dtype=torch.bool, device=keys.device)
-    if config.kind in ("random", "variable"):
-        scores = noise
-    elif config.kind == "last":
-        scores = patches.step + noise
-    elif config.kind == "tube":
-        scores = uniform(fold(keys, 1), patches.shape[1] * patches.shape[2])[:, patches.cell] + 1e-5 * noise
-    else:
-        scores = -_distance_to_centres(patches, uniform(fold(keys, 1), 2 * config.blocks)) + 1e-5 * noise
+    if config.kind in ("tube", "block"):
+        if config.kind == "tube":
+            scores = uniform(fold(keys, 1), patches.shape[1] * patches.shape[2])[:, patches.cell[:places]]
+        else:
+            scores = _closeness_to_centres(patches, places, uniform(fold(keys, 1), 2 * config.blocks))
+        chosen = scores.argsort(dim=1, stable=True)
+        # The tokens of a place lie `places` apart.
+        order = (chosen[:, :, None] + places * torch.arange(steps, device=keys.device)).flatten(1)
+        return Mask(order, steps * visible_count(places, config.ratio), hidden_variables)
+    scores = uniform(keys, patches.count)
+    if config.kind == "last":
+        scores = patches.step + scores
     if config.kind == "variable":
         hidden_variables = _draw_variables(uniform(fold(keys, 1), len(patches.variables) + 1))
-    return Mask(scores.argsort(dim=1), visible, hidden_variables)
+    return Mask(scores.argsort(dim=1, stable=True), visible_count(patches.count, config.ratio), hidden_variables)
 
 
-def _distance_to_centres(
-    patches: Patches, numbers: Float[Tensor, "batch twice_blocks"]
-) -> Float[Tensor, "batch token"]:
-    """Return each token's great-circle distance (radians) to the nearest of the drawn centres.
+def thin(mask: Mask, share: float, keys: Int[Tensor, " batch"]) -> Mask:
+    """Return the mask with a random share of its hidden tokens (at least one) left to be rebuilt.
+
+    The others are hidden still, and simply not asked for: less work for the decoder at little loss
+    (Wang et al. 2023, arXiv 2303.16727).
+    """
+    if share >= 1:
+        return mask
+    hidden = mask.hidden
+    count = max(1, round(share * hidden.shape[1]))
+    chosen = uniform(fold(keys, key(0, "mask thin")), hidden.shape[1]).argsort(1)[:, :count]
+    return replace(mask, order=torch.cat([mask.keep, hidden.gather(1, chosen)], 1))
+
+
+def _closeness_to_centres(
+    patches: Patches, places: int, numbers: Float[Tensor, "batch twice_blocks"]
+) -> Float[Tensor, "batch place"]:
+    """Return the cosine of each place's great-circle distance to the nearest of the drawn centres.
 
     Centres are uniform in area over the grid's span: sin of latitude is uniform. Distances on the
     sphere wrap in longitude of themselves.
@@ -123,9 +140,8 @@ def _distance_to_centres(
     cosine = (1 - sine**2).sqrt()
     centres = torch.stack([cosine * lon.cos(), cosine * lon.sin(), sine], -1)
     # The first three place features are the point on the unit sphere (tokens.py).
-    points = patches.place[:, :3]
-    nearest_cosine = (centres @ points.T).clamp(-1, 1).amax(1)
-    return torch.arccos(nearest_cosine)
+    points = patches.place[:places, :3]
+    return (centres @ points.T).amax(1)
 
 
 def _draw_variables(numbers: Float[Tensor, "batch variables_and_one"]) -> Bool[Tensor, "batch variable"]:

@@ -118,6 +118,9 @@ class Order(Objective):
         accuracy = (logits.argmax(1) == target).float().mean()
         return Outcome(loss, {"accuracy": accuracy.detach(), "excess": accuracy.detach() - 1 / logits.shape[1]})
 
+    def example(self, encoder: Encoder, batch: Batch) -> None:
+        """Return None: the task rebuilds no fields."""
+
     def show(self, batch: Batch, where: Tensor, which: Tensor) -> tuple[Batch, Int[Tensor, " batch"]]:
         """Return frames of the windows in drawn arrangements, and the arrangements' rows in the table.
 

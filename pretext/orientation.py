@@ -29,6 +29,8 @@ from ..ssl.randomness import fold, key, uniform
 from ..ssl.tokens import PLACE, SEASON, patchify
 from ..ssl.variables import vector_partner
 
+CROP_ATTEMPTS = 100
+
 
 @dataclass(frozen=True)
 class OrientationConfig(ObjectiveConfig):
@@ -95,6 +97,9 @@ class Orientation(Objective):
         accuracy = (logits.argmax(1) == picks).float().mean().detach()
         return Outcome(loss, {"accuracy": accuracy, "excess": accuracy - 1 / len(self.kinds)})
 
+    def example(self, encoder: Encoder, batch: Batch) -> None:
+        """Return None: the task rebuilds no fields."""
+
     def show(self, batch: Batch, picks: Int[Tensor, " batch"]) -> Batch:
         """Return the maps, each turned as picked, with a validity mask that is the same for every turn."""
         if self.config.frames:
@@ -112,22 +117,32 @@ class Orientation(Objective):
 def crop(batch: Batch, side: int) -> Batch:
     """Return a square of `side` cells of the batch, its corner drawn once a batch from the batch's number.
 
-    Where the grid goes round the globe, the crop may cross its edge.
+    Where the grid goes round the globe, the crop may cross its edge. A square without a cell that can hold a
+    value under every turn (land, for SST) is drawn again.
+
+    Raises:
+        EarthSSLError: If the squares drawn never hold such a cell.
     """
     rows, columns = batch.grid.shape
-    draws = uniform(torch.tensor([key(0, "crop", batch.number)]), 2)[0]
-    top = int(draws[0] * (rows - side + 1))
-    left = int(draws[1] * (columns if batch.grid.periodic else columns - side + 1))
-    index = (torch.arange(left, left + side) % columns).to(batch.values.device)
+    for attempt in range(CROP_ATTEMPTS):
+        draws = uniform(torch.tensor([key(0, "crop", batch.number, attempt)]), 2)[0]
+        top = int(draws[0] * (rows - side + 1))
+        left = int(draws[1] * (columns if batch.grid.periodic else columns - side + 1))
+        index = torch.arange(left, left + side) % columns
+        known = batch.known[..., top : top + side, :].index_select(-1, index)
+        if invariant(known, TURNS).any():
+            break
+    else:
+        raise EarthSSLError(
+            f"orientation.crop: expected squares of {side} cells that hold values under every turn, found none in "
+            f"{CROP_ATTEMPTS} draws; take a larger crop, or 0 for the whole map"
+        )
 
     def cut(x: Tensor) -> Tensor:
-        return x[..., top : top + side, :].index_select(-1, index)
+        return x[..., top : top + side, :].index_select(-1, index.to(x.device))
 
     # The true longitudes may wrap inside the crop; only the spacing matters, as the place is hidden.
     spacing = np.diff(batch.grid.lon_bounds)[:side]
     lon = np.cumsum(spacing) - spacing / 2
     grid = LatLonGrid(batch.grid.lat[top : top + side], lon)
-    return replace(batch, values=cut(batch.values), valid=cut(batch.valid), known=cut(batch.known), grid=grid)
-
-
-__all__ = ["Orientation", "OrientationConfig", "crop"]
+    return replace(batch, values=cut(batch.values), valid=cut(batch.valid), known=known, grid=grid)

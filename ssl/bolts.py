@@ -12,6 +12,7 @@ while the sub-modules load. What is known to be wrong in each piece is guarded w
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
 import importlib.util
 import sys
 import types
@@ -31,19 +32,25 @@ _PARENTS = ("pl_bolts", "pl_bolts.optimizers", "pl_bolts.models", "pl_bolts.mode
 
 def _piece(module: str, name: str) -> Any:
     """Return one attribute of one sub-module, its parents replaced by empty packages on the same path."""
+    if any(parent not in sys.modules for parent in _PARENTS):
+        _lay_parents()
+    with warnings.catch_warnings():
+        # Deprecations inside a package that is no longer maintained; our tests pin what we use of it.
+        warnings.simplefilter("ignore")
+        return getattr(importlib.import_module(f"pl_bolts.{module}"), name)
+
+
+def _lay_parents() -> None:
     spec = importlib.util.find_spec("pl_bolts")
     if spec is None or spec.origin is None:
         raise EarthSSLError("lightning-bolts is not installed; pip install 'lightning-bolts==0.6.0.post1' (pip < 24.1)")
     root = Path(spec.origin).parent
     for parent in _PARENTS:
-        if parent not in sys.modules:
-            package = types.ModuleType(parent)
-            package.__path__ = [str(root.joinpath(*parent.split(".")[1:]))]
-            sys.modules[parent] = package
-    with warnings.catch_warnings():
-        # Deprecations inside a package that is no longer maintained; our tests pin what we use of it.
-        warnings.simplefilter("ignore")
-        return getattr(importlib.import_module(f"pl_bolts.{module}"), name)
+        package = types.ModuleType(parent)
+        package.__path__ = [str(root.joinpath(*parent.split(".")[1:]))]
+        # Others look a module up by its spec, and a module without one makes them fail.
+        package.__spec__ = importlib.machinery.ModuleSpec(parent, None, is_package=True)
+        sys.modules.setdefault(parent, package)
 
 
 def _make(piece: Any, *args: Any, **kwargs: Any) -> Any:
@@ -65,7 +72,18 @@ def warmup_cosine(optimizer: Optimizer, warmup_steps: int, total_steps: int) -> 
             f"schedule: expected whole numbers with 1 ≤ warmup_steps < steps, got {warmup_steps} and {total_steps}"
         )
     schedule = _piece("optimizers.lr_scheduler", "LinearWarmupCosineAnnealingLR")
-    made: LRScheduler = _make(schedule, optimizer, warmup_epochs=warmup_steps, max_epochs=total_steps)
+
+    class Held(schedule):  # type: ignore[misc]
+        """Bolts' schedule, which would rise again after its end."""
+
+        def get_lr(self) -> list[float]:
+            """Return the rates of the step; the last ones once the end is reached."""
+            if self.last_epoch >= self.max_epochs:
+                return [self.eta_min] * len(self.base_lrs)
+            rates: list[float] = super().get_lr()
+            return rates
+
+    made: LRScheduler = _make(Held, optimizer, warmup_epochs=warmup_steps, max_epochs=total_steps)
     return made
 
 
@@ -73,13 +91,16 @@ def lars(parameters: Iterable[Any], lr: float, weight_decay: float, momentum: fl
     """Return LARS (You et al. 2017, arXiv 1708.03888) with momentum.
 
     Raises:
-        EarthSSLError: If the weight decay is 0: then this implementation is plain SGD.
+        EarthSSLError: If the weight decay, or that of a group, is 0: then this implementation is plain SGD.
     """
     if not weight_decay > 0:
         raise EarthSSLError(f"lars: expected weight_decay > 0 (at 0 it would be plain SGD), got {weight_decay}")
     made: Optimizer = _make(
         _piece("optimizers.lars", "LARS"), parameters, lr=lr, momentum=momentum, weight_decay=weight_decay
     )
+    plain = [group["weight_decay"] for group in made.param_groups if not group["weight_decay"] > 0]
+    if plain:
+        raise EarthSSLError(f"lars: expected weight_decay > 0 in every group (at 0 it would be plain SGD), got {plain}")
     return made
 
 

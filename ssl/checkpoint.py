@@ -107,6 +107,10 @@ class Record:
         Raises:
             EarthSSLError: If it is of another format or lacks a field.
         """
+        if not isinstance(record, dict):
+            raise EarthSSLError(
+                f"{where}: expected the record as a mapping, got {type(record).__name__}; fetch it again"
+            )
         if record.get("format") != FORMAT or record.get("format_version") != FORMAT_VERSION:
             raise EarthSSLError(
                 f"{where}: expected format '{FORMAT}' version {FORMAT_VERSION}, got '{record.get('format')}' version "
@@ -128,7 +132,7 @@ class Record:
                 **{name: record[name] for name in ("step_days", "fingerprint", "seed", "steps", "config", "licence",
                                                    "source", "versions", "health", "extra")},
             )  # fmt: skip
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise EarthSSLError(f"{where}: the record lacks or mistypes a field ({error}); fetch it again") from None
 
 

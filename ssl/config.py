@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
+import re
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +19,25 @@ Config = TypeVar("Config")
 SECTIONS = ("prepare", "pretrain", "probe", "report")
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without its traps: dates stay text, 1e-4 is a number, and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{name}' is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_TIMESTAMP, _FLOAT = "tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:float"
+_Loader.yaml_implicit_resolvers = {
+    first: [pair for pair in pairs if pair[0] != _TIMESTAMP]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_FLOAT, re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
+
+
 def read_yaml(file: str | Path) -> dict[str, Any]:
     """Return the mapping in a YAML file.
 
@@ -25,7 +46,7 @@ def read_yaml(file: str | Path) -> dict[str, Any]:
     """
     path = Path(file)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         raise EarthSSLError(f"expected a config file at {path}, found none") from None
     except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
@@ -77,7 +98,7 @@ def override(settings: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
             if not isinstance(level, dict):
                 raise EarthSSLError(f"{name}: '{key}' holds no settings of its own")
         try:
-            level[last] = yaml.safe_load(value)
+            level[last] = yaml.load(value, _Loader)
         except yaml.YAMLError:
             raise EarthSSLError(f"{name}: expected a YAML value, got '{value}'") from None
     return merged
@@ -100,7 +121,9 @@ def build(kind: type[Config], settings: dict[str, Any], where: str) -> Config:
     parser.add_argument("--it", type=kind)
     try:
         parsed = parser.parse_object({"it": copy.deepcopy(settings)})  # it writes into what it is given
-        made: Config = parser.instantiate_classes(parsed).it
+        # jsonargparse 4.49 renamed it; the old name warns there and is all that earlier releases have.
+        instantiate = getattr(parser, "instantiate", None) or parser.instantiate_classes
+        made: Config = instantiate(parsed).it
     except ArgumentError as error:
         raise EarthSSLError(f"{where}: {_shorten(str(error))}") from None
     return made
@@ -109,25 +132,19 @@ def build(kind: type[Config], settings: dict[str, Any], where: str) -> Config:
 def _shorten(message: str) -> str:
     """Return jsonargparse's message in one line, without the name of our scratch argument."""
     line = " ".join(message.split())
-    return line.replace("it.", "").replace('Parser key "it":', "").strip()
+    return re.sub(r"\bit\.(?=\w)", "", line).replace('Parser key "it":', "").strip()
 
 
 def check_keys(kind: Any, settings: dict[str, Any], where: str) -> None:
     """Raise on the first key that the dataclass (or one inside it) does not know."""
     if not isinstance(settings, dict):
-        raise EarthSSLError(f"{where}: expected a mapping of settings, got {settings!r}")
+        raise EarthSSLError(f"{where}: expected a mapping of settings, got {settings!r}; mend it or leave it out")
     hints = typing.get_type_hints(kind)
     names = [f.name for f in dataclasses.fields(kind)]
     for key, value in settings.items():
         if key not in names:
             raise EarthSSLError(f"{where}: unknown key '{key}', expected {', '.join(names)}." + nearest(key, names))
-        hint = hints[key]
-        if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-            check_keys(hint, value, f"{where}.{key}")
-        inner = typing.get_args(hint)
-        if inner and dataclasses.is_dataclass(inner[0]) and isinstance(value, list):
-            for number, item in enumerate(value):
-                check_keys(inner[0], item, f"{where}.{key}[{number}]")
+        _check_value(hints[key], value, f"{where}.{key}")
     required = [
         f.name
         for f in dataclasses.fields(kind)
@@ -136,3 +153,55 @@ def check_keys(kind: Any, settings: dict[str, Any], where: str) -> None:
     absent = [name for name in required if name not in settings]
     if absent:
         raise EarthSSLError(f"{where}: expected the key '{absent[0]}', found none; add it")
+
+
+def _check_value(hint: Any, value: Any, where: str) -> None:
+    """Check the keys of a dataclass, of an optional one, and of a list or mapping of them."""
+    if dataclasses.is_dataclass(hint):
+        check_keys(hint, value, where)
+        return
+    inner = [kind for kind in typing.get_args(hint) if dataclasses.is_dataclass(kind)]
+    if len(inner) != 1:
+        return
+    if isinstance(value, list):
+        for number, item in enumerate(value):
+            check_keys(inner[0], item, f"{where}[{number}]")
+    elif isinstance(value, dict) and typing.get_origin(hint) is dict:
+        for name, item in value.items():
+            check_keys(inner[0], item, f"{where}.{name}")
+    elif isinstance(value, dict):
+        check_keys(inner[0], value, where)
+
+
+def describe(kind: Any, indent: str = "  ") -> str:
+    """Return a dataclass's settings as lines: name, default, and what its docstring says of it."""
+    hints = typing.get_type_hints(kind)
+    said = _attribute_docs(kind)
+    lines = []
+    for f in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(hints[f.name]):
+            lines += [f"{indent}{f.name}:", describe(hints[f.name], indent + "  ")]
+            continue
+        if f.default is not dataclasses.MISSING:
+            default = f" = {f.default!r}"
+        elif f.default_factory is not dataclasses.MISSING:
+            default = f" = {f.default_factory()!r}"
+        else:
+            default = " (required)"
+        lines.append(f"{indent}{f.name}{default}\n{indent}      {said.get(f.name, '')}".rstrip())
+    return "\n".join(lines)
+
+
+def _attribute_docs(kind: Any) -> dict[str, str]:
+    """Return what the "Attributes:" section of a docstring says of each name."""
+    _, _, text = (inspect.getdoc(kind) or "").partition("Attributes:")
+    said: dict[str, str] = {}
+    name = ""
+    for line in text.splitlines():
+        found = re.match(r"^    ([a-z_0-9]+(?:, [a-z_0-9]+)*): (.*)", line)
+        if found:
+            name = found[1]
+            said.update(dict.fromkeys(name.split(", "), found[2]))
+        elif name and line.strip():
+            said.update({part: f"{said[part]} {line.strip()}" for part in name.split(", ")})
+    return said

@@ -95,15 +95,16 @@ class TrainLoader:
         Raises:
             EarthSSLError: If there are fewer windows than one batch takes.
         """
-        if len(windows) < batch_size * ranks:
+        if batch_size < 1 or len(windows) < batch_size * ranks:
             raise EarthSSLError(
-                f"batch_size: expected at most {len(windows) // ranks} (the training block holds {len(windows)} "
+                f"batch_size: expected 1 to {len(windows) // ranks} (the training block holds {len(windows)} "
                 f"windows for {ranks} process(es)), got {batch_size}"
             )
         self.windows, self.batch_size, self.seed, self.first = windows, batch_size, seed, first
         self.rank, self.ranks = rank, ranks
         self.batches_per_epoch = len(windows) // (batch_size * ranks)
         self.waited_s = 0.0
+        self._order: tuple[int, Tensor] | None = None
 
     def __iter__(self) -> Iterator[Batch]:
         number = self.first()
@@ -117,7 +118,9 @@ class TrainLoader:
     def get(self, number: int) -> Batch:
         """Return this rank's slice of the run's batch of that number."""
         epoch, position = divmod(number, self.batches_per_epoch)
-        order = permutation(self.seed, "order", epoch, len(self.windows))
+        if self._order is None or self._order[0] != epoch:  # sorted once an epoch, not once a batch
+            self._order = epoch, permutation(self.seed, "order", epoch, len(self.windows))
+        order = self._order[1]
         start = (position * self.ranks + self.rank) * self.batch_size
         return self.windows.batch(order[start : start + self.batch_size], epoch, number)
 

@@ -49,6 +49,8 @@ class EncoderConfig:
             raise EarthSSLError(
                 f"encoder: expected a window ≥ 1 and a patch of three numbers ≥ 1, got {self.window}, {self.patch}"
             )
+        if not 0 <= self.drop_path < 1:
+            raise EarthSSLError(f"encoder.drop_path: expected a chance in [0, 1), got {self.drop_path}")
         if self.window % self.patch[0]:
             raise EarthSSLError(
                 f"encoder.window: expected a multiple of the patch's {self.patch[0]} steps, got {self.window}"

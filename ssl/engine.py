@@ -20,10 +20,12 @@ from .batch import Batch
 from .bolts import warmup_cosine
 from .data import EvalLoader, TrainLoader, Windows
 from .encoder import Encoder
-from .errors import EarthSSLError
+from .errors import EarthSSLError, nearest
 from .files import disk_full_is_clear
 from .objective import WeightedSum
 from .randomness import fold, key, uniform
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,15 @@ class TrainingConfig:
         for name in counts:
             if getattr(self, name) < 1:
                 raise EarthSSLError(f"training.{name}: expected a whole number ≥ 1, got {getattr(self, name)}")
+        for name in ("lr", "weight_decay", "clip", "patience"):
+            least = "> 0" if name == "lr" else "≥ 0"
+            if not getattr(self, name) >= 0 or (name == "lr" and not self.lr > 0):
+                raise EarthSSLError(f"training.{name}: expected a number {least}, got {getattr(self, name)}")
+        if self.precision not in PRECISIONS:
+            raise EarthSSLError(
+                f"training.precision: expected {', '.join(PRECISIONS)}, got '{self.precision}'."
+                + nearest(self.precision, PRECISIONS)
+            )
         for name in ("variable_dropout", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise EarthSSLError(f"training.{name}: expected a number in [0, 1), got {getattr(self, name)}")
@@ -129,14 +140,16 @@ class Pretraining(pl.LightningModule):
         self.log_dict(terms, on_epoch=True, batch_size=len(batch), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
-        """Return AdamW (fused) with decay on matrices only, and warm-up with a half cosine by step."""
+        """Return AdamW (fused where it may be) with decay on matrices only, warm-up and a half cosine by step."""
         decayed = [p for p in self.parameters() if p.requires_grad and p.ndim > 1]
         plain = [p for p in self.parameters() if p.requires_grad and p.ndim <= 1]
         groups = [
             {"params": decayed, "weight_decay": self.config.weight_decay},
             {"params": plain, "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=self.config.lr, betas=(0.9, 0.95), fused=True)
+        # With the scaler of 16-mixed a fused optimiser scales the gradients itself, so they could not be clipped.
+        fused = self.config.precision != "16-mixed"
+        optimizer = torch.optim.AdamW(groups, lr=self.config.lr, betas=(0.9, 0.95), fused=fused)
         total = int(self.trainer.estimated_stepping_batches)
         schedule = warmup_cosine(optimizer, int(self.config.warmup_steps), total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -259,7 +272,16 @@ class Clock(Callback):
         line = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("val/")}
         for sink in self.sinks:
             sink(trainer.global_step, line)
-        self._begun, self._step = time.perf_counter(), trainer.global_step
+        waited = trainer.datamodule.loader.waited_s  # type: ignore[attr-defined]
+        self._begun, self._step, self._waited = time.perf_counter(), trainer.global_step, waited
+
+
+class StopEarly(EarlyStopping):
+    """Early stopping that also stops at once where a resumed run had stopped already, before its export."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop before the first step if patience ran out before the run was interrupted."""
+        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
 
 
 def fit(
@@ -275,10 +297,11 @@ def fit(
     if resume and not last.is_file():
         raise EarthSSLError(f"expected a state to resume from at {last}, found none; start without --resume")
     extra: list[Callback] = [SaveLast(last, config.save_every, config.val_every)]
-    if config.ema:
-        extra.append(EMAWeightAveraging(decay=config.ema))
+    average = EMAWeightAveraging(decay=config.ema) if config.ema else None
+    if average is not None:
+        extra.append(average)
     if config.patience:
-        extra.append(EarlyStopping("val/loss", patience=config.patience, mode="min", check_on_train_epoch_end=False))
+        extra.append(StopEarly("val/loss", patience=config.patience, mode="min", check_on_train_epoch_end=False))
     with warnings.catch_warnings():
         _quieten()
         trainer = pl.Trainer(
@@ -300,6 +323,9 @@ def fit(
             use_distributed_sampler=False,
         )
         trainer.fit(module, datamodule=data, ckpt_path=str(last) if resume else None, weights_only=True)
+    if average is not None:
+        # Resumed after its last step, a run ends without this hook; where it did run, it changes nothing now.
+        average.on_train_end(trainer, module)
     return trainer
 
 

@@ -6,10 +6,13 @@ import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from .errors import EarthSSLError
 
@@ -21,13 +24,22 @@ def disk_full_is_clear(what: Path) -> Iterator[None]:
     """Turn a full disk, met while writing `what`, into an error that names the remedy."""
     try:
         yield
-    except OSError as error:
-        if error.errno in FULL:
+    except (OSError, SafetensorError) as error:
+        number = _errno(error)
+        if number in FULL:
             raise EarthSSLError(
-                f"no space left while writing {what} ({os.strerror(error.errno or 0)}); nothing unfinished was "
+                f"no space left while writing {what} ({os.strerror(number)}); nothing unfinished was "
                 "put in its place; free space and run the same command again, it continues"
             ) from None
         raise
+
+
+def _errno(error: OSError | SafetensorError) -> int:
+    """Return the system's number of the error; safetensors gives it in its text only."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    found = re.search(r"os error (\d+)", str(error))
+    return int(found[1]) if found else 0
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,6 +10,8 @@ import numpy as np
 
 from .errors import EarthSSLError
 
+EDGE = 1e-9  # degrees: what rounding may put a centre beside the edge of a closed box
+
 
 def cell_bounds(centres: np.ndarray) -> np.ndarray:
     """Return the n + 1 bounds of n cells: midpoints inside, half a spacing beyond the two ends."""
@@ -87,16 +89,15 @@ class LatLonGrid:
     def box(self, south: float, north: float, west: float, east: float) -> np.ndarray:
         """Return a (rows, columns) mask of the cells whose centres lie in the closed box, degrees.
 
-        `west` > `east` means a box across 0°E.
+        Longitudes are taken modulo 360, so that 350…10 and -10…10 are the same box across 0°E.
 
         Raises:
             EarthSSLError: If no cell centre lies in the box.
         """
         rows = (self.lat >= south) & (self.lat <= north)
-        if west <= east:
-            columns = (self.lon >= west) & (self.lon <= east)
-        else:
-            columns = (self.lon >= west) | (self.lon <= east)
+        # Degrees east of the western edge: an eastward walk that crosses 0°E where it must.
+        width = 360.0 if east - west >= 360 else (east - west) % 360
+        columns = (self.lon - west + EDGE) % 360 <= width + 2 * EDGE
         inside = rows[:, None] & columns[None, :]
         if not inside.any():
             raise EarthSSLError(

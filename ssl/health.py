@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from jaxtyping import Float
 
+from .errors import EarthSSLError
+
 
 @dataclass(frozen=True)
 class Health:
@@ -64,8 +66,15 @@ def measure(
         tokens: Features of some windows' tokens.
         months: Calendar month of each pooled window, 1 to 12.
         years: Time of each pooled window, years.
+
+    Raises:
+        EarthSSLError: If a feature is not finite: the training diverged.
     """
     x = pooled.astype(np.float64)
+    if not (np.isfinite(x).all() and np.isfinite(tokens).all()):
+        raise EarthSSLError(
+            "the encoder's features are not finite: the training diverged; lower training.lr, or clip or warm up more"
+        )
     norm = np.linalg.norm(x, axis=1, keepdims=True)
     unit = x / np.maximum(norm, 1e-12)
     n = len(unit)
@@ -108,6 +117,8 @@ def explained(x: Float[np.ndarray, "window feature"], design: Float[np.ndarray, 
 
 def _place_share(tokens: Float[np.ndarray, "window token feature"]) -> float:
     """Return the share of the tokens' variance that lies between places rather than within one."""
+    if len(tokens) < 2:
+        return 0.0
     total = tokens.reshape(-1, tokens.shape[-1]).var(0).sum()
     if total < 1e-24:
         return 0.0

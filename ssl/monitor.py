@@ -206,8 +206,10 @@ class OnlineProbe(pl.Callback):
             predicted = classify(fit, y.astype(np.int64), check, d.classes)
             return float((predicted == d.labels[d.check]).mean())
         gram = fit.T @ fit + self.ridge * len(fit) * np.eye(fit.shape[1])
-        predicted = check @ np.linalg.solve(gram, fit.T @ (y - y.mean()))
-        return float(np.corrcoef(predicted, d.labels[d.check])[0, 1])
+        predicted, truth = check @ np.linalg.solve(gram, fit.T @ (y - y.mean())), d.labels[d.check]
+        if not predicted.std() > 0 or not truth.std() > 0:
+            return 0.0  # a constant goes with nothing
+        return float(np.corrcoef(predicted, truth)[0, 1])
 
 
 def classify(

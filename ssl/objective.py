@@ -29,6 +29,21 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Example:
+    """One window of normalised fields, (time, variable, row, column) each, NaN where there is nothing to show.
+
+    Attributes:
+        truth: As observed.
+        shown: What the encoder saw.
+        rebuilt: What the objective made of it, where it was hidden and observed.
+    """
+
+    truth: Float[Tensor, "time variable row column"]
+    shown: Float[Tensor, "time variable row column"]
+    rebuilt: Float[Tensor, "time variable row column"]
+
+
+@dataclass(frozen=True)
 class Context:
     """What an objective may know when it is built.
 
@@ -49,6 +64,10 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def forward(self, encoder: Encoder, batch: Batch) -> Outcome:
         """Return the loss and its terms; every draw comes from `batch.keys` or `batch.number`."""
+
+    @abstractmethod
+    def example(self, encoder: Encoder, batch: Batch) -> Example | None:
+        """Return fields to be looked at, of the first window; None where the task rebuilds no fields."""
 
 
 class ObjectiveConfig(ABC):

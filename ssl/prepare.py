@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -21,6 +22,7 @@ from .files import digest, disk_full_is_clear, read_json, refuse_filled, write_j
 from .grid import LatLonGrid
 from .progress import track
 from .sources import open_source
+from .sources.files import matched
 from .splits import SplitsConfig
 from .statistics import Statistics, StatisticsConfig, fit_statistics
 from .store import DTYPES, Store, Template, chunk_file, close, create, open_fields
@@ -108,15 +110,26 @@ def _template(data: xr.Dataset, config: PrepareConfig) -> Template:
 
 def _recipe(data: xr.Dataset, config: PrepareConfig, template: Template) -> dict[str, Any]:
     """Return all that the bytes of the store depend on, to tell whether unfinished work can go on."""
-    files = config.options.get("path")
-    listed = [files] if isinstance(files, str) else list(files or [])
-    stamps = {p: [os.stat(p).st_size, os.stat(p).st_mtime_ns] for p in listed if os.path.isfile(p)}
-    return {
+    record = {
         "config": {key: value for key, value in asdict(config).items() if key != "out"},
         "attributes": {key: str(value) for key, value in data.attrs.items()},
         "times": digest(template.times.astype(np.int64).tolist()),
-        "files": stamps,
+        "files": _stamps(config),
     }
+    plain: dict[str, Any] = json.loads(json.dumps(record, default=str))  # paths and the like as text
+    return plain
+
+
+def _stamps(config: PrepareConfig) -> dict[str, list[int]]:
+    """Return the size (bytes) and the time of the last change (ns) of the local files or folders read."""
+    given = config.options.get("path", config.options.get("url"))
+    if given is None or "://" in str(given):
+        return {}
+    stamps = {}
+    for item in matched(given):
+        inside = [file.stat() for file in ([item] if item.is_file() else item.rglob("*"))]
+        stamps[str(item)] = [sum(s.st_size for s in inside), max((s.st_mtime_ns for s in inside), default=0)]
+    return stamps
 
 
 def _continue_or_start(partial: Path, recipe: dict[str, Any]) -> None:
@@ -179,8 +192,9 @@ def _write_chunks(zarr_folder: Path, data: xr.Dataset, template: Template, stati
         os.replace(fresh, zarr_folder)
     fields = open_fields(zarr_folder)
     for number, (first, last) in enumerate(track(template.chunks(), "store")):
-        # Zarr renames a chunk into place when it is whole, so a chunk file that exists is a finished one.
-        if not chunk_file(zarr_folder, number).is_file():
+        # Zarr renames a chunk into place when it is whole; the size guards against releases that do not.
+        file = chunk_file(zarr_folder, number)
+        if not file.is_file() or file.stat().st_size != template.chunk_bytes:
             values = _reader(data, template.variables, first, last)
             normal = statistics.normalise(values, template.times[first:last].astype("datetime64[ns]"))
             with disk_full_is_clear(zarr_folder):

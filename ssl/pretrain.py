@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import resource
 import time
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import xarray as xr
 
 from .checkpoint import Record, save
 from .config import build
@@ -29,6 +31,7 @@ from .store import Store
 CONFIG = "config.json"
 HISTORY = "history.csv"
 RUN = "run.json"
+EXAMPLE = "example.nc"
 CHECKPOINT = "checkpoint"
 
 
@@ -117,10 +120,11 @@ def pretrain(
     if label is not None:
         callbacks.append(OnlineProbe(label(store, train), [history]))
     begun = time.perf_counter()
-    fit(module, Data(train, val, training), out, callbacks, sinks, config.resume)
+    steps = fit(module, Data(train, val, training), out, callbacks, sinks, config.resume).global_step
     seconds = time.perf_counter() - begun
-    folder = _export(out, config, store, module, val)
-    write_json(out / RUN, _run_record(module, seconds, health.said, train, val))
+    folder = _export(out, config, store, module, val, steps)
+    _write_example(out, store, module, val)
+    write_json(out / RUN, _run_record(module, seconds, steps, health.said, train, val))
     return folder
 
 
@@ -155,8 +159,8 @@ def _resumed_step(out: Path) -> int:
     return int(torch.load(file, map_location="cpu", weights_only=True)["global_step"])
 
 
-def _export(out: Path, config: PretrainConfig, store: Store, module: Pretraining, val: Windows) -> Path:
-    """Write the checkpoint folder of a trained module."""
+def _export(out: Path, config: PretrainConfig, store: Store, module: Pretraining, val: Windows, steps: int) -> Path:
+    """Write the checkpoint folder of a module trained for so many steps: fewer than configured if it stopped early."""
     module.to("cpu").eval()
     health = check_health(module.encoder, val)
     spacing = np.median(np.diff(store.times)) / np.timedelta64(1, "D")
@@ -171,7 +175,7 @@ def _export(out: Path, config: PretrainConfig, store: Store, module: Pretraining
         splits=store.splits,
         fingerprint=store.fingerprint,
         seed=config.training.seed,
-        steps=config.training.steps,
+        steps=steps,
         config={name: value for name, value in asdict(config).items() if name not in ("out", "store", "resume")},
         licence=licence,
         source=store.manifest["source"],
@@ -183,6 +187,29 @@ def _export(out: Path, config: PretrainConfig, store: Store, module: Pretraining
     return save(out / CHECKPOINT, module.encoder, module.objectives, record, golden)
 
 
+def _write_example(out: Path, store: Store, module: Pretraining, val: Windows) -> None:
+    """Write one window as observed, as masked and as rebuilt, anomalies in units, to be looked at."""
+    batch = val.batch([len(val) // 2])
+    for objective in module.objectives.objectives.values():
+        shown = objective.example(module.encoder, batch)  # type: ignore[operator]
+        if shown is None:
+            continue
+        scale = store.statistics.scale
+        fields = {
+            name: (("variable", "time", "lat", "lon"), (getattr(shown, name).numpy() * scale).swapaxes(0, 1))
+            for name in ("truth", "shown", "rebuilt")
+        }
+        coords = {
+            "variable": list(store.variables),
+            "time": batch.times[0].numpy().astype("datetime64[s]").astype("datetime64[ns]"),
+            "lat": store.grid.lat,
+            "lon": store.grid.lon,
+        }
+        dataset = xr.Dataset(fields, coords, attrs={"units": json.dumps(store.manifest["units"])})
+        dataset.to_netcdf(out / EXAMPLE)
+        return
+
+
 def versions() -> dict[str, str]:
     """Return the versions of what numbers depend on."""
     names = ("torch", "pytorch-lightning", "lightning-bolts", "timm", "numpy", "xarray", "zarr", "safetensors")
@@ -190,12 +217,12 @@ def versions() -> dict[str, str]:
 
 
 def _run_record(
-    module: Pretraining, seconds: float, warnings: list[str], train: Windows, val: Windows
+    module: Pretraining, seconds: float, steps: int, warnings: list[str], train: Windows, val: Windows
 ) -> dict[str, Any]:
     """Return what a run took, as plain JSON; memory is the process's peak, MiB."""
     return {
         "seconds": seconds,
-        "steps": module.config.steps,
+        "steps": steps,
         "encoder_parameters": parameter_count(module.encoder),
         "head_parameters": parameter_count(module.objectives),
         "train_windows": len(train),

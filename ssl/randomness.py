@@ -20,7 +20,8 @@ MULTIPLY_2 = -7723592293110705685  # 0x94D049BB133111EB
 
 def key(seed: int, purpose: str, *numbers: int) -> int:
     """Return the signed 64-bit key of a seed, a purpose in words, and any numbers (epoch, step, …)."""
-    text = repr((seed, purpose, numbers)).encode()
+    # int(): numpy and torch integers print differently, but are the same number
+    text = repr((int(seed), purpose, tuple(int(number) for number in numbers))).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little", signed=True)
 
 

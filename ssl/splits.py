@@ -26,9 +26,9 @@ class SplitsConfig:
         embargo_days: Least number of days between two blocks: at least input window + lead.
     """
 
-    train: tuple[str, str]
-    val: tuple[str, str]
-    test: tuple[str, str]
+    train: tuple[str | int, str | int]
+    val: tuple[str | int, str | int]
+    test: tuple[str | int, str | int]
     embargo_days: float
 
     def build(self) -> Splits:
@@ -41,12 +41,17 @@ class SplitsConfig:
         return Splits(**blocks, embargo_days=float(self.embargo_days))
 
 
-def _block(part: str, dates: tuple[str, str]) -> Block:
+def _block(part: str, dates: tuple[str | int, str | int]) -> Block:
     """Return the first and last instant (ns) of the dates, the end widened to the end of its period."""
     try:
         start, end = (np.datetime64(str(date)) for date in dates)
-    except ValueError as error:
+        if np.isnat([start, end]).any():
+            raise ValueError("not a time")
+    except (ValueError, TypeError) as error:
         raise EarthSSLError(f"splits.{part}: expected two dates such as 1983-12, got {list(dates)} ({error})") from None
+    # datetime64[ns] wraps round in silence outside these years
+    if min(start, end) < np.datetime64("1678") or max(start, end) >= np.datetime64("2262"):
+        raise EarthSSLError(f"splits.{part}: expected dates within 1678…2261, got {list(dates)}; choose others")
     last = (end + 1).astype("datetime64[ns]") - np.timedelta64(1, "ns")
     first = start.astype("datetime64[ns]")
     if first > last:
@@ -64,6 +69,10 @@ class Splits:
     embargo_days: float
 
     def __post_init__(self) -> None:
+        if not self.embargo_days >= 0:
+            raise EarthSSLError(
+                f"splits.embargo_days: expected days from 0, got {self.embargo_days}; take input window + lead"
+            )
         for (earlier, a), (later, b) in _neighbours(self):
             gap_days = (b[0] - a[1]) / DAY
             if gap_days < self.embargo_days:

@@ -17,6 +17,10 @@ BYTES_PER_BAND = 256 * 2**20
 # A cell whose spread is under this share of its variable's is scaled by the share instead:
 # dividing by the tiny spread of sea ice or a dry desert would blow noise up to signal.
 FLOOR = 0.1
+# A cell seen in one season only (sea ice) does not determine all harmonics: unconstrained, they swing to 1e5 K
+# in the months that training never saw there. Such cells (least eigenvalue of the mean products of the basis
+# below ILL; 0.5 with the whole year) get a weak ridge on the harmonics, not on the mean.
+ILL, RIDGE = 0.1, 1e-4
 
 # Reads time steps [first, last): float array (steps, variables, rows, columns), NaN where missing.
 Reader = Callable[[int, int], np.ndarray]
@@ -222,6 +226,10 @@ def _solve(gram: np.ndarray, moment: np.ndarray) -> np.ndarray:
     m = np.moveaxis(moment, 1, -1)[..., None]
     enough = count > 2 * size
     g = np.where(enough[..., None, None], g, np.eye(size))
+    scaled = g / np.maximum(count, 1)[..., None, None]
+    ill = enough & (np.linalg.eigvalsh(scaled)[..., 0] < ILL)
+    harmonic = np.eye(size) * (np.arange(size) > 0)
+    g = g + (ill * count * RIDGE)[..., None, None] * harmonic
     solved = np.linalg.solve(g, np.where(enough[..., None, None], m, np.nan))[..., 0]
     return np.moveaxis(solved, -1, 1)
 

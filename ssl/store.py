@@ -7,9 +7,10 @@ hold whole time steps one after another, so a chunk file *is* the array of its s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from .errors import EarthSSLError
+from .errors import EarthSSLError, nearest
 from .files import digest, disk_full_is_clear, read_json, sha256, write_json
 from .grid import LatLonGrid
 from .splits import Splits
@@ -28,6 +29,8 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 TIME_UNITS = "seconds since 1970-01-01"
 DTYPES = ("float32", "float16")
+MEANING = ("format_version", "variables", "units", "grid", "splits", "dtype", "statistics")
+MAPS = 256  # chunks mapped at once: each holds a file open, and processes often may have 1024
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,11 @@ class Template:
         """Steps, variables, rows, columns."""
         return (len(self.times), len(self.variables), *self.grid.shape)
 
+    @property
+    def chunk_bytes(self) -> int:
+        """Size of every chunk's file; the last one is filled up."""
+        return self.chunk_steps * int(np.prod(self.shape[1:])) * np.dtype(self.dtype).itemsize
+
     def chunks(self) -> list[tuple[int, int]]:
         """Return the [first, last) steps of every chunk."""
         steps = len(self.times)
@@ -73,7 +81,14 @@ def create(path: Path, template: Template, statistics: Statistics) -> zarr.Group
             "scale": (statistics.scale, ("variable", "lat", "lon")),
         }
         for name, (values, dims) in plain.items():
-            group.create_array(name, data=values, chunks=values.shape, compressors=None, dimension_names=dims)
+            group.create_array(
+                name,
+                data=values,
+                chunks=values.shape,
+                compressors=None,
+                dimension_names=dims,
+                config={"write_empty_chunks": True},  # a climatology of zeros is a file too
+            )
         group["time"].attrs.update({"units": TIME_UNITS, "calendar": "proleptic_gregorian"})
         group.create_array(
             "fields",
@@ -86,6 +101,10 @@ def create(path: Path, template: Template, statistics: Statistics) -> zarr.Group
             config={"write_empty_chunks": True},
         )
         group["fields"].attrs.update({"variables": list(template.variables), "statistics": statistics.to_json()})
+        with warnings.catch_warnings():
+            # Zarr 3 warns that consolidated metadata are not in its specification; without them xarray warns.
+            warnings.simplefilter("ignore")
+            zarr.consolidate_metadata(path)
     return group
 
 
@@ -107,7 +126,9 @@ def close(path: Path, template: Template, record: dict[str, Any]) -> dict[str, A
     The fingerprint is a digest of every chunk and of all that gives the numbers their meaning; provenance
     (paths, dates, versions) stays outside it, so that the same data prepared elsewhere have the same one.
     """
-    expected = template.chunk_steps * int(np.prod(template.shape[1:])) * np.dtype(template.dtype).itemsize
+    expected = template.chunk_bytes
+    for leftover in path.rglob("*.partial"):  # of a chunk that a killed run was writing
+        leftover.unlink()
     chunks = []
     for number in range(len(template.chunks())):
         file = chunk_file(path, number)
@@ -122,6 +143,7 @@ def close(path: Path, template: Template, record: dict[str, Any]) -> dict[str, A
         "grid": template.grid.to_json(),
         "splits": template.splits.to_json(),
         "dtype": template.dtype,
+        "statistics": zarr.open_group(path, mode="r")["fields"].attrs["statistics"],
     }
     fingerprint = digest([meaning, chunks, parts])
     manifest = {
@@ -171,8 +193,14 @@ class Store:
                 f"{self.path}: expected store format {FORMAT_VERSION}, got "
                 f"{self.manifest.get('format_version')}; prepare it again with this version"
             )
-        group = zarr.open_group(self.path, mode="r")
-        fields = group["fields"]
+        absent = [name for name, file in _SMALL.items() if not (self.path / name / "c" / file).is_file()]
+        if absent:  # Zarr would read zeros
+            raise EarthSSLError(f"{self.path}: the values of {', '.join(absent)} are missing; prepare the store again")
+        try:
+            group = zarr.open_group(self.path, mode="r")
+            fields = group["fields"]
+        except (OSError, KeyError, ValueError) as error:
+            raise EarthSSLError(f"{self.path}: not readable as Zarr ({error}); prepare the store again") from None
         self.variables: tuple[str, ...] = tuple(self.manifest["variables"])
         self.grid = LatLonGrid.from_json(self.manifest["grid"])
         self.times = np.asarray(group["time"][:]).astype("datetime64[s]")
@@ -198,32 +226,49 @@ class Store:
         return (len(self.times), len(self.variables), *self.grid.shape)
 
     @cached_property
-    def _maps(self) -> list[np.ndarray]:
+    def _chunk(self) -> Callable[[int], np.ndarray]:
+        """Maps a chunk by its number, and keeps the maps last used."""
+        return lru_cache(maxsize=MAPS)(self._map)
+
+    def _map(self, number: int) -> np.ndarray:
         shape = (self._chunk_steps, *self.shape[1:])
-        number = -(-len(self.times) // self._chunk_steps)
-        dtype = np.dtype(self.manifest["dtype"])
+        file = chunk_file(self.path, number)
         try:
-            return [np.memmap(chunk_file(self.path, k), dtype, "r", shape=shape) for k in range(number)]
+            return np.memmap(file, np.dtype(self.manifest["dtype"]), "r", shape=shape)
         except (OSError, ValueError) as error:
-            raise EarthSSLError(f"{self.path}: a chunk is missing or cut short ({error}); prepare it again") from None
+            raise EarthSSLError(f"{file}: the chunk is missing or cut short ({error}); prepare it again") from None
 
     def read(self, steps: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Return normalised fields at the steps, float32 (steps, variables, rows, columns), NaN = missing."""
-        out = np.empty((len(steps), *self.shape[1:]), np.float32)
-        for i, step in enumerate(steps):
-            out[i] = self._maps[step // self._chunk_steps][step % self._chunk_steps]
+        """Return normalised fields at the steps, float32 (steps, variables, rows, columns), NaN = missing.
+
+        Raises:
+            IndexError: If a step is not one of the store's: chunks are padded, so it would read as missing.
+        """
+        chosen = np.asarray(steps, np.int64)
+        if len(chosen) and not (chosen.min() >= 0 and chosen.max() < len(self.times)):
+            raise IndexError(f"expected steps within 0…{len(self.times) - 1}, got {chosen.min()}…{chosen.max()}")
+        out = np.empty((len(chosen), *self.shape[1:]), np.float32)
+        for i, (number, position) in enumerate(zip(*np.divmod(chosen, self._chunk_steps), strict=True)):
+            out[i] = self._chunk(int(number))[position]
         return out
 
     def read_all(self) -> np.ndarray:
         """Return every step, as `read` does."""
-        steps = len(self.times)
-        return np.concatenate([chunk[: steps - k * self._chunk_steps] for k, chunk in enumerate(self._maps)]).astype(
-            np.float32
-        )
+        return self.read(np.arange(len(self.times)))
 
     def dataset(self, variables: Sequence[str] | None = None) -> xr.Dataset:
-        """Return the fields in their units as a canonical dataset; the inverse of `prepare` to float rounding."""
+        """Return the fields in their units as a canonical dataset; the inverse of `prepare` to float rounding.
+
+        Raises:
+            EarthSSLError: If the store does not hold a variable.
+        """
         names = list(variables or self.variables)
+        for name in names:
+            if name not in self.variables:
+                raise EarthSSLError(
+                    f"{self.path}: expected variables out of {', '.join(self.variables)}, got '{name}'."
+                    + nearest(name, self.variables)
+                )
         positions = [self.variables.index(name) for name in names]
         statistics = self.statistics.select(positions)
         values = np.concatenate(
@@ -239,15 +284,20 @@ class Store:
         return xr.Dataset(arrays, coords, attrs={"source": self.manifest["source"]})
 
     def verify(self) -> None:
-        """Read every chunk again and compare it with the manifest.
+        """Read every chunk, axis and statistic again and compare it with the manifest, and that with its fingerprint.
 
         Raises:
-            EarthSSLError: Naming each chunk that is missing or differs.
+            EarthSSLError: Naming each file that is missing or differs.
         """
-        bad = []
-        for number, expected in enumerate(self.manifest["chunks_sha256"]):
-            file = chunk_file(self.path, number)
-            if not file.is_file() or sha256(file) != expected:
-                bad.append(str(file.relative_to(self.path)))
+        m = self.manifest
+        expected = {chunk_file(self.path, number): value for number, value in enumerate(m["chunks_sha256"])}
+        expected |= {self.path / name / "c" / _SMALL[name]: value for name, value in m["small_sha256"].items()}
+        bad = [
+            str(file.relative_to(self.path))
+            for file, value in expected.items()
+            if not file.is_file() or sha256(file) != value
+        ]
+        if digest([{name: m.get(name) for name in MEANING}, m["chunks_sha256"], m["small_sha256"]]) != self.fingerprint:
+            bad.append(MANIFEST)
         if bad:
             raise EarthSSLError(f"{self.path}: {', '.join(bad)} differ from the manifest; prepare the store again")

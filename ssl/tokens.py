@@ -195,9 +195,9 @@ def _geometry(grid: LatLonGrid, length: int, patch: tuple[int, int, int], known:
 
 
 def _centres(axis: np.ndarray, patch: int, size: int) -> np.ndarray:
-    """Return the centre of each patch along an axis, degrees, padding continued at the last spacing."""
-    extra = axis[-1] + (axis[-1] - axis[-2]) * np.arange(1, size - len(axis) + 1)
-    return np.concatenate([axis, extra]).reshape(-1, patch).mean(1)
+    """Return the centre of each patch along an axis, degrees, from its true cells: padding lies nowhere."""
+    extra = np.full(size - len(axis), np.nan)
+    return np.nanmean(np.concatenate([axis, extra]).reshape(-1, patch), 1)
 
 
 def _place_features(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:

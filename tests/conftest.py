@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+# Before any numeric library is imported: one thread, so that sums are the same everywhere.
+for _library in ("OMP", "OPENBLAS", "MKL"):
+    os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -16,3 +24,119 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("real sample data (../shared/data) are not at hand")
     return folder
+
+
+# ---- A tiny store, made once a session; its own test is tests/ssl/test_small.py ----------------------------
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """One thread wherever torch is in use: the same sums in the same order, and no fight for cores."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def small_data() -> Any:
+    """30 years of months on a 7×12 globe (xarray, canonical): sst with land, u10 and v10, unequal variances.
+
+    Every field is its seasonal cycle, plus noise, plus a wave that travels west and one fixed pattern in red
+    noise (shared by sst and u10): something to rebuild from neighbours, partners and the past.
+    """
+    import numpy as np
+    import xarray as xr
+
+    rng = np.random.default_rng(7)
+    times = np.arange("1981-01", "2011-01", dtype="datetime64[M]").astype("datetime64[ns]")
+    lat, lon = np.linspace(90, -90, 7), np.arange(0.0, 360, 30)
+    month = np.arange(len(times))[:, None, None]
+    y, x = np.deg2rad(lat)[:, None], np.deg2rad(lon)[None, :]
+    season = np.cos(2 * np.pi * month / 12) * np.sin(y)
+    red = np.zeros(len(times))
+    for k in range(1, len(times)):
+        red[k] = 0.9 * red[k - 1] + 0.44 * rng.normal()
+    pattern = red[:, None, None] * np.cos(y) * np.cos(x)
+    wave = np.cos(x * 2 + 2 * np.pi * month / 9 + 0 * y)
+    noise = 0.3 * rng.normal(size=(3, *wave.shape))
+    sst = 290 + 5 * season + pattern + wave + noise[0]
+    sst[:, 1:5, 2:5] = np.nan  # land
+    fields = {
+        "sst": (sst, "K"),
+        "u10": (4 * (season + pattern + wave + noise[1]), "m s-1"),
+        "v10": (0.2 * (season + np.roll(wave, 1, 2) + noise[2]), "m s-1"),
+    }
+    dims = ("time", "lat", "lon")
+    arrays = {name: (dims, values.astype(np.float32), {"units": units}) for name, (values, units) in fields.items()}
+    return xr.Dataset(arrays, {"time": times, "lat": lat, "lon": lon}, {"title": "small", "licence": "none"})
+
+
+@pytest.fixture(scope="session")
+def small_store(small_data: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the training store made of `small_data`: train 1981–2000, val 2002–2005, test 2007–2010."""
+    from earthssl.ssl.prepare import PrepareConfig, prepare
+    from earthssl.ssl.splits import SplitsConfig
+
+    folder = tmp_path_factory.mktemp("small")
+    small_data.to_netcdf(folder / "small.nc")
+    splits = SplitsConfig(("1981", "2000"), ("2002", "2005"), ("2007", "2010"), 365)
+    options = {"path": str(folder / "small.nc"), "variables": ["sst", "u10", "v10"]}
+    return prepare(PrepareConfig("files", str(folder / "store"), splits, options, chunk_mb=0.05))
+
+
+@pytest.fixture(scope="session")
+def small_windows(small_store: Path) -> Callable[..., Any]:
+    """Maker of windows of the small store: `small_windows("train", length=3, seed=0)`."""
+    from earthssl.ssl.data import Windows
+    from earthssl.ssl.store import Store
+
+    def make(part: str = "train", length: int = 3, seed: int = 0) -> Any:
+        return Windows(Store(small_store), part, length, seed)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small_config(small_store: Path) -> Callable[..., Any]:
+    """Maker of a `PretrainConfig` on the small store: `small_config(out, objectives, resume, **training)`."""
+    from earthssl.ssl.encoder import EncoderConfig
+    from earthssl.ssl.engine import TrainingConfig
+    from earthssl.ssl.pretrain import PretrainConfig
+
+    usual = {"steps": 12, "batch_size": 8, "warmup_steps": 2, "val_every": 6, "save_every": 3, "log_every": 2}
+
+    def make(
+        out: Path,
+        objectives: dict[str, Any] | None = None,
+        *,
+        resume: bool = False,
+        store: Path | None = None,
+        drop_path: float = 0.0,
+        **training: Any,
+    ) -> Any:
+        settings = TrainingConfig(**{**usual, "accelerator": "cpu", **training})
+        tasks = objectives if objectives is not None else {"masking": {}}
+        encoder = EncoderConfig("nano", 3, (1, 2, 3), drop_path)
+        return PretrainConfig(
+            str(store or small_store), str(out), tasks, encoder, settings, licence="none", resume=resume
+        )
+
+    return make  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def small_pretrain(small_config: Callable[..., Any]) -> Callable[..., Path]:
+    """Pretrainer on the small store: takes what `small_config` takes, returns the checkpoint folder."""
+    from earthssl.pretext import TASKS
+    from earthssl.ssl.pretrain import pretrain
+
+    def run(out: Path, objectives: dict[str, Any] | None = None, label: Any = None, **more: Any) -> Path:
+        return pretrain(small_config(out, objectives, **more), TASKS, label)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def small_run(small_pretrain: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a finished run on the small store (masking, 12 steps), to be looked at, never changed."""
+    return small_pretrain(tmp_path_factory.mktemp("run") / "run").parent

@@ -1,0 +1,34 @@
+# One command each; every target makes .venv if it is not there.
+PYTHON ?= python3
+BIN := .venv/bin
+# pip before 24.1: later ones refuse the metadata of lightning-bolts 0.6.0.post1.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: quickstart test check bench clean
+
+quickstart: .venv/ready
+	$(BIN)/earthssl quickstart
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+check: .venv/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	rm -rf build
+	$(INSTALL) --no-deps --no-build-isolation --upgrade --target build/installed .
+	cd build && MYPYPATH=installed ../$(BIN)/python -m mypy --config-file ../pyproject.toml -p earthssl
+
+bench: .venv/ready
+	$(BIN)/python -m pytest -m slow
+	$(BIN)/python benchmarks/step.py
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(INSTALL) "pip<24.1" "setuptools>=68" wheel
+	@echo "installing torch and the rest: about 6 GB on disk, some minutes"
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	touch .venv/ready
+
+clean:
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,169 @@
+"""The command line: read a config, call the API, say where the results lie; no numerics here.
+
+torch and Lightning are imported only by the verb that needs them, so that --help answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from .ssl.errors import EarthSSLError
+
+VERBS = {
+    "quickstart": "synthetic planet → prepare → pretrain → probe → report, in minutes, no network, no GPU",
+    "run": "the same four steps for any config file, into one folder; goes on where it was interrupted",
+    "prepare": "any gridded source → training store (--info STORE describes one)",
+    "pretrain": "training store → checkpoint (--resume goes on with an interrupted run)",
+    "probe": "checkpoints → the table beside every baseline they must beat",
+    "report": "store, runs and probe → one self-contained HTML file",
+    "verify": "check a checkpoint: hashes, weights, and that it does what it did at home",
+    "embed": "checkpoint and data → features as NetCDF",
+}
+EPILOG = """\
+Every verb reads its section of --config FILE (see configs/) and takes overrides, values in YAML:
+  earthssl pretrain --config configs/kaplan.yaml --out runs/mine --training.steps 200
+`earthssl VERB --help` lists the settings. Mistakes end in one line and status 2."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb and return the exit status: 0 done, 2 a mistake of the user's, said in one line."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        prog="earthssl",
+        description="Pretrain transformers on unlabelled reanalysis, and prove what the frozen encoder is worth.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for name, what in VERBS.items():
+        _add_options(verbs.add_parser(name, help=what, description=what, add_help=False, allow_abbrev=False), name)
+    options, rest = parser.parse_known_args(words)
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    command = "earthssl " + shlex.join(words)
+    try:
+        if options.help:
+            _help(verbs.choices[options.verb], options.verb)
+            return 0
+        _run(options, rest, command)
+    except EarthSSLError as error:
+        print(f"earthssl {options.verb}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"earthssl {options.verb}: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
+
+
+def _add_options(parser: argparse.ArgumentParser, verb: str) -> None:
+    parser.add_argument("-h", "--help", action="store_true", help="show this and every setting")
+    if verb in ("prepare", "pretrain", "probe", "report", "run"):
+        parser.add_argument("--config", metavar="FILE", help="YAML of the run")
+    if verb == "prepare":
+        parser.add_argument("--info", metavar="STORE", help="describe a store and stop")
+    if verb == "quickstart":
+        parser.add_argument("--source", choices=["planet", "ersst"], default="planet", help="what to train on")
+    if verb in ("quickstart", "run"):
+        parser.add_argument("--out", metavar="FOLDER", help="where everything goes (default runs/NAME)")
+    if verb in ("verify", "embed"):
+        parser.add_argument("checkpoint", nargs="?", help="a checkpoint folder, or the folder of its run")
+    if verb == "embed":
+        parser.add_argument("data", nargs="?", help="NetCDF, GRIB or Zarr on the checkpoint's grid")
+        parser.add_argument("--out", metavar="FILE", default="features.nc", help="NetCDF to write")
+        parser.add_argument("--pooling", default="mean", help="mean, last or tokens")
+        parser.add_argument("--layer", type=int, default=-1, help="block whose output is taken")
+
+
+def _help(parser: argparse.ArgumentParser, verb: str) -> None:
+    parser.print_help()
+    if verb in ("prepare", "pretrain", "probe", "report"):
+        from .ssl.config import describe
+        from .workflow import VERBS as CONFIGS
+
+        print(f"\nsettings of '{verb}:' in a config file, or overrides such as --name value:\n")
+        print(describe(CONFIGS[verb]))
+
+
+def _run(options: argparse.Namespace, rest: list[str], command: str) -> None:
+    verb = options.verb
+    if verb == "prepare" and options.info:
+        from .ssl.prepare import describe
+
+        print(describe(options.info))
+    elif verb in ("quickstart", "run"):
+        _run_all(options, rest, command)
+    elif verb in ("verify", "embed"):
+        if rest:
+            raise EarthSSLError(f"unknown option '{rest[0]}'; see `earthssl {verb} --help`")
+        _use(options)
+    else:
+        from .ssl.config import override, section
+        from .workflow import run_verb
+
+        settings: dict[str, Any] = section(options.config, verb) if options.config else {}
+        settings.pop("seeds", None)
+        path = run_verb(verb, override(settings, rest), command)
+        if verb == "probe":
+            _show_table(path)
+        print(path)
+
+
+def _run_all(options: argparse.Namespace, rest: list[str], command: str) -> None:
+    from .workflow import run_all
+
+    if options.verb == "quickstart":
+        name = "quickstart" if options.source == "planet" else "quickstart-ersst"
+        config = resources.files("earthssl.configs") / f"{name}.yaml"
+    elif options.config:
+        config, name = Path(options.config), Path(options.config).stem
+    else:
+        raise EarthSSLError("run: expected --config FILE, got none; the folder configs/ has some")
+    with resources.as_file(config) as file:  # type: ignore[arg-type]
+        report = run_all(file, options.out or f"runs/{name}", rest, say=print, command=command)
+    _show_table(report.parent / "probe")
+    print(f"\nreport: {report.resolve()}")
+
+
+def _show_table(folder: Path) -> None:
+    from .downstream.probe import table
+
+    print("\n" + table(folder) + "\n")
+
+
+def _use(options: argparse.Namespace) -> None:
+    if not options.checkpoint:
+        raise EarthSSLError("expected a checkpoint folder, got none")
+    from .ssl import checkpoint
+
+    folder = Path(options.checkpoint)
+    folder = folder / "checkpoint" if (folder / "checkpoint").is_dir() else folder
+    if options.verb == "verify":
+        result = checkpoint.verify(folder)
+        print(
+            f"{folder}: whole; golden output differs by {result['golden_difference']:.1e} (at most "
+            f"{result['tolerance']:.0e})"
+        )
+        return
+    if not options.data:
+        raise EarthSSLError("embed: expected data to embed, got none; earthssl embed CHECKPOINT DATA")
+    from .ssl.sources import open_source
+
+    out = Path(options.out)
+    if out.exists():
+        raise EarthSSLError(f"{out} exists already; choose another --out, or remove it")
+    encoder = checkpoint.load_encoder(folder)
+    features = encoder.embed(open_source("files", path=options.data), pooling=options.pooling, layer=options.layer)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    features.to_netcdf(temporary)
+    os.replace(temporary, out)
+    print(out)

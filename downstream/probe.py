@@ -1,0 +1,349 @@
+"""probe: the frozen encoder beside everything it must beat, on ENSO."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+
+from ..ssl.checkpoint import differences, read
+from ..ssl.encoder import Encoder
+from ..ssl.errors import EarthSSLError, nearest
+from ..ssl.files import read_json, refuse_filled, sha256, write_json, write_text
+from ..ssl.pretrain import versions
+from ..ssl.randomness import key
+from ..ssl.sources.planet import Planet, PlanetConfig
+from ..ssl.store import Store
+from .baselines import baseline_rows, pca
+from .bootstrap import paired_bootstrap
+from .enso import EnsoTask
+from .features import POOLINGS, cache_name, cached, candidates
+from .ridge import HeadOptions, select_and_refit
+from .scratch import ScratchConfig, scratch_rows
+from .skill import Row, aligned, score
+
+TASKS = ("enso",)
+KNOWN = "best reachable (true state known)"
+CONVENTION = (
+    "Target: 3-month mean Niño 3.4 anomaly (5S–5N, 190–240E, area mean), centred `lead` months after the last "
+    "input month. Anomalies from the calendar-month means of train start … validation end. Skill: mean over the "
+    "12 target months of Pearson's r over the test years. Heads are ridge regressions on frozen features, "
+    "settings chosen on the validation block, refitted on train + validation, read once on test. Intervals: "
+    "paired bootstrap over blocks of test years; a row of several seeds scores the mean of its seeds' skills."
+)
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """What to probe and how.
+
+    Attributes:
+        store: Folder of the training store.
+        out: Folder of the results; must be new or empty.
+        checkpoints: Checkpoint folders (or run folders) of one recipe at several seeds.
+        task: enso.
+        leads: Months from the last input month to the central target month.
+        poolings: Of the features, see downstream/features.py.
+        components: Numbers of principal components to try where a pooling needs one.
+        layers: Blocks to read, counted from 0, negative from the end; null for the last third, at least two.
+        untrained_seeds: Number of randomly initialised twins.
+        scratch: The same network trained on the labels.
+        head: What the ridge head may choose between; the same for every row.
+        pca_window: Input months of the PCA rows.
+        draws: Bootstrap draws.
+        block_years: Years in a bootstrap block.
+        cache: Folder of cached features; null puts it beside the results.
+    """
+
+    store: str
+    out: str
+    checkpoints: list[str]
+    task: str = "enso"
+    leads: list[int] = field(default_factory=lambda: list(range(1, 19)))
+    poolings: list[str] = field(default_factory=lambda: list(POOLINGS))
+    components: list[int] = field(default_factory=lambda: [10, 20])
+    layers: list[int] | None = None
+    untrained_seeds: int = 3
+    scratch: ScratchConfig = field(default_factory=ScratchConfig)
+    head: HeadOptions = field(default_factory=HeadOptions)
+    pca_window: int = 3
+    draws: int = 2000
+    block_years: int = 2
+    cache: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise EarthSSLError(
+                f"probe.task: expected {', '.join(TASKS)}, got '{self.task}'." + nearest(self.task, TASKS)
+            )
+        if not self.checkpoints:
+            raise EarthSSLError("probe.checkpoints: expected at least one checkpoint folder, got none")
+        if self.draws < 1000:
+            raise EarthSSLError(f"probe.draws: expected at least 1000 bootstrap draws, got {self.draws}")
+
+
+def probe(config: ProbeConfig, command: str = "") -> Path:
+    """Run the probe and return the folder of its tables.
+
+    Raises:
+        EarthSSLError: If store, checkpoints and task do not fit together, or `out` is not empty.
+    """
+    begun = time.perf_counter()
+    out = Path(config.out)
+    refuse_filled(out, "the probe's results")
+    store = Store(config.store)
+    folders = [_checkpoint(Path(path)) for path in config.checkpoints]
+    loaded = [read(folder) for folder in folders]
+    for folder, (_, record) in zip(folders, loaded, strict=True):
+        _check(folder, record, store)
+    shape = loaded[0][1].encoder
+    task = EnsoTask.from_dataset(
+        store.dataset(_sst(store)), store.splits, config.leads, max(shape.window, config.pca_window)
+    )
+    layers = _layers(config.layers, loaded[0][0].depth)
+    rows = _baselines(config, store, task)
+    encoders = [(f"pretrained seed {r.seed}", "pretrained", r.seed, e, sha256(f / "encoder.safetensors"))
+                for f, (e, r) in zip(folders, loaded, strict=True)]  # fmt: skip
+    for seed in range(config.untrained_seeds):
+        torch.manual_seed(key(seed, "untrained") & (2**63 - 1))
+        twin = shape.build(store.variables)
+        encoders.append((f"untrained seed {seed}", "untrained", seed, twin, f"untrained {seed} {shape}"))
+    for label, kind, seed, encoder, identity in encoders:
+        rows += _encoder_rows(config, store, task, encoder, layers, label, kind, seed, identity)
+    rows += scratch_rows(config.scratch, shape, store, task) if config.scratch.seeds else []
+    rows += _known_best(store, task)
+    checkpoints = [
+        {"path": str(f), "fingerprint": r.fingerprint, "seed": r.seed, "steps": r.steps,
+         "weights_sha256": sha256(f / "encoder.safetensors")}
+        for f, (_, r) in zip(folders, loaded, strict=True)
+    ]  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
+    _write(out, config, store, task, rows, checkpoints, time.perf_counter() - begun, command)
+    return out
+
+
+def _checkpoint(path: Path) -> Path:
+    """Return the checkpoint folder at a path or inside a run's folder."""
+    return path / "checkpoint" if (path / "checkpoint").is_dir() else path
+
+
+def _check(folder: Path, record: Any, store: Store) -> None:
+    said = differences(record, store.variables, store.grid, record.step_days)
+    for part in ("test",):
+        first, last = getattr(store.splits, part)
+        for name in ("train", "val"):
+            a, b = getattr(record.splits, name)
+            if a <= last and first <= b:
+                said.append(f"splits: the encoder's {name} block ({a:.10}…{b:.10}) reaches into the store's test block")
+    if said:
+        raise EarthSSLError(f"{folder} does not fit the store {store.path}: {'; '.join(map(str, said))}")
+
+
+def _sst(store: Store) -> list[str]:
+    names = [name for name in ("ssta", "sst") if name in store.variables]
+    if not names:
+        raise EarthSSLError(
+            f"task enso: expected the variable sst or ssta, {store.path} holds {', '.join(store.variables)}"
+        )
+    return names[:1]
+
+
+def _layers(asked: Sequence[int] | None, depth: int) -> list[int]:
+    if asked is None:
+        return list(range(min(depth - 2, 2 * depth // 3) if depth > 1 else 0, depth))
+    bad = [layer for layer in asked if not -depth <= layer < depth]
+    if bad:
+        raise EarthSSLError(f"probe.layers: expected {-depth} to {depth - 1}, got {bad[0]}")
+    return sorted({layer % depth for layer in asked})
+
+
+def _baselines(config: ProbeConfig, store: Store, task: EnsoTask) -> list[Row]:
+    rows = baseline_rows(task, options=config.head, window=config.pca_window)
+    others = [name for name in store.variables if name not in ("ssta", "sst")]
+    if others:
+        data = store.dataset(others)
+        extra = {name: data[name].values for name in others}
+        row = pca(task, window=config.pca_window, options=config.head, extra=extra)
+        rows.append(Row("PCA, all variables", row.seed, row.forecast, row.settings))
+    return rows
+
+
+def _encoder_rows(
+    config: ProbeConfig, store: Store, task: EnsoTask, encoder: Encoder, layers: list[int],
+    label: str, kind: str, seed: int, identity: str,
+) -> list[Row]:  # fmt: skip
+    """Return a row for each pooling (layer chosen on validation), and one that chooses among all."""
+    cache = Path(config.cache) if config.cache else Path(config.out).with_name(Path(config.out).name + "-features")
+    raw = cached(cache / cache_name(identity, store, layers), encoder, store, layers, f"features, {label}")
+    training = store.splits.inside(store.times.astype("datetime64[ns]"), "train")
+    sets = {
+        pooling: candidates(raw, len(store.times), training, layers, [pooling], config.components)
+        for pooling in config.poolings
+    }
+    rows = [
+        select_and_refit(task, found, name=f"{kind} [{pooling}]", seed=seed, options=config.head)
+        for pooling, found in sets.items()
+    ]
+    if len(rows) > 1:
+        # All poolings compete on validation: the one whose chosen head did best there is taken.
+        best = max(rows, key=lambda row: float(row.settings["validation_score"]))
+        rows.append(Row(f"{kind} [chosen]", seed, best.forecast, {**best.settings, "pooling": best.name}))
+    return rows
+
+
+def _known_best(store: Store, task: EnsoTask) -> list[Row]:
+    """Return the best reachable forecast, where the data are the synthetic planet's."""
+    options = store.manifest["attributes"].get("planet")
+    if not options:
+        return []
+    known = json.loads(options)
+    planet = Planet(PlanetConfig(**{**known, "shape": tuple(known["shape"])}))
+    wanted = task.inits("test")
+    forecast = np.full(task.target.shape, np.nan)
+    forecast[:, wanted] = planet.nino34_forecast(task.time[wanted].astype("datetime64[ns]"), list(task.leads))
+    # The planet's forecast is relative to its true climatology; anomalies here to the fit period's. The
+    # offset is a constant of the calendar month, known from the fit period alone.
+    fitted = task.inits("fit")
+    own = np.full(task.target.shape, np.nan)
+    own[:, fitted] = planet.nino34_forecast(task.time[fitted].astype("datetime64[ns]"), list(task.leads))
+    for month in range(12):
+        rows = fitted & (task.month == month)
+        offset = np.nanmean(own[:, rows] - task.target[:, rows], axis=1, keepdims=True)
+        forecast[:, task.month == month] -= offset
+    return [task.row(KNOWN, forecast, {"members": 200, "what": "ensemble mean from the hidden true state"})]
+
+
+def _write(
+    out: Path, config: ProbeConfig, store: Store, task: EnsoTask, rows: list[Row],
+    checkpoints: list[dict[str, Any]], seconds: float, command: str,
+) -> None:  # fmt: skip
+    observed = task.observed()
+    names = list(dict.fromkeys(row.name for row in rows))
+    references = [n for n in names if n not in ("climatology", KNOWN) and not n.startswith("pretrained")]
+    boot = paired_bootstrap(rows, observed, references, draws=config.draws, block=config.block_years)
+    scores = _scores(rows, names, observed, boot)
+    write_text(out / "scores.csv", scores.to_csv(index=False))
+    write_text(out / "seasons.csv", _seasons(rows, names, observed).to_csv(index=False))
+    write_text(out / "differences.csv", _differences(boot, names, references).to_csv(index=False))
+    forecasts = xr.concat(
+        [aligned(row, observed) for row in rows], pd.Index([f"{r.name}|{r.seed}" for r in rows], name="row")
+    )
+    xr.Dataset({"forecast": forecasts, "observed": observed}).to_netcdf(out / "forecasts.nc")
+    write_json(
+        out / "probe.json",
+        {
+            "task": config.task,
+            "convention": CONVENTION,
+            "rows": [
+                {"name": r.name, "seed": r.seed, "kind": _kind(r.name), "settings": _plain(r.settings)} for r in rows
+            ],
+            "split": store.splits.to_json(),
+            "split_proof": store.manifest["split_proof"],
+            "store_fingerprint": store.fingerprint,
+            "source": store.manifest["source"],
+            "synthetic": "planet" in store.manifest["attributes"],
+            "test_years": str(boot.attrs["years"]),
+            "window": task.window,
+            "draws": config.draws,
+            "block_years": config.block_years,
+            "level": boot.attrs["level"],
+            "checkpoints": checkpoints,
+            "seconds": seconds,
+            "versions": versions(),
+            "config": _plain(asdict(config)),
+            "command": command,
+        },
+    )
+
+
+def _kind(name: str) -> str:
+    if name == KNOWN:
+        return "known"
+    return "encoder" if name.startswith(("pretrained", "untrained", "same network")) else "baseline"
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON knows it."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _scores(rows: list[Row], names: list[str], observed: xr.DataArray, boot: xr.Dataset) -> pd.DataFrame:
+    """Return skill, RMSE and ratio of standard deviations, long; seeds apart, then their mean with its interval."""
+    lines: list[tuple[Any, ...]] = []
+    for name in names:
+        seeds = [(row.seed, score(row, observed)) for row in rows if row.name == name]
+        for metric in ("skill", "rmse", "std_ratio"):
+            values = np.stack([scored[metric].values for _, scored in seeds])
+            if len(seeds) > 1:
+                for (seed, _), own in zip(seeds, values, strict=True):
+                    lines += [(name, seed, lead, metric, v, None, None) for lead, v in _by_lead(observed, own)]
+            mean = values.mean(0)
+            interval = boot["score_interval"].sel(row=name) if metric == "skill" else None
+            for k, (lead, v) in enumerate(_by_lead(observed, mean)):
+                low = float(interval.sel(bound="low")[k]) if interval is not None else None
+                high = float(interval.sel(bound="high")[k]) if interval is not None else None
+                lines.append((name, None, lead, metric, v, low, high))
+    frame = pd.DataFrame(lines, columns=["row", "seed", "lead", "metric", "value", "low", "high"])
+    return frame.astype({"seed": "Int64"})
+
+
+def _by_lead(observed: xr.DataArray, values: np.ndarray) -> list[tuple[int, float]]:
+    return [(int(lead), float(v)) for lead, v in zip(observed["lead"].values, values, strict=True)]
+
+
+def _seasons(rows: list[Row], names: list[str], observed: xr.DataArray) -> pd.DataFrame:
+    lines = []
+    for name in names:
+        maps = np.stack([score(row, observed)["season_skill"].values for row in rows if row.name == name]).mean(0)
+        for lead, months in zip(observed["lead"].values, maps, strict=True):
+            lines += [(name, int(lead), month + 1, float(r)) for month, r in enumerate(months)]
+    return pd.DataFrame(lines, columns=["row", "lead", "target_month", "r"])
+
+
+def _differences(boot: xr.Dataset, names: list[str], references: list[str]) -> pd.DataFrame:
+    lines: list[tuple[Any, ...]] = []
+    for name in names:
+        for reference in references:
+            if name == reference:
+                continue
+            d = boot.sel(row=name, reference=reference)
+            mean = d["mean_difference_interval"].values
+            verdict = str(d["mean_verdict"].values) or "undecided"
+            lines.append((name, reference, "mean", float(d["mean_difference"]), *map(float, mean), verdict))
+            for k, lead in enumerate(boot["lead"].values):
+                low, high = (float(d["difference_interval"].sel(bound=b)[k]) for b in ("low", "high"))
+                verdict = str(d["verdict"].values[k]) or "undecided"
+                lines.append((name, reference, int(lead), float(d["difference"][k]), low, high, verdict))
+    return pd.DataFrame(lines, columns=["row", "reference", "lead", "value", "low", "high", "verdict"])
+
+
+def table(folder: Path, leads: Sequence[int] = (1, 3, 6, 9, 12, 15, 18)) -> str:
+    """Return the skill table of a probe's folder as text: a line a row, a column a lead."""
+    scores = pd.read_csv(folder / "scores.csv")
+    record = read_json(folder / "probe.json", "a probe's record")
+    skill = scores[(scores.metric == "skill") & scores.seed.isna()]
+    shown = [lead for lead in leads if lead in set(skill.lead)]
+    width = max(len(name) for name in skill.row.unique())
+    what = "synthetic planet, " if record["synthetic"] else ""
+    lines = [
+        f"all-season skill (mean r), {what}test {record['test_years']}, [95 % interval at lead {shown[len(shown) // 2]}]"
+    ]
+    lines.append(f"{'lead (months)':<{width}}  " + "".join(f"{lead:>7}" for lead in shown))
+    for name in skill.row.unique():
+        mine = skill[skill.row == name].set_index("lead")
+        middle = mine.loc[shown[len(shown) // 2]]
+        cells = "".join(f"{mine.loc[lead].value:>7.2f}" for lead in shown)
+        lines.append(f"{name:<{width}}  {cells}   [{middle.low:.2f}, {middle.high:.2f}]")
+    return "\n".join(lines)

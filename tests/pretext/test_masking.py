@@ -1,0 +1,192 @@
+"""Masking: the loss counts hidden, valid cells by area and variable; the task is learnable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from earthssl.pretext.masking import Masking, MaskingConfig, _score, hidden_cells
+from earthssl.pretext.masks import KINDS, MaskConfig, draw
+from earthssl.ssl.batch import Batch, from_fields
+from earthssl.ssl.encoder import EncoderConfig
+from earthssl.ssl.errors import EarthSSLError
+from earthssl.ssl.grid import LatLonGrid
+from earthssl.ssl.objective import Context
+from earthssl.ssl.randomness import fold
+from earthssl.ssl.tokens import patchify
+
+PATCH = (1, 2, 3)
+NAMES = ("sst", "u10", "v10")
+
+
+@pytest.fixture
+def batch(small_windows: Callable[..., Any]) -> Batch:
+    """Four windows of the small store, some more cells missing at some times."""
+    made = small_windows("train").batch([0, 50, 100, 150])
+    valid = made.valid.clone()
+    valid[1, 2, 1, 2:5] = False
+    return replace(made, valid=valid, values=made.values * valid)
+
+
+def objective(grid: LatLonGrid, masks: list[MaskConfig], names: tuple[str, ...] = NAMES) -> tuple[Any, Masking]:
+    """Return a new encoder and a new masking objective, always the same."""
+    torch.manual_seed(0)
+    encoder = EncoderConfig("nano", 3, PATCH).build(names)
+    return encoder, MaskingConfig(masks=masks, decoder_width=32).build(Context(encoder, names, grid))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_loss_by_brute_force(kind: str, batch: Batch) -> None:
+    """Loops over samples, tokens, variables and cells give the same loss and skill."""
+    patches = patchify(batch, PATCH)
+    mask = draw(MaskConfig(kind, ratio=0.5), patches, batch.keys)
+    rebuilt = torch.randn(4, patches.count, 3, 6, generator=torch.Generator().manual_seed(3))
+    error, power, total = np.zeros(3), np.zeros(3), np.zeros(3)
+    for b in range(4):
+        for place, token in enumerate(mask.order[b].tolist()):
+            for v in range(3):
+                if place < mask.visible and not mask.hidden_variables[b, v]:
+                    continue
+                for c in range(6):
+                    if patches.valid[b, token, v, c]:
+                        area = float(patches.area[token, c])
+                        truth = float(patches.values[b, token, v, c])
+                        error[v] += area * (float(rebuilt[b, place, v, c]) - truth) ** 2
+                        power[v] += area * truth**2
+                        total[v] += area
+    outcome = _score(rebuilt, patches, mask)
+    assert float(outcome.loss) == pytest.approx((error / total).mean(), rel=1e-5)
+    for v, name in enumerate(NAMES):
+        assert float(outcome.terms[f"skill_{name}"]) == pytest.approx(1 - error[v] / power[v], rel=1e-4)
+
+
+def test_the_climatology_has_no_skill(batch: Batch) -> None:
+    """Zero anomaly everywhere scores 0, the truth scores 1 with no loss, by variable and in all."""
+    patches = patchify(batch, PATCH)
+    mask = draw(MaskConfig(), patches, batch.keys)
+    nothing = _score(torch.zeros(4, patches.count, 3, 6), patches, mask)
+    assert all(float(term) == pytest.approx(0, abs=1e-6) for term in nothing.terms.values())
+    truth = patches.values[torch.arange(4)[:, None], mask.order]
+    perfect = _score(truth, patches, mask)
+    assert float(perfect.loss) == 0
+    assert all(float(term) == 1 for term in perfect.terms.values())
+
+
+def test_values_where_nothing_was_observed_do_not_matter(batch: Batch) -> None:
+    """Poison in missing cells, on land and in the padding changes neither loss nor skill."""
+    patches = patchify(batch, PATCH)
+    mask = draw(MaskConfig(), patches, batch.keys)
+    rebuilt = torch.randn(4, patches.count, 3, 6)
+    poisoned = replace(patches, values=torch.where(patches.valid, patches.values, torch.tensor(1e4)))
+    assert not patches.valid.all()
+    clean, dirty = _score(rebuilt, patches, mask), _score(rebuilt, poisoned, mask)
+    assert torch.equal(clean.loss, dirty.loss)
+    assert all(torch.equal(clean.terms[name], dirty.terms[name]) for name in clean.terms)
+    valid = patches.valid[torch.arange(4)[:, None], mask.order]
+    other = torch.where(valid, rebuilt, torch.tensor(1e4))
+    assert torch.equal(_score(other, patches, mask).loss, clean.loss)
+
+
+def test_missing_marked_by_any_value_is_the_same_batch(batch: Batch) -> None:
+    """From NaN to loss: what stands in a missing cell never reaches the network."""
+    fields = torch.where(batch.valid, batch.values, torch.tensor(float("nan")))
+    infinite = torch.where(batch.valid, batch.values, torch.tensor(float("inf")))
+    encoder, masking = objective(batch.grid, [MaskConfig()])
+    losses = [
+        masking(encoder, from_fields(x, batch.times, batch.keys, batch.known, NAMES, batch.grid)).loss
+        for x in (fields, infinite)
+    ]
+    assert torch.equal(losses[0], losses[1])
+    assert torch.equal(losses[0], masking(encoder, batch).loss)
+
+
+def test_the_encoder_never_sees_what_is_hidden(batch: Batch) -> None:
+    """Other values in hidden tokens and hidden variables leave what is rebuilt as it was."""
+    encoder, masking = objective(batch.grid, [MaskConfig()])
+    for kind in KINDS:
+        patches = patchify(batch, PATCH)
+        mask = draw(MaskConfig(kind, ratio=0.5), patches, batch.keys)
+        back = mask.order.argsort(1)
+        hidden = hidden_cells(patches, mask)[torch.arange(4)[:, None], back]
+        other = replace(patches, values=torch.where(hidden & patches.valid, patches.values + 5, patches.values))
+        before, after = masking.rebuild(encoder, patches, mask), masking.rebuild(encoder, other, mask)
+        assert torch.equal(before, after)
+        assert not torch.equal(patches.values, other.values)
+
+
+def test_a_variable_never_observed_costs_and_gains_nothing(batch: Batch) -> None:
+    """Its skill is 0 and the loss is the mean over the others; nothing observed at all gives loss 0."""
+    keep = torch.tensor([True, True, False])[:, None, None]
+    without = replace(batch, values=batch.values * keep, valid=batch.valid & keep)
+    encoder, masking = objective(batch.grid, [MaskConfig()])
+    outcome = masking(encoder, without)
+    assert float(outcome.terms["skill_v10"]) == 0
+    two = [float(outcome.terms[f"skill_{name}"]) for name in NAMES[:2]]
+    assert float(outcome.terms["skill"]) == pytest.approx(sum(two) / 2, rel=1e-5)
+    empty = replace(batch, values=0 * batch.values, valid=batch.valid & False)
+    loss = masking(encoder, empty).loss
+    assert float(loss.detach()) == 0
+    loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in encoder.parameters())
+
+
+def test_the_kinds_take_their_shares(batch: Batch) -> None:
+    """Over many batches, each kind is drawn by its weight; the kind depends on the batch's number only."""
+    _, masking = objective(batch.grid, [MaskConfig("random", weight=3.0), MaskConfig("last"), MaskConfig("tube", 0.0)])
+    kinds = [masking._kind(number).kind for number in range(1000)]
+    assert kinds.count("random") == pytest.approx(750, abs=50)
+    assert kinds.count("tube") == 0
+    assert kinds == [masking._kind(number).kind for number in range(1000)]
+
+
+def test_a_rank_one_field_is_learnt() -> None:
+    """One pattern times a number: hidden places follow from visible ones, and 50 steps find that out."""
+    rng = np.random.default_rng(0)
+    grid = LatLonGrid(np.linspace(40, -40, 4), np.arange(6.0) * 30)
+    pattern = 1.5 * np.cos(np.deg2rad(grid.lat))[:, None] * np.cos(np.deg2rad(grid.lon))
+    known = torch.ones(1, 4, 6, dtype=torch.bool)
+    encoder, masking = objective(grid, [MaskConfig(ratio=0.5)], ("sst",))
+    parameters = [*encoder.parameters(), *masking.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=4e-3, betas=(0.9, 0.95))
+    skills = []
+    for number in range(50):
+        optimizer.param_groups[0]["lr"] = 4e-3 * min(1.0, (number + 1) / 20)
+        fields = rng.normal(size=(32, 1, 1, 1, 1)) * np.ones((1, 3, 1, 1, 1)) * pattern
+        keys, times = fold(torch.arange(32), number), torch.zeros(32, 3, dtype=torch.int64)
+        outcome = masking(encoder, from_fields(torch.from_numpy(fields), times, keys, known, ("sst",), grid, number))
+        optimizer.zero_grad()
+        outcome.loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        skills.append(float(outcome.terms["skill"]))
+    assert np.mean(skills[:3]) < 0.1
+    assert np.mean(skills[-5:]) > 0.7
+
+
+def test_example_shows_truth_mask_and_rebuilt(batch: Batch) -> None:
+    """Fields of the first window: truth as it was, shown a part of it, rebuilt wherever the truth is."""
+    encoder, masking = objective(batch.grid, [MaskConfig(ratio=0.5)])
+    example = masking.eval().example(encoder.eval(), batch)
+    valid = batch.valid[0]
+    assert torch.equal(example.truth.isfinite(), valid)
+    assert torch.equal(example.truth[valid], batch.values[0][valid])
+    shown = example.shown.isfinite()
+    assert torch.equal(example.shown[shown], batch.values[0][shown])
+    assert 0.3 < float(shown.sum() / valid.sum()) < 0.7
+    assert torch.equal(example.rebuilt.isfinite(), valid)
+    assert torch.equal(example.rebuilt[shown], example.shown[shown])
+    assert not torch.equal(example.rebuilt[valid & ~shown], example.truth[valid & ~shown])
+
+
+def test_bad_settings_are_refused() -> None:
+    """No mask with weight, or a width that the heads do not divide."""
+    with pytest.raises(EarthSSLError, match="at least one kind"):
+        MaskingConfig(masks=[])
+    with pytest.raises(EarthSSLError, match="at least one kind"):
+        MaskingConfig(masks=[MaskConfig(weight=0.0)])
+    with pytest.raises(EarthSSLError, match="multiple of 4 heads"):
+        MaskingConfig(decoder_width=30)
