@@ -42,10 +42,18 @@ class Section:
         return element("section", element("h2", self.title), self.content, id=self.anchor)
 
 
-def table(head: Sequence[Any], body: Sequence[Sequence[Any]], caption: Any, *, text_columns: int = 1) -> Html:
+def table(
+    head: Sequence[Any],
+    body: Sequence[Sequence[Any]],
+    caption: Any,
+    *,
+    text_columns: int = 1,
+    over: Sequence[tuple[Any, int]] = (),
+) -> Html:
     """Return a table that scrolls sideways where it must; all but the first columns are numbers, to the right.
 
-    A body row of one cell is a heading over the rows that follow.
+    A body row of one cell is a heading over the rows that follow; `over` holds headings over several columns,
+    each with their number.
     """
     kinds = ["text" if k < text_columns else "number" for k in range(len(head))]
     top = joined(element("th", cell, class_=kind, scope="col") for cell, kind in zip(head, kinds, strict=True))
@@ -57,7 +65,9 @@ def table(head: Sequence[Any], body: Sequence[Sequence[Any]], caption: Any, *, t
         first = element("th", cells[0], class_="text", scope="row")
         rest = [element("td", cell, class_=kind) for cell, kind in zip(cells[1:], kinds[1:], strict=True)]
         rows.append(element("tr", first, *rest))
-    made = element("table", element("thead", element("tr", top)), element("tbody", *rows))
+    above = [element("th", cell, colspan=span, class_="over" if cell else "blank") for cell, span in over]
+    heads = [element("tr", *above)] * bool(above) + [element("tr", top)]
+    made = element("table", element("thead", *heads), element("tbody", *rows))
     return element("figure", element("figcaption", caption), element("div", made, class_="scroll"), class_="table")
 
 
@@ -122,7 +132,7 @@ CSS = """
 }
 * { box-sizing: border-box; }
 html { scroll-behavior: smooth; }
-body { margin: 0 auto; max-width: 1120px; padding: 2.5rem 1.5rem 4rem; background: var(--paper); color: var(--ink);
+body { margin: 0 auto; max-width: 1240px; padding: 2.5rem 1.5rem 4rem; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, "DejaVu Sans", sans-serif; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; letter-spacing: -.01em; overflow-wrap: anywhere; }
 h2 { font-size: 1.25rem; margin: 3rem 0 .8rem; padding-top: 1rem; border-top: 1px solid var(--line); }
@@ -136,23 +146,27 @@ pre { background: var(--raised); padding: .8rem 1rem; border-radius: 6px; overfl
   border: 1px solid var(--warn); color: var(--warn); background: var(--warn-back); vertical-align: .12em; }
 .verdict { border-left: 4px solid var(--accent); background: var(--raised); padding: 1rem 1.2rem;
   border-radius: 0 6px 6px 0; font-size: 1.08rem; }
-.verdict p { margin: 0; max-width: 84ch; } .verdict p + p { margin-top: .6rem; font-size: .92rem; color: var(--muted); }
+.verdict p { margin: 0; max-width: none; } .verdict p + p { margin-top: .6rem; font-size: .95rem; }
+.verdict p:last-child { color: var(--muted); font-size: .88rem; } .verdict strong { font-weight: 650; }
 .warning { border-left: 4px solid var(--warn); background: var(--warn-back); padding: .6rem 1rem; margin: .8rem 0;
   border-radius: 0 6px 6px 0; } .warning ul { margin: .3rem 0 0; padding-left: 1.2rem; }
 nav { display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; margin: 1.4rem 0 0; font-size: .92rem; }
 nav a { text-decoration: none; } nav a:hover { text-decoration: underline; }
 figure { margin: 1.2rem 0 1.8rem; }
-figcaption { color: var(--muted); font-size: .88rem; line-height: 1.45; max-width: 92ch; margin: .5rem 0; }
+figcaption { color: var(--muted); font-size: .88rem; line-height: 1.45; max-width: 110ch; margin: .5rem 0; }
 .scroll { overflow-x: auto; }
 svg { display: block; width: 100%; height: auto; } svg text { font-family: inherit !important; }
-table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums lining-nums; width: 100%; }
-th, td { padding: .32rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums lining-nums; }
+th, td { padding: .32rem .38rem; border-bottom: 1px solid var(--line); vertical-align: top; }
 thead th { border-bottom: 2px solid var(--line); vertical-align: bottom; font-weight: 600; }
-th.text, td.text { text-align: left; } th.number, td.number { text-align: right; white-space: nowrap; }
-th[scope=row] { font-weight: 500; min-width: 9.5rem; overflow-wrap: anywhere; }
+thead th.blank { border: 0; }
+thead th.over { text-align: left; font-weight: 500; color: var(--muted); border-bottom: 1px solid var(--line); }
+th.text, td.text { text-align: left; } th.number, td.number { text-align: right; } td.number { white-space: nowrap; }
+th[scope=row] { font-weight: 500; min-width: 10rem; overflow-wrap: anywhere; }
 tr.group th { text-align: left; color: var(--muted); font-weight: 600; font-size: .8rem; padding-top: .9rem; }
 tbody tr:hover td, tbody tr:hover th[scope=row] { background: var(--raised); }
-.interval { display: block; color: var(--muted); font-size: .76rem; }
+.interval { display: block; color: var(--muted); font-size: .72rem; }
+.seeds { color: var(--muted); font-size: .76rem; font-weight: 400; white-space: nowrap; }
 .better { color: var(--better); } .worse { color: var(--worse); } .undecided { color: var(--muted); }
 .strong th, .hero { font-weight: 700; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.4rem; margin: .8rem 0; }

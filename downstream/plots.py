@@ -224,11 +224,16 @@ def differences_by_lead(series: Sequence[Series], subject: str, leads: Sequence[
         for axes, one in zip(panels, series, strict=False):
             axes.axhline(0, color=MUTED, linewidth=0.9, zorder=1)
             _draw(axes, one, band=0.22)
-            axes.set_title(f"less {one.label}", color=one.look[0])
+            axes.set_title(f"minus {one.label}", color=one.look[0])
             _lead_axis(axes, leads)
+            axes.set_xlabel("")
         for axes in panels[len(series) :]:
             axes.set_axis_off()
-        figure.supylabel("difference in r", fontsize=9, color=MUTED)
+        for axes in panels[max(0, len(series) - columns) : len(series)]:
+            axes.set_xlabel("lead (months)")
+            axes.tick_params(labelbottom=True)
+        for axes in panels[::columns]:
+            axes.set_ylabel("difference in r")
     return sink[0]
 
 
@@ -253,7 +258,7 @@ def season_maps(maps: dict[str, np.ndarray], leads: Sequence[int], name: str) ->
         if len(panels) == 2:
             gap = panels[0][1] - panels[1][1]
             top = max(0.1, float(np.nanquantile(np.abs(gap), 0.98))) if np.isfinite(gap).any() else 0.1
-            mesh = _season_panel(axes[2], gap, leads, "left less middle", "PuOr_r", -top, top)
+            mesh = _season_panel(axes[2], gap, leads, "difference (left − middle)", "PuOr_r", -top, top)
             _bar(figure, mesh, [axes[2]], "difference in r")
     return sink[0]
 
@@ -289,11 +294,13 @@ def _bar(figure: Figure, mesh: Any, axes: list[Axes], label: str, **place: Any) 
 
 
 def small_multiples(panels: Sequence[Panel], name: str, label: str, x_label: str = "step") -> Html:
-    """Return small plots side by side, three in a row, with one legend for all."""
+    """Return small plots side by side, three or four in a row, with one legend for all."""
+    from matplotlib.ticker import MaxNLocator
+
     sink: list[Html] = []
-    columns = min(3, max(len(panels), 1))
+    columns = len(panels) if len(panels) <= 4 else 3
     rows = -(-len(panels) // columns)
-    with _canvas(3.2 * columns, 0.45 + 1.9 * rows, name, sink, label) as figure:
+    with _canvas(9.6, 0.45 + 1.9 * rows, name, sink, label) as figure:
         axes = _axes_of(figure, rows, columns)
         handles: dict[str, Any] = {}
         for one, panel in zip(axes, panels, strict=False):
@@ -303,11 +310,14 @@ def small_multiples(panels: Sequence[Panel], name: str, label: str, x_label: str
                 if len(series.x) == 1:
                     one.lines[-1].set_marker("o")
             one.set_title(panel.title)
+            one.margins(y=0.08)
+            one.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             one.yaxis.grid(True, color=LINE, linewidth=0.5, alpha=0.7)
             if panel.zero:
-                one.set_ylim(bottom=min(0.0, one.get_ylim()[0]))
+                one.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
+                one.set_ylim(min(0.0, one.get_ylim()[0]), max(0.0, one.get_ylim()[1]))
             if panel.top is not None:
-                one.set_ylim(top=max(panel.top, one.get_ylim()[1]))
+                one.set_ylim(top=max(1.04 * panel.top, one.get_ylim()[1]))
         for one in axes[max(0, len(panels) - columns) : len(panels)]:
             one.set_xlabel(x_label)
         for one in axes[len(panels) :]:
@@ -323,7 +333,7 @@ def small_multiples(panels: Sequence[Panel], name: str, label: str, x_label: str
 def example_maps(maps: Sequence[Map], lat_bounds: np.ndarray, lon_bounds: np.ndarray, name: str) -> Html:
     """Return a row of maps a variable: what the encoder was shown, what it rebuilt, the truth; one colour scale a row.
 
-    Grey is no data at all; hidden cells are left the page's second background.
+    Grey is no data at all; hidden cells are hatched.
     """
     sink: list[Html] = []
     span = float(abs(lat_bounds[-1] - lat_bounds[0]) / (lon_bounds[-1] - lon_bounds[0]))
@@ -334,7 +344,7 @@ def example_maps(maps: Sequence[Map], lat_bounds: np.ndarray, lon_bounds: np.nda
             truth = np.abs(shown.fields["truth"])
             top = float(np.nanquantile(truth, 0.98)) if np.isfinite(truth).any() else 1.0
             for axes, (title, values) in zip(row, shown.fields.items(), strict=True):
-                axes.set_facecolor(RAISED)
+                axes.patch.set(facecolor=RAISED, edgecolor=LINE, hatch="/////", linewidth=0)
                 land = np.where(shown.land, 1.0, np.nan)
                 axes.pcolormesh(lon_bounds, lat_bounds, land, cmap="gray", vmin=0, vmax=1.7, rasterized=True)
                 mesh = axes.pcolormesh(

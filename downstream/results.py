@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -197,13 +198,16 @@ class Results:
 
     def difference(self, row: str, reference: str, lead: int | str = MEAN) -> Difference | None:
         """Return a paired difference, None where it was not computed."""
+        return self._by_pair.get((row, reference, str(lead)))
+
+    @cached_property
+    def _by_pair(self) -> dict[tuple[str, str, str], Difference]:
         d = self.differences
-        found = d[(d["row"] == row) & (d["reference"] == reference) & (d["lead"] == str(lead))]
-        if not len(found):
-            return None
-        one = found.iloc[0]
-        estimate = Estimate(float(one["value"]), float(one["low"]), float(one["high"]))
-        return Difference(row, reference, estimate, str(one["verdict"]))
+        columns = (d[name] for name in ("row", "reference", "lead", "value", "low", "high", "verdict"))
+        return {
+            (row, reference, lead): Difference(row, reference, Estimate(value, low, high), verdict)
+            for row, reference, lead, value, low, high, verdict in zip(*columns, strict=True)
+        }
 
     def season_map(self, row: str) -> np.ndarray | None:
         """Return r by target month and lead, (12, leads), NaN where missing; None if there is none."""
@@ -317,7 +321,7 @@ def _table(file: Path) -> pd.DataFrame:
 
 def _numbers(column: pd.Series, file: Path) -> pd.Series:
     try:
-        return pd.to_numeric(column.replace("", "nan"))
+        return column.replace("", "nan").astype(float)
     except (ValueError, TypeError):
         raise EarthSSLError(f"{file}: expected numbers in column '{column.name}', got text; write it again") from None
 

@@ -5,21 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from .page import Html, element, joined
 from .results import Difference, Estimate, Results, RowInfo
 
 MARKS = {"better": "▲", "worse": "▼", "undecided": "·"}
 
 
 def number(value: float, decimals: int = 2, *, plus: bool = False) -> str:
-    """Return a number as text: no leading zero, a true minus sign, an en dash where there is none.
-
-    A value that rounds to zero without being zero keeps three decimals, so that an interval which excludes
-    zero is seen to do so.
-    """
+    """Return a number as text: no leading zero, a true minus sign, an en dash where there is none."""
     if not math.isfinite(value):
         return "–"
-    if value and abs(value) < 0.5 * 10**-decimals:
-        decimals = 3
     text = f"{abs(value):.{decimals}f}"
     text = text[1:] if text.startswith("0.") else text
     zero = float(text) == 0
@@ -28,10 +23,15 @@ def number(value: float, decimals: int = 2, *, plus: bool = False) -> str:
 
 
 def bracket(estimate: Estimate, *, plus: bool = False) -> str:
-    """Return an interval as "[low, high]", empty where there is none."""
-    if not (math.isfinite(estimate.low) and math.isfinite(estimate.high)):
+    """Return an interval as "[low, high]", empty where there is none.
+
+    A bound that two decimals would round to zero has three, so that an interval which excludes zero is seen
+    to do so.
+    """
+    if not (math.isfinite(estimate.low) and math.isfinite(estimate.high)) or estimate.low == estimate.high:
         return ""
-    return f"[{number(estimate.low, plus=plus)}, {number(estimate.high, plus=plus)}]"
+    low, high = (number(b, 3 if abs(b) < 0.005 else 2, plus=plus) for b in (estimate.low, estimate.high))
+    return f"[{low}, {high}]"
 
 
 def with_interval(estimate: Estimate, *, plus: bool = False) -> str:
@@ -39,9 +39,14 @@ def with_interval(estimate: Estimate, *, plus: bool = False) -> str:
     return f"{number(estimate.value, plus=plus)} {bracket(estimate, plus=plus)}".rstrip()
 
 
-def listed(items: Sequence[str]) -> str:
+def listed(items: Sequence[Html]) -> Html:
     """Return "a, b and c"."""
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+    return items[0] if len(items) == 1 else joined([joined(items[:-1], ", "), " and ", items[-1]])
+
+
+def named(name: str, *words: str) -> Html:
+    """Return a row's name, set off from the words after it."""
+    return joined([element("strong", name), *words])
 
 
 def lead_span(leads: Sequence[int]) -> str:
@@ -49,38 +54,41 @@ def lead_span(leads: Sequence[int]) -> str:
     return f"lead {leads[0]} months" if len(leads) == 1 else f"leads {leads[0]} to {leads[-1]} months"
 
 
-def compare(row: str, found: Sequence[Difference], span: str) -> str:
-    """Return one sentence on a row against its references: wins, then losses, then what is undecided."""
-    said = []
-    wins = [f"{d.reference} by {with_interval(d.estimate)}" for d in found if d.verdict == "better"]
-    losses = [f"{d.reference} by {with_interval(-d.estimate)}" for d in found if d.verdict == "worse"]
-    rest = [f"{d.reference} ({with_interval(d.estimate, plus=True)})" for d in found if d.verdict == "undecided"]
-    if wins:
-        said.append(f"beats {listed(wins)}")
-    if losses:
-        said.append(f"loses to {listed(losses)}")
-    if rest:
-        said.append(f"against {listed(rest)} the difference is undecided")
-    return f"Averaged over {span}, {row} {'; '.join(said)}."
+def compare(row: str, found: Sequence[Difference], span: str) -> Html:
+    """Return one sentence on a row against its references, in their order: a loss is not put behind a win."""
+    said: dict[str, list[Html]] = {}
+    for d in found:
+        if d.verdict == "undecided":
+            words = f" ({with_interval(d.estimate, plus=True)})"
+        else:
+            words = f" by {with_interval(d.estimate if d.verdict == 'better' else -d.estimate)}"
+        said.setdefault(d.verdict, []).append(named(d.reference, words))
+    phrases = {
+        "better": ["beats ", ""],
+        "worse": ["loses to ", ""],
+        "undecided": ["against ", " the difference is undecided"],
+    }
+    parts = [joined([phrases[v][0], listed(items), phrases[v][1]]) for v, items in said.items()]
+    return joined([f"Averaged over {span}, ", named(row), " ", joined(parts, "; "), "."])
 
 
-def verdict(results: Results) -> list[str]:
+def verdict(results: Results) -> list[Html]:
     """Return the verdict of a probe as sentences, the result first.
 
     The subject is the pretrained row whose pooling validation chose; where no row is pretrained, this is said.
     """
     subject = results.primary("pretrained")
     if subject is None:
-        return ["No pretrained encoder was probed: this page holds baselines only."]
+        return [Html("No pretrained encoder was probed: this page holds baselines only.")]
     pairs = [results.difference(subject.name, name) for name in results.key_references(subject)]
     found = [pair for pair in pairs if pair is not None]
     if not found:
-        return [f"{subject.name} was compared with no other row.", _horizon(results, subject)]
+        return [named(subject.name, " was compared with no other row."), _horizon(results, subject)]
     sentences = [compare(subject.name, found, lead_span(results.leads)), *_consequences(results, found)]
     return [*sentences, *_equal_poolings(results, subject), _horizon(results, subject)]
 
 
-def _consequences(results: Results, found: Sequence[Difference]) -> list[str]:
+def _consequences(results: Results, found: Sequence[Difference]) -> list[Html]:
     """Return what follows from the comparison with the two rows that matter most."""
     roles = {row.name: row.role for row in results.rows}
     words = {
@@ -96,35 +104,35 @@ def _consequences(results: Results, found: Sequence[Difference]) -> list[str]:
     said = []
     for role, sentence in words.items():
         verdicts = {d.verdict for d in found if roles.get(d.reference) == role}
-        said += [sentence[outcome] for outcome in ("worse", "undecided") if outcome in verdicts][:1]
+        said += [Html(sentence[outcome]) for outcome in ("worse", "undecided") if outcome in verdicts][:1]
     return said
 
 
-def _equal_poolings(results: Results, subject: RowInfo) -> list[str]:
+def _equal_poolings(results: Results, subject: RowInfo) -> list[Html]:
     """Return a sentence on the other pretrained rows, each beside its untrained twin of the same pooling."""
-    said: dict[str, list[str]] = {"better": [], "worse": [], "undecided": []}
+    said: dict[str, list[Html]] = {"better": [], "worse": [], "undecided": []}
     for row in results.of_role("pretrained"):
         twin = results.twin(row)
         if row.name == subject.name or twin is None or twin.variant != row.variant:
             continue
         pair = results.difference(row.name, twin.name)
         if pair is not None:
-            said[pair.verdict].append(f"{row.variant or row.name} ({with_interval(pair.estimate, plus=True)})")
+            said[pair.verdict].append(named(row.variant or row.name, f" ({with_interval(pair.estimate, plus=True)})"))
     parts = [
-        f"{words} with {listed(said[outcome])}"
+        joined([f"{words} with ", listed(said[outcome])])
         for outcome, words in (("better", "ahead"), ("worse", "behind"), ("undecided", "undecided"))
         if said[outcome]
     ]
-    return [f"Against its untrained twin at equal pooling it is {'; '.join(parts)}."] if parts else []
+    return [joined(["At equal pooling, against its untrained twin, it is ", joined(parts, "; "), "."])] if parts else []
 
 
-def _horizon(results: Results, subject: RowInfo) -> str:
+def _horizon(results: Results, subject: RowInfo) -> Html:
     """Return up to which lead the rows keep r of .5."""
 
-    def reach(name: str) -> str:
+    def reach(name: str) -> Html:
         last = results.last_lead(name)
-        return f"{name} none" if last is None else f"{name} {last} months"
+        return named(name, " none" if last is None else f" {last} months")
 
     names = dict.fromkeys([subject.name, *results.key_references(subject)])
     names |= dict.fromkeys(row.name for row in results.of_role("persistence"))
-    return f"Last lead with r ≥ .5: {', '.join(reach(name) for name in names)}."
+    return joined(["Last lead with r ≥ .5: ", joined([reach(name) for name in names], ", "), "."])

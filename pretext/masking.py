@@ -20,7 +20,7 @@ from ..ssl.errors import EarthSSLError
 from ..ssl.objective import Context, Example, Objective, ObjectiveConfig, Outcome
 from ..ssl.randomness import key, uniform
 from ..ssl.tokens import Encodings, Patches, gather, patchify, unpatchify
-from .masks import Mask, MaskConfig, draw, thin
+from .masks import Mask, MaskConfig, check, draw, thin
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,8 @@ class Masking(Objective):
     def forward(self, encoder: Encoder, batch: Batch) -> Outcome:
         """Return the mean over the variables of the area-weighted squared error of hidden, valid cells."""
         patches = patchify(batch, encoder.config.patch)
+        for kind in self.config.masks:  # all of them, so that the first batch tells, not the unlucky one
+            check(kind, patches)
         mask = draw(self._kind(batch.number), patches, batch.keys)
         mask = thin(mask, self.config.rebuild if self.training else 1.0, batch.keys)
         rebuilt = self.rebuild(encoder, patches, mask)

@@ -82,6 +82,12 @@ def visible_count(tokens: int, ratio: float) -> int:
     return visible
 
 
+def check(config: MaskConfig, patches: Patches) -> None:
+    """Raise an EarthSSLError if the mask's ratio leaves nothing visible or nothing hidden of such patches."""
+    by_place = config.kind in ("tube", "block")
+    visible_count(patches.count // patches.shape[0] if by_place else patches.count, config.ratio)
+
+
 def draw(config: MaskConfig, patches: Patches, keys: Int[Tensor, " batch"]) -> Mask:
     """Return a mask for every sample, a function of its key.
 

@@ -29,7 +29,7 @@ from ..ssl.randomness import fold, key, uniform
 from ..ssl.tokens import PLACE, SEASON, patchify
 from ..ssl.variables import vector_partner
 
-CROP_ATTEMPTS = 100
+CROP_ATTEMPTS = 1000
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,9 @@ class Windows:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def batch(self, indices: Int[Tensor, " batch"] | Sequence[int], epoch: int = 0, number: int = 0) -> Batch:
+    def batch(
+        self, indices: Int[Tensor, " batch"] | np.ndarray | Sequence[int], epoch: int = 0, number: int = 0
+    ) -> Batch:
         """Return the windows at the indices; their random keys depend on (seed, part, epoch, index)."""
         chosen = torch.as_tensor(indices)
         first = torch.from_numpy(self.starts)[chosen] - self._first

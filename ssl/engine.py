@@ -139,6 +139,13 @@ class Pretraining(pl.LightningModule):
         terms = {f"val/{name}": value for name, value in outcome.terms.items()}
         self.log_dict(terms, on_epoch=True, batch_size=len(batch), sync_dist=True)
 
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
+    ) -> None:
+        """Clip by norm; Lightning's own way refuses fused optimisers in bf16 too, where nothing is scaled."""
+        if gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
     def configure_optimizers(self) -> Any:
         """Return AdamW (fused where it may be) with decay on matrices only, warm-up and a half cosine by step."""
         decayed = [p for p in self.parameters() if p.requires_grad and p.ndim > 1]

@@ -158,7 +158,7 @@ class ProbeLabels:
         name: Of the label, for the log.
         windows: Windows to embed.
         fit: Indices of the windows the head is fitted on.
-        check: Indices of the windows it is scored on, disjoint from `fit`.
+        check: Indices of the windows it is scored on; they share no time step with those of `fit`.
         labels: One number a window of `windows`: a value (regression) or a class from 0 (classification).
         classes: Number of classes; 0 for regression.
     """
@@ -171,7 +171,9 @@ class ProbeLabels:
     classes: int = 0
 
     def __post_init__(self) -> None:
-        if np.intersect1d(self.fit, self.check).size:
+        ahead = np.arange(self.windows.length)
+        steps = [(self.windows.starts[chosen][:, None] + ahead).ravel() for chosen in (self.fit, self.check)]
+        if np.intersect1d(*steps).size:
             raise EarthSSLError(f"online probe {self.name}: fit and check windows overlap; split them by time")
 
 

@@ -103,8 +103,6 @@ def pretrain(
     out = Path(config.out)
     store = Store(config.store)
     settings = parse_objectives(config.objectives, tasks)
-    identity = _identity(config, store)
-    _open_run(out, config, identity)
     training = config.training
     torch.manual_seed(key(training.seed, "init") & (2**63 - 1))
     encoder = config.encoder.build(store.variables)
@@ -112,13 +110,19 @@ def pretrain(
     train = Windows(store, "train", config.encoder.window, training.seed)
     val = Windows(store, "val", config.encoder.window, training.seed)
     module = Pretraining(encoder, objectives, training)
+    probe = OnlineProbe(label(store, train), []) if label is not None else None
+    with torch.no_grad():
+        # A rehearsal on one window: settings that cannot work fail here, before anything is written.
+        objectives(encoder, train.batch([0]))
+    _open_run(out, config, _identity(config, store))
     history = History(out / HISTORY, _resumed_step(out) if config.resume else 0)
     bar = ProgressBar(training.steps, "pretrain " + " + ".join(settings))
     sinks: list[Any] = [history, bar]
     health = HealthMonitor(val, [history])
     callbacks: list[Any] = [bar, health]
-    if label is not None:
-        callbacks.append(OnlineProbe(label(store, train), [history]))
+    if probe is not None:
+        probe.sinks = [history]
+        callbacks.append(probe)
     begun = time.perf_counter()
     steps = fit(module, Data(train, val, training), out, callbacks, sinks, config.resume).global_step
     seconds = time.perf_counter() - begun

@@ -8,6 +8,7 @@ synchronisation, whatever the batch, worker or rank that asks.
 from __future__ import annotations
 
 import hashlib
+from typing import SupportsInt
 
 import torch
 from jaxtyping import Float, Int
@@ -18,7 +19,7 @@ MULTIPLY_1 = -4658895280553007687  # 0xBF58476D1CE4E5B9
 MULTIPLY_2 = -7723592293110705685  # 0x94D049BB133111EB
 
 
-def key(seed: int, purpose: str, *numbers: int) -> int:
+def key(seed: SupportsInt, purpose: str, *numbers: SupportsInt) -> int:
     """Return the signed 64-bit key of a seed, a purpose in words, and any numbers (epoch, step, …)."""
     # int(): numpy and torch integers print differently, but are the same number
     text = repr((int(seed), purpose, tuple(int(number) for number in numbers))).encode()

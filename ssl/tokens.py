@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from .batch import Batch
@@ -222,7 +222,9 @@ def _season_features(times: Int[Tensor, "batch step"]) -> Float[Tensor, "batch s
     return torch.stack(waves, -1).float()
 
 
-def gather(x: Float[Tensor, "batch token *rest"], ids: Int[Tensor, "batch kept"]) -> Float[Tensor, "batch kept *rest"]:
+def gather(
+    x: Shaped[Tensor, "batch token *rest"], ids: Int[Tensor, "batch kept"]
+) -> Shaped[Tensor, "batch kept *rest"]:
     """Return the tokens at the ids of each sample: one flat index_select (the fastest way, measured)."""
     batch, tokens = x.shape[:2]
     flat = (ids + torch.arange(batch, device=ids.device)[:, None] * tokens).flatten()

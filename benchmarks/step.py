@@ -1,0 +1,82 @@
+"""What the workbench costs around a bare training step: python benchmarks/step.py
+
+Prints milliseconds a step of (a) forward + backward + AdamW on fixed batches, (b) the same with batches drawn
+from the store, (c) Lightning's trainer with history, schedule, clipping and logging, and their ratios.
+Interleaved rounds, median; run it on an idle machine.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from earthssl.pretext import TASKS
+from earthssl.ssl.data import TrainLoader, Windows
+from earthssl.ssl.encoder import EncoderConfig
+from earthssl.ssl.engine import Data, Pretraining, TrainingConfig, fit
+from earthssl.ssl.monitor import History
+from earthssl.ssl.objective import Context, build_objectives
+from earthssl.ssl.prepare import PrepareConfig, prepare
+from earthssl.ssl.pretrain import parse_objectives
+from earthssl.ssl.splits import SplitsConfig
+from earthssl.ssl.store import Store
+
+STEPS = 30
+ROUNDS = 5
+
+
+def main() -> None:
+    """Measure and print."""
+    with tempfile.TemporaryDirectory() as folder:
+        splits = SplitsConfig(("1900", "1949"), ("1952", "1959"), ("1962", "1969"), 730)
+        store = Store(prepare(PrepareConfig("planet", f"{folder}/store", splits, {"years": 70})))
+        windows, val = Windows(store, "train", 5, 0), Windows(store, "val", 5, 0)
+        took: dict[str, list[float]] = {"bare": [], "with data": [], "with Lightning": []}
+        for number in range(ROUNDS):
+            took["bare"].append(_loop(store, windows, fixed=True))
+            took["with data"].append(_loop(store, windows, fixed=False))
+            took["with Lightning"].append(_lightning(store, windows, val, Path(folder) / str(number)))
+            print(f"round {number + 1} of {ROUNDS}", file=sys.stderr)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, nano, 32×64, window 5, patch 8, batch 32")
+    for name, values in took.items():
+        ratios = [value / base for value, base in zip(values, took["bare"], strict=True)]
+        print(f"{name:<16}{statistics.median(values):8.1f} ms/step  {statistics.median(ratios):5.2f}× bare")
+
+
+def _parts(store: Store) -> Pretraining:
+    torch.manual_seed(0)
+    encoder = EncoderConfig("nano", 5, (1, 8, 8)).build(store.variables)
+    configs = parse_objectives({"masking": {}}, TASKS)
+    objectives = build_objectives(configs, Context(encoder, store.variables, store.grid))
+    training = TrainingConfig(steps=STEPS, warmup_steps=2, val_every=10 * STEPS, save_every=10 * STEPS)
+    return Pretraining(encoder, objectives, training)
+
+
+def _loop(store: Store, windows: Windows, fixed: bool) -> float:
+    module, loader = _parts(store), TrainLoader(windows, 32, 0)
+    optimizer = torch.optim.AdamW(module.parameters(), fused=True)
+    batch = loader.get(0)
+    begun = 0.0
+    for step in range(STEPS + 2):
+        if step == 2:
+            begun = time.perf_counter()
+        module.objectives(module.encoder, batch if fixed else loader.get(step)).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return 1000 * (time.perf_counter() - begun) / STEPS
+
+
+def _lightning(store: Store, windows: Windows, val: Windows, folder: Path) -> float:
+    folder.mkdir()
+    module = _parts(store)
+    begun = time.perf_counter()
+    fit(module, Data(windows, val, module.config), folder, [], [History(folder / "history.csv")], resume=False)
+    return 1000 * (time.perf_counter() - begun) / STEPS
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Windows and loaders: batch k is a function of (seed, k), whoever asks and whenever."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from earthssl.ssl.batch import Batch
+from earthssl.ssl.data import EvalLoader, TrainLoader, Windows
+from earthssl.ssl.errors import EarthSSLError
+from earthssl.ssl.store import Store
+
+Maker = Callable[..., Windows]
+
+
+def same(a: Batch, b: Batch) -> bool:
+    """Whether two batches hold the same, bit for bit."""
+    return a.number == b.number and all(
+        torch.equal(getattr(a, name), getattr(b, name)) for name in ("values", "valid", "times", "keys", "known")
+    )
+
+
+def first_times(batch: Batch) -> list[int]:
+    """The first time of every window, which tells the windows apart."""
+    return batch.times[:, 0].tolist()
+
+
+def test_a_window_holds_the_steps_of_the_store(small_store: Path, small_windows: Maker) -> None:
+    windows, store = small_windows("val", length=4), Store(small_store)
+    assert len(windows) == 48 - 3
+    batch = windows.batch([0, 44, 7])
+    for row, index in enumerate([0, 44, 7]):
+        steps = np.arange(252 + index, 256 + index)  # validation starts with January 2002
+        fields = store.read(steps)
+        np.testing.assert_array_equal(batch.valid[row].numpy(), np.isfinite(fields))
+        np.testing.assert_array_equal(batch.values[row].numpy(), np.nan_to_num(fields))
+        np.testing.assert_array_equal(batch.times[row].numpy(), store.times[steps].astype(np.int64))
+        assert windows.last_times[index] == store.times[steps[-1]]
+    assert batch.values.shape == (3, 4, 3, 7, 12)
+    assert len(batch) == 3
+    assert batch.variables == ("sst", "u10", "v10")
+    np.testing.assert_array_equal(batch.known.numpy(), store.statistics.known)
+    assert batch.grid.same_as(store.grid)
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_no_batch_of_a_part_holds_a_time_of_another(small_store: Path, small_windows: Maker, part: str) -> None:
+    splits = Store(small_store).splits
+    for batch in EvalLoader(small_windows(part, length=5), 50):
+        assert splits.inside(batch.times.numpy().astype("datetime64[s]"), part).all()
+
+
+def test_keys_depend_on_seed_part_epoch_and_index_and_on_nothing_else(small_windows: Maker) -> None:
+    windows = small_windows("train")
+    keys = windows.batch([3, 5, 8], epoch=2).keys
+    assert torch.equal(windows.batch([8, 100, 3], epoch=2, number=77).keys[[2, 0]], keys[[0, 2]])
+    assert torch.equal(windows.batch(torch.tensor([3, 5, 8], dtype=torch.int64), epoch=2).keys, keys)
+    others = [windows.batch([3], epoch=e).keys for e in (0, 1)]
+    others += [small_windows("train", seed=1).batch([3], epoch=2).keys, small_windows("val").batch([3], epoch=2).keys]
+    others += [windows.batch([4], epoch=2).keys, keys[:1]]
+    assert len({int(k) for k in others}) == len(others)
+
+
+def test_batch_k_is_a_function_of_seed_and_k(small_windows: Maker) -> None:
+    one, two = TrainLoader(small_windows(), 16, seed=4), TrainLoader(small_windows(), 16, seed=4)
+    run = list(islice(one, 35))  # two epochs of 14 and a half
+    assert [batch.number for batch in run] == list(range(35))
+    for number in (34, 0, 13, 14, 29):  # in any order
+        assert same(two.get(number), run[number])
+    other = TrainLoader(small_windows(), 16, seed=5)
+    assert first_times(other.get(0)) != first_times(run[0])
+
+
+def test_a_resumed_run_goes_on_with_the_batch_it_had_come_to(small_windows: Maker) -> None:
+    whole = list(islice(TrainLoader(small_windows(), 16, seed=4), 20))
+    done = 9
+    resumed = TrainLoader(small_windows(), 16, seed=4, first=lambda: done)
+    assert all(same(a, b) for a, b in zip(whole[9:], islice(resumed, 11), strict=True))
+    done = 17  # asked anew whenever iteration starts
+    assert same(next(iter(resumed)), whole[17])
+
+
+def test_every_window_comes_once_an_epoch(small_windows: Maker) -> None:
+    windows = small_windows("train", length=3)
+    assert len(windows) == 238
+    loader = TrainLoader(windows, 16, seed=0)
+    assert loader.batches_per_epoch == 14
+    epochs = []
+    for epoch in range(4):
+        seen = [t for number in range(14) for t in first_times(loader.get(14 * epoch + number))]
+        assert len(set(seen)) == len(seen) == 224
+        epochs.append(seen)
+    assert len({tuple(seen) for seen in epochs}) == 4
+    left_out = [set(windows.batch(range(238)).times[:, 0].tolist()) - set(seen) for seen in epochs]
+    assert all(len(rest) == 14 for rest in left_out)
+    assert left_out[0] != left_out[1]  # nobody waits for ever
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_share_the_batch_of_one_process(small_windows: Maker, ranks: int) -> None:
+    alone = TrainLoader(small_windows(), 6 * ranks, seed=2)
+    crew = [TrainLoader(small_windows(), 6, seed=2, rank=rank, ranks=ranks) for rank in range(ranks)]
+    assert {loader.batches_per_epoch for loader in crew} == {alone.batches_per_epoch}
+    for number in (0, 1, alone.batches_per_epoch, 40):
+        parts = [loader.get(number) for loader in crew]
+        whole = alone.get(number)
+        for name in ("values", "times", "keys"):
+            assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
+        assert {part.number for part in parts} == {number}
+
+
+@pytest.mark.parametrize(("batch_size", "ranks"), [(239, 1), (120, 2), (0, 1)])
+def test_batches_that_the_training_block_cannot_fill_are_refused(
+    small_windows: Maker, batch_size: int, ranks: int
+) -> None:
+    with pytest.raises(EarthSSLError, match=rf"batch_size: .* {238 // ranks} .*238 windows.* got {batch_size}"):
+        TrainLoader(small_windows(), batch_size, seed=0, ranks=ranks)
+    assert len(TrainLoader(small_windows(), 119, seed=0, ranks=2).get(0)) == 119
+
+
+def test_evaluation_sees_every_window_once_in_order_with_the_same_keys(small_windows: Maker) -> None:
+    windows = small_windows("test", length=2)
+    loader = EvalLoader(windows, 10)
+    first, second = list(loader), list(loader)
+    assert len(first) == len(loader) == 5
+    assert [t for batch in first for t in first_times(batch)] == windows.batch(range(47)).times[:, 0].tolist()
+    assert all(same(a, b) for a, b in zip(first, second, strict=True))
+    shares = [[t for batch in EvalLoader(windows, 10, rank, 3) for t in first_times(batch)] for rank in range(3)]
+    assert sorted(t for share in shares for t in share) == windows.batch(range(47)).times[:, 0].tolist()
+    one = next(iter(EvalLoader(windows, 47)))
+    assert torch.equal(torch.cat([batch.keys for batch in first]), one.keys)  # whatever the batch size
+
+
+def test_a_batch_moves_with_all_its_tensors(small_windows: Maker) -> None:
+    batch: Any = small_windows().batch([0, 1], number=3).to("meta")
+    assert {getattr(batch, name).device.type for name in ("values", "valid", "times", "keys")} == {"meta"}
+    assert batch.number == 3
