@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .page import Html
+from .page import Html, escaped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +39,7 @@ STYLES = {
     "other": (SKY, "-", "P"),
 }
 CYCLE = (BLUE, RED, GREEN, AMBER, PINK, SKY, GREY)
-RC = {
+RC: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "earthssl",
     "text.parse_math": False,  # a $ in a row's name is a dollar
@@ -145,9 +145,11 @@ def _inline(svg: str, name: str, label: str) -> Html:
     svg = svg.replace("xlink:href=", "href=")
     for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, f"var(--{variable})")
-    view = re.search(r'viewBox="[^"]*"', svg)
+    view = re.search(r'viewBox="0 0 ([\d.]+) [^"]*"', svg)
     assert view is not None
-    head = f'<svg {view.group()} role="img" aria-label="{Html(label)}">'
+    # All figures share one size of type: a narrow one is not blown up to the page's width.
+    style = f"max-width:{float(view.group(1)) * 1.73:.0f}px"
+    head = f'<svg {view.group()} style="{style}" role="img" aria-label="{escaped(label)}">'
     return Html(head + svg[svg.index(">") + 1 :].strip())
 
 
@@ -287,7 +289,8 @@ def _half_line(axes: Axes, values: np.ndarray, leads: Sequence[int]) -> None:
 
 
 def _bar(figure: Figure, mesh: Any, axes: list[Axes], label: str, **place: Any) -> None:
-    bar = figure.colorbar(mesh, ax=axes, **({"location": "bottom", "shrink": 0.6, "aspect": 40, "pad": 0.03} | place))
+    where: dict[str, Any] = {"location": "bottom", "shrink": 0.6, "aspect": 40, "pad": 0.03} | place
+    bar = figure.colorbar(mesh, ax=axes, **where)
     bar.outline.set_visible(False)
     bar.set_label(label, color=MUTED, fontsize=8.5)
     bar.ax.tick_params(length=2)
@@ -300,7 +303,7 @@ def small_multiples(panels: Sequence[Panel], name: str, label: str, x_label: str
     sink: list[Html] = []
     columns = len(panels) if len(panels) <= 4 else 3
     rows = -(-len(panels) // columns)
-    with _canvas(9.6, 0.45 + 1.9 * rows, name, sink, label) as figure:
+    with _canvas(min(9.6, 4.2 * columns), 0.45 + 1.9 * rows, name, sink, label) as figure:
         axes = _axes_of(figure, rows, columns)
         handles: dict[str, Any] = {}
         for one, panel in zip(axes, panels, strict=False):

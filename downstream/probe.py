@@ -337,13 +337,12 @@ def table(folder: Path, leads: Sequence[int] = (1, 3, 6, 9, 12, 15, 18)) -> str:
     shown = [lead for lead in leads if lead in set(skill.lead)]
     width = max(len(name) for name in skill.row.unique())
     what = "synthetic planet, " if record["synthetic"] else ""
-    lines = [
-        f"all-season skill (mean r), {what}test {record['test_years']}, [95 % interval at lead {shown[len(shown) // 2]}]"
-    ]
+    middle_lead = shown[len(shown) // 2]
+    lines = [f"all-season skill (mean r), {what}test {record['test_years']}, [95 % interval at lead {middle_lead}]"]
     lines.append(f"{'lead (months)':<{width}}  " + "".join(f"{lead:>7}" for lead in shown))
     for name in skill.row.unique():
         mine = skill[skill.row == name].set_index("lead")
-        middle = mine.loc[shown[len(shown) // 2]]
+        middle = mine.loc[middle_lead]
         cells = "".join(f"{mine.loc[lead].value:>7.2f}" for lead in shown)
         lines.append(f"{name:<{width}}  {cells}   [{middle.low:.2f}, {middle.high:.2f}]")
     return "\n".join(lines)

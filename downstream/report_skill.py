@@ -19,10 +19,12 @@ FIGURE_ROLES = ("persistence", "LIM", "PCA", "untrained", "pretrained", "scratch
 
 def shown_leads(leads: Sequence[int]) -> list[int]:
     """Return the leads for tables: the usual ones that are there, else up to seven spread evenly."""
-    usual = [lead for lead in SHOWN_LEADS if lead in leads]
-    if usual:
-        return usual
-    return [leads[k] for k in np.unique(np.linspace(0, len(leads) - 1, min(7, len(leads))).round().astype(int))]
+    return [lead for lead in SHOWN_LEADS if lead in leads] or _evenly(leads, 7)
+
+
+def _evenly(leads: Sequence[int], most: int) -> list[int]:
+    """Return at most `most` of the leads, from the first to the last."""
+    return [leads[k] for k in np.unique(np.linspace(0, len(leads) - 1, most).round().astype(int))]
 
 
 def data_words(results: Results) -> str:
@@ -81,8 +83,7 @@ def _grouped(results: Results, cells: Callable[[RowInfo], list[Any]]) -> list[li
 
 def _errors(results: Results) -> Html:
     """Return RMSE and ratio of standard deviations of every row, and the mean skill of its seeds."""
-    leads = shown_leads(results.leads)
-    few = leads if len(leads) < 3 else [leads[len(leads) // 4], leads[len(leads) // 2], leads[-1 - len(leads) // 4]]
+    few = _evenly(shown_leads(results.leads), 3)
 
     def cells(row: RowInfo) -> list[Any]:
         curves = [results.curve(row.name, metric) for metric in ("rmse", "std_ratio")]
@@ -207,12 +208,7 @@ def differences_section(results: Results) -> Section:
         if body:
             over = [("", 2), ("at lead (months)", len(leads))]
             parts.append(table(head, body, caption, over=over))
-    d = results.differences
-    mean = d[d["lead"] == MEAN]
-    whole = [
-        [one.row, one.reference, mark(results.difference(one.row, one.reference), full=True)]
-        for one in mean.itertuples()
-    ]
+    whole = [[d.row, d.reference, mark(d, full=True)] for (_, _, lead), d in results.pairs.items() if lead == MEAN]
     if whole:
         made = table(
             ["row", "minus", "difference"], whole, "Every comparison made, averaged over leads.", text_columns=2
@@ -228,7 +224,9 @@ def _difference_rows(results: Results, subject: RowInfo, leads: list[int]) -> li
         twin = results.twin(row)
         # Other poolings only against their own twin: the details hold the rest.
         names = results.key_references(row) if row is subject else [twin.name] if twin is not None else []
-        found = {name: [results.difference(row.name, name, lead) for lead in (MEAN, *leads)] for name in names}
+        found = {
+            name: [results.difference(row.name, name, lead) for lead in [MEAN, *map(str, leads)]] for name in names
+        }
         made = [[name, *[mark(one, full=True) for one in all_of]] for name, all_of in found.items() if any(all_of)]
         body += [[joined([element("strong", row.name), " minus …"])], *made] if made else []
     return body

@@ -171,7 +171,7 @@ def health_section(runs: Sequence[Run]) -> Section:
     labels = sorted({label for run in runs for label in run.names("probe/")})
     online = [plots.Panel(label, s) for label in labels if (s := _lines(f"probe/{label}", runs, names))]
     if online:
-        caption = "Online probe: a linear head on frozen features at each validation; it saw no test time."
+        caption = "Online probe: score of a linear head on frozen features at each validation."
         parts.append(figure(plots.small_multiples(online, "online", "Online probe"), caption, 420))
     return Section("health", "Health of the encoder", joined(parts))
 

@@ -130,8 +130,8 @@ class Results:
         seasons = _table(path / SEASONS) if (path / SEASONS).is_file() else None
         if seasons is not None:
             seasons = _leads_as_numbers(seasons, path / SEASONS)
-        _check_verdicts(differences, path / DIFFERENCES)
         results = cls(path, record, rows, scores, differences, seasons)
+        _check_verdicts(results.pairs, path / DIFFERENCES)
         for row in rows:
             if not len(results.curve(row.name)):
                 raise EarthSSLError(
@@ -198,10 +198,11 @@ class Results:
 
     def difference(self, row: str, reference: str, lead: int | str = MEAN) -> Difference | None:
         """Return a paired difference, None where it was not computed."""
-        return self._by_pair.get((row, reference, str(lead)))
+        return self.pairs.get((row, reference, str(lead)))
 
     @cached_property
-    def _by_pair(self) -> dict[tuple[str, str, str], Difference]:
+    def pairs(self) -> dict[tuple[str, str, str], Difference]:
+        """All differences by row, reference and lead."""
         d = self.differences
         columns = (d[name] for name in ("row", "reference", "lead", "value", "low", "high", "verdict"))
         return {
@@ -312,7 +313,9 @@ def _table(file: Path) -> pd.DataFrame:
         raise EarthSSLError(f"{file}: expected a CSV table, but it cannot be parsed ({error})") from None
     missing = [column for column in COLUMNS[file.name] if column not in table]
     if missing:
-        raise EarthSSLError(f"{file}: expected the column '{missing[0]}', got {', '.join(table)}; write it again")
+        raise EarthSSLError(
+            f"{file}: expected the column '{missing[0]}', got {', '.join(map(str, table.columns))}; write it again"
+        )
     for column in NUMBERS:
         if column in table:
             table[column] = _numbers(table[column], file)
@@ -331,14 +334,15 @@ def _leads_as_numbers(table: pd.DataFrame, file: Path) -> pd.DataFrame:
     return single.assign(lead=_numbers(single["lead"], file).astype(int))
 
 
-def _check_verdicts(differences: pd.DataFrame, file: Path) -> None:
+def _check_verdicts(pairs: dict[tuple[str, str, str], Difference], file: Path) -> None:
     """Raise where a verdict is none, or claims what its interval does not carry."""
-    for one in differences.itertuples():
+    for (row, reference, lead), one in pairs.items():
+        low, high = one.estimate.low, one.estimate.high
         bad = one.verdict not in VERDICTS
-        bad |= one.verdict == "better" and not one.low >= 0
-        bad |= one.verdict == "worse" and not one.high <= 0
+        bad |= one.verdict == "better" and not low >= 0
+        bad |= one.verdict == "worse" and not high <= 0
         if bad:
             raise EarthSSLError(
-                f"{file}: expected better, worse or undecided as the interval [{one.low}, {one.high}] has it, got "
-                f"'{one.verdict}' for '{one.row}' against '{one.reference}' at lead {one.lead}; probe again"
+                f"{file}: expected better, worse or undecided as the interval [{low}, {high}] has it, got "
+                f"'{one.verdict}' for '{row}' against '{reference}' at lead {lead}; probe again"
             )

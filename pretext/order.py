@@ -92,6 +92,9 @@ def classes(kind: str, table: Int[Tensor, "arrangement frame"]) -> Int[Tensor, "
 class Order(Objective):
     """Classify the order of equally spaced steps from their features alone."""
 
+    table: Tensor
+    classes: Tensor
+
     def __init__(self, config: OrderConfig, context: Context) -> None:
         super().__init__()
         self.config = config

@@ -23,7 +23,8 @@ class Batch:
         known: Cells that ever hold a value, (variable, row, column): False for SST on land.
         variables: Canonical names along the variable axis.
         grid: Where the rows and columns lie.
-        number: Count of batches before this one in the run: the same on every rank.
+        number: What the whole batch draws with: a function of the seed and of how many batches came
+            before, the same on every rank.
     """
 
     values: Float[Tensor, "batch time variable row column"]

@@ -73,7 +73,7 @@ def warmup_cosine(optimizer: Optimizer, warmup_steps: int, total_steps: int) -> 
         )
     schedule = _piece("optimizers.lr_scheduler", "LinearWarmupCosineAnnealingLR")
 
-    class Held(schedule):  # type: ignore[misc]
+    class Held(schedule):  # type: ignore[misc, valid-type]
         """Bolts' schedule, which would rise again after its end."""
 
         def get_lr(self) -> list[float]:

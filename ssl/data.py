@@ -64,7 +64,7 @@ class Windows:
             self._known,
             self._store.variables,
             self._store.grid,
-            number,
+            key(self._seed, f"batch of {self.part}", number),
         )
 
 

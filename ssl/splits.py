@@ -132,7 +132,7 @@ class Splits:
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Splits:
         """Return the splits that `to_json` wrote."""
-        blocks = {part: tuple(np.datetime64(text, "ns") for text in record[part]) for part in PARTS}
+        blocks: dict[str, Any] = {part: tuple(np.datetime64(text, "ns") for text in record[part]) for part in PARTS}
         return cls(**blocks, embargo_days=record["embargo_days"])
 
 

@@ -197,7 +197,7 @@ class Store:
         if absent:  # Zarr would read zeros
             raise EarthSSLError(f"{self.path}: the values of {', '.join(absent)} are missing; prepare the store again")
         try:
-            group = zarr.open_group(self.path, mode="r")
+            group: Any = zarr.open_group(self.path, mode="r")
             fields = group["fields"]
         except (OSError, KeyError, ValueError) as error:
             raise EarthSSLError(f"{self.path}: not readable as Zarr ({error}); prepare the store again") from None

@@ -45,6 +45,7 @@ CONFIG = {
     },
     "report": {"title": "A test"},
 }
+TINY = ["--config", "tiny.yaml"]
 
 
 def earthssl(*words: str, cwd: Path, status: int = 0) -> subprocess.CompletedProcess[str]:
@@ -125,17 +126,17 @@ def test_verify_and_info_and_embed(run: tuple[Path, str]) -> None:
     ("words", "said"),
     [
         (["prepare", "--config", "absent.yaml"], "absent.yaml"),
-        (["prepare", "--config", "tiny.yaml", "--out", "x", "--sauce", "planet"], "source"),
-        (["pretrain", "--config", "tiny.yaml", "--store", "out/store", "--out", "x", "--objectives.maskin", "{}"], "masking"),
-        (["pretrain", "--config", "tiny.yaml", "--store", "nowhere", "--out", "x"], "nowhere"),
-        (["pretrain", "--config", "tiny.yaml", "--store", "out/store", "--out", "out/probe"], "not empty"),
-        (["pretrain", "--config", "tiny.yaml", "--store", "out/store", "--out", "x",
+        (["prepare", *TINY, "--out", "x", "--sauce", "planet"], "source"),
+        (["pretrain", *TINY, "--store", "out/store", "--out", "x", "--objectives.maskin", "{}"], "masking"),
+        (["pretrain", *TINY, "--store", "nowhere", "--out", "x"], "nowhere"),
+        (["pretrain", *TINY, "--store", "out/store", "--out", "out/probe"], "not empty"),
+        (["pretrain", *TINY, "--store", "out/store", "--out", "x",
           "--objectives", "{masking: {masks: [{kind: random, ratio: 0.999}]}}"], "leaves 0 of"),
-        (["probe", "--config", "tiny.yaml", "--store", "out/store", "--out", "x", "--checkpoints", "[nowhere]"], "nowhere"),
-        (["probe", "--config", "tiny.yaml", "--store", "out/store", "--out", "x", "--checkpoints",
+        (["probe", *TINY, "--store", "out/store", "--out", "x", "--checkpoints", "[nowhere]"], "nowhere"),
+        (["probe", *TINY, "--store", "out/store", "--out", "x", "--checkpoints",
           "[out/pretrain-seed0]", "--leads", "[1, 30]"], "embargo|between the"),
         (["verify", "out/store"], "manifest"),
-        (["run", "--config", "tiny.yaml", "--out", "out", "--pretrain.training.steps", "13"], "differs"),
+        (["run", *TINY, "--out", "out", "--pretrain.training.steps", "13"], "differs"),
     ],
 )  # fmt: skip
 def test_mistakes_end_in_one_line_and_status_2(

@@ -69,7 +69,7 @@ def test_keys_depend_on_seed_part_epoch_and_index_and_on_nothing_else(small_wind
 def test_batch_k_is_a_function_of_seed_and_k(small_windows: Maker) -> None:
     one, two = TrainLoader(small_windows(), 16, seed=4), TrainLoader(small_windows(), 16, seed=4)
     run = list(islice(one, 35))  # two epochs of 14 and a half
-    assert [batch.number for batch in run] == list(range(35))
+    assert len({batch.number for batch in run}) == 35  # what a whole batch draws with differs
     for number in (34, 0, 13, 14, 29):  # in any order
         assert same(two.get(number), run[number])
     other = TrainLoader(small_windows(), 16, seed=5)
@@ -111,7 +111,7 @@ def test_ranks_share_the_batch_of_one_process(small_windows: Maker, ranks: int) 
         whole = alone.get(number)
         for name in ("values", "times", "keys"):
             assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
-        assert {part.number for part in parts} == {number}
+        assert {part.number for part in parts} == {whole.number}
 
 
 @pytest.mark.parametrize(("batch_size", "ranks"), [(239, 1), (120, 2), (0, 1)])
@@ -137,6 +137,7 @@ def test_evaluation_sees_every_window_once_in_order_with_the_same_keys(small_win
 
 
 def test_a_batch_moves_with_all_its_tensors(small_windows: Maker) -> None:
-    batch: Any = small_windows().batch([0, 1], number=3).to("meta")
+    made = small_windows().batch([0, 1], number=3)
+    batch: Any = made.to("meta")
     assert {getattr(batch, name).device.type for name in ("values", "valid", "times", "keys")} == {"meta"}
-    assert batch.number == 3
+    assert batch.number == made.number

@@ -177,6 +177,13 @@ def test_the_season_comes_back_after_a_year_and_the_hour_after_a_day() -> None:
     torch.testing.assert_close(season("2001-03-05", steps=2)[:, 1], season("2001-03-06")[:, 0], rtol=0, atol=1e-6)
 
 
+def test_a_patch_of_several_steps_has_the_season_of_its_last() -> None:
+    made = batch(globe(8, 16), steps=4, start=50 * 365 * DAY)
+    single, double = (patchify(made, (steps, 8, 16)).season for steps in (1, 2))
+    assert torch.equal(double, single[:, [1, 3]])
+    assert not torch.allclose(double, single[:, [0, 2]], atol=1e-3)
+
+
 def test_slots_count_back_from_the_last_step() -> None:
     short, long = (patchify(batch(globe(8, 16), steps=n), (1, 8, 16)).slot for n in (3, 8))
     assert short.shape == (3, SLOT_FEATURES)
