@@ -148,7 +148,7 @@ def _check(folder: Path, record: Any, store: Store) -> None:
 
 
 def _sst(store: Store) -> list[str]:
-    names = [name for name in ("ssta", "sst") if name in store.variables]
+    names: list[str] = [name for name in ("ssta", "sst") if name in store.variables]
     if not names:
         raise EarthSSLError(
             f"task enso: expected the variable sst or ssta, {store.path} holds {', '.join(store.variables)}"

@@ -86,7 +86,7 @@ class Masking(Objective):
         return _score(rebuilt, patches, mask)
 
     def _kind(self, number: int) -> MaskConfig:
-        """Return the kind of mask of a batch: a function of the run's seed and the batch's place in it, equal on all ranks."""
+        """Return the kind of mask of a batch: a function of seed and batch number, equal on all ranks."""
         weights = torch.tensor([mask.weight for mask in self.config.masks]).cumsum(0)
         at = uniform(torch.tensor([key(0, "mask kind", number)]), 1)[0, 0] * weights[-1]
         return self.config.masks[int(torch.searchsorted(weights, at, right=True).clamp(max=len(weights) - 1))]

@@ -33,19 +33,26 @@ class Health:
     trend_share: float
     place_share: float
 
-    def warnings(self, width: int) -> list[str]:
-        """Return what is wrong, in words; empty where nothing is."""
+    def warnings(self, width: int, start: Health | None = None) -> list[str]:
+        """Return what is wrong, in words; empty where nothing is.
+
+        Features that never were spread out (tokens share their positions' constants, so pooled ones point
+        much the same way in an untrained network, too) are no collapse: with the health at the `start` of
+        training given, what counts is what was lost since.
+        """
         said = []
-        if self.std < 0.1:
-            said.append(f"features hardly vary between windows (std {self.std:.3f} of 1): the encoder has collapsed")
-        if self.effective_rank < max(2.0, 0.03 * width):
+        if self.std < (0.1 if start is None else max(0.005, 0.3 * start.std)):
+            said.append(f"features hardly vary between windows (std {self.std:.3f}): the encoder has collapsed")
+        if self.effective_rank < (max(2.0, 0.03 * width) if start is None else max(2.0, 0.3 * start.effective_rank)):
             said.append(f"features fill {self.effective_rank:.1f} of {width} dimensions: dimensional collapse")
-        if self.mean_cosine > 0.99:
-            said.append(f"all windows point the same way (mean cosine {self.mean_cosine:.3f})")
-        shares = {"season": self.season_share, "trend": self.trend_share, "place": self.place_share}
-        for name, share in shares.items():
-            if share > 0.9:
+        if 1 - self.mean_cosine < (0.01 if start is None else 0.1 * (1 - start.mean_cosine)):
+            said.append(f"all windows point the same way (mean cosine {self.mean_cosine:.4f})")
+        for name in ("season", "trend", "place"):
+            share = getattr(self, f"{name}_share")
+            if share > (0.9 if start is None else max(0.9, getattr(start, f"{name}_share") + 0.02)):
                 said.append(f"{100 * share:.0f} % of the features' variance is {name}: climatological collapse")
+        if start is not None and said:
+            said[-1] += f" (at the start: std {start.std:.3f}, rank {start.effective_rank:.1f})"
         return said
 
     def to_json(self) -> dict[str, float]:

@@ -129,25 +129,43 @@ def check_health(encoder: Encoder, windows: Windows) -> Health:
 
 
 class HealthMonitor(pl.Callback):
-    """Measures the encoder's health at every validation and says in words when it collapses."""
+    """Measures the encoder's health before training and at every validation; says in words when it collapses."""
 
     def __init__(self, windows: Windows, sinks: list[Any]) -> None:
         self.windows, self.sinks = windows, sinks
         self.said: list[str] = []
+        self.start: Health | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measure the untrained encoder: what later values are compared with."""
+        if trainer.is_global_zero and self.start is None:
+            self.start = self._measure(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measure, log, warn."""
         if not trainer.is_global_zero:
             return
-        encoder: Any = pl_module.encoder
-        health = check_health(encoder, self.windows)
-        line = {f"health/{name}": value for name, value in health.to_json().items()}
-        for sink in self.sinks:
-            sink(trainer.global_step, line)
-        for words in health.warnings(encoder.width):
+        health = self._measure(trainer, pl_module)
+        for words in health.warnings(pl_module.encoder.width, self.start):  # type: ignore[union-attr, arg-type]
             message = f"step {trainer.global_step}: {words}"
             self.said.append(message)
             Console(stderr=True).print(f"[bold red]health warning[/] {message}")
+
+    def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Health:
+        encoder: Any = pl_module.encoder
+        health = check_health(encoder, self.windows)
+        for sink in self.sinks:
+            sink(trainer.global_step, {f"health/{name}": value for name, value in health.to_json().items()})
+        return health
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the health at the start and what was said, so that a resumed run compares with the same."""
+        return {"start": None if self.start is None else self.start.to_json(), "said": self.said}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+        self.said = list(state_dict["said"])
+        self.start = None if state_dict["start"] is None else Health(**state_dict["start"])
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from .files import digest, disk_full_is_clear, read_json, refuse_filled, write_j
 from .grid import LatLonGrid
 from .progress import track
 from .sources import open_source
+from .sources.canonical import reading
 from .sources.files import matched
 from .splits import SplitsConfig
 from .statistics import Statistics, StatisticsConfig, fit_statistics
@@ -151,7 +152,8 @@ def _continue_or_start(partial: Path, recipe: dict[str, Any]) -> None:
 
 def _reader(data: xr.Dataset, variables: tuple[str, ...], first: int, last: int) -> np.ndarray:
     part = data.isel(time=slice(first, last))
-    return np.stack([part[name].values for name in variables], axis=1)
+    with reading(str(data.attrs.get("source", "the source"))):
+        return np.stack([part[name].values for name in variables], axis=1)
 
 
 def _statistics(partial: Path, data: xr.Dataset, template: Template, config: StatisticsConfig) -> Statistics:

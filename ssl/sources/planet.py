@@ -28,7 +28,9 @@ import xarray as xr
 from ..errors import EarthSSLError, nearest
 from ..grid import LatLonGrid
 from .geography import AIR_MODES, CLIMATE, COLUMNS, OCEAN_MODES, RESPONSES, WAVES, Geography
+from .orient import region_of
 from .oscillator import STATES, Oscillator
+from .selection import Selection
 
 STEPS = ("monthly", "daily", "6-hourly")
 VARIABLES = {
@@ -329,8 +331,12 @@ class Planet:
         return np.column_stack([*known, states[:, len(STATES) :]])
 
 
-def open_planet(variables: Sequence[str] | None = None, **options: Any) -> xr.Dataset:
+def open_planet(
+    variables: Sequence[str] | None = None, region: Sequence[float] | None = None, **options: Any
+) -> xr.Dataset:
     """Return the dataset of a planet with the given PlanetConfig options, all or some of its variables.
+
+    `region` (south, north, west, east, degrees) keeps the cells inside a box that does not cross 0°E.
 
     Raises:
         EarthSSLError: If an option or a variable is unknown or out of range.
@@ -338,12 +344,14 @@ def open_planet(variables: Sequence[str] | None = None, **options: Any) -> xr.Da
     known = [field.name for field in dataclasses.fields(PlanetConfig)]
     for name in options:
         if name not in known:
-            expected = f"one of {', '.join([*known, 'variables'])}"
-            raise _mistake("every option", expected, name, nearest(name, [*known, "variables"]))
+            every = [*known, "variables", "region"]
+            raise _mistake("every option", f"one of {', '.join(every)}", name, nearest(name, every))
     for name in variables or ():
         if name not in VARIABLES:
             raise _mistake("variables", f"some of {', '.join(VARIABLES)}", name, nearest(name, VARIABLES))
     dataset = Planet(PlanetConfig(**options)).dataset()
+    if region is not None:
+        dataset = region_of(dataset, Selection(region=region).region, "planet")  # type: ignore[arg-type]
     return dataset[list(variables)] if variables else dataset
 
 
