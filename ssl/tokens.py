@@ -245,6 +245,9 @@ class Encodings(nn.Module):
         self.layout = nn.Linear(LAYOUT_FEATURES, width)
         self.slot = nn.Linear(SLOT_FEATURES, width, bias=False)
         self.season = nn.Linear(SEASON_FEATURES, width, bias=False)
+        for layer in (self.place, self.layout, self.slot, self.season):
+            # Half of sin² and cos² on average: encodings of unit variance, on a par with the values.
+            nn.init.normal_(layer.weight, std=math.sqrt(2 / layer.in_features))
 
     def forward(
         self, patches: Patches, ids: Int[Tensor, "batch kept"] | None, hide: frozenset[str] = frozenset()
