@@ -26,7 +26,7 @@ from .eof import Eof
 
 POOLINGS = ("mean", "last", "pacific", "pcs", "mean+pcs")
 # Equatorial Pacific, where the equatorial waves of the recharge oscillator run; bins of longitude, degrees.
-PACIFIC = (-10.0, 10.0, 120.0, 290.0)
+PACIFIC = (-12.5, 12.5, 120.0, 290.0)
 PACIFIC_BIN = 20.0
 
 
@@ -122,8 +122,8 @@ def candidates(
     layers: Sequence[int],
     poolings: Sequence[str],
     components: Sequence[int],
-) -> dict[str, Float[np.ndarray, "time feature"]]:
-    """Return named feature sets on all steps of a store, NaN where no window ends.
+) -> dict[str, dict[str, Float[np.ndarray, "time feature"]]]:
+    """Return, for each pooling, named feature sets on all steps of a store, NaN where no window ends.
 
     Args:
         raw: From `extract`.
@@ -143,30 +143,28 @@ def candidates(
                 f"poolings: expected {', '.join(POOLINGS)}, got '{pooling}'." + nearest(pooling, POOLINGS)
             )
     fitted = train[raw.rows]
-    out: dict[str, np.ndarray] = {}
+    out: dict[str, dict[str, np.ndarray]] = {pooling: {} for pooling in poolings}
 
-    def put(name: str, values: np.ndarray) -> None:
-        full = np.full((steps, values.shape[1]), np.nan)
-        full[raw.rows] = values
-        out[name] = full
+    def put(pooling: str, name: str, values: np.ndarray) -> None:
+        if pooling in out:
+            full = np.full((steps, values.shape[1]), np.nan)
+            full[raw.rows] = values
+            out[pooling][name] = full
 
     for k, layer in enumerate(layers):
         where = f"layer {layer + 1}"
-        if "mean" in poolings:
-            put(f"{where}, mean", raw.mean[k])
-        if "last" in poolings:
-            put(f"{where}, last step's mean", raw.last[k])
+        put("mean", f"{where}, mean", raw.mean[k])
+        put("last", f"{where}, last step's mean", raw.last[k])
         if "pacific" in poolings:
             for count, pcs in _components(_along_equator(raw, k), fitted, components):
-                put(f"{where}, equatorial Pacific ({count} PCs)", pcs)
+                put("pacific", f"{where}, equatorial Pacific ({count} PCs)", pcs)
         if "pcs" in poolings or "mean+pcs" in poolings:
             weight = np.repeat(raw.area, raw.tokens.shape[-1])
             flat = raw.tokens[k].reshape(len(raw.rows), -1).astype(np.float32)
             for count, pcs in _components(flat, fitted, components, weight):
-                if "pcs" in poolings:
-                    put(f"{where}, {count} PCs of last step's tokens", pcs)
-                if "mean+pcs" in poolings:
-                    put(f"{where}, mean + {count} PCs of last step's tokens", np.concatenate([raw.mean[k], pcs], 1))
+                put("pcs", f"{where}, {count} PCs of last step's tokens", pcs)
+                both = np.concatenate([raw.mean[k], pcs], 1)
+                put("mean+pcs", f"{where}, mean + {count} PCs of last step's tokens", both)
     return out
 
 
@@ -174,7 +172,7 @@ def _along_equator(raw: RawFeatures, layer: int) -> np.ndarray:
     south, north, west, east = PACIFIC
     inside = (raw.lat >= south) & (raw.lat <= north) & (raw.lon >= west) & (raw.lon <= east)
     if not inside.any():
-        raise EarthSSLError("pooling pacific: no token lies in 10S–10N, 120–290E; leave it out of `poolings`")
+        raise EarthSSLError("pooling pacific: no token lies in 12.5S–12.5N, 120–290E; leave it out of `poolings`")
     bins = ((raw.lon - west) // PACIFIC_BIN).astype(int)
     groups = [inside & (bins == b) for b in np.unique(bins[inside])]
     return np.concatenate([raw.tokens[layer][:, g].astype(np.float32).mean(1) for g in groups], 1)

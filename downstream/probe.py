@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
+from threadpoolctl import threadpool_limits
 
 from ..ssl.checkpoint import differences, read
 from ..ssl.encoder import Encoder
@@ -96,6 +97,12 @@ def probe(config: ProbeConfig, command: str = "") -> Path:
     Raises:
         EarthSSLError: If store, checkpoints and task do not fit together, or `out` is not empty.
     """
+    # The heads are many small problems: BLAS threads would only wait for one another.
+    with threadpool_limits(1, "blas"):
+        return _probe(config, command)
+
+
+def _probe(config: ProbeConfig, command: str) -> Path:
     begun = time.perf_counter()
     out = Path(config.out)
     refuse_filled(out, "the probe's results")
@@ -184,10 +191,7 @@ def _encoder_rows(
     cache = Path(config.cache) if config.cache else Path(config.out).with_name(Path(config.out).name + "-features")
     raw = cached(cache / cache_name(identity, store, layers), encoder, store, layers, f"features, {label}")
     training = store.splits.inside(store.times.astype("datetime64[ns]"), "train")
-    sets = {
-        pooling: candidates(raw, len(store.times), training, layers, [pooling], config.components)
-        for pooling in config.poolings
-    }
+    sets = candidates(raw, len(store.times), training, layers, config.poolings, config.components)
     rows = [
         select_and_refit(task, found, name=f"{kind} [{pooling}]", seed=seed, options=config.head)
         for pooling, found in sets.items()

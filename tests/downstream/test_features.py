@@ -60,11 +60,11 @@ def test_features_of_a_window_see_that_window_only(made: tuple[Any, Store, RawFe
 def test_components_are_fitted_on_training_months_only(made: tuple[Any, Store, RawFeatures]) -> None:
     _, store, raw = made
     train = training(store)
-    before = candidates(raw, len(store.times), train, [1, 2], ["pcs"], [4])
+    before = candidates(raw, len(store.times), train, [1, 2], ["pcs"], [4])["pcs"]
     later = raw.tokens.copy()
     later[:, ~train[raw.rows]] += 5
     changed = RawFeatures(**{**vars(raw), "tokens": later})
-    after = candidates(changed, len(store.times), train, [1, 2], ["pcs"], [4])
+    after = candidates(changed, len(store.times), train, [1, 2], ["pcs"], [4])["pcs"]
     for name, values in before.items():
         assert np.array_equal(after[name][train], values[train], equal_nan=True), name
 
@@ -72,12 +72,12 @@ def test_components_are_fitted_on_training_months_only(made: tuple[Any, Store, R
 def test_candidates_are_named_and_placed(made: tuple[Any, Store, RawFeatures]) -> None:
     _, store, raw = made
     found = candidates(raw, len(store.times), training(store), [1, 2], ["mean", "last", "mean+pcs"], [4, 6])
-    assert len(found) == 2 + 2 + 2 * 2
-    for values in found.values():
+    assert {pooling: len(sets) for pooling, sets in found.items()} == {"mean": 2, "last": 2, "mean+pcs": 4}
+    for values in (values for sets in found.values() for values in sets.values()):
         assert len(values) == len(store.times)
         assert np.isnan(values[:2]).all()
         assert np.isfinite(values[2:]).all()
-    assert found["layer 3, mean + 4 PCs of last step's tokens"].shape[1] == 68
+    assert found["mean+pcs"]["layer 3, mean + 4 PCs of last step's tokens"].shape[1] == 68
 
 
 def test_an_unknown_pooling_names_the_nearest(made: tuple[Any, Store, RawFeatures]) -> None:
