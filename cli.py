@@ -6,7 +6,6 @@ torch and Lightning are imported only by the verb that needs them, so that --hel
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import shlex
 import sys
@@ -46,7 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, what in VERBS.items():
         _add_options(verbs.add_parser(name, help=what, description=what, add_help=False, allow_abbrev=False), name)
     options, rest = parser.parse_known_args(words)
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     command = "earthssl " + shlex.join(words)
     try:
         if options.help:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 import warnings
@@ -309,6 +310,8 @@ def fit(
         extra.append(average)
     if config.patience:
         extra.append(StopEarly("val/loss", patience=config.patience, mode="min", check_on_train_epoch_end=False))
+    # Lightning's greetings (devices, tips) are not this program's; its warnings still show.
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         _quieten()
         trainer = pl.Trainer(

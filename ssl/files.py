@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -40,6 +41,26 @@ def _errno(error: OSError | SafetensorError) -> int:
         return error.errno or 0
     found = re.search(r"os error (\d+)", str(error))
     return int(found[1]) if found else 0
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process; the lock goes with the process, however it ends.
+
+    Raises:
+        EarthSSLError: If another process holds it.
+    """
+    handle = open(folder / ".lock", "w")  # noqa: SIM115 (held open over the yield, closed below)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        handle.close()
+        raise EarthSSLError(f"{folder} is in use by another process; wait for it, or choose another --out") from None
+    try:
+        yield
+    finally:
+        handle.close()
+        (folder / ".lock").unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -22,7 +22,7 @@ from .data import Windows
 from .encoder import EncoderConfig
 from .engine import Data, Pretraining, TrainingConfig, fit, parameter_count
 from .errors import EarthSSLError
-from .files import digest, read_json, refuse_filled, write_json
+from .files import digest, locked, read_json, refuse_filled, write_json
 from .monitor import HealthMonitor, History, OnlineProbe, ProbeLabels, ProgressBar, check_health
 from .objective import Context, ObjectiveConfig, WeightedSum, build_objectives, unknown_task
 from .randomness import key
@@ -115,16 +115,30 @@ def pretrain(
         # A rehearsal on one window: settings that cannot work fail here, before anything is written.
         objectives(encoder, train.batch([0]))
     _open_run(out, config, _identity(config, store))
+    with locked(out):
+        return _train(out, config, store, module, train, val, probe)
+
+
+def _train(
+    out: Path,
+    config: PretrainConfig,
+    store: Store,
+    module: Pretraining,
+    train: Windows,
+    val: Windows,
+    probe: OnlineProbe | None,
+) -> Path:
+    """Train in an opened run's folder and return the folder of the checkpoint."""
+    training = config.training
     history = History(out / HISTORY, _resumed_step(out) if config.resume else 0)
-    bar = ProgressBar(training.steps, "pretrain " + " + ".join(settings))
-    sinks: list[Any] = [history, bar]
+    bar = ProgressBar(training.steps, "pretrain " + " + ".join(config.objectives))
     health = HealthMonitor(val, [history])
     callbacks: list[Any] = [bar, health]
     if probe is not None:
         probe.sinks = [history]
         callbacks.append(probe)
     begun = time.perf_counter()
-    steps = fit(module, Data(train, val, training), out, callbacks, sinks, config.resume).global_step
+    steps = fit(module, Data(train, val, training), out, callbacks, [history, bar], config.resume).global_step
     seconds = time.perf_counter() - begun
     folder = _export(out, config, store, module, val, steps)
     _write_example(out, store, module, val)
