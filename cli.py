@@ -55,11 +55,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"earthssl {options.verb}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"earthssl {options.verb}: interrupted; run the same command again to go on", file=sys.stderr)
+        how = "with --resume" if options.verb == "pretrain" else "again"
+        print(f"earthssl {options.verb}: interrupted; run the same command {how} to go on", file=sys.stderr)
         return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"earthssl {options.verb}: {error.filename}: {error.strerror}; check the path", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -133,7 +139,7 @@ def _run_all(options: argparse.Namespace, rest: list[str], command: str) -> None
 
 
 def _show_table(folder: Path) -> None:
-    from .downstream.probe import table
+    from .downstream.table import table
 
     print("\n" + table(folder) + "\n")
 
@@ -154,14 +160,21 @@ def _use(options: argparse.Namespace) -> None:
         return
     if not options.data:
         raise EarthSSLError("embed: expected data to embed, got none; earthssl embed CHECKPOINT DATA")
+    from .ssl.files import disk_full_is_clear
     from .ssl.sources import open_source
 
     out = Path(options.out)
     if out.exists():
         raise EarthSSLError(f"{out} exists already; choose another --out, or remove it")
+    if not out.absolute().parent.is_dir():
+        raise EarthSSLError(f"expected a folder to write {out} into, {out.absolute().parent} does not exist; make it")
     encoder = checkpoint.load_encoder(folder)
     features = encoder.embed(open_source("files", path=options.data), pooling=options.pooling, layer=options.layer)
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    features.to_netcdf(temporary)
-    os.replace(temporary, out)
+    try:
+        with disk_full_is_clear(out):
+            features.to_netcdf(temporary)
+            os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
     print(out)

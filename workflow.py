@@ -20,10 +20,10 @@ from .pretext import TASKS
 from .ssl.config import build, override, section
 from .ssl.data import Windows
 from .ssl.errors import EarthSSLError
-from .ssl.files import refuse_filled
+from .ssl.files import read_json, refuse_filled, write_json
 from .ssl.monitor import ProbeLabels
 from .ssl.prepare import PrepareConfig, prepare
-from .ssl.pretrain import OnlineProbeConfig, PretrainConfig
+from .ssl.pretrain import OnlineProbeConfig, PretrainConfig, parse_objectives
 from .ssl.pretrain import pretrain as run_pretrain
 from .ssl.store import Store
 
@@ -71,6 +71,11 @@ def enso_labels(online: OnlineProbeConfig) -> Callable[[Store, Windows], ProbeLa
         rows = windows.starts + windows.length - 1
         usable = np.flatnonzero(task.samples("train")[0][rows])
         cut, gap = len(usable) * 5 // 6, windows.length + online.lead + 1
+        if len(usable) - cut - gap < 24:
+            raise EarthSSLError(
+                f"online_probe: expected at least 24 training windows to score on after a gap of {gap} months, got "
+                f"{max(0, len(usable) - cut - gap)}; lengthen splits.train or leave the online probe out"
+            )
         labels = np.nan_to_num(task.target[0][rows])
         return ProbeLabels(f"enso_lead{online.lead}", windows, usable[:cut], usable[cut + gap :], labels)
 
@@ -99,48 +104,101 @@ def run_all(file: str | Path, out: str, words: list[str], say: Callable[[str], N
     Raises:
         EarthSSLError: From any step.
     """
-    sections = {verb: section(file, verb) for verb in VERBS}
-    sections = override(sections, words)
+    sections = override({verb: section(file, verb) for verb in VERBS}, words)
     unknown = [name for name in sections if name not in VERBS]
     if unknown:
         raise EarthSSLError(
             f"expected overrides of {', '.join(VERBS)}, such as --pretrain.training.steps 100, got --{unknown[0]}"
         )
     root = Path(out)
-    seeds = sections["pretrain"].pop("seeds", None) or [0]
-    store, runs = root / "store", [root / f"pretrain-seed{seed}" for seed in seeds]
-    marker = root / ".config"
-    state = repr(sections)
-    if not marker.is_file() or marker.read_text() != state:
-        refuse_filled(root, "the run (the config differs from the one that was begun there)")
-        root.mkdir(parents=True, exist_ok=True)
-        marker.write_text(state)
+    seeds = _seeds(sections["pretrain"])
+    store, folder = root / "store", root / "probe"
+    runs = [root / f"pretrain-seed{seed}" for seed in seeds]
+    settings = _settings(sections, store, runs, folder, root / "report.html")
+    _validate(settings)
+    _open(root, sections, store, runs, folder)
     begun = time.perf_counter()
     if not store.exists():
         say(f"1/4 prepare: {sections['prepare'].get('source')} → {store}")
-        run_verb("prepare", {**sections["prepare"], "out": str(store)})
+        run_verb("prepare", settings["prepare"])
     for run, seed in zip(runs, seeds, strict=True):
-        _pretrain_once(sections["pretrain"], store, run, seed, say)
-    folder = root / "probe"
+        _pretrain_once(settings["pretrain"], run, seed, say)
     if not folder.exists():
         say(f"3/4 probe: {sections['probe'].get('task', 'enso')} → {folder}")
-        settings = {**sections["probe"], "store": str(store), "out": str(folder), "checkpoints": [str(r) for r in runs]}
-        run_verb("probe", settings, command)
+        run_verb("probe", settings["probe"], command)
     say("4/4 report")
-    file_out = root / "report.html"
-    settings = {**sections["report"], "store": str(store), "runs": [str(r) for r in runs], "probe": str(folder)}
-    path = run_verb("report", {**settings, "out": str(file_out)})
+    path = run_verb("report", settings["report"])
     say(f"took {time.perf_counter() - begun:.0f} s")
     return path
 
 
-def _pretrain_once(settings: dict[str, Any], store: Path, run: Path, seed: int, say: Callable[[str], None]) -> None:
+def _seeds(pretrain_section: dict[str, Any]) -> list[int]:
+    seeds = pretrain_section.get("seeds", [0])
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
+        raise EarthSSLError(f"pretrain.seeds: expected a list of whole numbers such as [0, 1, 2], got {seeds!r}")
+    if len(set(seeds)) < len(seeds):
+        raise EarthSSLError(f"pretrain.seeds: expected different seeds, got {seeds}")
+    return seeds
+
+
+def _settings(
+    sections: dict[str, Any], store: Path, runs: list[Path], folder: Path, report_file: Path
+) -> dict[str, dict[str, Any]]:
+    """Return each verb's settings with the folders of the run put in."""
+    places = [str(run) for run in runs]
+    plain = {name: value for name, value in sections["pretrain"].items() if name != "seeds"}
+    return {
+        "prepare": {**sections["prepare"], "out": str(store)},
+        "pretrain": {**plain, "store": str(store), "out": places[0]},
+        "probe": {**sections["probe"], "store": str(store), "out": str(folder), "checkpoints": places},
+        "report": {**sections["report"], "store": str(store), "runs": places, "probe": str(folder),
+                   "out": str(report_file)},
+    }  # fmt: skip
+
+
+def _validate(settings: dict[str, dict[str, Any]]) -> None:
+    """Build every config before anything is done, so that a mistake in the last section costs no training."""
+    built: dict[str, Any] = {verb: build(kind, settings[verb], verb) for verb, kind in VERBS.items()}
+    parse_objectives(built["pretrain"].objectives, TASKS)
+    splits = built["prepare"].splits.build()
+    probed = built["probe"]
+    need = max(built["pretrain"].encoder.window, probed.pca_window) + max(probed.leads) + 1
+    for earlier, later in (("train", "val"), ("val", "test")):
+        end, start = getattr(splits, earlier)[1], getattr(splits, later)[0]
+        gap = int((start.astype("datetime64[M]") - end.astype("datetime64[M]")).astype(int)) - 1
+        if gap < need:
+            raise EarthSSLError(
+                f"splits: expected at least {need} months (window + longest lead + 1) between {earlier} and {later}, "
+                f"got {gap}; move a block, or shorten the window or the longest lead"
+            )
+
+
+def _open(root: Path, sections: dict[str, Any], store: Path, runs: list[Path], folder: Path) -> None:
+    """Make the run's folder, or check that what is finished there was made with the same settings."""
+    marker = root / ".config.json"
+    if marker.is_file():
+        made = read_json(marker, "the config of an interrupted run")
+        finished = {"prepare": store.exists(), "pretrain": any(run.exists() for run in runs), "probe": folder.exists()}
+        for name, there in finished.items():
+            if there and made.get(name) != sections[name]:
+                where = {"prepare": root, "pretrain": root, "probe": folder}[name]
+                raise EarthSSLError(
+                    f"{root} was begun with another config (its section '{name}' differs); choose another --out, or "
+                    f"remove {where} to make it anew"
+                )
+    else:
+        refuse_filled(root, "the run")
+        root.mkdir(parents=True, exist_ok=True)
+    write_json(marker, sections)
+
+
+def _pretrain_once(settings: dict[str, Any], run: Path, seed: int, say: Callable[[str], None]) -> None:
     """Pretrain one seed; keep it if finished, resume it if a state was saved, else start anew."""
-    if (run / "checkpoint").exists() and (run / "run.json").is_file():
+    if (run / "checkpoint").exists():
         return
-    config: Any = build(PretrainConfig, {**settings, "store": str(store), "out": str(run)}, "pretrain")
+    config: Any = build(PretrainConfig, {**settings, "out": str(run)}, "pretrain")
     config = replace(config, training=replace(config.training, seed=seed))
-    if (run / "last.ckpt").is_file() and not (run / "checkpoint").exists():
+    if (run / "last.ckpt").is_file():
         say(f"2/4 pretrain, seed {seed}: resumed")
         config = replace(config, resume=True)
     else:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,12 +16,13 @@ import numpy as np
 import pandas as pd
 import torch
 import xarray as xr
+from safetensors.torch import save as serialise
 from threadpoolctl import threadpool_limits
 
-from ..ssl.checkpoint import differences, read
+from ..ssl.checkpoint import Record, differences, read
 from ..ssl.encoder import Encoder
 from ..ssl.errors import EarthSSLError, nearest
-from ..ssl.files import read_json, refuse_filled, sha256, write_json, write_text
+from ..ssl.files import disk_full_is_clear, refuse_filled, sha256, write_json, write_text
 from ..ssl.pretrain import versions
 from ..ssl.randomness import key
 from ..ssl.sources.planet import Planet, PlanetConfig
@@ -38,7 +42,8 @@ CONVENTION = (
     "input month. Anomalies from the calendar-month means of train start … validation end. Skill: mean over the "
     "12 target months of Pearson's r over the test years. Heads are ridge regressions on frozen features, "
     "settings chosen on the validation block, refitted on train + validation, read once on test. Intervals: "
-    "paired bootstrap over blocks of test years; a row of several seeds scores the mean of its seeds' skills."
+    "paired bootstrap over blocks of test years, given these seeds; a row of several seeds scores the mean of its "
+    "seeds' skills. An untrained twin has the weights that the pretraining of its seed began with."
 )
 
 
@@ -110,7 +115,7 @@ def _probe(config: ProbeConfig, command: str) -> Path:
     folders = [_checkpoint(Path(path)) for path in config.checkpoints]
     loaded = [read(folder) for folder in folders]
     for folder, (_, record) in zip(folders, loaded, strict=True):
-        _check(folder, record, store)
+        _check(folder, record, store, loaded[0][1])
     shape = loaded[0][1].encoder
     task = EnsoTask.from_dataset(
         store.dataset(_sst(store)), store.splits, config.leads, max(shape.window, config.pca_window)
@@ -119,10 +124,12 @@ def _probe(config: ProbeConfig, command: str) -> Path:
     rows = _baselines(config, store, task)
     encoders = [(f"pretrained seed {r.seed}", "pretrained", r.seed, e, sha256(f / "encoder.safetensors"))
                 for f, (e, r) in zip(folders, loaded, strict=True)]  # fmt: skip
-    for seed in range(config.untrained_seeds):
-        torch.manual_seed(key(seed, "untrained") & (2**63 - 1))
+    for seed in _twin_seeds([record.seed for _, record in loaded], config.untrained_seeds):
+        # The very weights that the pretraining of this seed began with.
+        torch.manual_seed(key(seed, "init") & (2**63 - 1))
         twin = shape.build(store.variables)
-        encoders.append((f"untrained seed {seed}", "untrained", seed, twin, f"untrained {seed} {shape}"))
+        weights = hashlib.sha256(serialise(twin.state_dict())).hexdigest()
+        encoders.append((f"untrained seed {seed}", "untrained", seed, twin, weights))
     for label, kind, seed, encoder, identity in encoders:
         rows += _encoder_rows(config, store, task, encoder, layers, label, kind, seed, identity)
     rows += scratch_rows(config.scratch, shape, store, task) if config.scratch.seeds else []
@@ -132,9 +139,23 @@ def _probe(config: ProbeConfig, command: str) -> Path:
          "weights_sha256": sha256(f / "encoder.safetensors")}
         for f, (_, r) in zip(folders, loaded, strict=True)
     ]  # fmt: skip
-    out.mkdir(parents=True, exist_ok=True)
-    _write(out, config, store, task, rows, checkpoints, time.perf_counter() - begun, command)
+    making = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        with disk_full_is_clear(out):
+            making.mkdir(parents=True)
+            _write(making, config, store, task, rows, checkpoints, begun, command)
+            if out.exists():
+                out.rmdir()
+            os.replace(making, out)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
     return out
+
+
+def _twin_seeds(trained: list[int], count: int) -> list[int]:
+    """Return seeds for the untrained twins: those of the pretrainings first."""
+    others = [seed for seed in range(count + len(trained)) if seed not in trained]
+    return [*trained, *others][:count]
 
 
 def _checkpoint(path: Path) -> Path:
@@ -142,16 +163,34 @@ def _checkpoint(path: Path) -> Path:
     return path / "checkpoint" if (path / "checkpoint").is_dir() else path
 
 
-def _check(folder: Path, record: Any, store: Store) -> None:
-    said = differences(record, store.variables, store.grid, record.step_days)
-    for part in ("test",):
-        first, last = getattr(store.splits, part)
-        for name in ("train", "val"):
-            a, b = getattr(record.splits, name)
-            if a <= last and first <= b:
-                said.append(f"splits: the encoder's {name} block ({a:.10}…{b:.10}) reaches into the store's test block")
+def _check(folder: Path, record: Record, store: Store, first: Record) -> None:
+    """Refuse a checkpoint that does not fit the store, or not the others; list every difference."""
+    step_days = float(np.median(np.diff(store.times)) / np.timedelta64(1, "D"))
+    said = differences(record, store.variables, store.grid, step_days)
+    if record.fingerprint != store.fingerprint and not _same_scaling(record, store):
+        said.append("statistics: the encoder's inputs were normalised otherwise than the store's; prepare the store "
+                    "with the same blocks and scale")  # fmt: skip
+    start, end = store.splits.test
+    for name in ("train", "val"):
+        a, b = getattr(record.splits, name)
+        if a <= end and start <= b:
+            said.append(f"splits: the encoder's {name} block ({a:.10}…{b:.10}) reaches into the store's test block")
+        elif b < start and (start - b) / np.timedelta64(1, "D") < store.splits.embargo_days:
+            said.append(f"splits: the encoder's {name} block ends {b:.10}, closer to test than the embargo")
+    for name in ("encoder", "variables"):
+        if getattr(record, name) != getattr(first, name):
+            said.append(f"{name}: the first checkpoint has {getattr(first, name)}, this one {getattr(record, name)}")
     if said:
         raise EarthSSLError(f"{folder} does not fit the store {store.path}: {'; '.join(map(str, said))}")
+
+
+def _same_scaling(record: Record, store: Store) -> bool:
+    own, its = store.statistics, record.statistics
+    return own.to_json() == its.to_json() and all(
+        getattr(own, name).shape == getattr(its, name).shape
+        and np.allclose(getattr(own, name), getattr(its, name), rtol=1e-5, equal_nan=True)
+        for name in ("coefficients", "scale")
+    )
 
 
 def _sst(store: Store) -> list[str]:
@@ -227,7 +266,7 @@ def _known_best(store: Store, task: EnsoTask) -> list[Row]:
 
 def _write(
     out: Path, config: ProbeConfig, store: Store, task: EnsoTask, rows: list[Row],
-    checkpoints: list[dict[str, Any]], seconds: float, command: str,
+    checkpoints: list[dict[str, Any]], begun: float, command: str,
 ) -> None:  # fmt: skip
     observed = task.observed()
     names = list(dict.fromkeys(row.name for row in rows))
@@ -260,7 +299,7 @@ def _write(
             "block_years": config.block_years,
             "level": boot.attrs["level"],
             "checkpoints": checkpoints,
-            "seconds": seconds,
+            "seconds": time.perf_counter() - begun,
             "versions": versions(),
             "config": _plain(asdict(config)),
             "command": command,
@@ -331,22 +370,3 @@ def _differences(boot: xr.Dataset, names: list[str], references: list[str]) -> p
                 verdict = str(d["verdict"].values[k]) or "undecided"
                 lines.append((name, reference, int(lead), float(d["difference"][k]), low, high, verdict))
     return pd.DataFrame(lines, columns=["row", "reference", "lead", "value", "low", "high", "verdict"])
-
-
-def table(folder: Path, leads: Sequence[int] = (1, 3, 6, 9, 12, 15, 18)) -> str:
-    """Return the skill table of a probe's folder as text: a line a row, a column a lead."""
-    scores = pd.read_csv(folder / "scores.csv")
-    record = read_json(folder / "probe.json", "a probe's record")
-    skill = scores[(scores.metric == "skill") & scores.seed.isna()]
-    shown = [lead for lead in leads if lead in set(skill.lead)]
-    width = max(len(name) for name in skill.row.unique())
-    what = "synthetic planet, " if record["synthetic"] else ""
-    middle_lead = shown[len(shown) // 2]
-    lines = [f"all-season skill (mean r), {what}test {record['test_years']}, [95 % interval at lead {middle_lead}]"]
-    lines.append(f"{'lead (months)':<{width}}  " + "".join(f"{lead:>7}" for lead in shown))
-    for name in skill.row.unique():
-        mine = skill[skill.row == name].set_index("lead")
-        middle = mine.loc[middle_lead]
-        cells = "".join(f"{mine.loc[lead].value:>7.2f}" for lead in shown)
-        lines.append(f"{name:<{width}}  {cells}   [{middle.low:.2f}, {middle.high:.2f}]")
-    return "\n".join(lines)

@@ -70,6 +70,8 @@ def scratch_rows(config: ScratchConfig, shape: EncoderConfig, store: Store, task
                 score = -float(task.validation_score(data.forecast(network, task.inits("val"))).mean())
                 if score < best:
                     best, best_steps = score, step + 1
+        if not best_steps:
+            raise EarthSSLError(f"scratch: the network of seed {seed} diverged (no finite score); lower scratch.lr")
         network = _network(shape, store, leads, seed)
         for step in _train(network, data, "fit", config, seed, f"scratch {seed}, refit"):
             if step + 1 == best_steps:

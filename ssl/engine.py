@@ -51,7 +51,7 @@ class TrainingConfig:
         patience: Validations without a better loss before stopping early; 0 never stops early.
         seed: Root of all randomness.
         accelerator: Lightning's word: auto, cpu, gpu.
-        devices: Number of devices.
+        devices: Number of devices; 1 for now.
     """
 
     steps: int = 1000
@@ -78,6 +78,8 @@ class TrainingConfig:
         for name in counts:
             if getattr(self, name) < 1:
                 raise EarthSSLError(f"training.{name}: expected a whole number ≥ 1, got {getattr(self, name)}")
+        if self.devices > 1:
+            raise EarthSSLError(f"training.devices: expected 1 (several are not supported yet), got {self.devices}")
         for name in ("lr", "weight_decay", "clip", "patience"):
             least = "> 0" if name == "lr" else "≥ 0"
             if not getattr(self, name) >= 0 or (name == "lr" and not self.lr > 0):
@@ -332,7 +334,11 @@ def fit(
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
-        trainer.fit(module, datamodule=data, ckpt_path=str(last) if resume else None, weights_only=True)
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=str(last) if resume else None, weights_only=True)
+        except SystemExit:
+            # What Lightning makes of Ctrl-C.
+            raise KeyboardInterrupt from None
     if average is not None:
         # Resumed after its last step, a run ends without this hook; where it did run, it changes nothing now.
         average.on_train_end(trainer, module)

@@ -144,7 +144,8 @@ def _continue_or_start(partial: Path, recipe: dict[str, Any]) -> None:
             )
         return
     if partial.exists():
-        shutil.rmtree(partial)
+        refuse_filled(partial, "the unfinished store (it holds no recipe of one)")
+        partial.rmdir()
     with disk_full_is_clear(partial):
         partial.mkdir(parents=True)
     write_json(partial / RECIPE, recipe)

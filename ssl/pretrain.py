@@ -140,10 +140,11 @@ def _train(
     begun = time.perf_counter()
     steps = fit(module, Data(train, val, training), out, callbacks, [history, bar], config.resume).global_step
     seconds = time.perf_counter() - begun
-    folder = _export(out, config, store, module, val, steps)
+    module.to("cpu").eval()
     _write_example(out, store, module, val)
     write_json(out / RUN, _run_record(module, seconds, steps, health.said, train, val))
-    return folder
+    # Last: a run that has its checkpoint is finished.
+    return _export(out, config, store, module, val, steps)
 
 
 def _identity(config: PretrainConfig, store: Store) -> dict[str, Any]:
@@ -179,7 +180,6 @@ def _resumed_step(out: Path) -> int:
 
 def _export(out: Path, config: PretrainConfig, store: Store, module: Pretraining, val: Windows, steps: int) -> Path:
     """Write the checkpoint folder of a module trained for so many steps: fewer than configured if it stopped early."""
-    module.to("cpu").eval()
     health = check_health(module.encoder, val)
     spacing = np.median(np.diff(store.times)) / np.timedelta64(1, "D")
     licence = config.licence or store.manifest["attributes"].get("licence", "as the data")

@@ -43,7 +43,12 @@ def open_source(source: str, **options: Any) -> xr.Dataset:
     opener = getattr(importlib.import_module(f".{module}", __name__), function)
     if source not in CHECKS_ITSELF:
         _check_options(source, opener, options)
-    return opener(**options)
+    try:
+        return opener(**options)
+    except TypeError as error:
+        raise EarthSSLError(
+            f"source {source}: an option is of the wrong type ({error}); see its documentation"
+        ) from None
 
 
 def _check_options(source: str, opener: Any, options: dict[str, Any]) -> None:
