@@ -144,8 +144,10 @@ def _continue_or_start(partial: Path, recipe: dict[str, Any]) -> None:
             )
         return
     if partial.exists():
-        refuse_filled(partial, "the unfinished store (it holds no recipe of one)")
-        partial.rmdir()
+        # A kill may leave the recipe's temporary file; anything else here is not ours to remove.
+        if any(not entry.name.startswith(f".{RECIPE}") for entry in partial.iterdir()):
+            refuse_filled(partial, "the unfinished store (it holds no recipe of one)")
+        shutil.rmtree(partial)
     with disk_full_is_clear(partial):
         partial.mkdir(parents=True)
     write_json(partial / RECIPE, recipe)
