@@ -144,7 +144,7 @@ def test_the_kinds_take_their_shares(batch: Batch) -> None:
 
 
 def test_a_rank_one_field_is_learnt() -> None:
-    """One pattern times a number: hidden places follow from visible ones, and 50 steps find that out."""
+    """One pattern times a number: hidden places follow from visible ones, and 80 steps find that out."""
     rng = np.random.default_rng(0)
     grid = LatLonGrid(np.linspace(40, -40, 4), np.arange(6.0) * 30)
     pattern = 1.5 * np.cos(np.deg2rad(grid.lat))[:, None] * np.cos(np.deg2rad(grid.lon))
@@ -153,7 +153,7 @@ def test_a_rank_one_field_is_learnt() -> None:
     parameters = [*encoder.parameters(), *masking.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=4e-3, betas=(0.9, 0.95))
     skills = []
-    for number in range(50):
+    for number in range(80):
         optimizer.param_groups[0]["lr"] = 4e-3 * min(1.0, (number + 1) / 20)
         fields = rng.normal(size=(32, 1, 1, 1, 1)) * np.ones((1, 3, 1, 1, 1)) * pattern
         keys, times = fold(torch.arange(32), number), torch.zeros(32, 3, dtype=torch.int64)

@@ -57,22 +57,22 @@ def test_loss_falls_and_is_logged(small_pretrain: Callable[..., Path], tmp_path:
     """How winds and waves of the small data lie is learnt; terms, rate, throughput and waiting are in the history."""
     out = tmp_path / "run"
     small_pretrain(
-        out, {"orientation": {}}, steps=40, batch_size=16, lr=3e-3, warmup_steps=10, val_every=20, log_every=5
+        out, {"orientation": {}}, steps=80, batch_size=16, lr=3e-3, warmup_steps=20, val_every=40, log_every=5
     )
     found = history(out)
     losses = list(found["train/loss"].values())
     assert losses[0] > 1.2
     assert losses[-1] < 0.5
-    assert found["val/loss"][40] < 0.5
-    assert found["val/orientation/accuracy"][40] > 0.9
-    assert list(found["val/loss"]) == [20, 40]
-    assert list(found["train/loss"]) == list(range(5, 41, 5))
+    assert found["val/loss"][80] < 0.5
+    assert found["val/orientation/accuracy"][80] > 0.9
+    assert list(found["val/loss"]) == [40, 80]
+    assert list(found["train/loss"]) == list(range(5, 81, 5))
     assert all(rate > 0 for rate in found["samples_per_s"].values())
     assert all(0 <= share <= 1 for share in found["data_wait_share"].values())
     rates = found["lr"]
     assert max(rates.values()) == pytest.approx(3e-3)
-    assert rates[40] == 0  # after the last step nothing is left
-    assert rates[25] == pytest.approx(1.5e-3, rel=1e-5)  # half way down the half cosine
+    assert rates[80] == 0  # after the last step nothing is left
+    assert rates[50] == pytest.approx(1.5e-3, rel=1e-5)  # half way down the half cosine
     assert {"health/std", "health/effective_rank", "train/orientation/excess", "val/orientation/loss"} <= set(found)
 
 
