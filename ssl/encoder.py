@@ -97,9 +97,9 @@ def transformer(width: int, depth: int, heads: int, drop_path: float = 0.0) -> n
             nn.init.zeros_(module.bias)
     with torch.no_grad():
         for block in blocks:
-            weight = block.attn.qkv.weight  # type: ignore[union-attr]
-            weight[:width] *= ATTENTION_GAIN  # type: ignore[index, operator]
-            weight[width : 2 * width] = weight[:width]  # type: ignore[index]
+            weight: Any = block.attn.qkv.weight  # type: ignore[union-attr]
+            weight[:width] *= ATTENTION_GAIN
+            weight[width : 2 * width] = weight[:width]
     return blocks
 
 
