@@ -20,7 +20,6 @@ check: .venv/ready
 	cd build && MYPYPATH=installed ../$(BIN)/python -m mypy --config-file ../pyproject.toml -p earthssl
 
 bench: .venv/ready
-	$(BIN)/python -m pytest -m slow
 	$(BIN)/python benchmarks/step.py
 
 .venv/ready: pyproject.toml constraints.txt
