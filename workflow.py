@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .downstream.enso import EnsoTask
+from .downstream.enso import EnsoTask, check_embargo, sst_variable
 from .downstream.probe import ProbeConfig
 from .downstream.probe import probe as run_probe
 from .downstream.report import ReportConfig
@@ -64,9 +64,7 @@ def enso_labels(online: OnlineProbeConfig) -> Callable[[Store, Windows], ProbeLa
     """
 
     def label(store: Store, windows: Windows) -> ProbeLabels:
-        name = next((name for name in ("ssta", "sst") if name in store.variables), None)
-        if name is None:
-            raise EarthSSLError(f"online_probe: expected sst or ssta in {store.path}, got {', '.join(store.variables)}")
+        name = sst_variable(store.variables, store.path)
         task = EnsoTask.from_dataset(store.dataset([name]), store.splits, [online.lead], windows.length)
         rows = windows.starts + windows.length - 1
         usable = np.flatnonzero(task.samples("train")[0][rows])
@@ -162,15 +160,7 @@ def _validate(settings: dict[str, dict[str, Any]]) -> None:
     parse_objectives(built["pretrain"].objectives, TASKS)
     splits = built["prepare"].splits.build()
     probed = built["probe"]
-    need = max(built["pretrain"].encoder.window, probed.pca_window) + max(probed.leads) + 1
-    for earlier, later in (("train", "val"), ("val", "test")):
-        end, start = getattr(splits, earlier)[1], getattr(splits, later)[0]
-        gap = int((start.astype("datetime64[M]") - end.astype("datetime64[M]")).astype(int)) - 1
-        if gap < need:
-            raise EarthSSLError(
-                f"splits: expected at least {need} months (window + longest lead + 1) between {earlier} and {later}, "
-                f"got {gap}; move a block, or shorten the window or the longest lead"
-            )
+    check_embargo(splits, max(built["pretrain"].encoder.window, probed.pca_window), max(probed.leads))
 
 
 def _open(root: Path, sections: dict[str, Any], store: Path, runs: list[Path], folder: Path) -> None:

@@ -136,8 +136,8 @@ class EnsoTask:
                 the embargo is too short, or a block holds no sample.
         """
         leads = _checked_leads(leads, window)
+        check_embargo(splits, window, leads[-1])
         blocks = _blocks(splits)
-        _check_embargo(blocks, window, leads[-1])
         field = _field(dataset, variable)
         time = _months(field)
         grid = LatLonGrid(field["lat"].values, field["lon"].values)
@@ -275,8 +275,9 @@ def _blocks(splits: Splits) -> dict[str, tuple[np.datetime64, np.datetime64]]:
     return blocks
 
 
-def _check_embargo(blocks: Mapping[str, tuple[np.datetime64, np.datetime64]], window: int, longest: int) -> None:
-    need = window + longest + 1
+def check_embargo(splits: Splits, window: int, longest: int) -> None:
+    """Raise an EarthSSLError unless the blocks lie window + longest lead + 1 months apart."""
+    blocks, need = _blocks(splits), window + longest + 1
     for before, after in (("train", "val"), ("val", "test")):
         gap = int((blocks[after][0] - blocks[before][1]).astype(int)) - 1
         if gap < need:
@@ -285,6 +286,18 @@ def _check_embargo(blocks: Mapping[str, tuple[np.datetime64, np.datetime64]], wi
                 f"{before} block's end {blocks[before][1]} and the {after} block's start {blocks[after][0]}, "
                 f"got {gap}; move a block, or shorten the window or the longest lead"
             )
+
+
+def sst_variable(names: Sequence[str], where: object) -> str:
+    """Return the name of the SST variable among a store's, its anomaly first.
+
+    Raises:
+        EarthSSLError: If there is none, saying what `where` holds.
+    """
+    for name in ("ssta", "sst"):
+        if name in names:
+            return name
+    raise EarthSSLError(f"task enso: expected the variable sst or ssta, {where} holds {', '.join(names)}")
 
 
 def _last_fit_init(

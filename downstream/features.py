@@ -19,7 +19,7 @@ from ..ssl.encoder import Encoder
 from ..ssl.errors import EarthSSLError, nearest
 from ..ssl.files import digest, disk_full_is_clear
 from ..ssl.progress import track
-from ..ssl.splits import follows
+from ..ssl.splits import unbroken_starts
 from ..ssl.store import Store
 from ..ssl.tokens import Patches, patchify
 from .eof import Eof
@@ -64,9 +64,7 @@ def extract(encoder: Encoder, store: Store, layers: Sequence[int], label: str, b
     """
     encoder.eval()
     length = encoder.config.window
-    breaks = np.concatenate([[0], np.cumsum(~follows(store.times.astype("datetime64[ns]")))])
-    starts = np.arange(len(store.times) - length + 1)
-    starts = starts[breaks[starts + length - 1] == breaks[starts]]
+    starts = unbroken_starts(store.times.astype("datetime64[ns]"), length)
     fields = torch.from_numpy(store.read(np.arange(len(store.times))))
     times = torch.from_numpy(store.times.astype(np.int64))
     known = torch.from_numpy(store.statistics.known)

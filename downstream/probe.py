@@ -29,7 +29,7 @@ from ..ssl.sources.planet import Planet, PlanetConfig
 from ..ssl.store import Store
 from .baselines import baseline_rows, pca
 from .bootstrap import paired_bootstrap
-from .enso import EnsoTask
+from .enso import EnsoTask, sst_variable
 from .features import POOLINGS, cache_name, cached, candidates
 from .ridge import HeadOptions, select_and_refit
 from .scratch import ScratchConfig, scratch_rows
@@ -118,7 +118,10 @@ def _probe(config: ProbeConfig, command: str) -> Path:
         _check(folder, record, store, loaded[0][1])
     shape = loaded[0][1].encoder
     task = EnsoTask.from_dataset(
-        store.dataset(_sst(store)), store.splits, config.leads, max(shape.window, config.pca_window)
+        store.dataset([sst_variable(store.variables, store.path)]),
+        store.splits,
+        config.leads,
+        max(shape.window, config.pca_window),
     )
     layers = _layers(config.layers, loaded[0][0].depth)
     rows = _baselines(config, store, task)
@@ -191,15 +194,6 @@ def _same_scaling(record: Record, store: Store) -> bool:
         and np.allclose(getattr(own, name), getattr(its, name), rtol=1e-5, equal_nan=True)
         for name in ("coefficients", "scale")
     )
-
-
-def _sst(store: Store) -> list[str]:
-    names: list[str] = [name for name in ("ssta", "sst") if name in store.variables]
-    if not names:
-        raise EarthSSLError(
-            f"task enso: expected the variable sst or ssta, {store.path} holds {', '.join(store.variables)}"
-        )
-    return names[:1]
 
 
 def _layers(asked: Sequence[int] | None, depth: int) -> list[int]:

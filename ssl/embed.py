@@ -17,7 +17,7 @@ from .errors import EarthSSLError
 from .grid import LatLonGrid
 from .progress import track
 from .sources.canonical import canonicalise
-from .splits import follows
+from .splits import unbroken_starts
 from .tokens import Patches, patchify
 
 POOLINGS = ("mean", "last", "tokens")
@@ -117,9 +117,7 @@ class _Windows:
         length: int,
     ) -> None:
         self.fields, self.known, self.variables, self.grid, self.length = fields, known, variables, grid, length
-        breaks = np.concatenate([[0], np.cumsum(~follows(times))]) if len(times) > 1 else np.zeros(len(times), int)
-        starts = np.arange(max(0, len(times) - length + 1))
-        starts = starts[breaks[starts + length - 1] == breaks[starts]] if len(starts) else starts
+        starts = unbroken_starts(times, length)
         if not len(starts):
             raise EarthSSLError(
                 f"expected at least {length} unbroken time steps (the encoder's window), got {len(times)} steps"

@@ -165,6 +165,15 @@ def follows(times: np.ndarray) -> np.ndarray:
     return steps == np.sort(steps)[len(steps) // 2] if len(steps) else np.zeros(0, bool)
 
 
+def unbroken_starts(times: np.ndarray, length: int) -> np.ndarray:
+    """Return the first indices of all windows of `length` steps with no gap in time; empty where none fits."""
+    if len(times) < length:
+        return np.zeros(0, np.int64)
+    gaps_before = np.concatenate([[0], np.cumsum(~follows(times))])
+    starts = np.arange(len(times) - length + 1)
+    return starts[gaps_before[starts + length - 1] == gaps_before[starts]]
+
+
 def window_starts(times: np.ndarray, splits: Splits, part: str, length: int) -> np.ndarray:
     """Return the first indices of all windows of `length` unbroken steps wholly inside a block.
 
@@ -172,12 +181,9 @@ def window_starts(times: np.ndarray, splits: Splits, part: str, length: int) -> 
         EarthSSLError: If not one window fits.
     """
     usable = splits.inside(times, part)
-    gaps_before = np.concatenate([[0], np.cumsum(~follows(times))])
     outside_before = np.concatenate([[0], np.cumsum(~usable)])
-    starts = np.arange(len(times) - length + 1)
-    unbroken = gaps_before[starts + length - 1] == gaps_before[starts]
-    within = outside_before[starts + length] == outside_before[starts]
-    chosen = starts[unbroken & within]
+    starts = unbroken_starts(times, length)
+    chosen = starts[outside_before[starts + length] == outside_before[starts]]
     if not len(chosen):
         raise EarthSSLError(
             f"no window of {length} steps fits in splits.{part}, which holds {int(usable.sum())} steps "
