@@ -19,7 +19,8 @@ from earthssl.ssl.data import TrainLoader, Windows
 from earthssl.ssl.encoder import EncoderConfig
 from earthssl.ssl.engine import Data, Pretraining, TrainingConfig, fit
 from earthssl.ssl.monitor import History
-from earthssl.ssl.objective import Context, build_objectives
+from earthssl.ssl.multitask import build_objectives
+from earthssl.ssl.objective import Context
 from earthssl.ssl.prepare import PrepareConfig, prepare
 from earthssl.ssl.pretrain import parse_objectives
 from earthssl.ssl.splits import SplitsConfig

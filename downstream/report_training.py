@@ -117,7 +117,11 @@ def training_section(runs: Sequence[Run]) -> Section:
     for chosen, name, what in ((losses, "losses", "Losses"), (scores, "scores", "Scores of the pretext tasks")):
         panels = [p for n in chosen[:MOST_PANELS] if (p := _both_parts(n, runs, names)) is not None]
         if panels:
-            extra = " Excess is what is left above the best trivial cue." if any("excess" in n for n in chosen) else ""
+            extra = (
+                " Skill is 0 for the trivial answer and 1 for a perfect one."
+                if any("skill" in n for n in chosen)
+                else ""
+            )
             caption = f"{what} by step: training block (dashed) and validation block (solid).{extra} {who}"
             parts.append(figure(plots.small_multiples(panels, name, what), caption, 600))
     last = _last_values(runs, names)

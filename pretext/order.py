@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..ssl.batch import Batch
 from ..ssl.encoder import Encoder
 from ..ssl.errors import EarthSSLError
-from ..ssl.objective import Context, Objective, ObjectiveConfig, Outcome
+from ..ssl.objective import Context, Objective, ObjectiveConfig, Outcome, over_chance
 from ..ssl.randomness import fold, key, uniform
 from ..ssl.tokens import SEASON, patchify
 
@@ -109,7 +109,7 @@ class Order(Objective):
         )
 
     def forward(self, encoder: Encoder, batch: Batch) -> Outcome:
-        """Return the cross-entropy of the arrangement, with accuracy and its excess over chance."""
+        """Return the cross-entropy of the arrangement, with accuracy and skill over chance."""
         drawn = uniform(fold(batch.keys, key(0, "order")), 2)
         shown, picks = self.show(batch, drawn[:, 0], drawn[:, 1])
         patches = patchify(shown, encoder.config.patch)
@@ -119,10 +119,7 @@ class Order(Objective):
         target = self.classes[picks]
         loss = nn.functional.cross_entropy(logits, target)
         accuracy = (logits.argmax(1) == target).float().mean()
-        return Outcome(loss, {"accuracy": accuracy.detach(), "excess": accuracy.detach() - 1 / logits.shape[1]})
-
-    def example(self, encoder: Encoder, batch: Batch) -> None:
-        """Return None: the task rebuilds no fields."""
+        return Outcome(loss, {"accuracy": accuracy.detach(), "skill": over_chance(accuracy.detach(), logits.shape[1])})
 
     def show(self, batch: Batch, where: Tensor, which: Tensor) -> tuple[Batch, Int[Tensor, " batch"]]:
         """Return frames of the windows in drawn arrangements, and the arrangements' rows in the table.

@@ -23,7 +23,7 @@ from ..ssl.batch import Batch
 from ..ssl.encoder import Encoder
 from ..ssl.errors import EarthSSLError
 from ..ssl.grid import LatLonGrid
-from ..ssl.objective import Context, Objective, ObjectiveConfig, Outcome
+from ..ssl.objective import Context, Objective, ObjectiveConfig, Outcome, over_chance
 from ..ssl.orientation import FLIPS, TURNS, invariant, turn
 from ..ssl.randomness import fold, key, uniform
 from ..ssl.tokens import PLACE, SEASON, patchify
@@ -87,7 +87,7 @@ class Orientation(Objective):
         )
 
     def forward(self, encoder: Encoder, batch: Batch) -> Outcome:
-        """Return the cross-entropy of the turn, with accuracy and its excess over chance."""
+        """Return the cross-entropy of the turn, with accuracy and skill over chance."""
         drawn = uniform(fold(batch.keys, key(0, "orientation")), 1)[:, 0]
         picks = (drawn * len(self.kinds)).long()
         patches = patchify(self.show(batch, picks), encoder.config.patch)
@@ -95,10 +95,7 @@ class Orientation(Objective):
         logits = self.head(reduce(features, "b n d -> b d", "mean")).float()
         loss = nn.functional.cross_entropy(logits, picks)
         accuracy = (logits.argmax(1) == picks).float().mean().detach()
-        return Outcome(loss, {"accuracy": accuracy, "excess": accuracy - 1 / len(self.kinds)})
-
-    def example(self, encoder: Encoder, batch: Batch) -> None:
-        """Return None: the task rebuilds no fields."""
+        return Outcome(loss, {"accuracy": accuracy, "skill": over_chance(accuracy, len(self.kinds))})
 
     def show(self, batch: Batch, picks: Int[Tensor, " batch"]) -> Batch:
         """Return the maps, each turned as picked, with a validity mask that is the same for every turn."""

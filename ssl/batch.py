@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from .errors import EarthSSLError
 from .grid import LatLonGrid
 
 
@@ -46,6 +47,26 @@ class Batch:
             for name in ("values", "valid", "times", "keys")
         }
         return replace(self, **move)
+
+    def cut(self, first: int | Int[Tensor, " batch"], length: int) -> Batch:
+        """Return the windows of `length` steps that begin at step `first`, the same or one for each sample.
+
+        Raises:
+            EarthSSLError: If a window would reach outside the batch's steps.
+        """
+        steps = self.values.shape[1]
+        if isinstance(first, int):
+            if not 0 <= first <= first + length <= steps or length < 1:
+                raise EarthSSLError(f"expected a window inside {steps} steps, got {length} steps from step {first}")
+            inside = slice(first, first + length)
+            return replace(
+                self, values=self.values[:, inside], valid=self.valid[:, inside], times=self.times[:, inside]
+            )
+        chosen = first[:, None] + torch.arange(length, device=first.device)
+        rows = torch.arange(len(self), device=first.device)[:, None]
+        return replace(
+            self, values=self.values[rows, chosen], valid=self.valid[rows, chosen], times=self.times[rows, chosen]
+        )
 
 
 def from_fields(

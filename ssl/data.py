@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -15,6 +16,8 @@ from .errors import EarthSSLError
 from .randomness import fold, key, permutation
 from .splits import window_starts
 from .store import Store
+
+ORDERS = ("random", "season")
 
 
 class Windows:
@@ -48,6 +51,22 @@ class Windows:
 
     def __len__(self) -> int:
         return len(self.starts)
+
+    def shortened(self, length: int) -> Windows:
+        """Return all windows of fewer steps in the same fields, without reading them again.
+
+        Raises:
+            EarthSSLError: If `length` is above that of these windows.
+        """
+        if length > self.length:
+            raise EarthSSLError(f"expected windows of at most {self.length} steps, got {length}")
+        other = copy.copy(self)
+        times = self._store.times.astype("datetime64[ns]")
+        starts = window_starts(times, self._store.splits, self.part, length)
+        held = (starts >= self._first) & (starts + length <= self._first + len(self._fields))
+        other.starts, other.length = starts[held], length
+        other.last_times = self._store.times[other.starts + length - 1]
+        return other
 
     def batch(
         self, indices: Int[Tensor, " batch"] | np.ndarray | Sequence[int], epoch: int = 0, number: int = 0
@@ -83,6 +102,7 @@ class TrainLoader:
         first: Callable[[], int] = lambda: 0,
         rank: int = 0,
         ranks: int = 1,
+        grouping: str = "random",
     ) -> None:
         """Prepare the batches.
 
@@ -93,9 +113,10 @@ class TrainLoader:
             first: Asked when iteration starts: the number of batches already trained on.
             rank: This process.
             ranks: Number of processes.
+            grouping: "random", or "season": every batch holds windows that end in one calendar month.
 
         Raises:
-            EarthSSLError: If there are fewer windows than one batch takes.
+            EarthSSLError: If there are fewer windows (of every calendar month) than one batch takes.
         """
         if batch_size < 1 or len(windows) < batch_size * ranks:
             raise EarthSSLError(
@@ -104,7 +125,17 @@ class TrainLoader:
             )
         self.windows, self.batch_size, self.seed, self.first = windows, batch_size, seed, first
         self.rank, self.ranks = rank, ranks
+        self._groups: np.ndarray | None = None
         self.batches_per_epoch = len(windows) // (batch_size * ranks)
+        if grouping == "season":
+            self._groups = windows.last_times.astype("datetime64[M]").astype(np.int64) % 12
+            sizes = np.bincount(self._groups, minlength=12)
+            self.batches_per_epoch = int((sizes // (batch_size * ranks)).sum())
+            if not self.batches_per_epoch:
+                raise EarthSSLError(
+                    f"batch_size: expected 1 to {sizes.max() // ranks} with training.batches season (the fullest "
+                    f"calendar month holds {sizes.max()} windows for {ranks} process(es)), got {batch_size}"
+                )
         self.waited_s = 0.0
         self._order: tuple[int, Tensor] | None = None
 
@@ -121,10 +152,21 @@ class TrainLoader:
         """Return this rank's slice of the run's batch of that number."""
         epoch, position = divmod(number, self.batches_per_epoch)
         if self._order is None or self._order[0] != epoch:  # sorted once an epoch, not once a batch
-            self._order = epoch, permutation(self.seed, "order", epoch, len(self.windows))
+            self._order = epoch, self._arranged(epoch)
         order = self._order[1]
         start = (position * self.ranks + self.rank) * self.batch_size
         return self.windows.batch(order[start : start + self.batch_size], epoch, number)
+
+    def _arranged(self, epoch: int) -> Tensor:
+        """Return the order of the windows in an epoch: whole global batches one after another."""
+        order = permutation(self.seed, "order", epoch, len(self.windows))
+        if self._groups is None:
+            return order
+        size = self.batch_size * self.ranks
+        groups = torch.from_numpy(self._groups)[order]
+        whole = [order[groups == month] for month in range(12)]
+        batches = torch.cat([part[: len(part) // size * size].reshape(-1, size) for part in whole])
+        return batches[permutation(self.seed, "order of batches", epoch, len(batches))].flatten()
 
 
 class EvalLoader:

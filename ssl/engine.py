@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from .batch import Batch
 from .bolts import warmup_cosine
-from .data import EvalLoader, TrainLoader, Windows
+from .data import ORDERS, EvalLoader, TrainLoader, Windows
 from .encoder import Encoder
 from .errors import EarthSSLError, nearest
 from .files import disk_full_is_clear
-from .objective import WeightedSum
+from .multitask import Multitask
 from .randomness import fold, key, uniform
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -40,6 +40,8 @@ class TrainingConfig:
         warmup_steps: Steps of linear warm-up; a half cosine to 0 follows.
         weight_decay: On matrices; biases, norms and embeddings of one axis have none.
         clip: Largest norm of the gradient.
+        batches: "random", or "season": the windows of a batch end in one calendar month, of different years, so
+            that a contrastive task cannot tell them apart by the season.
         variable_dropout: Chance of leaving a variable out of a sample (one always stays).
         ema: Decay of an average of the weights, such as 0.999, which is then what is kept; 0 for none.
         accumulate: Batches a step.
@@ -60,6 +62,7 @@ class TrainingConfig:
     warmup_steps: int = 100
     weight_decay: float = 0.05
     clip: float = 1.0
+    batches: str = "random"
     variable_dropout: float = 0.0
     ema: float = 0.0
     accumulate: int = 1
@@ -89,6 +92,10 @@ class TrainingConfig:
                 f"training.precision: expected {', '.join(PRECISIONS)}, got '{self.precision}'."
                 + nearest(self.precision, PRECISIONS)
             )
+        if self.batches not in ORDERS:
+            raise EarthSSLError(
+                f"training.batches: expected {', '.join(ORDERS)}, got '{self.batches}'." + nearest(self.batches, ORDERS)
+            )
         for name in ("variable_dropout", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise EarthSSLError(f"training.{name}: expected a number in [0, 1), got {getattr(self, name)}")
@@ -101,12 +108,11 @@ class TrainingConfig:
 class Pretraining(pl.LightningModule):
     """An encoder and its objectives, trained together."""
 
-    def __init__(self, encoder: Encoder, objectives: WeightedSum, config: TrainingConfig) -> None:
+    def __init__(self, encoder: Encoder, objectives: Multitask, config: TrainingConfig) -> None:
         super().__init__()
         self.encoder, self.objectives, self.config = encoder, objectives, config
-        self._names: list[str] = []
-        self._sum: Tensor | None = None
-        self._count = 0
+        # By the names that came together: tasks drawn batch by batch have different terms.
+        self._sums: dict[tuple[str, ...], tuple[Tensor, int]] = {}
         self.latest: dict[str, float] = {}
         if config.compile:
             for module in (encoder, objectives):
@@ -121,20 +127,29 @@ class Pretraining(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss; terms are summed on the device and read only every `log_every` steps."""
         outcome = self.objectives(self.encoder, drop_variables(batch, self.config.variable_dropout))
-        stacked = torch.stack(list(outcome.terms.values()))
-        if self._sum is None:
-            self._names, self._sum, self._count = list(outcome.terms), stacked, 1
-        else:
-            self._sum, self._count = self._sum + stacked, self._count + 1
+        stacked = torch.stack([term.float() for term in outcome.terms.values()])
+        names = tuple(outcome.terms)
+        total, count = self._sums.get(names, (torch.zeros_like(stacked), 0))
+        self._sums[names] = total + stacked, count + 1
         return outcome.loss
 
     def flush(self) -> dict[str, float]:
         """Return the terms' means since the last call, named `train/…`, and start anew."""
-        if self._sum is not None:
-            means = (self._sum / self._count).tolist()
-            self.latest = {f"train/{name}": value for name, value in zip(self._names, means, strict=True)}
-            self._sum = None
+        if self._sums:
+            sums: dict[str, float] = {}
+            counts: dict[str, int] = {}
+            for names, (total, count) in self._sums.items():
+                for name, value in zip(names, total.tolist(), strict=True):
+                    sums[name] = sums.get(name, 0.0) + value
+                    counts[name] = counts.get(name, 0) + count
+            self.latest = {f"train/{name}": value / counts[name] for name, value in sums.items()}
+            self._sums = {}
         return self.latest
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Make the step, then tell the objectives: a teacher follows once a step, before the state is saved."""
+        super().optimizer_step(*args, **kwargs)
+        self.objectives.after_step(self.encoder, min(1.0, (self.trainer.global_step + 1) / self.config.steps))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the terms on the validation block, with the same masks and draws at every validation."""
@@ -204,6 +219,7 @@ class Data(pl.LightningDataModule):
             first=lambda: trainer.global_step * self.config.accumulate,
             rank=trainer.global_rank,
             ranks=trainer.world_size,
+            grouping=self.config.batches,
         )
         return self.loader
 

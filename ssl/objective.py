@@ -1,18 +1,22 @@
-"""The seam to pretext/: what an objective is, and the sum of several."""
+"""The seam to pretext/: what an objective is, and what may solve it without understanding."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from .batch import Batch
-from .encoder import Encoder
+from .encoder import Encoder, EncoderConfig
 from .errors import EarthSSLError, nearest
 from .grid import LatLonGrid
+
+SKILL = "skill"
+CENSORS = ("validity", "position", "statistics")
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,8 @@ class Outcome:
 
     Attributes:
         loss: To be minimised.
-        terms: Named scalars for the log, detached.
+        terms: Named scalars for the log, detached; "skill" among them: 1 where the task is solved, 0 for its
+            trivial answer (chance, or the climatology).
     """
 
     loss: Float[Tensor, ""]
@@ -58,16 +63,47 @@ class Context:
     grid: LatLonGrid
 
 
+class Cue(ABC):
+    """A solver of a pretext task that uses one trivial cue, without an encoder; the audit sets it beside the task.
+
+    Attributes:
+        name: What it looks at, in a few words.
+    """
+
+    name: str
+
+    def fit(self, objective: Objective, batches: Iterable[Batch], patch: tuple[int, int, int]) -> None:  # noqa: B027
+        """Learn what is to be learnt, from batches of training windows; nothing by default."""
+
+    @abstractmethod
+    def skill(self, objective: Objective, batch: Batch, patch: tuple[int, int, int]) -> float:
+        """Return the task's "skill" of this solver on a batch, with the draws that the objective makes of it."""
+
+
 class Objective(nn.Module, ABC):
-    """A pretext task: owns its heads, borrows the encoder, returns a loss."""
+    """A pretext task: owns its heads, borrows the encoder, returns a loss.
+
+    Attributes:
+        censors: What the audit may leave of the encoder's input when it asks whether a cue alone solves the
+            task (see pretext/censor.py).
+    """
+
+    censors: ClassVar[tuple[str, ...]] = CENSORS
 
     @abstractmethod
     def forward(self, encoder: Encoder, batch: Batch) -> Outcome:
         """Return the loss and its terms; every draw comes from `batch.keys` or `batch.number`."""
 
-    @abstractmethod
     def example(self, encoder: Encoder, batch: Batch) -> Example | None:
         """Return fields to be looked at, of the first window; None where the task rebuilds no fields."""
+        return None
+
+    def cues(self) -> list[Cue]:
+        """Return new solvers of the task that use a trivial cue only."""
+        return []
+
+    def after_step(self, encoder: Encoder, progress: float) -> None:
+        """Do what follows every step of the optimiser (a teacher's update); `progress` in (0, 1] of the run."""
 
 
 class ObjectiveConfig(ABC):
@@ -79,48 +115,14 @@ class ObjectiveConfig(ABC):
     def build(self, context: Context) -> Objective:
         """Return the objective."""
 
-
-class WeightedSum(nn.Module):
-    """Several objectives on one encoder: the weighted sum of their losses, terms named `task/term`."""
-
-    def __init__(self, objectives: dict[str, Objective], weights: dict[str, float]) -> None:
-        """Join the objectives.
-
-        Args:
-            objectives: By name, at least one.
-            weights: Weight of each, ≥ 0.
-
-        Raises:
-            EarthSSLError: If there is none, or a weight is missing or negative.
-        """
-        super().__init__()
-        if not objectives:
-            raise EarthSSLError("objectives: expected at least one pretext task, got none; name one, such as masking")
-        for name in objectives:
-            if name not in weights or not weights[name] >= 0:
-                raise EarthSSLError(f"objectives.{name}.weight: expected a number ≥ 0, got {weights.get(name)}")
-        self.objectives = nn.ModuleDict(objectives)
-        self.weights = weights
-
-    def forward(self, encoder: Encoder, batch: Batch) -> Outcome:
-        """Return the weighted sum, with every task's own loss and terms by name."""
-        terms: dict[str, Tensor] = {}
-        losses: list[Any] = []
-        for name, objective in self.objectives.items():
-            outcome = objective(encoder, batch)
-            losses.append(self.weights[name] * outcome.loss)
-            terms[f"{name}/loss"] = outcome.loss.detach()
-            terms.update({f"{name}/{term}": value for term, value in outcome.terms.items()})
-        total = sum(losses[1:], losses[0])
-        return Outcome(total, {"loss": total.detach(), **terms})
+    def span(self, encoder: EncoderConfig) -> int:
+        """Return how many steps of a window the task wants; the encoder's window unless it compares states."""
+        return encoder.window
 
 
-def build_objectives(configs: dict[str, ObjectiveConfig], context: Context) -> WeightedSum:
-    """Return the sum of the configured tasks."""
-    return WeightedSum(
-        {name: config.build(context) for name, config in configs.items()},
-        {name: config.weight for name, config in configs.items()},
-    )
+def over_chance(accuracy: Tensor, classes: int) -> Tensor:
+    """Return the skill of a classifier: 0 at the accuracy of chance among equally frequent classes, 1 at 1."""
+    return (accuracy - 1 / classes) / (1 - 1 / classes)
 
 
 def unknown_task(name: str, known: list[str]) -> EarthSSLError:

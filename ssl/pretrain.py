@@ -24,7 +24,8 @@ from .engine import Data, Pretraining, TrainingConfig, fit, parameter_count
 from .errors import EarthSSLError
 from .files import digest, locked, read_json, refuse_filled, write_json
 from .monitor import HealthMonitor, History, OnlineProbe, ProbeLabels, ProgressBar, check_health
-from .objective import Context, ObjectiveConfig, WeightedSum, build_objectives, unknown_task
+from .multitask import Multitask, MultitaskConfig, build_objectives
+from .objective import Context, ObjectiveConfig, unknown_task
 from .randomness import key
 from .store import Store
 
@@ -56,6 +57,7 @@ class PretrainConfig:
         store: Folder of a training store.
         out: Folder of the run; must be new or empty unless `resume`.
         objectives: Settings of each pretext task, by its name.
+        multitask: How several tasks share the encoder.
         encoder: Shape of the encoder.
         training: How to train.
         online_probe: What to probe during training.
@@ -66,6 +68,7 @@ class PretrainConfig:
     store: str
     out: str
     objectives: dict[str, Any]
+    multitask: MultitaskConfig = field(default_factory=MultitaskConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     online_probe: OnlineProbeConfig = field(default_factory=OnlineProbeConfig)
@@ -106,11 +109,11 @@ def pretrain(
     training = config.training
     torch.manual_seed(key(training.seed, "init") & (2**63 - 1))
     encoder = config.encoder.build(store.variables)
-    objectives = build_objectives(settings, Context(encoder, store.variables, store.grid))
-    train = Windows(store, "train", config.encoder.window, training.seed)
-    val = Windows(store, "val", config.encoder.window, training.seed)
+    objectives = build_objectives(settings, Context(encoder, store.variables, store.grid), config.multitask)
+    train = Windows(store, "train", objectives.span, training.seed)
+    val = Windows(store, "val", objectives.span, training.seed)
     module = Pretraining(encoder, objectives, training)
-    probe = OnlineProbe(label(store, train), []) if label is not None else None
+    probe = OnlineProbe(label(store, train.shortened(config.encoder.window)), []) if label is not None else None
     with torch.no_grad():
         # A rehearsal on one window: settings that cannot work fail here, before anything is written.
         objectives(encoder, train.batch([0]))
@@ -132,7 +135,7 @@ def _train(
     training = config.training
     history = History(out / HISTORY, _resumed_step(out) if config.resume else 0)
     bar = ProgressBar(training.steps, "pretrain " + " + ".join(config.objectives))
-    health = HealthMonitor(val, [history])
+    health = HealthMonitor(val.shortened(config.encoder.window), [history])
     callbacks: list[Any] = [bar, health]
     if probe is not None:
         probe.sinks = [history]
@@ -141,10 +144,11 @@ def _train(
     steps = fit(module, Data(train, val, training), out, callbacks, [history, bar], config.resume).global_step
     seconds = time.perf_counter() - begun
     module.to("cpu").eval()
-    _write_example(out, store, module, val)
+    short = val.shortened(config.encoder.window)
+    _write_example(out, store, module, short)
     write_json(out / RUN, _run_record(module, seconds, steps, health.said, train, val))
     # Last: a run that has its checkpoint is finished.
-    return _export(out, config, store, module, val, steps)
+    return _export(out, config, store, module, short, steps)
 
 
 def _identity(config: PretrainConfig, store: Store) -> dict[str, Any]:
@@ -208,8 +212,8 @@ def _export(out: Path, config: PretrainConfig, store: Store, module: Pretraining
 def _write_example(out: Path, store: Store, module: Pretraining, val: Windows) -> None:
     """Write one window as observed, as masked and as rebuilt, anomalies in units, to be looked at."""
     batch = val.batch([len(val) // 2])
-    for objective in module.objectives.objectives.values():
-        shown = objective.example(module.encoder, batch)  # type: ignore[operator]
+    for objective in module.objectives.tasks().values():
+        shown = objective.example(module.encoder, batch)
         if shown is None:
             continue
         scale = store.statistics.scale
@@ -253,12 +257,13 @@ def _run_record(
     }
 
 
-def load_objectives(folder: Path, tasks: dict[str, type[ObjectiveConfig]]) -> tuple[Any, WeightedSum]:
+def load_objectives(folder: Path, tasks: dict[str, type[ObjectiveConfig]]) -> tuple[Any, Multitask]:
     """Return the encoder (with record) and the trained objectives of a checkpoint, to rebuild fields with."""
     from .checkpoint import read, read_heads
 
     encoder, record = read(folder)
     settings = parse_objectives(record.config["objectives"], tasks)
-    objectives = build_objectives(settings, Context(encoder, record.variables, record.grid))
+    shared = build(MultitaskConfig, record.config.get("multitask", {}), "multitask")
+    objectives = build_objectives(settings, Context(encoder, record.variables, record.grid), shared)
     read_heads(folder, objectives)
     return encoder.eval(), objectives.eval()

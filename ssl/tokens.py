@@ -28,6 +28,7 @@ SLOT_FEATURES = 14
 SEASON_FEATURES = 6
 YEAR_S = 365.2425 * 86400.0
 PLACE = "place"
+LAYOUT = "layout"
 SEASON = "season"
 
 
@@ -255,10 +256,14 @@ class Encodings(nn.Module):
         """Return the encodings of the tokens at `ids` (all where None).
 
         `hide` may name "place" (the position within the grid at hand is given instead of latitude and
-        longitude) and "season" (no time of year or day), for tasks that they would give away.
+        longitude), with it "layout" (no position in space at all) and "season" (no time of year or day), for
+        tasks that they would give away.
         """
-        where = self.layout(patches.layout) if PLACE in hide else self.place(patches.place)
-        shared = where + self.slot(patches.slot)
+        shared = self.slot(patches.slot)
+        if PLACE not in hide:
+            shared = self.place(patches.place) + shared
+        elif LAYOUT not in hide:
+            shared = self.layout(patches.layout) + shared
         if ids is not None:
             out = gather_rows(shared, ids)
         else:

@@ -101,6 +101,7 @@ def small_config(small_store: Path) -> Callable[..., Any]:
     """Maker of a `PretrainConfig` on the small store: `small_config(out, objectives, resume, **training)`."""
     from earthssl.ssl.encoder import EncoderConfig
     from earthssl.ssl.engine import TrainingConfig
+    from earthssl.ssl.multitask import MultitaskConfig
     from earthssl.ssl.pretrain import PretrainConfig
 
     usual = {"steps": 12, "batch_size": 8, "warmup_steps": 2, "val_every": 6, "save_every": 3, "log_every": 2}
@@ -112,13 +113,15 @@ def small_config(small_store: Path) -> Callable[..., Any]:
         resume: bool = False,
         store: Path | None = None,
         drop_path: float = 0.0,
+        multitask: Any = None,
         **training: Any,
     ) -> Any:
         settings = TrainingConfig(**{**usual, "accelerator": "cpu", **training})
         tasks = objectives if objectives is not None else {"masking": {}}
         encoder = EncoderConfig("nano", 3, (1, 2, 3), drop_path)
+        shared = multitask or MultitaskConfig()
         return PretrainConfig(
-            str(store or small_store), str(out), tasks, encoder, settings, licence="none", resume=resume
+            str(store or small_store), str(out), tasks, shared, encoder, settings, licence="none", resume=resume
         )
 
     return make  # fmt: skip

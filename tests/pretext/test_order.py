@@ -104,7 +104,7 @@ def test_draws_are_a_function_of_the_keys(batch: Batch) -> None:
     first, again = task(encoder, batch), task(encoder, batch)
     assert torch.equal(first.loss, again.loss)
     assert not torch.equal(first.loss, task(encoder, replace(batch, keys=batch.keys + 1)).loss)
-    assert float(first.terms["excess"]) == pytest.approx(float(first.terms["accuracy"]) - 1 / 12)
+    assert float(first.terms["skill"]) == pytest.approx((float(first.terms["accuracy"]) - 1 / 12) * 12 / 11)
     assert task.example(encoder, batch) is None
 
 

@@ -124,7 +124,7 @@ def test_all_classes_are_drawn_and_scored(batch: Batch) -> None:
     encoder, task = make(batch.grid, OrientationConfig(crop=4))
     outcome = task(encoder, batch)
     assert torch.equal(outcome.loss, task(encoder, batch).loss)
-    assert float(outcome.terms["excess"]) == pytest.approx(float(outcome.terms["accuracy"]) - 0.25)
+    assert float(outcome.terms["skill"]) == pytest.approx((float(outcome.terms["accuracy"]) - 0.25) / 0.75)
     assert outcome.loss.requires_grad
     assert task.kinds == TURNS
     assert make(batch.grid, OrientationConfig())[1].kinds == FLIPS

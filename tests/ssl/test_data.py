@@ -141,3 +141,54 @@ def test_a_batch_moves_with_all_its_tensors(small_windows: Maker) -> None:
     batch: Any = made.to("meta")
     assert {getattr(batch, name).device.type for name in ("values", "valid", "times", "keys")} == {"meta"}
     assert batch.number == made.number
+
+
+def test_season_batches_hold_one_calendar_month_and_every_window_comes_round(small_windows: Maker) -> None:
+    windows = small_windows("train", length=3)
+    loader = TrainLoader(windows, 6, seed=4, grouping="season")
+    sizes = np.bincount(windows.last_times.astype("datetime64[M]").astype(int) % 12, minlength=12)
+    assert loader.batches_per_epoch == int((sizes // 6).sum())
+    seen: list[int] = []
+    for number in range(loader.batches_per_epoch):
+        batch = loader.get(number)
+        last = batch.times[:, -1].numpy().astype("datetime64[s]").astype("datetime64[M]").astype(int)
+        assert len(set(last % 12)) == 1
+        assert len(set(last)) == 6
+        seen += first_times(batch)
+    assert len(set(seen)) == len(seen) == 6 * loader.batches_per_epoch
+    months = [int(loader.get(number).times[0, -1]) // 2629746 % 12 for number in range(12)]
+    assert len(set(months)) > 3  # the months come mixed
+    again = TrainLoader(windows, 6, seed=4, grouping="season")
+    assert same(again.get(17), loader.get(17))
+    assert set(first_times(loader.get(loader.batches_per_epoch))) != set(first_times(loader.get(0)))
+
+
+def test_season_batches_that_no_month_can_fill_are_refused(small_windows: Maker) -> None:
+    with pytest.raises(EarthSSLError, match=r"expected 1 to 20 with training\.batches season"):
+        TrainLoader(small_windows("train", length=3), 21, seed=0, grouping="season")
+
+
+def test_shortened_windows_are_those_that_would_be_loaded_anew(small_windows: Maker) -> None:
+    long, short = small_windows("val", length=6), small_windows("val", length=2)
+    made = long.shortened(2)
+    assert np.array_equal(made.starts, short.starts)
+    assert np.array_equal(made.last_times, short.last_times)
+    assert same(made.batch([0, 5, 46]), short.batch([0, 5, 46]))
+    assert len(long) == 43  # as before
+    with pytest.raises(EarthSSLError, match="at most 6 steps"):
+        long.shortened(7)
+
+
+def test_cut_takes_the_steps_asked_for(small_windows: Maker) -> None:
+    batch = small_windows("train", length=5).batch([0, 10, 20])
+    same_for_all = batch.cut(1, 3)
+    assert torch.equal(same_for_all.values, batch.values[:, 1:4])
+    assert torch.equal(same_for_all.times, batch.times[:, 1:4])
+    apart = batch.cut(torch.tensor([0, 2, 1]), 3)
+    for row, first in enumerate([0, 2, 1]):
+        for name in ("values", "valid", "times"):
+            assert torch.equal(getattr(apart, name)[row], getattr(batch, name)[row, first : first + 3])
+    assert torch.equal(apart.keys, batch.keys)
+    for first, length in ((3, 3), (-1, 2), (0, 0)):
+        with pytest.raises(EarthSSLError, match="inside 5 steps"):
+            batch.cut(first, length)

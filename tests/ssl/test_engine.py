@@ -73,7 +73,7 @@ def test_loss_falls_and_is_logged(small_pretrain: Callable[..., Path], tmp_path:
     assert max(rates.values()) == pytest.approx(3e-3)
     assert rates[80] == 0  # after the last step nothing is left
     assert rates[50] == pytest.approx(1.5e-3, rel=1e-5)  # half way down the half cosine
-    assert {"health/std", "health/effective_rank", "train/orientation/excess", "val/orientation/loss"} <= set(found)
+    assert {"health/std", "health/effective_rank", "train/orientation/skill", "val/orientation/loss"} <= set(found)
 
 
 def test_a_run_is_a_function_of_its_seed(small_run: Path, small_pretrain: Callable[..., Path], tmp_path: Path) -> None:
@@ -217,3 +217,30 @@ def test_numbers_that_are_none_end_the_run(
     with pytest.raises(EarthSSLError, match="diverged"):
         small_pretrain(tmp_path / "run")
     assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+def test_objectives_hear_of_every_step_once(
+    small_config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the optimiser's step, not after every accumulated batch; the last time at progress 1."""
+    from earthssl.pretext import TASKS
+    from earthssl.pretext.orientation import Orientation
+
+    heard: list[float] = []
+    monkeypatch.setattr(Orientation, "after_step", lambda self, encoder, progress: heard.append(progress))
+    config = small_config(tmp_path / "run", {"orientation": {}}, steps=4, accumulate=2, warmup_steps=1, val_every=4)
+    pretrain_module.pretrain(config, TASKS)
+    assert heard == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_tasks_drawn_batch_by_batch_are_logged_apart(small_pretrain: Callable[..., Path], tmp_path: Path) -> None:
+    """Terms that come in some batches only are means over those batches."""
+    from earthssl.ssl.multitask import MultitaskConfig
+
+    out = tmp_path / "run"
+    small_pretrain(
+        out, {"orientation": {}, "order": {}}, multitask=MultitaskConfig(sampling="one"), steps=12, log_every=6
+    )
+    found = history(out)
+    assert {"train/orientation/skill", "train/order/skill", "val/orientation/loss", "val/order/loss"} <= set(found)
+    assert 0 < found["train/order/loss"][12] < 5
