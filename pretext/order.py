@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from ..ssl.batch import Batch
 from ..ssl.encoder import Encoder
 from ..ssl.errors import EarthSSLError
-from ..ssl.objective import Context, Objective, ObjectiveConfig, Outcome, over_chance
+from ..ssl.objective import Context, Cue, Objective, ObjectiveConfig, Outcome, over_chance
 from ..ssl.randomness import fold, key, uniform
 from ..ssl.tokens import SEASON, patchify
+from .cues import Statistics, frame_statistics
 
 MAX_FRAMES = 5  # 5! / 2 = 60 classes; more than that is no longer a task of order
 
@@ -110,16 +111,24 @@ class Order(Objective):
 
     def forward(self, encoder: Encoder, batch: Batch) -> Outcome:
         """Return the cross-entropy of the arrangement, with accuracy and skill over chance."""
-        drawn = uniform(fold(batch.keys, key(0, "order")), 2)
-        shown, picks = self.show(batch, drawn[:, 0], drawn[:, 1])
+        shown, target = self.pose(batch)
         patches = patchify(shown, encoder.config.patch)
         features = encoder(patches, hide=frozenset({SEASON}))
         frames = reduce(features, "b (t n) d -> b t d", "mean", t=self.config.frames)
         logits = self.head(rearrange(frames, "b t d -> b (t d)")).float()
-        target = self.classes[picks]
         loss = nn.functional.cross_entropy(logits, target)
         accuracy = (logits.argmax(1) == target).float().mean()
         return Outcome(loss, {"accuracy": accuracy.detach(), "skill": over_chance(accuracy.detach(), logits.shape[1])})
+
+    def pose(self, batch: Batch) -> tuple[Batch, Int[Tensor, " batch"]]:
+        """Return what is shown of a batch, by the samples' keys, and the class of each sample."""
+        drawn = uniform(fold(batch.keys, key(0, "order")), 2)
+        shown, picks = self.show(batch, drawn[:, 0], drawn[:, 1])
+        return shown, self.classes[picks]
+
+    def cues(self) -> list[Cue]:
+        """Return the chain of similar frames, and each frame's mean and variance."""
+        return [ChainSorter(), Statistics("mean and variance of each frame", frame_statistics)]
 
     def show(self, batch: Batch, where: Tensor, which: Tensor) -> tuple[Batch, Int[Tensor, " batch"]]:
         """Return frames of the windows in drawn arrangements, and the arrangements' rows in the table.
@@ -140,3 +149,23 @@ class Order(Objective):
         mean = (values * area).sum((-1, -2), keepdim=True) / area.sum((-1, -2), keepdim=True).clamp(min=1e-12)
         ordered = batch.times[rows, first[:, None] + self.config.spacing * torch.arange(self.config.frames).to(steps)]
         return replace(batch, values=(values - mean) * valid, valid=valid, times=ordered), picks
+
+
+class ChainSorter(Cue):
+    """Puts frames beside those most like them: what a smooth series gives away without any understanding."""
+
+    name = "chain of nearest frames"
+
+    def skill(self, objective: Objective, batch: Batch, patch: tuple[int, int, int]) -> float:
+        """Return the skill of the arrangement whose neighbours differ least (area-weighted, squared)."""
+        assert isinstance(objective, Order)
+        shown, target = objective.pose(batch)
+        area = torch.from_numpy(shown.grid.area).to(shown.values)
+        apart = shown.values[:, :, None] - shown.values[:, None]
+        distance = reduce(apart**2 * area, "b s t v r c -> b s t", "sum")
+        # An arrangement shows frame table[k] at place k: undo it, and walk along the frames in time.
+        back = objective.table.argsort(1)
+        length = distance[:, back[:, :-1], back[:, 1:]].sum(-1)
+        guess = objective.classes[length.argmin(1)]
+        accuracy = (guess == target).float().mean()
+        return float(over_chance(accuracy, int(objective.classes.max()) + 1))

@@ -23,11 +23,12 @@ from ..ssl.batch import Batch
 from ..ssl.encoder import Encoder
 from ..ssl.errors import EarthSSLError
 from ..ssl.grid import LatLonGrid
-from ..ssl.objective import Context, Objective, ObjectiveConfig, Outcome, over_chance
+from ..ssl.objective import Context, Cue, Objective, ObjectiveConfig, Outcome, over_chance
 from ..ssl.orientation import FLIPS, TURNS, invariant, turn
 from ..ssl.randomness import fold, key, uniform
 from ..ssl.tokens import PLACE, SEASON, patchify
 from ..ssl.variables import vector_partner
+from .cues import Statistics, gradient_statistics
 
 CROP_ATTEMPTS = 1000
 
@@ -88,14 +89,23 @@ class Orientation(Objective):
 
     def forward(self, encoder: Encoder, batch: Batch) -> Outcome:
         """Return the cross-entropy of the turn, with accuracy and skill over chance."""
-        drawn = uniform(fold(batch.keys, key(0, "orientation")), 1)[:, 0]
-        picks = (drawn * len(self.kinds)).long()
-        patches = patchify(self.show(batch, picks), encoder.config.patch)
+        shown, picks = self.pose(batch)
+        patches = patchify(shown, encoder.config.patch)
         features = encoder(patches, hide=frozenset({PLACE, SEASON}))
         logits = self.head(reduce(features, "b n d -> b d", "mean")).float()
         loss = nn.functional.cross_entropy(logits, picks)
         accuracy = (logits.argmax(1) == picks).float().mean().detach()
         return Outcome(loss, {"accuracy": accuracy, "skill": over_chance(accuracy, len(self.kinds))})
+
+    def pose(self, batch: Batch) -> tuple[Batch, Int[Tensor, " batch"]]:
+        """Return the maps turned by the samples' keys, and how each was turned."""
+        drawn = uniform(fold(batch.keys, key(0, "orientation")), 1)[:, 0]
+        picks = (drawn * len(self.kinds)).long()
+        return self.show(batch, picks), picks
+
+    def cues(self) -> list[Cue]:
+        """Return the mean gradients of the map."""
+        return [Statistics("mean gradients and variances by half", gradient_statistics)]
 
     def show(self, batch: Batch, picks: Int[Tensor, " batch"]) -> Batch:
         """Return the maps, each turned as picked, with a validity mask that is the same for every turn."""

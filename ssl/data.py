@@ -170,11 +170,18 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """Every window once, in order, with the same random keys each time."""
+    """Every window once, in order (by calendar month, then in order, with "season"), with the same keys each time."""
 
-    def __init__(self, windows: Windows, batch_size: int, rank: int = 0, ranks: int = 1) -> None:
+    def __init__(
+        self, windows: Windows, batch_size: int, rank: int = 0, ranks: int = 1, grouping: str = "random"
+    ) -> None:
         self.windows, self.batch_size = windows, batch_size
-        self.mine = torch.arange(len(windows))[rank::ranks]
+        order = torch.arange(len(windows))
+        if grouping == "season":
+            order = order[
+                torch.from_numpy(windows.last_times.astype("datetime64[M]").astype(int) % 12).argsort(stable=True)
+            ]
+        self.mine = order[rank::ranks]
 
     def __len__(self) -> int:
         return -(-len(self.mine) // self.batch_size)

@@ -226,7 +226,8 @@ class Data(pl.LightningDataModule):
     def val_dataloader(self) -> EvalLoader:
         """Return the validation windows in order."""
         assert self.trainer is not None
-        return EvalLoader(self.val, self.config.batch_size, self.trainer.global_rank, self.trainer.world_size)
+        rank, ranks = self.trainer.global_rank, self.trainer.world_size
+        return EvalLoader(self.val, self.config.batch_size, rank, ranks, self.config.batches)
 
 
 class SaveLast(Checkpoint):

@@ -1,0 +1,160 @@
+"""The shortcut audit: how much of a pretext task's skill is left above its trivial cues.
+
+Each task is trained as it is, then anew with an encoder that sees a cue only (pretext/censor.py), at the same
+budget, from the same start, on the same batches; analytic solvers (Objective.cues) join them. All are scored
+on the same validation batches with the same draws.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from ..ssl.data import EvalLoader, TrainLoader, Windows
+from ..ssl.encoder import EncoderConfig
+from ..ssl.engine import Data, Pretraining, TrainingConfig, fit
+from ..ssl.errors import EarthSSLError
+from ..ssl.files import write_text
+from ..ssl.monitor import ProgressBar
+from ..ssl.multitask import Multitask, build_objectives
+from ..ssl.objective import SKILL, Context, Objective, ObjectiveConfig
+from ..ssl.randomness import key
+from ..ssl.store import Store
+from .censor import KINDS, censoring
+
+ITSELF = "the task itself"
+COLUMNS = ("task", "solver", "kind", "unit", "skill")
+
+
+@dataclass(frozen=True)
+class AuditConfig:
+    """What to audit, and at what budget.
+
+    Attributes:
+        store: Folder of a training store.
+        out: Folder of the results; solvers that are finished there are not trained again.
+        objectives: Settings of each pretext task, by its name; each is audited alone.
+        encoder: Shape of the encoder.
+        training: How every solver is trained: the task itself and each cue alike.
+        eval_batch: Windows in a validation batch, the unit of the intervals.
+        fit_batches: Training batches that the analytic cues are fitted on.
+        draws: Bootstrap draws over the validation batches.
+        jobs: Tasks audited at the same time, each in its own process with one thread.
+    """
+
+    store: str
+    out: str
+    objectives: dict[str, Any]
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    eval_batch: int = 16
+    fit_batches: int = 30
+    draws: int = 2000
+    jobs: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("eval_batch", "fit_batches", "draws", "jobs"):
+            if getattr(self, name) < 1:
+                raise EarthSSLError(f"audit.{name}: expected a whole number ≥ 1, got {getattr(self, name)}")
+
+
+def audit_task(name: str, settings: ObjectiveConfig, config: AuditConfig) -> pd.DataFrame:
+    """Return the validation skill of a task and of all its cues: columns task, solver, kind, unit, skill.
+
+    `kind` is "task", "censored" or "analytic"; `unit` numbers the validation batches. Each solver's rows are
+    kept in `out`, so that an interrupted audit goes on.
+
+    Raises:
+        EarthSSLError: If the store, the task and the encoder do not fit together, or a skill is not finite.
+    """
+    folder = Path(config.out) / "solvers" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    solvers = _Solvers(name, settings, config, folder)
+    return pd.concat([_once(folder / f"{label}.csv", make) for label, make in solvers.all()], ignore_index=True)
+
+
+def _once(file: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """Return a table from its file, made first where it is not there."""
+    if not file.is_file():
+        write_text(file, make().to_csv(index=False))
+    return pd.read_csv(file, keep_default_na=False)
+
+
+class _Solvers:
+    """Everything that tries to solve one task."""
+
+    def __init__(self, name: str, settings: ObjectiveConfig, config: AuditConfig, folder: Path) -> None:
+        self.name, self.settings, self.config, self.folder = name, settings, config, folder
+        self.store = Store(config.store)
+        seed, span = config.training.seed, settings.span(config.encoder)
+        self.train = Windows(self.store, "train", span, seed)
+        self.val = Windows(self.store, "val", span, seed)
+
+    def all(self) -> Iterator[tuple[str, Callable[[], pd.DataFrame]]]:
+        """Yield a file name and a maker for each solver."""
+        objective = self._new()[0].objectives.tasks()[self.name]
+        yield "task", lambda: self._trained(ITSELF, "task", "")
+        for kind in objective.censors:
+            yield kind, lambda kind=kind: self._trained(KINDS[kind], "censored", kind)  # type: ignore[misc]
+        for number, _cue in enumerate(objective.cues()):
+            yield f"cue{number}", lambda number=number: self._analytic(number)  # type: ignore[misc]
+
+    def _new(self) -> tuple[Pretraining, Multitask]:
+        """Return the same untrained weights every time."""
+        torch.manual_seed(key(self.config.training.seed, "init") & (2**63 - 1))
+        encoder = self.config.encoder.build(self.store.variables)
+        context = Context(encoder, self.store.variables, self.store.grid)
+        objectives = build_objectives({self.name: replace(self.settings, weight=1.0)}, context)  # type: ignore[type-var]
+        return Pretraining(encoder, objectives, self.config.training), objectives
+
+    def _batches(self) -> EvalLoader:
+        return EvalLoader(self.val, self.config.eval_batch, grouping=self.config.training.batches)
+
+    def _trained(self, solver: str, kind: str, censor: str) -> pd.DataFrame:
+        """Train the task on what the censor leaves, and score it on the validation batches."""
+        module, objectives = self._new()
+        run = self.folder / f"{censor or 'task'}-run"
+        resume = (run / "last.ckpt").is_file()
+        if not resume:
+            shutil.rmtree(run, ignore_errors=True)
+            run.mkdir()
+        bar = ProgressBar(self.config.training.steps, f"audit {self.name}: {solver}")
+        with censoring(module.encoder, censor):
+            fit(module, Data(self.train, self.val, self.config.training), run, [bar], [bar], resume)
+            module.to("cpu").eval()
+            with torch.no_grad():
+                found = [
+                    float(objectives(module.encoder, batch).terms[f"{self.name}/{SKILL}"]) for batch in self._batches()
+                ]
+        shutil.rmtree(run, ignore_errors=True)
+        return self._table(solver, kind, found)
+
+    def _analytic(self, number: int) -> pd.DataFrame:
+        """Fit an analytic cue on training batches and score it on the validation batches."""
+        _module, objectives = self._new()
+        objective: Objective = objectives.eval().tasks()[self.name]
+        cue = objective.cues()[number]
+        training, patch = self.config.training, self.config.encoder.patch
+        loader = TrainLoader(self.train, training.batch_size, training.seed, grouping=training.batches)
+        with torch.no_grad():
+            cue.fit(objective, [loader.get(k) for k in range(self.config.fit_batches)], patch)
+            found = [cue.skill(objective, batch, patch) for batch in self._batches()]
+        return self._table(cue.name, "analytic", found)
+
+    def _table(self, solver: str, kind: str, found: list[float]) -> pd.DataFrame:
+        bad = [skill for skill in found if skill != skill or abs(skill) == float("inf")]
+        if bad:
+            raise EarthSSLError(
+                f"audit: expected a finite skill of '{solver}' at {self.name}, got {bad[0]}; lower training.lr, or "
+                "look for validation windows without data"
+            )
+        return pd.DataFrame(
+            {"task": self.name, "solver": solver, "kind": kind, "unit": range(len(found)), "skill": found},
+            columns=list(COLUMNS),
+        )
