@@ -21,11 +21,14 @@ VERBS = {
     "run": "the same four steps for any config file, into one folder; goes on where it was interrupted",
     "prepare": "any gridded source → training store (--info STORE describes one)",
     "pretrain": "training store → checkpoint (--resume goes on with an interrupted run)",
-    "probe": "checkpoints → the table beside every baseline they must beat",
+    "probe": "checkpoints → the table beside every baseline they must beat (task: enso, states, forecast, …)",
+    "audit": "pretext tasks → how much of their skill is left above trivial cues",
+    "matrix": "pretext tasks × downstream tasks × layers at equal budget; goes on where it was interrupted",
     "report": "store, runs and probe → one self-contained HTML file",
     "verify": "check a checkpoint: hashes, weights, and that it does what it did at home",
     "embed": "checkpoint and data → features as NetCDF",
 }
+CONFIGURED = ("prepare", "pretrain", "probe", "report", "audit", "matrix")
 EPILOG = """\
 Every verb reads its section of --config FILE (see configs/) and takes overrides, values in YAML:
   earthssl pretrain --config configs/kaplan.yaml --out runs/mine --training.steps 200
@@ -71,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _add_options(parser: argparse.ArgumentParser, verb: str) -> None:
     parser.add_argument("-h", "--help", action="store_true", help="show this and every setting")
-    if verb in ("prepare", "pretrain", "probe", "report", "run"):
+    if verb in (*CONFIGURED, "run"):
         parser.add_argument("--config", metavar="FILE", help="YAML of the run")
     if verb == "prepare":
         parser.add_argument("--info", metavar="STORE", help="describe a store and stop")
@@ -90,12 +93,15 @@ def _add_options(parser: argparse.ArgumentParser, verb: str) -> None:
 
 def _help(parser: argparse.ArgumentParser, verb: str) -> None:
     parser.print_help()
-    if verb in ("prepare", "pretrain", "probe", "report"):
+    if verb in CONFIGURED:
+        from .downstream.tasks import PROBES
         from .ssl.config import describe
-        from .workflow import VERBS as CONFIGS
+        from .workflow import config_of
 
-        print(f"\nsettings of '{verb}:' in a config file, or overrides such as --name value:\n")
-        print(describe(CONFIGS[verb]))
+        for task in PROBES if verb == "probe" else [""]:
+            of = f" with task {task}" if task else ""
+            print(f"\nsettings of '{verb}:'{of} in a config file, or overrides such as --name value:\n")
+            print(describe(config_of(verb, {"task": task})))
 
 
 def _run(options: argparse.Namespace, rest: list[str], command: str) -> None:
@@ -117,13 +123,13 @@ def _run(options: argparse.Namespace, rest: list[str], command: str) -> None:
         settings: dict[str, Any] = section(options.config, verb) if options.config else {}
         settings.pop("seeds", None)
         path = run_verb(verb, override(settings, rest), command)
-        if verb == "probe":
+        if verb in ("probe", "audit", "matrix"):
             _show_table(path)
         print(path)
 
 
 def _run_all(options: argparse.Namespace, rest: list[str], command: str) -> None:
-    from .workflow import run_all
+    from .pipeline import run_all
 
     if options.verb == "quickstart":
         name = "quickstart" if options.source == "planet" else "quickstart-ersst"
@@ -134,7 +140,7 @@ def _run_all(options: argparse.Namespace, rest: list[str], command: str) -> None
         raise EarthSSLError("run: expected --config FILE, got none; the folder configs/ has some")
     with resources.as_file(config) as file:  # type: ignore[arg-type]
         report = run_all(file, options.out or f"runs/{name}", rest, say=print, command=command)
-    _show_table(report.parent / "probe")
+    _show_table(report.parent / "probe" if (report.parent / "probe").is_dir() else report.parent)
     print(f"\nreport: {report.resolve()}")
 
 

@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from .downstream.enso import EnsoTask, check_embargo, sst_variable
+from .downstream.enso import EnsoTask, sst_variable
+from .downstream.excess import excess_summary
+from .downstream.matrix import (
+    UNTRAINED,
+    MatrixConfig,
+    cell_file,
+    evaluate_once,
+    layers_of,
+    matrix_summary,
+    references_once,
+    untrained,
+)
 from .downstream.probe import ProbeConfig
-from .downstream.probe import probe as run_probe
 from .downstream.report import ReportConfig
 from .downstream.report import report as write_report
+from .downstream.summary import Summary
+from .downstream.tasks import ENSO, frozen_task, probe_config, probe_function
 from .pretext import TASKS
-from .ssl.config import build, override, section
+from .pretext.audit import AuditConfig, audit_task
+from .ssl.checkpoint import load_encoder
+from .ssl.config import build
 from .ssl.data import Windows
 from .ssl.errors import EarthSSLError
 from .ssl.files import read_json, refuse_filled, write_json
 from .ssl.monitor import ProbeLabels
+from .ssl.parallel import run_jobs
 from .ssl.prepare import PrepareConfig, prepare
 from .ssl.pretrain import OnlineProbeConfig, PretrainConfig, parse_objectives
 from .ssl.pretrain import pretrain as run_pretrain
@@ -32,7 +50,14 @@ VERBS: dict[str, type] = {
     "pretrain": PretrainConfig,
     "probe": ProbeConfig,
     "report": ReportConfig,
+    "audit": AuditConfig,
+    "matrix": MatrixConfig,
 }
+
+
+def config_of(verb: str, settings: dict[str, Any]) -> type:
+    """Return the class of a verb's config; a probe's depends on its task."""
+    return probe_config(settings.get("task", ENSO)) if verb == "probe" else VERBS[verb]
 
 
 def pretrain(config: PretrainConfig) -> Path:
@@ -46,9 +71,18 @@ def pretrain(config: PretrainConfig) -> Path:
     return run_pretrain(config, TASKS, label)
 
 
-def probe(config: ProbeConfig, command: str = "") -> Path:
-    """Probe frozen encoders beside their baselines and return the folder of the tables."""
-    return run_probe(config, command)
+def probe(config: Any, command: str = "") -> Path:
+    """Probe frozen encoders beside their baselines and return the folder of the tables.
+
+    Args:
+        config: `ProbeConfig` (ENSO), or the config of another task of downstream/tasks.py.
+        command: As typed, for the record.
+    """
+    run = probe_function(config.task)
+    if config.task == "infilling":
+        # Rebuilding fields takes the decoder of the pretext task, which downstream/ does not know.
+        return Path(run(config, fillers(config.checkpoints), command))
+    return Path(run(config, command))
 
 
 def report(config: ReportConfig) -> Path:
@@ -80,121 +114,137 @@ def enso_labels(online: OnlineProbeConfig) -> Callable[[Store, Windows], ProbeLa
     return label
 
 
-def run_verb(verb: str, settings: dict[str, Any], command: str = "") -> Path:
-    """Build a verb's config from plain settings, run it, and return where its results lie."""
-    config: Any = build(VERBS[verb], settings, verb)
-    if verb == "probe":
-        return probe(config, command)
-    functions: dict[str, Callable[[Any], Path]] = {"prepare": prepare, "pretrain": pretrain, "report": report}
-    return functions[verb](config)
+def audit(config: AuditConfig, command: str = "") -> Path:
+    """Audit pretext tasks for shortcuts and return the folder of the table; goes on where it was interrupted."""
+    begun = time.perf_counter()
+    out = Path(config.out)
+    settings = parse_objectives(config.objectives, TASKS)
+    store = Store(config.store)
+    _open(out, "audit", {**asdict(config), "fingerprint": store.fingerprint}, ("out", "store", "jobs", "draws"))
+    jobs = [(name, own, config) for name, own in settings.items()]
+    table = pd.concat(run_jobs(audit_task, jobs, config.jobs), ignore_index=True)
+    title = f"Shortcut audit on {_source(store)}, {config.training.steps} steps of {config.training.batch_size} windows"
+    summary = excess_summary(table, title, _record(store, config, begun), config.draws)
+    return _finish(summary, out / "report", command)
 
 
-def run_all(file: str | Path, out: str, words: list[str], say: Callable[[str], None], command: str = "") -> Path:
-    """Run a config file from source to report, one pretraining for each of its seeds, and return the report.
+def matrix(config: MatrixConfig, command: str = "") -> Path:
+    """Pretrain every recipe, probe every task, and return the folder of the table; finished cells are kept."""
+    begun = time.perf_counter()
+    out = Path(config.out)
+    recipes = config.all_recipes()
+    for objectives in recipes.values():
+        parse_objectives(objectives, TASKS)
+    for task in config.tasks:
+        frozen_task(task)
+    store = Store(config.store)
+    free = ("out", "store", "jobs", "draws", "block", "recipes", "leave_one_out")
+    _open(out, "matrix", {**asdict(config), "fingerprint": store.fingerprint}, free)
+    for name, objectives in recipes.items():
+        # A recipe may be added to a matrix that has begun, but none may change under its name.
+        _open(out / "recipes" / _folder_name(name), f"recipe '{name}'", {"objectives": objectives}, ())
+    work: list[tuple[Any, ...]] = [(config, UNTRAINED, None, seed) for seed in config.seeds]
+    work += [(config, name, own, seed) for name, own in recipes.items() for seed in config.seeds]
+    run_jobs(_matrix_references, [(config, task) for task in config.tasks], config.jobs)
+    run_jobs(_matrix_encoder, work, config.jobs)
+    title = f"Pretext × downstream × layer on {_source(store)}, {config.training.steps} steps each"
+    summary = matrix_summary(out / "cells", config, title, _record(store, config, begun))
+    return _finish(summary, out / "report", command)
 
-    Args:
-        file: A run's config with all four sections; their folders are put under `out`.
-        out: Folder of everything; new or empty, or that of a run that was interrupted: finished steps are kept.
-        words: Overrides, `--section.key value`.
-        say: Told what happens.
-        command: As typed, for the record.
+
+def _matrix_references(config: MatrixConfig, task: str) -> None:
+    cells = Path(config.out) / "cells"
+    cells.mkdir(parents=True, exist_ok=True)
+    references_once(cells, task, lambda: frozen_task(task)(Store(config.store), **config.tasks[task]))
+
+
+def _matrix_encoder(config: MatrixConfig, row: str, objectives: dict[str, Any] | None, seed: int) -> None:
+    """Pretrain one encoder unless it is there, and probe it on every task that is not done."""
+    store, cells = Store(config.store), Path(config.out) / "cells"
+    cells.mkdir(parents=True, exist_ok=True)
+    if all(cell_file(cells, row, seed, task).is_file() for task in config.tasks):
+        return
+    if objectives is None:
+        encoder = untrained(config.encoder, store, seed)
+    else:
+        run = Path(config.out) / "recipes" / _folder_name(row) / f"seed{seed}"
+        training = replace(config.training, seed=seed)
+        checkpoint = pretrain_once(
+            PretrainConfig(config.store, str(run), objectives, config.multitask, config.encoder, training)
+        )
+        encoder = load_encoder(checkpoint).encoder
+    layers = layers_of(config, encoder)
+    for task, options in config.tasks.items():
+        make = partial(frozen_task(task), store, **options)
+        evaluate_once(cells, row, seed, task, make, encoder, layers)
+
+
+def pretrain_once(config: PretrainConfig) -> Path:
+    """Return the checkpoint of a run: as it is where finished, resumed where a state was saved, else made anew."""
+    run = Path(config.out)
+    if (run / "checkpoint").exists():
+        return run / "checkpoint"
+    resume = (run / "last.ckpt").is_file()
+    if not resume:
+        shutil.rmtree(run, ignore_errors=True)
+    return pretrain(replace(config, resume=resume))
+
+
+def _folder_name(recipe: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in recipe)
+
+
+def _open(folder: Path, what: str, settings: dict[str, Any], free: tuple[str, ...]) -> None:
+    """Make a folder that can be gone on with, or check that it was begun with the same settings.
 
     Raises:
-        EarthSSLError: From any step.
+        EarthSSLError: If a setting that is not `free` differs, or the folder holds something else.
     """
-    sections = override({verb: section(file, verb) for verb in VERBS}, words)
-    unknown = [name for name in sections if name not in VERBS]
-    if unknown:
-        raise EarthSSLError(
-            f"expected overrides of {', '.join(VERBS)}, such as --pretrain.training.steps 100, got --{unknown[0]}"
-        )
-    root = Path(out)
-    seeds = _seeds(sections["pretrain"])
-    store, folder = root / "store", root / "probe"
-    runs = [root / f"pretrain-seed{seed}" for seed in seeds]
-    settings = _settings(sections, store, runs, folder, root / "report.html")
-    _validate(settings)
-    _open(root, sections, store, runs, folder)
-    begun = time.perf_counter()
-    if not store.exists():
-        say(f"1/4 prepare: {sections['prepare'].get('source')} → {store}")
-        run_verb("prepare", settings["prepare"])
-    for run, seed in zip(runs, seeds, strict=True):
-        _pretrain_once(settings["pretrain"], run, seed, say)
-    if not folder.exists():
-        say(f"3/4 probe: {sections['probe'].get('task', 'enso')} → {folder}")
-        run_verb("probe", settings["probe"], command)
-    say("4/4 report")
-    path = run_verb("report", settings["report"])
-    say(f"took {time.perf_counter() - begun:.0f} s")
-    return path
-
-
-def _seeds(pretrain_section: dict[str, Any]) -> list[int]:
-    seeds = pretrain_section.get("seeds", [0])
-    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
-        raise EarthSSLError(f"pretrain.seeds: expected a list of whole numbers such as [0, 1, 2], got {seeds!r}")
-    if len(set(seeds)) < len(seeds):
-        raise EarthSSLError(f"pretrain.seeds: expected different seeds, got {seeds}")
-    return seeds
-
-
-def _settings(
-    sections: dict[str, Any], store: Path, runs: list[Path], folder: Path, report_file: Path
-) -> dict[str, dict[str, Any]]:
-    """Return each verb's settings with the folders of the run put in."""
-    places = [str(run) for run in runs]
-    plain = {name: value for name, value in sections["pretrain"].items() if name != "seeds"}
-    return {
-        "prepare": {**sections["prepare"], "out": str(store)},
-        "pretrain": {**plain, "store": str(store), "out": places[0]},
-        "probe": {**sections["probe"], "store": str(store), "out": str(folder), "checkpoints": places},
-        "report": {**sections["report"], "store": str(store), "runs": places, "probe": str(folder),
-                   "out": str(report_file)},
-    }  # fmt: skip
-
-
-def _validate(settings: dict[str, dict[str, Any]]) -> None:
-    """Build every config before anything is done, so that a mistake in the last section costs no training."""
-    built: dict[str, Any] = {verb: build(kind, settings[verb], verb) for verb, kind in VERBS.items()}
-    parse_objectives(built["pretrain"].objectives, TASKS)
-    splits = built["prepare"].splits.build()
-    probed = built["probe"]
-    check_embargo(splits, max(built["pretrain"].encoder.window, probed.pca_window), max(probed.leads))
-
-
-def _open(root: Path, sections: dict[str, Any], store: Path, runs: list[Path], folder: Path) -> None:
-    """Make the run's folder, or check that what is finished there was made with the same settings."""
-    marker = root / ".config.json"
-    if marker.is_file():
-        made = read_json(marker, "the config of an interrupted run")
-        finished = {"prepare": store.exists(), "pretrain": any(run.exists() for run in runs), "probe": folder.exists()}
-        for name, there in finished.items():
-            if there and made.get(name) != sections[name]:
-                where = {"prepare": root, "pretrain": root, "probe": folder}[name]
-                raise EarthSSLError(
-                    f"{root} was begun with another config (its section '{name}' differs); choose another --out, or "
-                    f"remove {where} to make it anew"
-                )
-    else:
-        refuse_filled(root, "the run")
-        root.mkdir(parents=True, exist_ok=True)
-    write_json(marker, sections)
-
-
-def _pretrain_once(settings: dict[str, Any], run: Path, seed: int, say: Callable[[str], None]) -> None:
-    """Pretrain one seed; keep it if finished, resume it if a state was saved, else start anew."""
-    if (run / "checkpoint").exists():
+    kept = json.loads(json.dumps({name: value for name, value in settings.items() if name not in free}))
+    marker = folder / "begun.json"
+    if not marker.is_file():
+        refuse_filled(folder, f"the {what}")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(marker, kept)
         return
-    config: Any = build(PretrainConfig, {**settings, "out": str(run)}, "pretrain")
-    config = replace(config, training=replace(config.training, seed=seed))
-    if (run / "last.ckpt").is_file():
-        say(f"2/4 pretrain, seed {seed}: resumed")
-        config = replace(config, resume=True)
-    else:
-        shutil.rmtree(run, ignore_errors=True)
-        say(f"2/4 pretrain, seed {seed} → {run}")
-    pretrain(config)
+    begun = read_json(marker, f"the settings of the {what}")
+    changed = [name for name in kept if begun.get(name) != kept[name]]
+    if changed:
+        raise EarthSSLError(
+            f"{folder}: the {what} was begun with another '{changed[0]}'; restore it, or choose another --out"
+        )
 
 
-__all__ = ["VERBS", "pretrain", "probe", "report", "run_all", "run_verb"]
+def _finish(summary: Summary, folder: Path, command: str) -> Path:
+    """Write a summary in place of that of an earlier, shorter run."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return summary.write(folder, command)
+
+
+def _source(store: Store) -> str:
+    synthetic = "planet" in store.manifest["attributes"]
+    rows, columns = store.grid.shape
+    name = "the synthetic planet" if synthetic else store.manifest["source"]
+    return f"{name}, {', '.join(store.variables)} on {rows}×{columns}"
+
+
+def _record(store: Store, config: Any, begun: float) -> dict[str, Any]:
+    """Return what result.json says of a run on a store."""
+    return {
+        "source": store.manifest["source"],
+        "synthetic": "planet" in store.manifest["attributes"],
+        "store_fingerprint": store.fingerprint,
+        "split": store.splits.to_json(),
+        "seconds": time.perf_counter() - begun,
+        "config": asdict(config),
+    }
+
+
+def run_verb(verb: str, settings: dict[str, Any], command: str = "") -> Path:
+    """Build a verb's config from plain settings, run it, and return where its results lie."""
+    config: Any = build(config_of(verb, settings), settings, verb)
+    with_command: dict[str, Callable[..., Path]] = {"probe": probe, "audit": audit, "matrix": matrix}
+    if verb in with_command:
+        return with_command[verb](config, command)
+    functions: dict[str, Callable[[Any], Path]] = {"prepare": prepare, "pretrain": pretrain, "report": report}
+    return functions[verb](config)

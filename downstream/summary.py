@@ -85,7 +85,7 @@ class Summary:
         return "\n".join([*lines, *(["", *self.notes] if self.notes else [])])
 
     def write(self, out: str | Path, command: str = "") -> Path:
-        """Write the folder: scores.csv, differences.csv, result.json, more tables, PNGs and report.html.
+        """Write the folder: scores.csv, differences.csv, table.txt, result.json, more tables, PNGs, report.html.
 
         Raises:
             EarthSSLError: If `out` is not empty, or the disk is full; nothing half-written stays.
@@ -107,6 +107,7 @@ class Summary:
                 pictures = {name: _png(drawn) for name, drawn in self.figures.items()}
                 for name, data in pictures.items():
                     (making / f"{name}.png").write_bytes(data)
+                write_text(making / "table.txt", self.text() + "\n")
                 write_json(making / "result.json", plain(record))
                 write_text(making / "report.html", self._page(pictures, record))
                 if folder.exists():

@@ -82,10 +82,15 @@ def arrangements(kind: str, frames: int) -> Int[Tensor, "arrangement frame"]:
 
 
 def classes(kind: str, table: Int[Tensor, "arrangement frame"]) -> Int[Tensor, " arrangement"]:
-    """Return the class of each arrangement: a permutation and its reversal share one."""
+    """Return the class of each arrangement: what a film and its reversal show alike shares one.
+
+    Run backwards, frame f is frame n - 1 - f: so that is what is merged. (To merge a permutation with the
+    same list read from its end, as is sometimes done, would leave the arrow of time in the answer.)
+    """
     if kind == "arrow":
         return torch.arange(len(table))
-    smaller = [min(tuple(row), tuple(reversed(row))) for row in table.tolist()]
+    last = table.shape[1] - 1
+    smaller = [min(tuple(row), tuple(last - frame for frame in row)) for row in table.tolist()]
     names = sorted(set(smaller))
     return torch.tensor([names.index(row) for row in smaller])
 

@@ -16,7 +16,7 @@ import yaml
 from .errors import EarthSSLError, nearest
 
 Config = TypeVar("Config")
-SECTIONS = ("prepare", "pretrain", "probe", "report")
+SECTIONS = ("prepare", "pretrain", "probe", "report", "audit", "matrix")
 
 
 class _Loader(yaml.SafeLoader):

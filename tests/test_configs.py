@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
+from earthssl.downstream.tasks import ENSO, frozen_task
 from earthssl.pretext import TASKS
-from earthssl.ssl.config import build, section
+from earthssl.ssl.config import build, read_yaml
 from earthssl.ssl.pretrain import parse_objectives
-from earthssl.workflow import VERBS
+from earthssl.workflow import config_of
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").glob("*.yaml"))
 LINKS = {
@@ -16,6 +19,8 @@ LINKS = {
     "pretrain": {"store": "x", "out": "x"},
     "probe": {"store": "x", "out": "x", "checkpoints": ["x"]},
     "report": {"store": "x", "probe": "x"},
+    "audit": {"store": "x", "out": "x"},
+    "matrix": {"store": "x", "out": "x"},
 }
 
 
@@ -25,15 +30,26 @@ def test_there_are_configs() -> None:
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_every_section_is_valid_and_the_gaps_hold_window_and_lead(file: Path) -> None:
-    built = {}
-    for verb, kind in VERBS.items():
-        settings = section(file, verb)
-        settings.pop("seeds", None)
-        built[verb] = build(kind, {**settings, **LINKS[verb]}, verb)
-    parse_objectives(built["pretrain"].objectives, TASKS)
+    built: dict[str, Any] = {}
+    for verb, settings in read_yaml(file).items():
+        settings.pop("seeds", None) if verb == "pretrain" else None
+        kind = config_of(verb, settings)
+        links = {name: value for name, value in LINKS[verb].items() if name in {f.name for f in fields(kind)}}
+        built[verb] = build(kind, {**settings, **links}, verb)
+    for verb in ("pretrain", "audit"):
+        if verb in built:
+            parse_objectives(built[verb].objectives, TASKS)
+    if "matrix" in built:
+        for objectives in built["matrix"].all_recipes().values():
+            parse_objectives(objectives, TASKS)
+        for task in built["matrix"].tasks:
+            frozen_task(task)
+    if "prepare" not in built:
+        return
     splits = built["prepare"].splits.build()
-    months = max(built["pretrain"].encoder.window, built["probe"].pca_window) + max(built["probe"].leads) + 1
-    for earlier, later in ((splits.train, splits.val), (splits.val, splits.test)):
-        gap = (later[0].astype("datetime64[M]") - earlier[1].astype("datetime64[M]")).astype(int) - 1
-        assert gap >= months
-    assert splits.embargo_days >= 30 * months
+    if "probe" in built and built["probe"].task == ENSO:
+        months = max(built["pretrain"].encoder.window, built["probe"].pca_window) + max(built["probe"].leads) + 1
+        for earlier, later in ((splits.train, splits.val), (splits.val, splits.test)):
+            gap = (later[0].astype("datetime64[M]") - earlier[1].astype("datetime64[M]")).astype(int) - 1
+            assert gap >= months
+        assert splits.embargo_days >= 30 * months

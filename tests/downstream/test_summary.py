@@ -39,7 +39,7 @@ def test_the_folder_holds_it_all(tmp_path: Path) -> None:
     """Tables come back as they went; the page needs no other file; row names cannot break out."""
     folder = summary().write(tmp_path / "out", "earthssl probe")
     assert {file.name for file in folder.iterdir()} == {
-        "scores.csv", "differences.csv", "more.csv", "line.png", "result.json", "report.html",
+        "scores.csv", "differences.csv", "more.csv", "line.png", "result.json", "report.html", "table.txt",
     }  # fmt: skip
     back = pd.read_csv(folder / "scores.csv", keep_default_na=False)
     assert list(back["row"]) == ["a <b>", "pretrained"]

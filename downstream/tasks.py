@@ -1,0 +1,57 @@
+"""The downstream tasks by name: a new one is one file, its lines here, one config and one test."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from ..ssl.errors import EarthSSLError, nearest
+
+ENSO = "enso"
+# name -> (module, config, function that runs it); imported when asked for, as each needs its own libraries
+PROBES = {
+    ENSO: ("probe", "ProbeConfig", "probe"),
+    "rapid_intensification": ("rapid_intensification", "RapidIntensificationConfig", "run"),
+    "infilling": ("infilling", "InfillingConfig", "run"),
+    "forecast": ("forecast", "ForecastConfig", "run"),
+    "states": ("states", "StatesConfig", "run"),
+}
+# name -> (module, FrozenTask): what the matrix can ask
+FROZEN = {
+    ENSO: ("enso_frozen", "EnsoFrozenTask"),
+    "infilling": ("infilling", "InfillingTask"),
+    "forecast": ("forecast", "ForecastTask"),
+    "states": ("states", "StatesTask"),
+}
+
+
+def probe_config(task: str) -> Any:
+    """Return the class of a task's config.
+
+    Raises:
+        EarthSSLError: If there is no such task.
+    """
+    module, config, _ = _entry(PROBES, task, "probe.task")
+    return getattr(importlib.import_module(f".{module}", __package__), config)
+
+
+def probe_function(task: str) -> Any:
+    """Return the function that runs a task."""
+    module, _, function = _entry(PROBES, task, "probe.task")
+    return getattr(importlib.import_module(f".{module}", __package__), function)
+
+
+def frozen_task(task: str) -> Any:
+    """Return the FrozenTask class of a task.
+
+    Raises:
+        EarthSSLError: If there is no such task.
+    """
+    module, name = _entry(FROZEN, task, "matrix.tasks")
+    return getattr(importlib.import_module(f".{module}", __package__), name)
+
+
+def _entry(table: dict[str, Any], task: str, where: str) -> Any:
+    if task not in table:
+        raise EarthSSLError(f"{where}: expected {', '.join(table)}, got '{task}'." + nearest(str(task), list(table)))
+    return table[task]

@@ -1,0 +1,94 @@
+"""The audit: solvers, units, resumption, and verdicts that follow from the numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from earthssl.downstream.excess import excess_summary
+from earthssl.pretext.audit import ITSELF, AuditConfig
+from earthssl.ssl.encoder import EncoderConfig
+from earthssl.ssl.engine import TrainingConfig
+from earthssl.ssl.errors import EarthSSLError
+from earthssl.ssl.files import read_json
+from earthssl.workflow import audit
+
+
+@pytest.fixture
+def config(small_store: Path, tmp_path: Path) -> AuditConfig:
+    training = TrainingConfig(steps=6, batch_size=8, warmup_steps=2, val_every=6, save_every=3, accelerator="cpu")
+    tasks = {"order": {"kind": "order"}, "orientation": {}}
+    return AuditConfig(
+        str(small_store), str(tmp_path / "audit"), tasks, EncoderConfig("nano", 3, (1, 2, 3)), training,
+        eval_batch=5, fit_batches=4, draws=200,
+    )  # fmt: skip
+
+
+def test_every_solver_is_scored_on_the_same_batches_and_kept(config: AuditConfig) -> None:
+    """Task, three censored, the analytic cues; the table says the excess; a second run trains nothing."""
+    folder = audit(config, "earthssl audit")
+    table = pd.read_csv(folder / "scores.csv")
+    assert set(table[table.target == "order"].row) == {
+        ITSELF, "validity mask only", "position and season only", "mean and deviation of each patch only",
+        "chain of nearest frames", "mean and variance of each frame",
+    }  # fmt: skip
+    units = pd.read_csv(Path(config.out) / "solvers" / "order" / "task.csv")
+    assert list(units.unit) == list(range(10))  # 46 windows of 3 months in the validation block, 5 at a time
+    assert set(pd.read_csv(folder / "excess.csv").task) == {"order", "orientation"}
+    assert "solver" in units
+    assert read_json(folder / "result.json", "it")["command"] == "earthssl audit"
+    solvers = Path(config.out) / "solvers"
+    before = {file: file.stat().st_mtime_ns for file in solvers.rglob("*.csv")}
+    (solvers / "order" / "validity.csv").unlink()
+    again = audit(config)
+    after = {file: file.stat().st_mtime_ns for file in solvers.rglob("*.csv")}
+    redone = {file.name for file in before if before[file] != after[file]}
+    assert redone == {"validity.csv"}
+    assert pd.read_csv(again / "scores.csv").equals(table)
+
+
+def test_an_audit_is_gone_on_with_only_as_it_was_begun(config: AuditConfig) -> None:
+    """Other settings, an unknown task, a budget of nothing."""
+    audit(replace(config, objectives={"orientation": {}}))
+    with pytest.raises(EarthSSLError, match="begun with another 'objectives'"):
+        audit(config)
+    with pytest.raises(EarthSSLError, match="Did you mean 'order'"):
+        audit(replace(config, objectives={"ordr": {}}))
+    with pytest.raises(EarthSSLError, match=r"audit\.eval_batch"):
+        replace(config, eval_batch=0)
+
+
+def table(**skills: Any) -> pd.DataFrame:
+    """A task with its solvers' skill on twelve batches."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=12)
+    rows = [
+        {"task": "t", "solver": name, "kind": "task" if name == ITSELF else "censored", "unit": unit,
+         "skill": mean + spread * noise[unit]}
+        for name, (mean, spread) in skills.items() for unit in range(12)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("itself", "cue", "verdict", "best"),
+    [
+        ((0.5, 0.05), (0.2, 0.05), "above its cues", "a"),
+        ((0.5, 0.05), (0.5, 0.2), "solved by its cue", "a"),
+        ((0.5, 0.05), (-0.4, 0.05), "above its cues", "the trivial answer"),
+        ((0.0, 0.3), (-0.4, 0.05), "not solved", "the trivial answer"),
+    ],
+)
+def test_verdicts(itself: tuple[float, float], cue: tuple[float, float], verdict: str, best: str) -> None:
+    """Excess is over the best cue, or over the trivial answer where every cue is below it."""
+    made = excess_summary(table(**{ITSELF: itself, "a": cue, "b": (-0.9, 0.1)}), "t", {}, 1000)
+    line = made.tables["excess"].iloc[0]
+    assert line["verdict"] == verdict
+    assert line["best_cue"] == best
+    floor = max(0.0, line["cue_skill"])
+    assert line["excess"] == pytest.approx(line["skill"] - floor)
+    assert line["excess_low"] <= line["excess"] <= line["excess_high"]
