@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from .downstream.enso import EnsoTask, sst_variable
 from .downstream.excess import excess_summary
@@ -33,15 +34,18 @@ from .downstream.summary import Summary
 from .downstream.tasks import ENSO, frozen_task, probe_config, probe_function
 from .pretext import TASKS
 from .pretext.audit import AuditConfig, audit_task
-from .ssl.checkpoint import load_encoder
+from .pretext.masking import Masking
+from .ssl.batch import from_fields
+from .ssl.checkpoint import Record, load_encoder, read
 from .ssl.config import build
 from .ssl.data import Windows
+from .ssl.encoder import Encoder
 from .ssl.errors import EarthSSLError
 from .ssl.files import read_json, refuse_filled, write_json
 from .ssl.monitor import ProbeLabels
 from .ssl.parallel import run_jobs
 from .ssl.prepare import PrepareConfig, prepare
-from .ssl.pretrain import OnlineProbeConfig, PretrainConfig, parse_objectives
+from .ssl.pretrain import OnlineProbeConfig, PretrainConfig, load_objectives, parse_objectives
 from .ssl.pretrain import pretrain as run_pretrain
 from .ssl.store import Store
 
@@ -83,6 +87,33 @@ def probe(config: Any, command: str = "") -> Path:
         # Rebuilding fields takes the decoder of the pretext task, which downstream/ does not know.
         return Path(run(config, fillers(config.checkpoints), command))
     return Path(run(config, command))
+
+
+def fillers(checkpoints: list[str]) -> dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray] | None]:
+    """Return for each checkpoint what rebuilds gappy windows with its pretrained decoder; None where it has none.
+
+    A filler takes normalised fields (window, time, variable, row, column), NaN where nothing is observed, and
+    their times (window, time), and returns the fields without gaps.
+    """
+    made: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray] | None] = {}
+    for path in checkpoints:
+        folder = Path(path) / "checkpoint" if (Path(path) / "checkpoint").is_dir() else Path(path)
+        encoder, objectives = load_objectives(folder, TASKS)
+        masking = objectives.tasks().get("masking")
+        made[path] = partial(_filled, encoder, masking, read(folder)[1]) if isinstance(masking, Masking) else None
+    return made
+
+
+def _filled(encoder: Encoder, masking: Masking, record: Record, fields: np.ndarray, times: np.ndarray) -> np.ndarray:
+    batch = from_fields(
+        torch.from_numpy(fields).float(),
+        torch.from_numpy(times.astype("datetime64[s]").astype(np.int64)),
+        torch.zeros(len(fields), dtype=torch.int64),
+        torch.from_numpy(record.statistics.known),
+        record.variables,
+        record.grid,
+    )
+    return masking.fill(encoder, batch).numpy()
 
 
 def report(config: ReportConfig) -> Path:
