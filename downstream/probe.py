@@ -112,10 +112,10 @@ def _probe(config: ProbeConfig, command: str) -> Path:
     out = Path(config.out)
     refuse_filled(out, "the probe's results")
     store = Store(config.store)
-    folders = [_checkpoint(Path(path)) for path in config.checkpoints]
+    folders = [checkpoint_folder(Path(path)) for path in config.checkpoints]
     loaded = [read(folder) for folder in folders]
     for folder, (_, record) in zip(folders, loaded, strict=True):
-        _check(folder, record, store, loaded[0][1])
+        check_fits(folder, record, store, loaded[0][1])
     shape = loaded[0][1].encoder
     task = EnsoTask.from_dataset(
         store.dataset([sst_variable(store.variables, store.path)]),
@@ -161,12 +161,12 @@ def _twin_seeds(trained: list[int], count: int) -> list[int]:
     return [*trained, *others][:count]
 
 
-def _checkpoint(path: Path) -> Path:
+def checkpoint_folder(path: Path) -> Path:
     """Return the checkpoint folder at a path or inside a run's folder."""
     return path / "checkpoint" if (path / "checkpoint").is_dir() else path
 
 
-def _check(folder: Path, record: Record, store: Store, first: Record) -> None:
+def check_fits(folder: Path, record: Record, store: Store, first: Record) -> None:
     """Refuse a checkpoint that does not fit the store, or not the others; list every difference."""
     step_days = float(np.median(np.diff(store.times)) / np.timedelta64(1, "D"))
     said = differences(record, store.variables, store.grid, step_days)

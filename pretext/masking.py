@@ -1,4 +1,4 @@
-"""Masking: hide tokens and rebuild their fields from the rest (He et al. 2022, arXiv 2111.06377).
+"""Masking: hide tokens or cells and rebuild their fields from the rest (He et al. 2022, arXiv 2111.06377).
 
 Trivial cues and how they are closed: the climatology (fields are anomalies, so that outputting it scores
 zero skill); the same place a step earlier (tubes, last steps); neighbours (blocks); a partner variable
@@ -8,7 +8,7 @@ zero skill); the same place a step earlier (tubes, last steps); neighbours (bloc
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from ..ssl.batch import Batch
 from ..ssl.encoder import Encoder, fuse_attention, transformer
 from ..ssl.errors import EarthSSLError
-from ..ssl.objective import Context, Example, Objective, ObjectiveConfig, Outcome
+from ..ssl.objective import Context, Cue, Example, Objective, ObjectiveConfig, Outcome
 from ..ssl.randomness import key, uniform
 from ..ssl.tokens import Encodings, Patches, gather, patchify, unpatchify
+from .cues import Interpolation
 from .masks import Mask, MaskConfig, check, draw, thin
 
 
@@ -96,7 +97,7 @@ class Masking(Objective):
 
         The decoder works in that shuffled order, visible tokens first, so nothing is put back in place.
         """
-        features = encoder(patches.without(mask.hidden_variables), mask.keep)
+        features = encoder(mask.shown(patches), mask.keep)
         visible = self.enter(features)
         queries = self.query.to(visible.dtype).expand(len(visible), mask.order.shape[1] - mask.visible, -1)
         x = torch.cat([visible, queries], 1) + self.encodings(patches, mask.order)
@@ -113,7 +114,7 @@ class Masking(Objective):
         mask = draw(self.config.masks[0], patches, batch.keys)
         back = mask.order.argsort(1)
         rebuilt = gather(self.rebuild(encoder, patches, mask), back)
-        hidden = gather(hidden_cells(patches, mask).to(rebuilt.dtype), back) > 0
+        hidden = gather(mask.concealed(), back)
         nothing = torch.full_like(patches.values, math.nan)
         fields = {
             "truth": torch.where(patches.valid, patches.values, nothing),
@@ -123,18 +124,54 @@ class Masking(Objective):
         size = encoder.config.patch
         return Example(**{name: unpatchify(values, patches, size)[0] for name, values in fields.items()})
 
+    @torch.no_grad()
+    def fill(self, encoder: Encoder, batch: Batch) -> Float[Tensor, "batch time variable row column"]:
+        """Return fields with every gap rebuilt: what is observed keeps its value, what is never known is NaN.
 
-def hidden_cells(patches: Patches, mask: Mask) -> Bool[Tensor, "batch token variable 1"]:
-    """Return what was hidden, token by token in the order of `mask.order` and variable by variable."""
-    place = torch.arange(mask.order.shape[1], device=mask.order.device) >= mask.visible
-    return (place[None, :, None] | mask.hidden_variables[:, None, :])[..., None]
+        Tokens without an observed cell are hidden; those observed in part are seen with their valid share.
+
+        Raises:
+            EarthSSLError: If a window holds no observation at all.
+        """
+        patches = patchify(batch, encoder.config.patch)
+        seen = patches.valid.any((2, 3))
+        counts = seen.sum(1)
+        if not counts.all():
+            raise EarthSSLError(
+                f"expected some observed cell in every window to be filled, got none in window "
+                f"{int((counts == 0).nonzero()[0, 0])}; leave it out"
+            )
+        order = (~seen).to(torch.uint8).argsort(dim=1, stable=True)
+        rebuilt = torch.empty_like(patches.values)
+        for count in counts.unique().tolist():  # windows that show equally many tokens go together
+            own = counts == count
+            part = replace(patches, values=patches.values[own], valid=patches.valid[own], season=patches.season[own])
+            nothing = torch.zeros(len(part.values), len(part.variables), dtype=torch.bool, device=seen.device)
+            made = self.rebuild(encoder, part, Mask(order[own], count, nothing))
+            rebuilt[own] = gather(made.float(), order[own].argsort(1))
+        fields = unpatchify(torch.where(patches.valid, patches.values, rebuilt), patches, encoder.config.patch)
+        return torch.where(batch.known.to(fields.device), fields, torch.full_like(fields, math.nan))
+
+    def hidden(
+        self, batch: Batch, patch: tuple[int, int, int]
+    ) -> tuple[Bool[Tensor, "batch time variable row column"], Bool[Tensor, "batch time variable row column"]]:
+        """Return the cells that validation scores the batch on, and those that an encoder may see."""
+        patches = patchify(batch, patch)
+        mask = draw(self._kind(batch.number), patches, batch.keys)
+        concealed = gather(mask.concealed(), mask.order.argsort(1)).expand(patches.values.shape)
+        fields = unpatchify(concealed.to(patches.values.dtype), patches, patch)
+        return batch.valid & (fields == 1), batch.valid & (fields == 0)
+
+    def cues(self) -> list[Cue]:
+        """Return interpolation: neighbours in space and time may give away what is hidden."""
+        return [Interpolation()]
 
 
 def _score(rebuilt: Float[Tensor, "batch token variable cell"], patches: Patches, mask: Mask) -> Outcome:
     truth = gather(patches.values, mask.order)
     valid = gather(patches.valid, mask.order)
     area = patches.area[mask.order][:, :, None]
-    weights = (valid & hidden_cells(patches, mask)) * area
+    weights = (valid & mask.concealed()) * area
     dims = (0, 1, 3)
     total = weights.sum(dims)
     scored = total > 0

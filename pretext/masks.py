@@ -1,4 +1,4 @@
-"""Which tokens to hide: random, blocks on the sphere, tubes in time, last steps, whole variables."""
+"""What to hide: tokens at random, blocks on the sphere, tubes in time, last steps, whole variables, single cells."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..ssl.errors import EarthSSLError, nearest
 from ..ssl.randomness import fold, key, uniform
-from ..ssl.tokens import Patches
+from ..ssl.tokens import Patches, gather
 
-KINDS = ("random", "block", "tube", "last", "variable")
+KINDS = ("random", "block", "tube", "last", "variable", "cells")
+# Of the smooth random fields that shape gaps of cells: number of bumps, and their least and greatest size, radians
+# (600 to 4000 km).
+BUMPS = 24
+BUMP_SIZE = (0.1, 0.63)
 
 
 @dataclass(frozen=True)
@@ -22,16 +26,20 @@ class MaskConfig:
 
     Attributes:
         kind: random (tokens anywhere), block (caps on the sphere, centred area-uniformly, through all steps),
-            tube (places, through all steps), last (the last steps), variable (whole variables, and tokens).
+            tube (places, through all steps), last (the last steps), variable (whole variables, and tokens),
+            cells (gaps of any outline: tokens inside them, and single cells of the tokens at their edge).
         weight: Share of the batches, relative to the other kinds.
         ratio: Share of the tokens that is hidden.
         blocks: Number of caps, with "block".
+        cells: With "cells": least and greatest share of the cells of visible tokens that is hidden; each sample
+            draws its own in between. One cell of each visible token stays.
     """
 
     kind: str = "random"
     weight: float = 1.0
     ratio: float = 0.75
     blocks: int = 3
+    cells: tuple[float, float] = (0.0, 0.7)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -40,21 +48,27 @@ class MaskConfig:
             raise EarthSSLError(f"masks.{self.kind}.ratio: expected a share between 0 and 1, got {self.ratio}")
         if not self.weight >= 0 or self.blocks < 1:
             raise EarthSSLError(f"masks.{self.kind}: expected weight ≥ 0 and blocks ≥ 1, got {self}")
+        if not 0 <= self.cells[0] <= self.cells[1] < 1:
+            raise EarthSSLError(
+                f"masks.{self.kind}.cells: expected a least and a greatest share within [0, 1), got {self.cells}"
+            )
 
 
 @dataclass(frozen=True)
 class Mask:
-    """Which tokens an encoder may see.
+    """Which tokens, and which of their cells, an encoder may see.
 
     Attributes:
         order: A permutation of the tokens of each sample, the visible ones first, (batch, token).
         visible: How many are visible: the same for all samples.
         hidden_variables: Variables hidden everywhere, (batch, variable).
+        hidden_cells: Cells hidden in all variables, by token id; None where whole tokens are hidden only.
     """
 
     order: Int[Tensor, "batch token"]
     visible: int
     hidden_variables: Bool[Tensor, "batch variable"]
+    hidden_cells: Bool[Tensor, "batch token cell"] | None = None
 
     @property
     def keep(self) -> Int[Tensor, "batch visible"]:
@@ -65,6 +79,22 @@ class Mask:
     def hidden(self) -> Int[Tensor, "batch hidden"]:
         """Ids of the hidden tokens."""
         return self.order[:, self.visible :]
+
+    def shown(self, patches: Patches) -> Patches:
+        """Return the patches without what is hidden inside the visible tokens."""
+        patches = patches.without(self.hidden_variables)
+        if self.hidden_cells is None:
+            return patches
+        seen = ~self.hidden_cells[:, :, None]
+        return replace(patches, values=patches.values * seen, valid=patches.valid & seen)
+
+    def concealed(self) -> Bool[Tensor, "batch token variable _"]:
+        """Return what is hidden, token by token in the order of `order`; one cell stands for all where all are."""
+        place = torch.arange(self.order.shape[1], device=self.order.device) >= self.visible
+        hidden = (place[None, :, None] | self.hidden_variables[:, None, :])[..., None]
+        if self.hidden_cells is None:
+            return hidden
+        return hidden | gather(self.hidden_cells, self.order)[:, :, None]
 
 
 def visible_count(tokens: int, ratio: float) -> int:
@@ -107,6 +137,8 @@ def draw(config: MaskConfig, patches: Patches, keys: Int[Tensor, " batch"]) -> M
         # The tokens of a place lie `places` apart.
         order = (chosen[:, :, None] + places * torch.arange(steps, device=keys.device)).flatten(1)
         return Mask(order, steps * visible_count(places, config.ratio), hidden_variables)
+    if config.kind == "cells":
+        return _draw_cells(config, patches, keys, hidden_variables)
     scores = uniform(keys, patches.count)
     if config.kind == "last":
         scores = patches.step + scores
@@ -148,6 +180,62 @@ def _closeness_to_centres(
     # The first three place features are the point on the unit sphere (tokens.py).
     points = patches.place[:places, :3]
     return (centres @ points.T).amax(1)
+
+
+def _draw_cells(
+    config: MaskConfig, patches: Patches, keys: Int[Tensor, " batch"], hidden_variables: Bool[Tensor, "batch variable"]
+) -> Mask:
+    """Return a mask with gaps where a random field is high: in tokens where its mean is, and in cells of the others.
+
+    The field is smooth bumps, the same at all steps of a window, and noise of a weight that each sample draws:
+    from compact holes with clean edges to scattered cells.
+    """
+    numbers = uniform(fold(keys, 2), 2)
+    smooth = _bumps(_cell_points(patches), uniform(fold(keys, 1), 3 * BUMPS + 1))
+    noise = uniform(keys, patches.count * smooth.shape[-1]).unflatten(1, smooth.shape[1:]) - 0.5
+    field = (1 - numbers[:, :1, None]) * smooth + 4 * numbers[:, :1, None] * noise
+    order = field.mean(2).argsort(dim=1, stable=True)
+    visible = visible_count(patches.count, config.ratio)
+    seen = torch.zeros(order.shape, dtype=torch.bool, device=order.device)
+    seen.scatter_(1, order[:, :visible], torch.ones_like(order[:, :visible], dtype=torch.bool))
+    field = torch.where(seen[..., None] & (patches.area > 0), field, torch.full_like(field, math.inf))
+    candidates = field.isfinite().sum((1, 2))
+    share = config.cells[0] + (config.cells[1] - config.cells[0]) * numbers[:, 1]
+    stay = candidates - (share * candidates).long()
+    rank = field.flatten(1).argsort(dim=1, stable=True).argsort(1).unflatten(1, field.shape[1:])
+    lowest = nn.functional.one_hot(field.argmin(2), field.shape[2]).bool()
+    return Mask(order, visible, hidden_variables, (rank >= stay[:, None, None]) & field.isfinite() & ~lowest)
+
+
+def _cell_points(patches: Patches) -> Float[Tensor, "token cell 3"]:
+    """Return every cell's point on the unit sphere; padding takes that of the nearest cell."""
+    steps, rows, columns = patches.size
+    height, width = patches.grid.shape
+    row, column = patches.cell // patches.shape[2], patches.cell % patches.shape[2]
+    device = patches.cell.device
+    y = (row[:, None] * rows + torch.arange(rows, device=device)).clamp(max=height - 1)
+    x = (column[:, None] * columns + torch.arange(columns, device=device)).clamp(max=width - 1)
+    lat = torch.deg2rad(torch.from_numpy(patches.grid.lat).float().to(device))[y][:, None, :, None]
+    lon = torch.deg2rad(torch.from_numpy(patches.grid.lon).float().to(device))[x][:, None, None, :]
+    sphere = torch.broadcast_tensors(lat.cos() * lon.cos(), lat.cos() * lon.sin(), lat.sin())
+    return torch.stack(sphere, -1).expand(-1, steps, -1, -1, -1).flatten(1, 3)
+
+
+def _bumps(
+    points: Float[Tensor, "token cell 3"], numbers: Float[Tensor, "batch number"]
+) -> Float[Tensor, "batch token cell"]:
+    """Return a sum of bumps of one size at random places of the sphere, about unit variance over the cells."""
+    count = (numbers.shape[1] - 1) // 3
+    sine, turn, sign = (2 * numbers[:, k * count : (k + 1) * count] - 1 for k in range(3))
+    cosine, angle = (1 - sine**2).sqrt(), math.pi * turn
+    centres = torch.stack([cosine * angle.cos(), cosine * angle.sin(), sine], -1)
+    least, greatest = BUMP_SIZE
+    size = least * (greatest / least) ** numbers[:, -1]
+    out = torch.zeros(len(numbers), *points.shape[:2], device=points.device)
+    for k in range(count):  # one at a time: the fields may be large
+        near = torch.einsum("bx,tcx->btc", centres[:, k], points)
+        out = out + sign[:, k, None, None] * ((near - 1) / size[:, None, None] ** 2).exp()
+    return out / out.std((1, 2), keepdim=True).clamp(min=1e-6)
 
 
 def _draw_variables(numbers: Float[Tensor, "batch variables_and_one"]) -> Bool[Tensor, "batch variable"]:

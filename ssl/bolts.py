@@ -6,7 +6,9 @@ while the sub-modules load. What is known to be wrong in each piece is guarded w
 - `LARS` is plain SGD at weight decay 0, so `lars` refuses that;
 - `LinearWarmupCosineAnnealingLR` stays at 0 for ever with warm-up 0, overshoots with a fractional one and
   rises again past its end, so `warmup_cosine` takes integers ≥ 1 and holds the final rate;
-- `SSLEvaluator` is a multi-layer perceptron unless `n_hidden=None`, so `linear_classifier` asks for that.
+- `SSLEvaluator` is a multi-layer perceptron unless `n_hidden=None`, so `linear_classifier` asks for that;
+- `BYOLMAWeightUpdate` counts micro-batches against the length of the data, and leaves buffers alone, so
+  `weight_update` is told once a step how far the run is, and copies them.
 """
 
 from __future__ import annotations
@@ -19,15 +21,24 @@ import types
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Protocol
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from .errors import EarthSSLError
 
-_PARENTS = ("pl_bolts", "pl_bolts.optimizers", "pl_bolts.models", "pl_bolts.models.self_supervised", "pl_bolts.utils")
+_PARENTS = (
+    "pl_bolts",
+    "pl_bolts.callbacks",
+    "pl_bolts.optimizers",
+    "pl_bolts.models",
+    "pl_bolts.models.self_supervised",
+    "pl_bolts.utils",
+)
 
 
 def _piece(module: str, name: str) -> Any:
@@ -109,3 +120,54 @@ def linear_classifier(features: int, classes: int) -> nn.Module:
     evaluator = _piece("models.self_supervised.evaluator", "SSLEvaluator")
     made: nn.Module = _make(evaluator, n_input=features, n_classes=classes, n_hidden=None)
     return made
+
+
+class WeightUpdate(Protocol):
+    """How a target network follows an online one; `current_tau` is the share that it kept at the last update."""
+
+    current_tau: float
+
+    def follow(self, online: nn.Module, target: nn.Module, progress: float) -> None:
+        """Move the target after a step of the optimiser; `progress` in (0, 1] of the run."""
+
+
+def weight_update(tau: float) -> WeightUpdate:
+    """Return Bolts' BYOL updater with the horizon of the run: target = τ target + (1 - τ) online, once a step.
+
+    τ rises by half a cosine from `tau` to exactly 1 at progress 1. It depends on the progress alone, so there
+    is nothing to save. Buffers (running statistics) are copied.
+
+    Raises:
+        EarthSSLError: If `tau` is no share below 1; on following, if the progress lies outside (0, 1] or the
+            networks differ in structure.
+    """
+    if not 0 <= tau < 1:
+        raise EarthSSLError(f"tau: expected a share in [0, 1) at the start (at 1 nothing is followed), got {tau}")
+    updater = _piece("callbacks.byol_updates", "BYOLMAWeightUpdate")
+    # All that its arithmetic reads of a trainer: a run of one "step", of which the progress is a part.
+    whole_run = SimpleNamespace(train_dataloader=(None,), max_epochs=1)
+
+    class Corrected(updater):  # type: ignore[misc, valid-type]
+        """Bolts' schedule and average, driven by the progress of the run instead of a trainer's counters."""
+
+        @torch.no_grad()
+        def follow(self, online: nn.Module, target: nn.Module, progress: float) -> None:
+            """Set τ, then move parameters by it and copy buffers."""
+            if not 0 < progress <= 1:
+                raise EarthSSLError(f"expected the progress of the run in (0, 1], got {progress}")
+            if _shapes(online) != _shapes(target):
+                raise EarthSSLError(
+                    "expected a target network of the online one's structure, got other parameters or buffers; "
+                    "copy the online network to make its target"
+                )
+            self.update_tau(SimpleNamespace(global_step=progress), whole_run)
+            self.update_weights(online, target)
+            for theirs, mine in zip(online.buffers(), target.buffers(), strict=True):
+                mine.copy_(theirs)
+
+    made: WeightUpdate = _make(Corrected, tau)
+    return made
+
+
+def _shapes(network: nn.Module) -> list[tuple[str, torch.Size]]:
+    return [(name, x.shape) for part in (network.named_parameters(), network.named_buffers()) for name, x in part]

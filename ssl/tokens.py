@@ -48,6 +48,7 @@ class Patches:
         cell: Patch index in space, row × columns + column, (token,).
         variables: Canonical names.
         shape: Patches in time, rows, columns of the padded grid.
+        size: Steps, rows and columns of a patch.
         grid: The cells they were cut from.
     """
 
@@ -62,6 +63,7 @@ class Patches:
     cell: Int[Tensor, " token"]
     variables: tuple[str, ...]
     shape: tuple[int, int, int]
+    size: tuple[int, int, int]
     grid: LatLonGrid
 
     @property
@@ -125,6 +127,7 @@ def patchify(batch: Batch, patch: tuple[int, int, int]) -> Patches:
         cell=geometry.cell.to(tokens.device),
         variables=batch.variables,
         shape=(length // steps, geometry.rows, geometry.columns),
+        size=(steps, rows, columns),
         grid=batch.grid,
     )
 
@@ -173,7 +176,7 @@ def _geometry(grid: LatLonGrid, length: int, patch: tuple[int, int, int], known:
         raise EarthSSLError("expected some cell with values, but every variable is missing everywhere")
     cells = np.flatnonzero(seen)
     row, column = np.divmod(cells, shape[2])
-    place = _place_features(_centres(grid.lat, rows, height)[row], _centres(grid.lon, columns, width)[column])
+    place = place_features(_centres(grid.lat, rows, height)[row], _centres(grid.lon, columns, width)[column])
     logarithm = np.log(np.maximum(area[cells].sum(1, keepdims=True), 1e-12))
     layout = _fourier(np.stack([(row + 0.5) / shape[1] - 0.5, (column + 0.5) / shape[2] - 0.5], 1), 5)
     slots = _fourier((np.arange(shape[0]) - shape[0] + 1)[:, None] / 64.0, 7)
@@ -201,7 +204,7 @@ def _centres(axis: np.ndarray, patch: int, size: int) -> np.ndarray:
     return np.nanmean(np.concatenate([axis, extra]).reshape(-1, patch), 1)
 
 
-def _place_features(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
+def place_features(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
     """Return the point on the unit sphere (first three) and waves of latitude and longitude, (place, 23)."""
     y, x = np.deg2rad(lat), np.deg2rad(lon)
     sphere = [np.cos(y) * np.cos(x), np.cos(y) * np.sin(x), np.sin(y)]

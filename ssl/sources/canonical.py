@@ -13,7 +13,7 @@ import xarray as xr
 from ..errors import EarthSSLError, nearest
 from ..variables import Variable, anomaly_name, convert, lookup, resolve
 from .axes import canonical_axes
-from .orient import coarsened, oriented, region_of
+from .orient import coarsened, oriented, region_of, regridded
 from .selection import Selection
 
 EAGER_BYTES = 256 * 2**20  # local data up to this size are read at once; larger ones stay lazy
@@ -69,7 +69,9 @@ def canonicalise(
 
     def finished(part: xr.Dataset) -> xr.Dataset:
         part = oriented(_convert_all(part, fields, selection, assume_units, where), where)
-        return coarsened(region_of(part, selection.region, where), selection.coarsen, where)
+        part = regridded(part, selection.resolution, where, selection.least_valid)
+        part = region_of(part, selection.region, where)
+        return coarsened(part, selection.coarsen, where, selection.least_valid)
 
     whole = _read_or_chunk(ds, eager_bytes, where)  # reads `ds` itself where it is small
     steps = ds.sizes["time"]

@@ -37,8 +37,8 @@ def open_files(
         grib_filter: For GRIB files that mix kinds of levels or steps: which messages to take, by their
             keys, such as {typeOfLevel: isobaricInhPa}.
         eager_bytes: Read everything at once up to this size; larger data stay lazy.
-        **options: Fields of `Selection`: variables, levels, time, every, member, region, coarsen, units,
-            rename.
+        **options: Fields of `Selection`: variables, levels, time, every, member, region, coarsen,
+            resolution, least_valid, units, rename.
 
     Raises:
         EarthSSLError: If a file is missing, truncated or of another format, if a glob matches nothing, if

@@ -11,6 +11,7 @@ from ..grid import LatLonGrid
 # Axes stored as float32 carry noise in the sixth decimal; rounding makes them equal to those in float64.
 DECIMALS = {2: 2, 4: 5, 8: 9}
 LEAST_VALID = 0.5  # share of a coarse cell's area that must hold values
+LEAST_COVERED = 0.5  # share of a coarse row or column that the source must reach over
 
 
 def oriented(ds: xr.Dataset, where: str) -> xr.Dataset:
@@ -92,10 +93,10 @@ def _span(mask: np.ndarray) -> slice:
     return slice(int(inside[0]), int(inside[-1]) + 1)
 
 
-def coarsened(ds: xr.Dataset, cells: int, where: str) -> xr.Dataset:
+def coarsened(ds: xr.Dataset, cells: int, where: str, least_valid: float = LEAST_VALID) -> xr.Dataset:
     """Return means over blocks of `cells` × `cells`, weighted by area, over valid cells only.
 
-    A coarse cell of which less than half the area is valid is missing. Rows left over at the southern end
+    A coarse cell of which less than `least_valid` of the area is valid is missing. Rows left over at the southern end
     (the last pole row of a grid such as 721 × 1440) are left out; columns must divide evenly.
 
     Raises:
@@ -119,7 +120,61 @@ def coarsened(ds: xr.Dataset, cells: int, where: str) -> xr.Dataset:
         data = data.drop_vars(["lat", "lon"])
         valid = (area * data.notnull()).coarsen(blocks).sum()
         mean = (area * data.fillna(0)).coarsen(blocks).sum() / valid.where(valid > 0)
-        mean = mean.where(valid >= LEAST_VALID * total * (1 - 1e-6)).astype(np.float32)
+        mean = mean.where(valid >= least_valid * total * (1 - 1e-6)).astype(np.float32)
         arrays[name] = mean.transpose("time", "lat", "lon").assign_attrs(data.attrs)
     coords = {axis: (axis, ds[axis].values.reshape(-1, cells).mean(1), ds[axis].attrs) for axis in ("lat", "lon")}
     return xr.Dataset(arrays, {"time": ds["time"], **coords})
+
+
+def regridded(ds: xr.Dataset, degrees: float | None, where: str, least_valid: float = LEAST_VALID) -> xr.Dataset:
+    """Return means over cells of so many degrees, weighted by the area they share with each valid source cell.
+
+    The new cells have their edges at multiples of `degrees`. Rows and columns of which the source covers less
+    than half are left out; a cell of whose covered area less than `least_valid` is valid is missing.
+
+    Raises:
+        EarthSSLError: If the new cells are not larger than the source's, or less than 2×2 would be left.
+    """
+    if degrees is None:
+        return ds
+    grid = LatLonGrid(ds["lat"].values, ds["lon"].values)
+    spacing = max(np.abs(np.diff(grid.lat)).max(), np.diff(grid.lon).max())
+    if degrees <= spacing:
+        raise EarthSSLError(
+            f"{where}: option resolution: expected cells larger than the source's {spacing:g}°, got {degrees:g}°; "
+            "it averages and cannot refine: leave it out"
+        )
+    lat_edges = np.linspace(90, -90, round(180 / degrees) + 1)
+    lon_edges = np.linspace(0, 360, round(360 / degrees) + 1)
+
+    def height(edges: np.ndarray) -> np.ndarray:
+        return np.asarray(-np.sin(np.deg2rad(edges)))
+
+    rows = _shared(height(lat_edges), height(grid.lat_bounds))
+    # A source cell may reach across 0°E from either side.
+    columns = sum(_shared(lon_edges, grid.lon_bounds + turn) for turn in (-360, 0, 360))
+    tall = rows.sum(1) >= LEAST_COVERED * np.diff(height(lat_edges))
+    wide = columns.sum(1) >= LEAST_COVERED * np.diff(lon_edges)
+    if min(tall.sum(), wide.sum()) < 2:
+        raise EarthSSLError(f"{where}: option resolution: {degrees:g}° leaves less than 2×2 cells of {grid}; lower it")
+    lat, lon = (lat_edges[1:] + lat_edges[:-1])[tall] / 2, (lon_edges[1:] + lon_edges[:-1])[wide] / 2
+    down = xr.DataArray(rows[tall], dims=("row", "lat"))
+    along = xr.DataArray(columns[wide], dims=("column", "lon"))
+    total = down.sum("lat") * along.sum("lon")
+    arrays = {}
+    for name, data in ds.data_vars.items():
+        data = data.drop_vars(["lat", "lon"])
+        # One axis after the other: all at once is a sum over every pair of cells.
+        valid = xr.dot(xr.dot(data.notnull().astype(np.float64), along, dim="lon"), down, dim="lat")
+        mean = xr.dot(xr.dot(data.fillna(0).astype(np.float64), along, dim="lon"), down, dim="lat")
+        mean = mean / valid.where(valid > 0)
+        mean = mean.where(valid >= least_valid * total * (1 - 1e-6)).rename(row="lat", column="lon")
+        arrays[name] = mean.transpose("time", "lat", "lon").astype(np.float32).assign_attrs(data.attrs)
+    coords = {"lat": ("lat", lat, ds["lat"].attrs), "lon": ("lon", lon, ds["lon"].attrs)}
+    return xr.Dataset(arrays, {"time": ds["time"], **coords})
+
+
+def _shared(new: np.ndarray, old: np.ndarray) -> np.ndarray:
+    """Return the length that each new interval shares with each old one, edges ascending, shape (new, old)."""
+    low, high = np.maximum(new[:-1, None], old[None, :-1]), np.minimum(new[1:, None], old[None, 1:])
+    return np.clip(high - low, 0, None)

@@ -15,22 +15,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import dask
 import dask.array as da
 import numpy as np
+import pandas as pd
 import xarray as xr
 
 from ..errors import EarthSSLError, nearest
 from ..grid import LatLonGrid
+from . import aloft
 from .geography import AIR_MODES, CLIMATE, COLUMNS, OCEAN_MODES, RESPONSES, WAVES, Geography
+from .hidden import MONTH, assemble, daily_states, ocean_decay
 from .orient import region_of
 from .oscillator import STATES, Oscillator
 from .selection import Selection
+from .storms import MARKED, Storms, Weather
 
 STEPS = ("monthly", "daily", "6-hourly")
 VARIABLES = {
@@ -40,8 +44,6 @@ VARIABLES = {
     "v10": ("m s-1", "10 m northward wind", "northward_wind"),
     "msl": ("Pa", "mean sea level pressure", "air_pressure_at_mean_sea_level"),
 }
-MONTH = 365.25 / 12  # days
-SPIN_UP = 30  # years before the start
 EAGER_BYTES = 256 * 2**20  # above this the fields are computed when they are read
 NINO34 = (-5, 5, 190, 240)
 
@@ -59,6 +61,8 @@ class PlanetConfig:
         shape: Rows and columns of the grid, global, no pole rows.
         trend_k_per_century: Global warming.
         noise: Factor on the noise of ocean and air (not on the noise that drives ENSO).
+        storms: Mean number of tropical storms a year; above 0, only with 6-hourly steps, the planet has them
+            and the variables u850, v850, u200, v200 and r700. Without them it is the same planet.
 
     Raises:
         EarthSSLError: If an option is out of range.
@@ -71,6 +75,7 @@ class PlanetConfig:
     shape: tuple[int, int] = (32, 64)
     trend_k_per_century: float = 0.8
     noise: float = 1.0
+    storms: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
@@ -84,6 +89,10 @@ class PlanetConfig:
             raise _mistake("shape", "rows and columns, 8 at least", self.shape)
         if self.noise < 0:
             raise _mistake("noise", "a factor from 0", self.noise)
+        if not 0 <= self.storms <= 900:
+            raise _mistake("storms", "0 (none) to 900 a year", self.storms)
+        if self.storms and self.step != "6-hourly":
+            raise _mistake("step", "6-hourly with storms", self.step, " Set storms to 0, or step to 6-hourly.")
         try:
             first = np.datetime64(self.start, "D")
         except ValueError as error:
@@ -112,6 +121,11 @@ class Planet:
         self._integrate()
 
     @property
+    def variables(self) -> dict[str, tuple[str, str, str]]:
+        """Units, long name and CF standard name of every variable."""
+        return VARIABLES | (aloft.VARIABLES if self.config.storms else {})
+
+    @property
     def time(self) -> np.ndarray:
         """Times of the fields, datetime64[ns], shape (times,)."""
         unit = {"monthly": "M", "daily": "D", "6-hourly": "6h"}[self.config.step]
@@ -124,10 +138,12 @@ class Planet:
 
         Computed at once up to 256 MiB, else lazy (dask) in blocks of one year.
         """
+        if self.config.storms:
+            self._storms.table  # noqa: B018  made here once, not in every thread that reads a block
         shape = (len(self.time), *self.grid.shape)
-        lazy = 4 * len(VARIABLES) * int(np.prod(shape)) > EAGER_BYTES
+        lazy = 4 * len(self.variables) * int(np.prod(shape)) > EAGER_BYTES
         fields = {}
-        for name, (units, long_name, standard_name) in VARIABLES.items():
+        for name, (units, long_name, standard_name) in self.variables.items():
             blocks = range(self.config.years)
             if lazy:
                 part = dask.delayed(self._block)
@@ -202,12 +218,67 @@ class Planet:
             start[:, : len(STATES)], (at + 1) % 12, ahead, (a, b, c), rng, members + members % 2
         )
         days = (np.arange(ahead)[:, None] + (np.arange(30) + 0.5) / 30) * MONTH
-        ocean = _ocean_decay() ** days[..., None]
+        ocean = ocean_decay() ** days[..., None]
         future += ocean.mean(axis=1) @ (weights[_columns("ocean_", OCEAN_MODES)] * start[:, len(STATES) :]).T
         when = (at[None, :] + 1.5 + np.arange(ahead)[:, None]) / 1200
         future += weights[COLUMNS.index("trend")] * self.config.trend_k_per_century * when
         series = np.concatenate([self._index[at][None], future])
         return np.stack([series[lead - 1 : lead + 2].mean(axis=0) for lead in leads])
+
+    def tracks(self) -> pd.DataFrame:
+        """Return the true tracks of the storms, a row a storm and 6-hourly record, in the order of both.
+
+        Columns: `storm` (calendar year of birth × 1000 + number), `basin` (of birth), `time`, `lat`, `lon` (in
+        [0, 360)), `wind_kt` (largest wind, not rounded), `category` (-1 depression, 0 tropical storm, 1–5),
+        `over_water`; and, hidden from whoever forecasts, `potential_intensity` (m/s, 0 over land), `shear` (m/s),
+        `chi`, `m` and `ventilation_noise`, the states of fast.py.
+
+        Raises:
+            EarthSSLError: If the planet has no storms.
+        """
+        return self._storms.tracks(self.time)
+
+    def intensification_forecast(
+        self,
+        samples: pd.DataFrame,
+        threshold_kt: float = 30.0,
+        hours: int = 24,
+        members: int = 400,
+        seed: int = 0,
+    ) -> np.ndarray:
+        """Return the best reachable chance that the wind rises by the threshold within the hours, (samples,).
+
+        From the whole hidden state at the time, by an ensemble of the true model with redrawn noise, along the
+        true track through the true air (perfect prognosis: of the future, only the noise of the intensity is
+        unknown). Given is that the storm lives so long: members that do not are left out.
+
+        Args:
+            samples: Columns `storm` and `time`, as in `tracks`.
+            threshold_kt: From the wind at the time to the wind `hours` later.
+            hours: A multiple of 6.
+            members: Ensemble size.
+            seed: Of the ensemble.
+
+        Raises:
+            EarthSSLError: If the planet has no storms, a sample is none of their records, or its storm ends
+                within the hours.
+        """
+        return self._storms.forecast(samples, self.time, threshold_kt, hours, members, seed)
+
+    @cached_property
+    def _storms(self) -> Storms:
+        if not self.config.storms:
+            raise _mistake("storms", "above 0 for tracks and forecasts", self.config.storms)
+        first = (np.array([self._year(k) for k in range(self.config.years + 1)]) - self._year(0)).astype(int)
+        table = np.hstack([self._table, self._aloft])
+        table[:, COLUMNS.index("ocean_0") : len(COLUMNS)] *= self.config.noise
+        return Storms(Weather(table, first, int(self.config.start[:4])), self.config.seed, self.config.storms)
+
+    @cached_property
+    def _aloft(self) -> np.ndarray:
+        """Modes of the upper air at the beginning of every day and the end of the last, float32."""
+        days = [self._days(year) for year in range(self.config.years)]
+        return (self.config.noise * aloft.modes(self.config.seed, days)).astype(np.float32)
 
     @cached_property
     def _patterns(self) -> dict[str, np.ndarray]:
@@ -224,7 +295,10 @@ class Planet:
 
     @cached_property
     def _flat_patterns(self) -> dict[str, np.ndarray]:
-        return {name: values.reshape(len(values), -1).astype(np.float32) for name, values in self._patterns.items()}
+        patterns = self._patterns
+        if self.config.storms:
+            patterns = patterns | aloft.patterns(self.geography, patterns)
+        return {name: values.reshape(len(values), -1).astype(np.float32) for name, values in patterns.items()}
 
     @cached_property
     def _index_weights(self) -> np.ndarray | None:
@@ -241,13 +315,30 @@ class Planet:
     def _block(self, name: str, year: int) -> np.ndarray:
         """Fields of one year, (times, rows, columns), float32.
 
-        Always whole years, so that the same numbers come out whatever is read with them.
+        Always whole years, so that the same numbers come out whatever is read with them; the last ones made are
+        kept, as a reader takes a year in several bites.
         """
+        if 4 * len(self.variables) * self._count(year) * int(np.prod(self.grid.shape)) > EAGER_BYTES:
+            return self._made(name, year)
+        return self._kept(name, year).copy()
+
+    @cached_property
+    def _kept(self) -> Callable[[str, int], np.ndarray]:
+        return lru_cache(maxsize=len(self.variables))(self._made)
+
+    def _made(self, name: str, year: int) -> np.ndarray:
         table = self._at_steps(year).astype(np.float32)
+        if name in aloft.VARIABLES:
+            table = np.hstack([table[:, : len(COLUMNS)], self._quarters(self._aloft, year).astype(np.float32)])
         patterns = self._flat_patterns[name][: table.shape[1]]
-        values = (table @ patterns).reshape(-1, *self.grid.shape)
+        values: np.ndarray = (table @ patterns).reshape(-1, *self.grid.shape)
         if name == "sst":
             values[:, self.geography.land] = np.nan
+        if name == "r700":
+            values = np.clip(values, aloft.DRIEST, aloft.WETTEST)
+        if self.config.storms and name in MARKED:
+            first = 4 * int((self._year(year) - self._year(0)).astype(int))
+            values += self._storms.mark(name, self.grid, first, len(values))
         return values
 
     def _at_steps(self, year: int) -> np.ndarray:
@@ -257,11 +348,16 @@ class Planet:
             return self._table[12 * year : 12 * year + 12]
         if self.config.step == "daily":
             return self._table[first : first + self._days(year)]
-        table: np.ndarray = self._table[first : first + self._days(year) + 1]
-        quarter = np.arange(4)[None, :, None] / 4
-        table = (table[:-1, None] * (1 - quarter) + table[1:, None] * quarter).reshape(-1, table.shape[1])
+        table = self._quarters(self._table, year)
         angle = 2 * np.pi * np.arange(len(table)) / 4
         return np.column_stack([table, np.cos(angle), np.sin(angle)])
+
+    def _quarters(self, table: np.ndarray, year: int) -> np.ndarray:
+        """Return the daily columns at the 6-hourly steps of a year, (times, columns)."""
+        first = int((self._year(year) - self._year(0)).astype(int))
+        days = table[first : first + self._days(year) + 1]
+        quarter = np.arange(4)[None, :, None] / 4
+        return np.asarray(days[:-1, None] * (1 - quarter) + days[1:, None] * quarter).reshape(-1, table.shape[1])
 
     def _year(self, year: int) -> np.datetime64:
         """1 January of a year counted from the start, in days."""
@@ -277,10 +373,11 @@ class Planet:
     def _integrate(self) -> None:
         """Run the hidden states through all years and keep the columns at the steps and at month ends."""
         table, starts, index = [], [], []
-        for year, states in enumerate(self._states()):
-            columns = self._assemble(year, states)
-            days = (self._year(year).astype("datetime64[M]") + np.arange(13)).astype("datetime64[D]")
-            edges = (days - self._year(year)).astype(int)
+        days = [self._days(year) for year in range(self.config.years)]
+        for year, states in enumerate(daily_states(self.config.seed, self.oscillator, days)):
+            columns = assemble(states, year, self.config.trend_k_per_century, self.oscillator.variance)
+            firsts = (self._year(year).astype("datetime64[M]") + np.arange(13)).astype("datetime64[D]")
+            edges = (firsts - self._year(year)).astype(int)
             monthly = np.add.reduceat(columns[:-1], edges[:-1]) / np.diff(edges)[:, None]
             table.append(monthly if self.config.step == "monthly" else columns[:-1])
             kept = np.r_[: len(STATES), len(STATES) + 2 * len(WAVES) : states.shape[1] - AIR_MODES]
@@ -293,42 +390,6 @@ class Planet:
         self._table = np.concatenate(table).astype(np.float32)
         self._month_start = np.concatenate(starts)
         self._index = np.concatenate(index) if index else np.empty(0)
-
-    def _states(self) -> Iterator[np.ndarray]:
-        """Yield for each year the daily states from 1 January to 1 January, (days + 1, states).
-
-        Columns: the oscillator's, real and imaginary parts of the waves, ocean modes, air modes.
-        """
-        seed, dt = self.config.seed, 1 / MONTH
-        spin_up = np.random.default_rng([seed, 0]).standard_normal((SPIN_UP * 365, 2))
-        months = (np.arange(len(spin_up)) % 365) * 12 / 365
-        slow = self.oscillator.run(np.zeros(len(STATES)), months, dt, spin_up)[-1]
-        decay = np.concatenate([_wave_step(), _ocean_decay(), _air_decay()])
-        kick = np.sqrt(1 - np.abs(decay) ** 2)
-        modes = _unit_noise(np.random.default_rng([seed, 1]), 1)[0]
-        for year in range(self.config.years):
-            days = self._days(year)
-            noise = np.random.default_rng([seed, 2, year]).standard_normal((days, 2))
-            run = self.oscillator.run(slow, np.arange(days) * 12 / days, dt, noise)
-            slow_days = np.vstack([slow, run])
-            kicks = kick * _unit_noise(np.random.default_rng([seed, 3, year]), days)
-            path = np.empty((days + 1, len(decay)), complex)
-            path[0] = modes
-            for day in range(days):
-                modes = path[day + 1] = decay * modes + kicks[day]
-            slow = slow_days[-1]
-            waves = path[:, : len(WAVES)]
-            yield np.concatenate([slow_days, waves.real, waves.imag, path[:, len(WAVES) :].real], axis=1)
-
-    def _assemble(self, year: int, states: np.ndarray) -> np.ndarray:
-        """Return the columns of geography.COLUMNS for a year's daily states, (days + 1, columns)."""
-        fraction = 2 * np.pi * np.arange(len(states)) / (len(states) - 1)
-        t_e, h_w, wind, _, lagged = states[:, : len(STATES)].T
-        trend = self.config.trend_k_per_century * (year + fraction / (2 * np.pi)) / 100
-        climate = [np.ones(len(states))]
-        climate += [turn(times * fraction) for times in (1, 2) for turn in (np.cos, np.sin)]
-        known = [*climate, trend, t_e, h_w, wind, t_e**2 - self.oscillator.variance, lagged]
-        return np.column_stack([*known, states[:, len(STATES) :]])
 
 
 def open_planet(
@@ -346,10 +407,12 @@ def open_planet(
         if name not in known:
             every = [*known, "variables", "region"]
             raise _mistake("every option", f"one of {', '.join(every)}", name, nearest(name, every))
+    planet = Planet(PlanetConfig(**options))
     for name in variables or ():
-        if name not in VARIABLES:
-            raise _mistake("variables", f"some of {', '.join(VARIABLES)}", name, nearest(name, VARIABLES))
-    dataset = Planet(PlanetConfig(**options)).dataset()
+        if name not in planet.variables:
+            hint = " It comes with storms." if name in aloft.VARIABLES else nearest(name, planet.variables)
+            raise _mistake("variables", f"some of {', '.join(planet.variables)}", name, hint)
+    dataset = planet.dataset()
     if region is not None:
         dataset = region_of(dataset, Selection(region=region).region, "planet")  # type: ignore[arg-type]
     return dataset[list(variables)] if variables else dataset
@@ -362,25 +425,3 @@ def _mistake(what: str, expected: str, got: object, hint: str = "") -> EarthSSLE
 def _columns(prefix: str, count: int) -> slice:
     first = COLUMNS.index(f"{prefix}0")
     return slice(first, first + count)
-
-
-def _ocean_decay() -> np.ndarray:
-    """Daily factor of each ocean mode: memories of 50 to 250 days."""
-    return np.exp(-1 / np.linspace(50, 250, OCEAN_MODES))
-
-
-def _air_decay() -> np.ndarray:
-    """Daily factor of each air mode: memories of 3 to 7 days."""
-    return np.exp(-1 / np.linspace(3, 7, AIR_MODES))
-
-
-def _wave_step() -> np.ndarray:
-    """Complex daily factor of each wave: decay, and the turn that carries its phase west."""
-    return np.array([np.exp(-1 / wave.memory + 2j * np.pi / wave.period) for wave in WAVES])
-
-
-def _unit_noise(rng: np.random.Generator, days: int) -> np.ndarray:
-    """Noise for waves (complex; each part of unit variance) and modes (real), (days, waves + modes)."""
-    waves = rng.standard_normal((days, len(WAVES), 2))
-    modes = rng.standard_normal((days, OCEAN_MODES + AIR_MODES))
-    return np.concatenate([waves[..., 0] + 1j * waves[..., 1], modes.astype(complex)], axis=1)

@@ -26,6 +26,9 @@ class Selection:
         member: Ensemble member to take, by its label.
         region: South, north, west, east in degrees, borders included. None takes everything.
         coarsen: Average blocks of this many cells along both axes, weighted by area over valid cells.
+        resolution: Average onto cells of so many degrees whose edges are multiples of that, weighted by the
+            area shared, over valid cells; for grids that whole blocks of cells do not fit. Done before `region`.
+        least_valid: Share of an averaged cell's area that must hold values, or else it is missing.
         units: Units by variable, where the file says nothing or something wrong.
         rename: Canonical name by name in the file, where the file's own says too little.
     """
@@ -37,6 +40,8 @@ class Selection:
     member: int | str | None = None
     region: tuple[float, float, float, float] | None = None
     coarsen: int = 1
+    resolution: float | None = None
+    least_valid: float = 0.5
     units: Mapping[str, str] = field(default_factory=dict)
     rename: Mapping[str, str] = field(default_factory=dict)
 
@@ -53,6 +58,12 @@ class Selection:
             object.__setattr__(self, "region", _region(self.region))
         if not isinstance(self.coarsen, int) or self.coarsen < 1:
             raise EarthSSLError(f"option coarsen: expected a whole number of cells ≥ 1, got {self.coarsen!r}")
+        if self.resolution is not None and not _divides_a_circle(self.resolution):
+            raise EarthSSLError(
+                f"option resolution: expected degrees of which whole cells make 180, such as 5, got {self.resolution!r}"
+            )
+        if not 0 < self.least_valid <= 1:
+            raise EarthSSLError(f"option least_valid: expected a share in (0, 1], got {self.least_valid!r}")
         if self.every is not None:
             self.step()
         for name in ("units", "rename"):
@@ -102,6 +113,10 @@ class Selection:
             wanted = f"time {self.time}, every {self.every}" if self.every else f"time {self.time}"
             raise EarthSSLError(f"{where}: no step is left by the options ({wanted}); the source holds {span}")
         return _as_slice(order[keep])
+
+
+def _divides_a_circle(degrees: float) -> bool:
+    return 0 < degrees <= 90 and abs(180 / degrees - round(180 / degrees)) < 1e-6
 
 
 def _as_slice(index: np.ndarray) -> slice | np.ndarray:

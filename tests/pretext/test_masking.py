@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from earthssl.pretext.masking import Masking, MaskingConfig, _score, hidden_cells
+from earthssl.pretext.masking import Masking, MaskingConfig, _score
 from earthssl.pretext.masks import KINDS, MaskConfig, draw
 from earthssl.ssl.batch import Batch, from_fields
 from earthssl.ssl.encoder import EncoderConfig
@@ -49,10 +49,10 @@ def test_loss_by_brute_force(kind: str, batch: Batch) -> None:
     for b in range(4):
         for place, token in enumerate(mask.order[b].tolist()):
             for v in range(3):
-                if place < mask.visible and not mask.hidden_variables[b, v]:
-                    continue
+                whole = place >= mask.visible or bool(mask.hidden_variables[b, v])
                 for c in range(6):
-                    if patches.valid[b, token, v, c]:
+                    alone = mask.hidden_cells is not None and bool(mask.hidden_cells[b, token, c])
+                    if patches.valid[b, token, v, c] and (whole or alone):
                         area = float(patches.area[token, c])
                         truth = float(patches.values[b, token, v, c])
                         error[v] += area * (float(rebuilt[b, place, v, c]) - truth) ** 2
@@ -111,7 +111,7 @@ def test_the_encoder_never_sees_what_is_hidden(batch: Batch) -> None:
         patches = patchify(batch, PATCH)
         mask = draw(MaskConfig(kind, ratio=0.5), patches, batch.keys)
         back = mask.order.argsort(1)
-        hidden = hidden_cells(patches, mask)[torch.arange(4)[:, None], back]
+        hidden = mask.concealed()[torch.arange(4)[:, None], back]
         other = replace(patches, values=torch.where(hidden & patches.valid, patches.values + 5, patches.values))
         before, after = masking.rebuild(encoder, patches, mask), masking.rebuild(encoder, other, mask)
         assert torch.equal(before, after)

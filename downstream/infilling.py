@@ -1,0 +1,507 @@
+"""infilling: missing observations of a field rebuilt from those of the same time (Kadow et al. 2020).
+
+Kadow, Hall & Ulbrich 2020, doi 10.1038/s41561-020-0582-5.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from threadpoolctl import threadpool_limits
+
+from ..ssl.encoder import Encoder
+from ..ssl.errors import EarthSSLError
+from ..ssl.files import refuse_filled
+from ..ssl.store import Store
+from .contenders import contenders
+from .eof_infilling import Dineof, PcaRegression
+from .frozen import Evaluation, FrozenTask
+from .gaps import GapConfig
+from .incomplete import Anomalies, Fill, Gappy, Probed
+from .infilling_figures import by_distance_figure, by_fraction_figure, maps_figure
+from .interpolation import (
+    Climatology,
+    Filler,
+    InverseDistance,
+    MeanOfObserved,
+    Nearest,
+    OptimalInterpolation,
+    OrdinaryKriging,
+)
+from .paired import compare
+from .summary import Summary
+
+ZERO_SHOT = "pretrained, zero-shot"
+PROBED = "pretrained, frozen + ridge"
+TWIN = "untrained, frozen + ridge"
+REFERENCES = ("climatology", "ordinary kriging", "optimal interpolation", TWIN)
+METRICS = {"rmse": False, "r": True, "global rmse": False}  # name -> whether larger is better
+ALL_METRICS = (*METRICS, "std ratio")
+CONVENTION = (
+    "Scored on hidden cells that the truth knows, area-weighted, on the test months. rmse: over all of them, in the "
+    "variable's unit; r: pattern correlation in each month, centred, then the mean over the months (0 for a constant); "
+    "global rmse: of the monthly global mean after filling, observed cells kept; std ratio: standard deviation in "
+    "space of what was filled over that of the truth (r for a perfect conditional mean). Anomalies from the "
+    "calendar-month means of train start … validation end; covariances and patterns from the same period. Encoders "
+    "see the gaps in all variables alike. Zero-shot: the decoder of pretraining, nothing fitted. Frozen + ridge: a "
+    "linear head from a token to its patch, the same at all places, layer and penalty chosen on validation. "
+    "Intervals: paired bootstrap over blocks of test months."
+)
+
+
+@dataclass(frozen=True)
+class InfillingConfig:
+    """What to fill and how to look at it.
+
+    Attributes:
+        store: Folder of the training store.
+        out: Folder of the results; must be new or empty.
+        checkpoints: Checkpoint folders (or run folders) of one recipe at several seeds; none for baselines only.
+        task: infilling.
+        variable: Canonical name; null for the store's first.
+        gaps: Kinds of gaps by a name of yours; each is a column of the table.
+        fractions: Shares of randomly observed cells for the table by fraction.
+        distances_km: Edges of the bins of distance to the nearest observation.
+        layers: Blocks that the frozen head may choose between, counted from 0; null for all.
+        ranks: Numbers of patterns of the two PCA rows.
+        draws: Bootstrap draws.
+        block_months: Test months in a bootstrap block.
+        seed: Of the gaps by fraction.
+    """
+
+    store: str
+    out: str
+    checkpoints: list[str] = field(default_factory=list)
+    task: str = "infilling"
+    variable: str | None = None
+    gaps: dict[str, GapConfig] = field(
+        default_factory=lambda: {
+            "random 10 %": GapConfig("random", 0.1),
+            "swath 30 %": GapConfig("swath", 0.3),
+            "cloud 50 %": GapConfig("cloud", 0.5),
+            "50 stations": GapConfig("stations", stations=50),
+            "four blocks": GapConfig("block"),
+        }
+    )
+    fractions: list[float] = field(default_factory=lambda: [0.02, 0.05, 0.1, 0.2, 0.4])
+    distances_km: list[float] = field(default_factory=lambda: [0.0, 600, 1000, 1500, 2200, 3000, 5000, 21000])
+    layers: list[int] | None = None
+    ranks: tuple[int, int] = (15, 40)
+    draws: int = 2000
+    block_months: int = 6
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.task != "infilling":
+            raise EarthSSLError(f"probe.task: expected infilling, got '{self.task}'")
+        if not self.gaps:
+            raise EarthSSLError("infilling.gaps: expected at least one kind of gaps, got none; name one")
+        if not all(0 < f < 1 for f in self.fractions):
+            raise EarthSSLError(f"infilling.fractions: expected shares between 0 and 1, got {self.fractions}")
+        if len(self.distances_km) < 2 or not (np.diff(self.distances_km) > 0).all():
+            raise EarthSSLError(f"infilling.distances_km: expected edges that rise, got {self.distances_km}")
+        if self.draws < 1000 or self.block_months < 1:
+            raise EarthSSLError(
+                f"infilling: expected draws ≥ 1000 and block_months ≥ 1, got {self.draws}, {self.block_months}"
+            )
+
+
+def baselines(anomalies: Anomalies, ranks: Sequence[int] = (15, 40)) -> list[Filler]:
+    """Return what an encoder must beat, learnt from the fit period where there is something to learn."""
+    places, fit = anomalies.places, anomalies.fit
+    most = min(len(fit) - 2, len(places))
+    patterns = [PcaRegression(places, fit, k) for k in sorted({min(k, most) for k in ranks})]
+    return [
+        Climatology(),
+        MeanOfObserved(places),
+        Nearest(places),
+        InverseDistance(places),
+        OrdinaryKriging(places),
+        *patterns,
+        Dineof(places, fit),
+        OptimalInterpolation(places, fit),
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What the metrics are made of, for one row and seed, month by month.
+
+    Attributes:
+        error: Weighted squared error over the hidden cells, (month,).
+        weight: Weight of the hidden cells, (month,).
+        r: Pattern correlation on them, (month,).
+        shift: Global mean of the filled field less that of the truth, (month,).
+        filled, truth: Weighted variance in space of either over the hidden cells, (month,).
+    """
+
+    error: np.ndarray
+    weight: np.ndarray
+    r: np.ndarray
+    shift: np.ndarray
+    filled: np.ndarray
+    truth: np.ndarray
+
+    def metric(self, name: str, months: np.ndarray) -> np.ndarray:
+        """Return a score, each month counted by a weight; series may be stacked along leading axes."""
+        if name == "rmse":
+            return np.sqrt((self.error @ months) / (self.weight @ months))
+        if name == "r":
+            return np.asarray(self.r @ months / months.sum())
+        if name == "global rmse":
+            return np.sqrt(self.shift**2 @ months / months.sum())
+        return np.sqrt((self.filled @ months) / (self.truth @ months))
+
+    def metrics(self) -> dict[str, float]:
+        """Return all scores over all months."""
+        return {name: float(self.metric(name, np.ones(len(self.error)))) for name in ALL_METRICS}
+
+
+def score(estimate: np.ndarray, truth: np.ndarray, hidden: np.ndarray, area: np.ndarray) -> Scored:
+    """Return the ingredients of all metrics.
+
+    Args:
+        estimate: Fields as rebuilt; only the hidden cells are read, shape (month, cells).
+        truth: The same as observed, NaN where unknown.
+        hidden: Cells to score, all known in truth, bool.
+        area: Weight of each cell, shape (cells,).
+
+    Raises:
+        EarthSSLError: If nothing is hidden in some month, or an estimate is missing.
+    """
+    if not hidden.any(1).all():
+        raise EarthSSLError("infilling: expected hidden cells in every month, got a month without; change the gaps")
+    if not np.isfinite(estimate[hidden]).all():
+        raise EarthSSLError("infilling: expected an estimate of every hidden cell, got NaN for some; mend the filler")
+    w = np.where(hidden, area, 0.0)
+    total = w.sum(1)
+    x, y = np.where(hidden, estimate, 0.0), np.where(hidden, truth, 0.0)
+    everywhere = np.where(np.isfinite(truth), area, 0.0).sum(1)
+    x0, y0 = (x * w).sum(1) / total, (y * w).sum(1) / total
+    dx, dy = x - x0[:, None], y - y0[:, None]
+    xx, yy, xy = ((w * a * b).sum(1) / total for a, b in ((dx, dx), (dy, dy), (dx, dy)))
+    # A constant has no pattern; rounding must not give it one.
+    flat = xx <= 1e-20 * np.maximum((w * x**2).sum(1) / total, 1e-300)
+    size = np.sqrt(xx * yy)
+    r = np.where(flat | (size == 0), 0.0, xy / np.where(size > 0, size, 1.0))
+    error = (w * (x - y) ** 2).sum(1)
+    shift = (w * (x - y)).sum(1) / everywhere
+    return Scored(error, total, r, shift, np.where(flat, 0.0, xx), yy)
+
+
+def run(config: InfillingConfig, fillers: Mapping[str, Fill | None] | None = None, command: str = "") -> Path:
+    """Fill every kind of gaps with every method and return the folder of the tables.
+
+    Args:
+        config: What to fill.
+        fillers: For each of `config.checkpoints`, as written there, what rebuilds windows with its pretrained
+            decoder; None where it has none. They come from outside, as downstream/ knows no pretext task.
+        command: As typed, for the record.
+
+    Raises:
+        EarthSSLError: If store, checkpoints and gaps do not fit together, or `out` is not empty.
+    """
+    refuse_filled(Path(config.out), "the task's results")
+    with threadpool_limits(1, "blas"):
+        return _summary(config, fillers or {}).write(config.out, command)
+
+
+Row = tuple[str, int | None]  # name and seed
+Estimates = dict[Row, np.ndarray]
+
+
+def _summary(config: InfillingConfig, fillers: Mapping[str, Fill | None]) -> Summary:
+    begun = time.perf_counter()
+    store = Store(config.store)
+    anomalies = Anomalies.of(store, config.variable)
+    trained, twins = _encoders(config, store)
+    length = max([1, *(encoder.config.window for encoder in trained.values())])
+    ends = anomalies.ends("test", length)
+    truth, area = anomalies.values[ends], anomalies.places.area
+    methods = baselines(anomalies, config.ranks)
+    shown: dict[str, tuple[Gappy, Estimates]] = {}
+    choices: list[dict[str, Any]] = []
+    for target, kind in config.gaps.items():
+        gappy = Gappy(anomalies, kind)
+        made = _simple(methods, gappy, ends, config, trained, fillers)
+        for name, encoders in ((PROBED, trained), (TWIN, twins)):
+            for (_, seed), encoder in encoders.items():
+                layer, found = _best_layer(gappy.probed(encoder, _layers(config, encoder)))
+                made[name, seed] = found.values
+                choices.append({"target": target, "row": name, "seed": seed, "layer": layer,
+                                "penalty": found.penalty, "validation_skill": found.validation})  # fmt: skip
+        shown[target] = gappy, made
+    scores, differences = _tables(config, shown, truth, ends, area)
+    distance = pd.concat([_by_distance(config, t, g, made, truth, ends, area) for t, (g, made) in shown.items()])
+    fraction = _by_fraction(config, anomalies, methods, trained, fillers, ends)
+    first = next(iter(shown))
+    unit = store.manifest["units"][anomalies.position]
+    figures = {
+        "maps": maps_figure(anomalies, *shown[first], ends, len(ends) // 2, first, unit),
+        "rmse_by_distance": by_distance_figure(distance, unit),
+    }
+    if len(fraction):
+        figures["rmse_by_fraction_observed"] = by_fraction_figure(fraction, unit)
+    synthetic = "planet" in store.manifest["attributes"]
+    return Summary(
+        task="infilling",
+        title=f"Filling gaps in {anomalies.variable} ({unit}), {store.manifest['source']}",
+        convention=CONVENTION,
+        scores=scores,
+        differences=differences,
+        record={
+            "split": store.splits.to_json(), "split_proof": store.manifest["split_proof"],
+            "store_fingerprint": store.fingerprint, "source": store.manifest["source"], "synthetic": synthetic,
+            "cells": len(area), "fit_steps": len(anomalies.fit), "test_steps": len(ends),
+            "observed_share": {t: _observed_share(g, ends, area) for t, (g, _) in shown.items()},
+            "choices": choices, "seconds": time.perf_counter() - begun, "config": asdict(config),
+        },
+        figures=figures,
+        tables={"by_distance": distance, "by_fraction": fraction},
+        notes=_notes(config, len(ends), [p for p in config.checkpoints if fillers.get(p) is None]),
+    )  # fmt: skip
+
+
+Encoders = dict[tuple[str, int], Encoder]  # by checkpoint, as written in the config, and seed
+
+
+def _encoders(config: InfillingConfig, store: Store) -> tuple[Encoders, Encoders]:
+    """Return the pretrained encoders and their untrained twins."""
+    if not config.checkpoints:
+        return {}, {}
+    found = contenders(store, config.checkpoints, len(config.checkpoints))
+    count = len(config.checkpoints)
+    named = [(path, one.seed) for path, one in zip(config.checkpoints, found, strict=False)]
+    if len({seed for _, seed in named}) < count:
+        raise EarthSSLError(f"infilling.checkpoints: expected different seeds of a recipe, got {named}")
+    trained = {one: c.encoder for one, c in zip(named, found[:count], strict=True)}
+    return trained, {("", c.seed): c.encoder for c in found[count:]}
+
+
+def _layers(config: InfillingConfig, encoder: Encoder) -> list[int]:
+    layers = list(range(encoder.depth)) if config.layers is None else sorted(set(config.layers))
+    if not layers or not all(0 <= layer < encoder.depth for layer in layers):
+        raise EarthSSLError(f"infilling.layers: expected some out of 0…{encoder.depth - 1}, got {config.layers}")
+    return layers
+
+
+def _best_layer(probed: dict[int, Probed]) -> tuple[int, Probed]:
+    return max(probed.items(), key=lambda item: item[1].validation)
+
+
+def _simple(
+    methods: Sequence[Filler],
+    gappy: Gappy,
+    ends: np.ndarray,
+    config: InfillingConfig,
+    trained: Encoders,
+    fillers: Mapping[str, Fill | None],
+) -> Estimates:
+    """Return what everything that needs no fitting to these gaps makes of the test block."""
+    values = gappy.observed(ends)
+    made: Estimates = {(method.name, None): method.fill(values) for method in methods}
+    for (path, seed), encoder in trained.items():
+        fill = fillers.get(path)
+        if fill is not None:
+            made[ZERO_SHOT, seed] = gappy.filled(fill, ends, encoder.config.window)
+    return made
+
+
+def _tables(
+    config: InfillingConfig,
+    shown: Mapping[str, tuple[Gappy, Estimates]],
+    truth: np.ndarray,
+    ends: np.ndarray,
+    area: np.ndarray,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return scores (seeds apart, then their mean with its interval) and paired differences, for all targets."""
+    scores, differences = [], []
+    for target, (gappy, made) in shown.items():
+        hidden = gappy.hidden(ends)
+        found = {row: score(values, truth, hidden, area) for row, values in made.items()}
+        names = list(dict.fromkeys(name for name, _ in found))
+        for (name, seed), one in found.items():
+            if sum(other == name for other, _ in found) > 1:
+                line = {"row": name, "seed": str(seed), "target": target, "low": np.nan, "high": np.nan}
+                scores += [{**line, "metric": m, "value": v} for m, v in one.metrics().items()]
+        references = [name for name in REFERENCES if name in names]
+        for metric in ALL_METRICS:
+            own, paired = compare(
+                _statistic(found, names, metric),
+                np.arange(len(ends)),
+                names,
+                references if metric in METRICS else [],
+                draws=config.draws,
+                block=config.block_months,
+                larger_is_better=METRICS.get(metric, True),
+            )
+            scores += own.assign(seed="", target=target, metric=metric).to_dict("records")
+            differences.append(paired.assign(target=target, metric=metric))
+    return pd.DataFrame(scores), pd.concat(differences, ignore_index=True)
+
+
+def _statistic(found: Mapping[Row, Scored], names: Sequence[str], metric: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function that gives each row's score, the mean over its seeds, for weights of the months."""
+    stacked = Scored(*(np.stack([getattr(one, f.name) for one in found.values()]) for f in fields(Scored)))
+    rows = [name for name, _ in found]
+    mean = np.array([[(row == name) / rows.count(name) for row in rows] for name in names])
+    return lambda weights: mean @ stacked.metric(metric, weights)
+
+
+def _by_distance(
+    config: InfillingConfig,
+    target: str,
+    gappy: Gappy,
+    made: Estimates,
+    truth: np.ndarray,
+    ends: np.ndarray,
+    area: np.ndarray,
+) -> pd.DataFrame:
+    """Return the RMSE of each row in bins of distance to the nearest observation, seeds pooled."""
+    distance = gappy.anomalies.places.distance_km
+    seen = np.isfinite(gappy.observed(ends))
+    masks, which = np.unique(seen, axis=0, return_inverse=True)
+    nearest_km = np.stack([distance[:, mask].min(1) for mask in masks])[which.ravel()]
+    hidden = gappy.hidden(ends)
+    weight = np.where(hidden, area, 0.0)
+    lines = []
+    for low, high in zip(config.distances_km[:-1], config.distances_km[1:], strict=True):
+        w = np.where((nearest_km >= low) & (nearest_km < high), weight, 0.0)
+        if not w.any():
+            continue
+        for name in dict.fromkeys(name for name, _ in made):
+            own = [values for (n, _), values in made.items() if n == name]
+            square = np.mean([(w * np.where(hidden, v - truth, 0.0) ** 2).sum() for v in own]) / w.sum()
+            lines.append({"target": target, "row": name, "from_km": low, "to_km": high,
+                          "share_of_hidden": w.sum() / weight.sum(), "rmse": float(np.sqrt(square))})  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def _by_fraction(
+    config: InfillingConfig,
+    anomalies: Anomalies,
+    methods: Sequence[Filler],
+    trained: Encoders,
+    fillers: Mapping[str, Fill | None],
+    ends: np.ndarray,
+) -> pd.DataFrame:
+    """Return RMSE and r for shares of randomly observed cells, mean over seeds; heads are not refitted for these."""
+    lines = []
+    for fraction in config.fractions:
+        gappy = Gappy(anomalies, GapConfig("random", fraction, seed=config.seed))
+        made = _simple(methods, gappy, ends, config, trained, fillers)
+        hidden, truth = gappy.hidden(ends), anomalies.values[ends]
+        for name in dict.fromkeys(name for name, _ in made):
+            own = [score(v, truth, hidden, anomalies.places.area) for (n, _), v in made.items() if n == name]
+            means = {m: float(np.mean([one.metrics()[m] for one in own])) for m in ("rmse", "r", "std ratio")}
+            lines.append({"observed": fraction, "row": name, **means})
+    return pd.DataFrame(lines)
+
+
+def _observed_share(gappy: Gappy, ends: np.ndarray, area: np.ndarray) -> float:
+    """Return the share of the cells that is observed, mean over the test block."""
+    return float(np.isfinite(gappy.observed(ends)).mean())
+
+
+def _notes(config: InfillingConfig, months: int, without: Sequence[str]) -> list[str]:
+    blocks = months / config.block_months
+    said = [
+        "The labels are the fields themselves: a network trained on them from scratch is the pretraining itself.",
+        "The settings of kriging and optimal interpolation are fixed, not chosen on these data.",
+    ]
+    if blocks < 10:
+        said.insert(
+            0,
+            f"{months} test months are about {blocks:.0f} independent blocks of {config.block_months}: intervals are "
+            "rough and rather too narrow.",
+        )
+    if config.checkpoints and without:
+        said.append(f"No zero-shot row for {', '.join(without)}: pretrained without a task that rebuilds fields.")
+    return said
+
+
+class InfillingTask(FrozenTask):
+    """Hidden cells rebuilt by a linear head on frozen tokens, for the matrix.
+
+    Errors are squared, summed over the hidden cells of a month by area, in the variable's unit; the reference
+    is the climatology, that is the squared anomaly.
+    """
+
+    name = "infilling"
+    unit = "year"
+
+    def __init__(
+        self,
+        store: Store,
+        variable: str | None = None,
+        window: int = 1,
+        references: Sequence[str] = ("nearest", "ordinary kriging", "optimal interpolation"),
+        kind: str = "cloud",
+        **gaps: Any,
+    ) -> None:
+        """Draw the gaps.
+
+        Args:
+            store: Any, with up to some thousands of cells.
+            variable: Canonical name; None for the store's first.
+            window: Longest window of any encoder: all are scored on the same steps.
+            references: Names of the baselines to set beside the encoders.
+            kind: Of the gaps.
+            **gaps: More settings of `GapConfig`.
+
+        Raises:
+            EarthSSLError: If the settings, the store and the variable do not fit together.
+        """
+        try:
+            config = GapConfig(kind, **gaps)
+        except TypeError as error:
+            raise EarthSSLError(f"infilling: expected settings of the gaps, got another ({error})") from None
+        if window < 1:
+            raise EarthSSLError(f"infilling.window: expected at least 1 step, got {window}")
+        self.anomalies = Anomalies.of(store, variable)
+        self.gappy = Gappy(self.anomalies, config)
+        self.ends = self.anomalies.ends("test", window)
+        self.window, self._references = window, tuple(references)
+
+    def evaluate(self, encoder: Encoder, layers: Sequence[int]) -> dict[int, Evaluation]:
+        """Return the errors of a head on each layer, see `Gappy.probed`.
+
+        Raises:
+            EarthSSLError: If the encoder's window is longer than the task's.
+        """
+        length = encoder.config.window
+        if length > self.window:
+            raise EarthSSLError(
+                f"infilling: expected encoders with a window of at most {self.window} steps, got {length}; raise the "
+                "task's option window"
+            )
+        common = np.isin(self.anomalies.ends("test", length), self.ends)
+        probed = self.gappy.probed(encoder, layers)
+        return {layer: self._evaluation(one.values[common]) for layer, one in probed.items()}
+
+    def references(self) -> dict[str, Evaluation]:
+        """Return the errors of the baselines asked for.
+
+        Raises:
+            EarthSSLError: If one is unknown.
+        """
+        methods = {method.name: method for method in baselines(self.anomalies)}
+        unknown = [name for name in self._references if name not in methods]
+        if unknown:
+            raise EarthSSLError(f"infilling.references: expected some of {', '.join(methods)}, got '{unknown[0]}'")
+        shown = self.gappy.observed(self.ends)
+        return {name: self._evaluation(methods[name].fill(shown)) for name in self._references}
+
+    def _evaluation(self, estimate: np.ndarray) -> Evaluation:
+        own = self.anomalies
+        truth, hidden = own.values[self.ends], self.gappy.hidden(self.ends)
+        weight = np.where(hidden, own.places.area / own.places.area.sum(), 0.0)
+        years = own.store.times[self.ends].astype("datetime64[Y]").astype(int) + 1970
+        error = (weight * np.where(hidden, estimate - truth, 0.0) ** 2).sum(1)
+        return Evaluation(years, error, (weight * np.where(hidden, truth, 0.0) ** 2).sum(1))

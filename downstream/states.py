@@ -1,0 +1,435 @@
+"""states: El Niño, neutral or La Niña by season, from frozen features, beside what an encoder must beat."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from threadpoolctl import threadpool_limits
+
+from ..ssl.encoder import Encoder, EncoderConfig
+from ..ssl.errors import EarthSSLError, nearest
+from ..ssl.files import refuse_filled
+from ..ssl.store import Store
+from .attentive import STEPS, AttentiveHead, MlpHead
+from .baselines import pca_features
+from .classes import class_tables, confusion, statistics
+from .contenders import PRETRAINED, UNTRAINED, Contender, contenders
+from .features import POOLINGS, RawFeatures, cache_name, cached, candidates, extract
+from .fractions import FRACTIONS, SHOTS
+from .frozen import Evaluation, FrozenTask
+from .heads import Choice, Head, LogisticHead, NearestHead, Samples, choose, one_hot, squared_error
+from .label_curve import fraction_curve, shot_curve
+from .probe import _layers
+from .state_figures import confusion_figure, curve_figure
+from .state_labels import SEASON, STATES, StateLabels
+from .summary import DIFFERENCES, SCORES, Summary
+from .uncertainty import uncertainty
+
+HEADS = ("logistic", "kNN", "attentive", "MLP")
+INDEX = "Niño index [logistic]"
+CONVENTION = (
+    "Target: El Niño, neutral or La Niña by the 3-month mean Niño 3.4 anomaly (thresholds ± {threshold:g} K, anomalies "
+    "from the calendar-month means of the training years; the ONI's threshold, without its moving base periods and its "
+    "rule of five seasons in a row). Lead: months from the last input month to the last month of the season (one more "
+    "than to its centre); at lead 0 the inputs hold the season, and a logistic regression on the index is the trivial "
+    "solution. Brier skill: summed over the classes, against the frequencies by season. Settings (features, layer, "
+    "penalty, k, steps) chosen on validation by the Brier score, heads refitted on train + validation, read once on "
+    "test. Log loss: probabilities below 0.001 count as 0.001. Intervals: paired bootstrap over blocks of test years, "
+    "given these seeds; a row of several seeds scores the mean of its seeds' scores. Curves over labels: fitted on the "
+    "drawn training years (or examples) alone, settings chosen on the whole validation block, no refit."
+)
+Features = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class StatesConfig:
+    """What to classify and how.
+
+    Attributes:
+        store: Folder of a monthly training store with sst or ssta.
+        out: Folder of the results; must be new or empty.
+        checkpoints: Checkpoint folders (or run folders) of one recipe at several seeds; empty: untrained only.
+        task: states.
+        leads: Months from the last input month to the last month of the season; 0 is diagnosis.
+        threshold: Of the Niño 3.4 anomaly, K.
+        window: Most input months of any row; all rows are scored on the same samples.
+        heads: logistic, kNN, attentive (on the tokens of the last step), MLP.
+        steps: Optimiser steps that attentive and MLP may choose between.
+        poolings, components, layers: Of the features, as for the ENSO probe.
+        pca_components: Numbers of principal components of the input to choose from.
+        untrained_seeds: Number of randomly initialised twins.
+        encoder: Shape of the untrained encoders where there are no checkpoints.
+        fractions: Shares of the training years for the label curve.
+        shots: Examples a class for the few-shot curve.
+        shot_separation: Least months between two examples of a class.
+        label_draws: Draws of years and of examples.
+        draws: Bootstrap draws.
+        block_years: Years in a bootstrap block.
+        cache: Folder of cached features; null puts it beside the results.
+    """
+
+    store: str
+    out: str
+    checkpoints: list[str] = field(default_factory=list)
+    task: str = "states"
+    leads: list[int] = field(default_factory=lambda: [0, 3, 6])
+    threshold: float = 0.5
+    window: int = 12
+    heads: list[str] = field(default_factory=lambda: ["logistic", "kNN", "attentive"])
+    steps: list[int] = field(default_factory=lambda: list(STEPS))
+    poolings: list[str] = field(default_factory=lambda: ["mean", "pcs", "mean+pcs"])
+    components: list[int] = field(default_factory=lambda: [10, 20])
+    layers: list[int] | None = None
+    pca_components: list[int] = field(default_factory=lambda: [5, 10, 20])
+    untrained_seeds: int = 3
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    fractions: list[float] = field(default_factory=lambda: list(FRACTIONS))
+    shots: list[int] = field(default_factory=lambda: list(SHOTS))
+    shot_separation: int = 12
+    label_draws: int = 5
+    draws: int = 2000
+    block_years: int = 2
+    cache: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.task != "states":
+            raise EarthSSLError(f"probe.task: expected states, got '{self.task}'")
+        for name in self.heads:
+            if name not in HEADS:
+                raise EarthSSLError(f"states.heads: expected {', '.join(HEADS)}, got '{name}'." + nearest(name, HEADS))
+        for name in self.poolings:
+            if name not in POOLINGS:
+                raise EarthSSLError(
+                    f"states.poolings: expected {', '.join(POOLINGS)}, got '{name}'." + nearest(name, POOLINGS)
+                )
+        if "logistic" not in self.heads or not self.poolings:
+            raise EarthSSLError("states: expected the head logistic, which the curves take, and some pooling; add them")
+        if self.draws < 1000 or self.label_draws < 1 or self.block_years < 1:
+            raise EarthSSLError(
+                f"states: expected draws ≥ 1000, label_draws ≥ 1, block_years ≥ 1, got {self.draws}, "
+                f"{self.label_draws}, {self.block_years}"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Classified:
+    """One row's probabilities for the test samples of a lead.
+
+    Attributes:
+        row: Name.
+        seed: None where nothing is random.
+        probabilities: Shape (n, 3).
+        choice: What validation chose; None for rows without settings.
+        chosen: The features it chose, on all times.
+    """
+
+    row: str
+    seed: int | None
+    probabilities: np.ndarray
+    choice: Choice | None = None
+    chosen: np.ndarray | None = None
+
+
+def classify(labels: StateLabels, head: Head, features: Features, lead: int, row: str, seed: int | None) -> Classified:
+    """Return a head's test probabilities: chosen on validation, refitted on train and validation together."""
+    train, val = ({n: labels.samples(f, b, lead) for n, f in features.items()} for b in ("train", "val"))
+    choice = choose(head, train, val)
+    chosen = features[choice.candidate]
+    fit = Samples.joined(train[choice.candidate], val[choice.candidate])
+    found = head.predict(fit, labels.samples(chosen, "test", lead), [choice.setting])[0]
+    return Classified(row, seed, found, choice, chosen)
+
+
+def run(config: StatesConfig, command: str = "") -> Path:
+    """Run the task and return the folder of its tables.
+
+    Raises:
+        EarthSSLError: If store, checkpoints and task do not fit together, or `out` is not empty.
+    """
+    refuse_filled(Path(config.out), "the task's results")
+    # Many small problems: BLAS threads would only wait for one another.
+    with threadpool_limits(1, "blas"):
+        return summarise(config).write(config.out, command)
+
+
+def summarise(config: StatesConfig) -> Summary:
+    """Return the result of the task."""
+    begun = time.perf_counter()
+    store = Store(config.store)
+    labels = StateLabels.from_store(store, config.leads, config.window, config.threshold)
+    encoders = contenders(store, config.checkpoints, config.untrained_seeds, config.encoder)
+    _check_window(labels, encoders[0].encoder)
+    pcs = with_season(labels, pca_features(labels.enso, config.pca_components, "train", SEASON))
+    found: dict[int, list[Classified]] = {lead: _baselines(labels, lead, pcs) for lead in labels.leads}
+    for one in encoders:
+        raw = _features(config, store, one)
+        for lead in labels.leads:
+            found[lead] += _encoder_rows(config, labels, store, one, raw, lead)
+    scores, differences = _tables(config, labels, found)
+    curves = _curves(config, labels, found)
+    doubts = _uncertainty(config, labels, found)
+    synthetic = "planet" in store.manifest["attributes"]
+    source = "the synthetic planet" if synthetic else store.manifest["source"]
+    first, last = (str(month)[:4] for month in labels.enso.blocks["test"])
+    return Summary(
+        task="states",
+        title=f"El Niño, neutral or La Niña by season, {source}, test {first}–{last}",
+        convention=CONVENTION.format(threshold=config.threshold),
+        scores=scores[list(SCORES)],
+        differences=differences[list(DIFFERENCES)],
+        record={
+            "source": store.manifest["source"],
+            "synthetic": synthetic,
+            "split": store.splits.to_json(),
+            "store_fingerprint": store.fingerprint,
+            "samples": _counts(labels),
+            "rows": [
+                {"lead": lead, "row": c.row, "seed": c.seed, "features": c.choice.candidate,
+                 "setting": c.choice.setting, "validation_brier": c.choice.error}
+                for lead, rows in found.items() for c in rows if c.choice
+            ],
+            "encoders": [{"kind": one.kind, **one.source} for one in encoders],
+            "seconds": time.perf_counter() - begun,
+            "config": asdict(config),
+        },
+        figures={
+            **{f"confusion_lead_{lead}": _confusions(labels, rows, lead) for lead, rows in found.items()},
+            "skill_by_label_fraction": curve_figure(curves["label_fractions"], "share of the training years"),
+            "skill_by_examples_a_class": curve_figure(curves["few_shot"], "examples a class"),
+        },
+        tables={**curves, "uncertainty": doubts} if len(doubts) else curves,
+        notes=["At lead 0 the inputs hold the whole season: the row on the index is the trivial solution."]
+        if 0 in labels.leads else [],
+    )  # fmt: skip
+
+
+def with_season(labels: StateLabels, features: Features) -> dict[str, np.ndarray]:
+    """Return the features beside two harmonics of the calendar month, which every logistic row is given."""
+    return {name: np.concatenate([values, labels.season_features()], 1) for name, values in features.items()}
+
+
+def index_row(labels: StateLabels, lead: int) -> Classified:
+    """Return logistic regression on Niño 3.4 of the last three months and the season."""
+    features = {"Niño 3.4 × 3 months and season": labels.index_features()}
+    return classify(labels, LogisticHead(), features, lead, INDEX, None)
+
+
+def _baselines(labels: StateLabels, lead: int, pcs: Features) -> list[Classified]:
+    rows = [Classified(name, None, found) for name, found in labels.baselines(lead).items()]
+    rows.append(index_row(labels, lead))
+    rows.append(classify(labels, LogisticHead(), pcs, lead, "PCA [logistic]", None))
+    plain = {name: values[:, :-4] for name, values in pcs.items()}
+    rows.append(classify(labels, NearestHead(), plain, lead, "PCA [kNN]", None))
+    return rows
+
+
+def _features(config: StatesConfig, store: Store, one: Contender) -> RawFeatures:
+    cache = Path(config.cache) if config.cache else Path(config.out).with_name(Path(config.out).name + "-features")
+    layers = _layers(config.layers, one.encoder.depth)
+    file = cache / cache_name(one.weights_sha256, store, layers)
+    return cached(file, one.encoder, store, layers, f"features, {one.kind} seed {one.seed}")
+
+
+def _encoder_rows(
+    config: StatesConfig, labels: StateLabels, store: Store, one: Contender, raw: RawFeatures, lead: int
+) -> list[Classified]:
+    layers = _layers(config.layers, one.encoder.depth)
+    steps = len(store.times)
+    sets = candidates(raw, steps, labels.enso.within("train"), layers, config.poolings, config.components)
+    pooled = {name: values for named in sets.values() for name, values in named.items()}
+    rows = []
+    for name in config.heads:
+        head: Head
+        if name == "attentive":
+            head = AttentiveHead(seed=one.seed, steps=tuple(config.steps))
+            features = _tokens(raw, steps, layers)
+        elif name == "kNN":
+            head, features = NearestHead(), pooled
+        else:
+            head = LogisticHead() if name == "logistic" else MlpHead(seed=one.seed, steps=tuple(config.steps))
+            features = with_season(labels, pooled)
+        rows.append(classify(labels, head, features, lead, f"{one.kind} [{name}]", one.seed))
+    return rows
+
+
+def _tokens(raw: RawFeatures, steps: int, layers: Sequence[int]) -> dict[str, np.ndarray]:
+    """Return the tokens of the last step on all times, (time, token, feature), by layer."""
+    made = {}
+    for k, layer in enumerate(layers):
+        full = np.full((steps, *raw.tokens.shape[2:]), np.nan, dtype=np.float32)
+        full[raw.rows] = raw.tokens[k]
+        made[f"layer {layer + 1}, tokens of the last step"] = full
+    return made
+
+
+def _by_row(rows: Sequence[Classified]) -> dict[str, list[Classified]]:
+    made: dict[str, list[Classified]] = {}
+    for one in rows:
+        made.setdefault(one.row, []).append(one)
+    return made
+
+
+def _tables(
+    config: StatesConfig, labels: StateLabels, found: Mapping[int, list[Classified]]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    scores, differences = [], []
+    for lead, rows in found.items():
+        test = labels.rows("test", lead)
+        units, truth = labels.years(test, lead), labels.target(test, lead)
+        named = _by_row(rows)
+        references = [name for name in named if name != "majority" and not name.startswith(PRETRAINED)]
+        block = config.block_years if len(np.unique(units)) >= max(4, 2 * config.block_years) else 1
+        probabilities = {name: [one.probabilities for one in seeds] for name, seeds in named.items()}
+        clim = probabilities["climatology"][0]
+        own, paired = class_tables(
+            probabilities, truth, clim, units, references, draws=config.draws, block=block
+        )  # fmt: skip
+        target = f"lead {lead}"
+        scores.append(own.assign(seed="", target=target))
+        differences.append(paired.assign(target=target))
+        for one in (one for seeds in named.values() if len(seeds) > 1 for one in seeds):
+            alone = {m: float(s(np.ones(len(truth)))[0])
+                     for m, s in statistics(one.probabilities[None], truth, clim).items()}  # fmt: skip
+            lines = pd.DataFrame({"metric": list(alone), "value": list(alone.values())})
+            scores.append(lines.assign(row=one.row, seed=str(one.seed), target=target, low=np.nan, high=np.nan))
+    return pd.concat(scores, ignore_index=True), pd.concat(differences, ignore_index=True)
+
+
+def _curves(
+    config: StatesConfig, labels: StateLabels, found: Mapping[int, list[Classified]]
+) -> dict[str, pd.DataFrame]:
+    """Return the scores of the logistic rows with fewer labels; the features stay those chosen with all of them."""
+    made: dict[str, list[pd.DataFrame]] = {"label_fractions": [], "few_shot": []}
+    for lead, rows in found.items():
+        years = labels.years(labels.rows("train", lead), lead)
+        clim = labels.baselines(lead)["climatology"]
+        for row in (row for row in rows if row.row.endswith("[logistic]")):
+            assert row.chosen is not None
+            blocks = [labels.samples(row.chosen, block, lead) for block in ("train", "val", "test")]
+            by_year = fraction_curve(*blocks, clim, years, config.fractions, draws=config.label_draws)
+            by_example = shot_curve(
+                *blocks, clim, config.shots, separation=config.shot_separation, draws=config.label_draws
+            )
+            named = {"row": row.row, "seed": "" if row.seed is None else row.seed, "lead": lead}
+            made["label_fractions"].append(by_year.assign(**named))
+            made["few_shot"].append(by_example.assign(**named))
+    return {name: pd.concat(parts, ignore_index=True) for name, parts in made.items()}
+
+
+def _uncertainty(config: StatesConfig, labels: StateLabels, found: Mapping[int, list[Classified]]) -> pd.DataFrame:
+    """Return how well linear heads know their error, for the number behind the classes; empty where years are few."""
+    parts = []
+    every = np.arange(len(labels.enso.time))
+    for lead, rows in found.items():
+        ends = np.minimum(every + lead, len(every) - 1)
+        target, years = labels.season[ends], labels.years(ends - lead, lead)
+        blocks = {name: np.isin(every, labels.rows(name, lead)) for name in ("train", "val", "test")}
+        if len(np.unique(years[blocks["val"]])) < 9:
+            return pd.DataFrame()
+        for name in ("PCA [logistic]", f"{UNTRAINED} [logistic]", f"{PRETRAINED} [logistic]"):
+            one = next((row for row in rows if row.row == name), None)
+            if one is not None and one.chosen is not None:
+                table = uncertainty(one.chosen, target, blocks, years, draws=config.draws, block=config.block_years)
+                source = name.removesuffix(" [logistic]")
+                parts.append(table.assign(features=source, seed="" if one.seed is None else one.seed, lead=lead))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _confusions(labels: StateLabels, rows: Sequence[Classified], lead: int) -> Any:
+    truth = labels.target(labels.rows("test", lead), lead)
+    named = _by_row(rows)
+    shown = [
+        n
+        for n in named
+        if n in (INDEX, "PCA [logistic]", "damped persistence") or n.startswith((PRETRAINED, UNTRAINED))
+    ]
+    counts = {n: sum(confusion(one.probabilities, truth) for one in named[n]) for n in shown}
+    return confusion_figure(counts, STATES, f"lead {lead} months; share of each observed class (all seeds)")
+
+
+def _counts(labels: StateLabels) -> dict[str, dict[str, list[int]]]:
+    """Return how many samples of each class each block holds, by lead."""
+    return {
+        f"lead {lead}": {
+            block: np.bincount(labels.target(labels.rows(block, lead), lead), minlength=len(STATES)).tolist()
+            for block in ("train", "val", "test")
+        }
+        for lead in labels.leads
+    }
+
+
+def _check_window(labels: StateLabels, encoder: Encoder) -> None:
+    if encoder.config.window > labels.window:
+        raise EarthSSLError(
+            f"states: expected encoders with a window of at most {labels.window} months, got {encoder.config.window}; "
+            "raise states.window (the gaps between the blocks must hold it)"
+        )
+
+
+class StatesTask(FrozenTask):
+    """The three states by logistic regression on one layer, for the matrix.
+
+    Errors are Brier's, summed over the classes; the reference is the frequencies by season. All leads count
+    together.
+    """
+
+    name = "states"
+    unit = "year"
+
+    def __init__(
+        self,
+        store: Store,
+        leads: Sequence[int] = (0,),
+        window: int = 12,
+        threshold: float = 0.5,
+        poolings: Sequence[str] = ("mean", "pcs", "mean+pcs"),
+        components: Sequence[int] = (10, 20),
+    ) -> None:
+        """Make the labels; the arguments are those of `StatesConfig`."""
+        self.store = store
+        self.labels = StateLabels.from_store(store, leads, window, threshold)
+        self.poolings, self.components = list(poolings), list(components)
+
+    def evaluate(self, encoder: Encoder, layers: Sequence[int]) -> dict[int, Evaluation]:
+        _check_window(self.labels, encoder)
+        raw = extract(encoder, self.store, layers, "features, states")
+        training = self.labels.enso.within("train")
+        sets = candidates(raw, len(self.store.times), training, layers, self.poolings, self.components)
+        pooled = with_season(self.labels, {name: one for named in sets.values() for name, one in named.items()})
+        found = {}
+        for layer in layers:
+            own = {name: values for name, values in pooled.items() if name.startswith(f"layer {layer + 1},")}
+            found[layer] = self._evaluation(
+                {lead: classify(self.labels, LogisticHead(), own, lead, "", None) for lead in self.labels.leads}
+            )
+        return found
+
+    def references(self) -> dict[str, Evaluation]:
+        pcs = with_season(self.labels, pca_features(self.labels.enso, [20], "train", SEASON))
+        rows: dict[str, dict[int, Classified]] = {}
+        for lead in self.labels.leads:
+            damped = self.labels.baselines(lead)["damped persistence"]
+            for one in (
+                Classified("damped persistence", None, damped),
+                index_row(self.labels, lead),
+                classify(self.labels, LogisticHead(), pcs, lead, "20 PCs × 3 months", None),
+            ):
+                rows.setdefault(one.row, {})[lead] = one
+        return {name: self._evaluation(found) for name, found in rows.items()}
+
+    def _evaluation(self, found: Mapping[int, Classified]) -> Evaluation:
+        parts = []
+        for lead, one in found.items():
+            rows = self.labels.rows("test", lead)
+            truth = one_hot(self.labels.target(rows, lead), len(STATES))
+            clim = self.labels.baselines(lead)["climatology"]
+            parts.append(
+                (self.labels.years(rows, lead), squared_error(one.probabilities, truth), squared_error(clim, truth))
+            )
+        return Evaluation(*(np.concatenate(part) for part in zip(*parts, strict=True)))

@@ -1,0 +1,192 @@
+"""Latent prediction: guess how a teacher that sees the whole window encodes the hidden tokens
+(after I-JEPA: Assran et al. 2023, arXiv 2301.08243).
+
+Trivial cues and how they are closed: season (not given, neither to the student nor to the teacher); place
+(the skill counts from the mean of each token over the batch, so what a teacher makes of the place alone is worth
+nothing); neighbours (caps on the sphere through all steps; see pretext/masks.py: every sample hides equally many
+tokens, ranked by distance, so that no row or column is favoured by the order of the tokens).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..ssl.batch import Batch
+from ..ssl.encoder import Encoder, fuse_attention, transformer
+from ..ssl.errors import EarthSSLError
+from ..ssl.objective import Context, Cue, Objective, ObjectiveConfig, Outcome
+from ..ssl.tokens import SEASON, Encodings, Patches, gather, patchify
+from .masks import Mask, MaskConfig, check, draw, thin
+from .teacher import Teacher
+
+HIDE = frozenset({SEASON})
+FLOOR = 1e-3  # variance of the targets (1 over their features) below which there is nothing to be predicted
+
+
+@dataclass(frozen=True)
+class LatentConfig(ObjectiveConfig):
+    """Settings of latent prediction.
+
+    Attributes:
+        weight: Weight of the loss.
+        mask: What is hidden from the student.
+        targets: Share of the hidden tokens that is predicted in training, drawn anew for each sample;
+            validation predicts them all.
+        tau: Share of its own weights that the teacher keeps at a step, at the start; it rises to 1.
+        predictor_width: Width of the predictor's tokens.
+        predictor_depth: Number of its blocks.
+        predictor_heads: Attention heads in each.
+    """
+
+    weight: float = 1.0
+    mask: MaskConfig = field(default_factory=lambda: MaskConfig("block", ratio=0.6, blocks=4))
+    targets: float = 0.5
+    tau: float = 0.99
+    predictor_width: int = 64
+    predictor_depth: int = 2
+    predictor_heads: int = 4
+
+    def __post_init__(self) -> None:
+        if not 0 < self.targets <= 1:
+            raise EarthSSLError(f"latent.targets: expected a share in (0, 1], got {self.targets}")
+        if self.predictor_depth < 1 or self.predictor_heads < 1 or self.predictor_width % self.predictor_heads:
+            raise EarthSSLError(
+                f"latent: expected predictor_depth ≥ 1 and a predictor_width that {self.predictor_heads} heads divide, "
+                f"got {self.predictor_depth} and {self.predictor_width}"
+            )
+
+    def build(self, context: Context) -> Latent:
+        """Return the objective.
+
+        Raises:
+            EarthSSLError: If `tau` is no share in [0, 1).
+        """
+        return Latent(self, context)
+
+
+class Latent(Objective):
+    """Prediction of a teacher's features of hidden tokens by a small transformer."""
+
+    def __init__(self, config: LatentConfig, context: Context) -> None:
+        super().__init__()
+        width = config.predictor_width
+        self.config = config
+        self.teacher = Teacher(context.encoder, config.tau)
+        self.enter = nn.Linear(context.encoder.width, width)
+        self.query = nn.Parameter(0.02 * torch.randn(width))
+        self.encodings = Encodings(width)
+        self.blocks = transformer(width, config.predictor_depth, config.predictor_heads)
+        self.norm = nn.LayerNorm(width)
+        self.leave = nn.Linear(width, context.encoder.width)
+
+    def forward(self, encoder: Encoder, batch: Batch) -> Outcome:
+        """Return the smooth-L1 distance of the predictions, with the share of the targets' variance explained."""
+        patches, mask = self.pose(batch, encoder.config.patch)
+        prediction = self.predict(encoder, patches, mask).float()
+        everything = self.targets(patches)
+        target = gather(everything, mask.hidden)
+        loss = nn.functional.smooth_l1_loss(prediction, target)
+        terms = explained(prediction.detach(), everything, mask)
+        return Outcome(loss, terms | {"tau": torch.tensor(self.teacher.tau, device=loss.device)})
+
+    def pose(self, batch: Batch, patch: tuple[int, int, int]) -> tuple[Patches, Mask]:
+        """Return the patches of a batch and what is hidden and asked for, by the samples' keys."""
+        patches = patchify(batch, patch)
+        check(self.config.mask, patches)
+        mask = draw(self.config.mask, patches, batch.keys)
+        return patches, thin(mask, self.config.targets if self.training else 1.0, batch.keys)
+
+    def targets(self, patches: Patches) -> Float[Tensor, "batch token width"]:
+        """Return the teacher's features of all tokens, each normalised over its features."""
+        features = self.teacher(patches, hide=HIDE).float()
+        return nn.functional.layer_norm(features, features.shape[-1:])
+
+    def predict(self, encoder: Encoder, patches: Patches, mask: Mask) -> Float[Tensor, "batch hidden width"]:
+        """Return the predicted features of the hidden tokens that are asked for."""
+        visible = self.enter(encoder(mask.shown(patches), mask.keep, hide=HIDE))
+        queries = self.query.to(visible.dtype).expand(len(visible), mask.hidden.shape[1], -1)
+        x = torch.cat([visible, queries], 1) + self.encodings(patches, mask.order, HIDE)
+        fuse_attention(self.blocks, x)
+        for block in self.blocks:
+            x = block(x)
+        return self.leave(self.norm(x[:, mask.visible :]))
+
+    def after_step(self, encoder: Encoder, progress: float) -> None:
+        """Let the teacher follow."""
+        self.teacher.follow(encoder, progress)
+
+    def cues(self) -> list[Cue]:
+        """Return the copy of the nearest visible token."""
+        return [Nearest()]
+
+
+@torch.no_grad()
+def explained(
+    prediction: Float[Tensor, "batch hidden width"], everything: Float[Tensor, "batch token width"], mask: Mask
+) -> dict[str, Float[Tensor, ""]]:
+    """Return the skill of a prediction: 0 for the mean of each token over the batch, 1 for a perfect one.
+
+    A teacher that encodes the place only, or nothing, leaves no variance to be explained: skill 0.
+
+    Returns:
+        skill: (variance - error) / variance of the targets about the mean of their token over the other samples.
+        spread: Square root of that variance; 1 at most, 0 where the teacher has collapsed.
+    """
+    samples = len(everything)
+    error = ((prediction - gather(everything, mask.hidden)) ** 2).mean()
+    # Over the mean of all samples the variance would be too small by (n - 1) / n.
+    apart = (everything - everything.mean(0)) * (samples / max(samples - 1, 1)) ** 0.5
+    power = (gather(apart, mask.hidden) ** 2).mean()
+    skill = torch.where(power > FLOOR, 1 - error / power.clamp(min=FLOOR), torch.zeros_like(power))
+    return {"skill": skill, "spread": power.sqrt()}
+
+
+class Nearest(Cue):
+    """Copies the teacher's features from the nearest visible token of the same step, damped.
+
+    What is copied is the departure from the token's mean over training windows.
+    """
+
+    name = "copy of the nearest visible token"
+
+    def __init__(self) -> None:
+        self._mean: Tensor | None = None
+        self._damping = 0.0
+
+    def fit(self, objective: Any, batches: Iterable[Batch], patch: tuple[int, int, int]) -> None:
+        """Learn the mean of each token and the damping from training windows."""
+        batches = list(batches)
+        self._mean = torch.cat([objective.targets(patchify(batch, patch)) for batch in batches]).mean(0)
+        product = power = 0.0
+        for batch in batches:
+            patches, mask = objective.pose(batch, patch)
+            apart = objective.targets(patches) - self._mean
+            copied, truth = self._copy(apart, patches, mask), gather(apart, mask.hidden)
+            product += float((copied * truth).sum())
+            power += float((copied**2).sum())
+        self._damping = product / max(power, 1e-12)
+
+    def skill(self, objective: Any, batch: Batch, patch: tuple[int, int, int]) -> float:
+        """Return the share of the variance explained."""
+        if self._mean is None:
+            raise EarthSSLError("expected a copy fitted on training windows, got none; call fit first")
+        patches, mask = objective.pose(batch, patch)
+        everything = objective.targets(patches)
+        guess = self._damping * self._copy(everything - self._mean, patches, mask) + self._mean[mask.hidden]
+        return float(explained(guess, everything, mask)["skill"])
+
+    @staticmethod
+    def _copy(
+        apart: Float[Tensor, "batch token width"], patches: Patches, mask: Mask
+    ) -> Float[Tensor, "batch hidden width"]:
+        """Return the features of the visible token nearest to each hidden one: steps count most, then distance."""
+        points = patches.place[:, :3]
+        near = points @ points.T - 4.0 * (patches.step[:, None] - patches.step).abs()
+        cosine = near[mask.hidden[:, :, None], mask.keep[:, None, :]]
+        return gather(apart, mask.keep.gather(1, cosine.argmax(2)))
