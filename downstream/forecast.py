@@ -207,7 +207,9 @@ class _Rows:
     def frozen(self, name: str, one: Contender) -> ForecastRow:
         """Return the row of a frozen encoder with the shared linear head."""
         samples, label = self.samples, f"{name}, seed {one.seed}"
-        found = encoder_features(one.encoder, samples.store, samples.fields, self._layers, self.config.poolings, label)
+        found = encoder_features(
+            one.encoder, samples.store, samples.fields, samples.every(), self._layers, self.config.poolings, label
+        )
         named = {f"layer {layer + 1}, {pooling}": tokens for (layer, pooling), tokens in found.items()}
         if self.config.raw_values:
             raw = raw_features(samples.fields, self.grid, 1, samples.times)
@@ -292,7 +294,10 @@ def _map(samples: ForecastSamples, rows: list[ForecastRow]) -> Any:
 def _notes(config: ForecastConfig, samples: ForecastSamples, names: Sequence[str]) -> list[str]:
     """Return what limits the numbers."""
     store = samples.store
-    said = []
+    said = [
+        "patch heads know nothing of their neighbours' output: seams between patches add power at small scales, which "
+        "the spectrum shows and which is no skill"
+    ]
     training = samples.times[store.splits.inside(samples.times.astype("datetime64[ns]"), "train")]
     years = float((training[-1] - training[0]) / np.timedelta64(1, "D")) / 365.25
     if years < FEWEST_YEARS:
@@ -365,7 +370,9 @@ class ForecastTask(FrozenTask):
         samples = ForecastSamples.of(own.store, own.leads, encoder.config.window, own.names)
         grid = PatchGrid(own.store, (encoder.config.patch[1], encoder.config.patch[2]))
         with threadpool_limits(1, "blas"):
-            found = encoder_features(encoder, own.store, own.fields, layers, self._poolings, "forecast")
+            found = encoder_features(
+                encoder, own.store, own.fields, samples.every(), layers, self._poolings, "forecast"
+            )
             if self._raw_values:
                 raw = raw_features(own.fields, grid, 1, own.times)
                 found = {name: one.joined(raw) for name, one in found.items()}

@@ -55,7 +55,7 @@ def spectra(scored: Sequence[Scored], samples: ForecastSamples) -> Figure | None
             colour, dash = style(k)
             axes.loglog(np.arange(1, len(ratio) + 1), np.maximum(ratio, 1e-4), dash, color=colour, label=row)
         axes.axhline(0.5, color="0.6", lw=0.8)
-        axes.set_ylim(1e-3, 3)
+        axes.set_ylim(5e-3, 5)
         axes.set_xlabel("zonal wavenumber (30–60° N and S)")
         axes.set_title(f"{name}, {samples.label(lead)}: power / true power", loc="left", fontsize=10)
     drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=8, frameon=False)

@@ -126,6 +126,11 @@ class ForecastSamples:
             )
         return np.asarray(chosen[seen])
 
+    def every(self) -> np.ndarray:
+        """Return the initial steps of all samples, ascending."""
+        found = [self.inits(block, lead) for block in ("train", "val", "test") for lead in self.leads]
+        return np.unique(np.concatenate(found))
+
     def joint(self, block: str) -> np.ndarray:
         """Return the initial steps that are samples of a block at every lead.
 

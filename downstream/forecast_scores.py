@@ -156,6 +156,7 @@ def score_table(
     """
     names = list(dict.fromkeys(one.name for one in scored))
     groups = {name: [one for one in scored if one.name == name] for name in names}
+    seeds = np.array([[(one.name == name) / len(group) for one in scored] for name, group in groups.items()])
     scores, differences = [], []
     for variable in samples.names:
         for lead in samples.leads:
@@ -164,18 +165,17 @@ def score_table(
             found, units = np.unique(samples.units(samples.inits("test", lead), lead, unit), return_inverse=True)
             size = np.bincount(units).astype(float)
             for metric in (RMSE, ACC):
-                sums = {name: np.stack([np.bincount(units, _of(one, metric)[at]) for one in group])
-                        for name, group in groups.items()}  # fmt: skip
+                sums = np.stack([np.bincount(units, _of(one, metric)[at]) for one in scored])
 
                 def statistic(
-                    w: np.ndarray, sums: dict[str, np.ndarray] = sums, size: np.ndarray = size, metric: str = metric
+                    w: np.ndarray, sums: np.ndarray = sums, size: np.ndarray = size, metric: str = metric
                 ) -> np.ndarray:
-                    means = (own @ w / (size @ w) for own in sums.values())
-                    return np.array([np.mean(np.sqrt(m) if metric == RMSE else m) for m in means])
+                    mean = sums @ w / (size @ w)
+                    return np.asarray(seeds @ (np.sqrt(mean) if metric == RMSE else mean))
 
                 own, paired = compare(
                     statistic, np.arange(len(found)), names, references, draws=draws,
-                    block=block if len(found) >= 2 * block else 1, larger_is_better=metric == ACC,
+                    block=block, larger_is_better=metric == ACC,
                 )  # fmt: skip
                 scores.append(own.assign(seed="", target=target, metric=metric))
                 scores += [_single(groups, at, target, metric)] if len(scored) > len(names) else []

@@ -21,7 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from ..ssl.errors import EarthSSLError
 from .ridge import PENALTIES, RidgePath
 
-COSTS = tuple(float(c) for c in 10.0 ** np.arange(-4, 3.1, 0.5))
+COSTS = tuple(float(c) for c in 10.0 ** np.arange(-4, 4))
 NEIGHBOURS = (5, 10, 20, 50, 100, 200)
 TEMPERATURE = 0.07  # of kNN votes in DINO's protocol (Caron et al. 2021)
 QUERIES_AT_ONCE = 1024
@@ -153,7 +153,7 @@ class LogisticHead(Head):
             )
         x, z = standardised(train.features, queries.features)
         # Steps shorter than this change no probability that a score could show.
-        model = LogisticRegression(solver="lbfgs", warm_start=True, max_iter=1000, tol=1e-4)
+        model = LogisticRegression(solver="lbfgs", warm_start=True, max_iter=300, tol=1e-4)
         out = np.full((len(settings), len(z), classes), 1 / (len(train) + classes))
         share = 1 - (classes - len(present)) / (len(train) + classes)
         with warnings.catch_warnings():

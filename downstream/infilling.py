@@ -25,6 +25,7 @@ from .frozen import Evaluation, FrozenTask
 from .gaps import GapConfig
 from .incomplete import Anomalies, Fill, Gappy, Probed
 from .infilling_figures import by_distance_figure, by_fraction_figure, maps_figure
+from .infilling_scores import ALL_METRICS, METRICS, Scored, score
 from .interpolation import (
     Climatology,
     Filler,
@@ -41,8 +42,6 @@ ZERO_SHOT = "pretrained, zero-shot"
 PROBED = "pretrained, frozen + ridge"
 TWIN = "untrained, frozen + ridge"
 REFERENCES = ("climatology", "ordinary kriging", "optimal interpolation", TWIN)
-METRICS = {"rmse": False, "r": True, "global rmse": False}  # name -> whether larger is better
-ALL_METRICS = (*METRICS, "std ratio")
 CONVENTION = (
     "Scored on hidden cells that the truth knows, area-weighted, on the test months. rmse: over all of them, in the "
     "variable's unit; r: pattern correlation in each month, centred, then the mean over the months (0 for a constant); "
@@ -129,72 +128,6 @@ def baselines(anomalies: Anomalies, ranks: Sequence[int] = (15, 40)) -> list[Fil
     ]
 
 
-@dataclass(frozen=True, eq=False)
-class Scored:
-    """What the metrics are made of, for one row and seed, month by month.
-
-    Attributes:
-        error: Weighted squared error over the hidden cells, (month,).
-        weight: Weight of the hidden cells, (month,).
-        r: Pattern correlation on them, (month,).
-        shift: Global mean of the filled field less that of the truth, (month,).
-        filled, truth: Weighted variance in space of either over the hidden cells, (month,).
-    """
-
-    error: np.ndarray
-    weight: np.ndarray
-    r: np.ndarray
-    shift: np.ndarray
-    filled: np.ndarray
-    truth: np.ndarray
-
-    def metric(self, name: str, months: np.ndarray) -> np.ndarray:
-        """Return a score, each month counted by a weight; series may be stacked along leading axes."""
-        if name == "rmse":
-            return np.sqrt((self.error @ months) / (self.weight @ months))
-        if name == "r":
-            return np.asarray(self.r @ months / months.sum())
-        if name == "global rmse":
-            return np.sqrt(self.shift**2 @ months / months.sum())
-        return np.sqrt((self.filled @ months) / (self.truth @ months))
-
-    def metrics(self) -> dict[str, float]:
-        """Return all scores over all months."""
-        return {name: float(self.metric(name, np.ones(len(self.error)))) for name in ALL_METRICS}
-
-
-def score(estimate: np.ndarray, truth: np.ndarray, hidden: np.ndarray, area: np.ndarray) -> Scored:
-    """Return the ingredients of all metrics.
-
-    Args:
-        estimate: Fields as rebuilt; only the hidden cells are read, shape (month, cells).
-        truth: The same as observed, NaN where unknown.
-        hidden: Cells to score, all known in truth, bool.
-        area: Weight of each cell, shape (cells,).
-
-    Raises:
-        EarthSSLError: If nothing is hidden in some month, or an estimate is missing.
-    """
-    if not hidden.any(1).all():
-        raise EarthSSLError("infilling: expected hidden cells in every month, got a month without; change the gaps")
-    if not np.isfinite(estimate[hidden]).all():
-        raise EarthSSLError("infilling: expected an estimate of every hidden cell, got NaN for some; mend the filler")
-    w = np.where(hidden, area, 0.0)
-    total = w.sum(1)
-    x, y = np.where(hidden, estimate, 0.0), np.where(hidden, truth, 0.0)
-    everywhere = np.where(np.isfinite(truth), area, 0.0).sum(1)
-    x0, y0 = (x * w).sum(1) / total, (y * w).sum(1) / total
-    dx, dy = x - x0[:, None], y - y0[:, None]
-    xx, yy, xy = ((w * a * b).sum(1) / total for a, b in ((dx, dx), (dy, dy), (dx, dy)))
-    # A constant has no pattern; rounding must not give it one.
-    flat = xx <= 1e-20 * np.maximum((w * x**2).sum(1) / total, 1e-300)
-    size = np.sqrt(xx * yy)
-    r = np.where(flat | (size == 0), 0.0, xy / np.where(size > 0, size, 1.0))
-    error = (w * (x - y) ** 2).sum(1)
-    shift = (w * (x - y)).sum(1) / everywhere
-    return Scored(error, total, r, shift, np.where(flat, 0.0, xx), yy)
-
-
 def run(config: InfillingConfig, fillers: Mapping[str, Fill | None] | None = None, command: str = "") -> Path:
     """Fill every kind of gaps with every method and return the folder of the tables.
 
@@ -208,12 +141,18 @@ def run(config: InfillingConfig, fillers: Mapping[str, Fill | None] | None = Non
         EarthSSLError: If store, checkpoints and gaps do not fit together, or `out` is not empty.
     """
     refuse_filled(Path(config.out), "the task's results")
-    with threadpool_limits(1, "blas"):
-        return _summary(config, fillers or {}).write(config.out, command)
+    return summarise(config, fillers or {}).write(config.out, command)
 
 
 Row = tuple[str, int | None]  # name and seed
 Estimates = dict[Row, np.ndarray]
+
+
+def summarise(config: InfillingConfig, fillers: Mapping[str, Fill | None]) -> Summary:
+    """Return what `run` writes."""
+    # Many small systems of equations: BLAS threads would only wait for one another.
+    with threadpool_limits(1, "blas"):
+        return _summary(config, fillers)
 
 
 def _summary(config: InfillingConfig, fillers: Mapping[str, Fill | None]) -> Summary:
@@ -321,7 +260,8 @@ def _tables(
     area: np.ndarray,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return scores (seeds apart, then their mean with its interval) and paired differences, for all targets."""
-    scores, differences = [], []
+    scores: list[dict[Any, Any]] = []
+    differences = []
     for target, (gappy, made) in shown.items():
         hidden = gappy.hidden(ends)
         found = {row: score(values, truth, hidden, area) for row, values in made.items()}
@@ -440,7 +380,7 @@ class InfillingTask(FrozenTask):
         self,
         store: Store,
         variable: str | None = None,
-        window: int = 1,
+        window: int = 12,
         references: Sequence[str] = ("nearest", "ordinary kriging", "optimal interpolation"),
         kind: str = "cloud",
         **gaps: Any,
@@ -450,7 +390,7 @@ class InfillingTask(FrozenTask):
         Args:
             store: Any, with up to some thousands of cells.
             variable: Canonical name; None for the store's first.
-            window: Longest window of any encoder: all are scored on the same steps.
+            window: Longest window of any encoder, steps: all are scored on the same ones, whose windows lie in a block.
             references: Names of the baselines to set beside the encoders.
             kind: Of the gaps.
             **gaps: More settings of `GapConfig`.

@@ -91,22 +91,23 @@ class PatchGrid:
 
 
 def encoder_features(
-    encoder: Encoder, store: Store, fields: np.ndarray, layers: Sequence[int], poolings: Sequence[str], label: str,
-    batch_size: int = 64,
+    encoder: Encoder, store: Store, fields: np.ndarray, rows: np.ndarray, layers: Sequence[int],
+    poolings: Sequence[str], label: str, batch_size: int = 64,
 ) -> dict[tuple[int, str], PatchFeatures]:  # fmt: skip
-    """Return the features of all windows by layer and pooling, from one pass.
+    """Return the features of windows by layer and pooling, from one pass.
 
     Args:
         encoder: Frozen; put in evaluation mode here.
         store: Its variables and grid must be the encoder's.
         fields: Of the store, (time, variable, row, column).
+        rows: Last steps of the windows, ascending.
         layers: Blocks whose outputs are wanted, counted from 0.
         poolings: "last" (the token of the last step), "mean+last" (and the mean over the window's steps).
         label: For the progress bar.
         batch_size: Windows at once.
 
     Raises:
-        EarthSSLError: If a pooling or a layer is unknown, or no window is unbroken.
+        EarthSSLError: If a pooling or a layer is unknown, or a window does not fit into unbroken steps.
     """
     for pooling in poolings:
         if pooling not in POOLINGS:
@@ -118,9 +119,9 @@ def encoder_features(
         raise EarthSSLError(f"layers: expected 0 to {encoder.depth - 1}, got {bad[0]}")
     encoder.eval()
     length = encoder.config.window
-    starts = unbroken_starts(store.times.astype("datetime64[ns]"), length)
-    if not len(starts):
-        raise EarthSSLError(f"expected at least {length} unbroken steps in {store.path} (the encoder's window)")
+    starts = np.asarray(rows) - length + 1
+    if not len(rows) or not np.isin(starts, unbroken_starts(store.times.astype("datetime64[ns]"), length)).all():
+        raise EarthSSLError(f"expected windows of {length} unbroken steps (the encoder's) in {store.path}, got others")
     states = torch.from_numpy(fields)
     seconds = torch.from_numpy(store.times.astype(np.int64))
     known = torch.from_numpy(store.statistics.known)
@@ -139,8 +140,7 @@ def encoder_features(
             last = tokens[:, -1]
             out = last if pooling == "last" else torch.cat([tokens.mean(1), last], -1)
             parts[layer, pooling].append(out.numpy().astype(np.float16))
-    rows = starts + length - 1
-    return {name: PatchFeatures(rows, np.concatenate(values)) for name, values in parts.items()}
+    return {name: PatchFeatures(np.asarray(rows), np.concatenate(values)) for name, values in parts.items()}
 
 
 def raw_features(fields: np.ndarray, grid: PatchGrid, window: int, times: np.ndarray) -> PatchFeatures:

@@ -1,7 +1,8 @@
 """Storm present in tile: whether a storm's centre lies in a patch at the last step of a window.
 
-The probe is one logistic regression shared by all tiles, on the frozen token of the tile; it must beat how often
-each tile holds a storm in each calendar month, which a token's place and season give away.
+The probe is one logistic regression shared by all tiles, on the frozen token of the tile: alone, and beside the
+log odds of the climatology, how often each tile holds a storm in each calendar month. That is what a token's place
+and season give away, so it is what the probe must beat.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from .paired import compare
 
 COLUMNS = ("storm", "time", "lat", "lon")
 CLIMATOLOGY = "tile and month"
+TOKEN = "logistic on the token"
+BOTH = "logistic on token, tile and month"
 
 
 def storm_labels(tracks: pd.DataFrame, times: np.ndarray, grid: LatLonGrid, patch: tuple[int, int]) -> np.ndarray:
@@ -123,15 +126,12 @@ def tile_probe(
                 f"{int(storms.sum())} of {storms.size} with one; lengthen the block"
             )
     month = times.astype("datetime64[M]").astype(int) % 12
-    train, val = (_flat(tokens, labels, blocks[name], most) for name in ("train", "val"))
-    head = LogisticHead(tuple(costs))
-    choice = choose(head, {"token": train}, {"token": val})
-    test = _flat(tokens, labels, blocks["test"], labels.size)
+    climatology = _tile_climatology(labels[blocks["train"]], month[blocks["train"]])[month]
+    odds = np.log(climatology / (1 - climatology))[..., None]
+    chances = {CLIMATOLOGY: climatology[blocks["test"]]}
+    for name, features in ((TOKEN, tokens), (BOTH, np.concatenate([tokens, odds], axis=-1))):
+        chances[name] = _chances(LogisticHead(tuple(costs)), features, labels, blocks, most)
     truth = labels[blocks["test"]]
-    chances = {
-        CLIMATOLOGY: _tile_climatology(labels[blocks["train"]], month[blocks["train"]])[month[blocks["test"]]],
-        "logistic on the token": head.predict(train, test, [choice.setting])[0][:, 1].reshape(truth.shape),
-    }
     units = np.repeat(times[blocks["test"]].astype(f"datetime64[{unit}]").astype(int), truth.shape[1])
     flat = np.stack([p.ravel() for p in chances.values()])
     scores, differences = [], []
@@ -140,6 +140,16 @@ def tile_probe(
         scores.append(found.assign(metric=metric))
         differences.append(paired.assign(metric=metric))
     return pd.concat(scores, ignore_index=True), pd.concat(differences, ignore_index=True), chances
+
+
+def _chances(
+    head: LogisticHead, features: np.ndarray, labels: np.ndarray, blocks: Mapping[str, np.ndarray], most: int
+) -> np.ndarray:
+    """Return the test chances of a head fitted on train, its setting chosen on validation, (time, tile)."""
+    train, val = (_flat(features, labels, blocks[name], most) for name in ("train", "val"))
+    choice = choose(head, {"": train}, {"": val})
+    test = _flat(features, labels, blocks["test"], labels.size)
+    return head.predict(train, test, [choice.setting])[0][:, 1].reshape(-1, labels.shape[1])
 
 
 def _flat(tokens: np.ndarray, labels: np.ndarray, block: np.ndarray, most: int) -> Samples:
@@ -156,7 +166,7 @@ def _tile_climatology(labels: np.ndarray, month: np.ndarray) -> np.ndarray:
     One sample at the mean chance of all is added to each: a tile without storms in training is unlikely to have
     one, not sure not to.
     """
-    mean = labels.mean()
+    mean = np.clip(labels.mean(), 1e-6, 1 - 1e-6)
     counts, storms = np.zeros(12), np.zeros((12, labels.shape[1]))
     np.add.at(counts, month, 1.0)
     np.add.at(storms, month, labels.astype(float))

@@ -114,7 +114,7 @@ class Distance(Objective):
         )
 
     def forward(self, encoder: Encoder, batch: Batch) -> Outcome:
-        """Return the squared error of the normalised distance, with skill over its known variance and correlation."""
+        """Return the squared error of the normalised distance, with skill over its mean and correlation."""
         first, second, target = self.pose(batch)
         both = replace(
             first,
@@ -128,7 +128,8 @@ class Distance(Objective):
         pooled = [reduce(x, "b n d -> b d", "mean") for x in (a, b, (a - b).square())]
         guess = self.head(torch.cat(pooled, 1))[:, 0].float()
         loss = nn.functional.mse_loss(guess, target)
-        return Outcome(loss, {"skill": 1 - loss.detach(), "correlation": correlation(guess.detach(), target)})
+        found = guess.detach()
+        return Outcome(loss, {"skill": over_mean(found, target), "correlation": correlation(found, target)})
 
     def pose(self, batch: Batch) -> tuple[Batch, Batch, Float[Tensor, " batch"]]:
         """Return the two states as they are shown and the normalised distances, by the samples' keys."""
@@ -191,6 +192,16 @@ def _either(which: Bool[Tensor, " batch"], yes: Batch, no: Batch) -> Batch:
     return replace(yes, values=values, times=torch.where(which[:, None], yes.times, no.times))
 
 
+def over_mean(guess: Float[Tensor, " batch"], target: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
+    """Return the skill: what the error is below that of always answering the mean, over the variance of all draws.
+
+    As targets have mean 0 and variance 1 over the draws, that is the mean of target² - error²: exactly 0 for the mean
+    whatever was drawn, and bounded in the smallest batch, unlike 1 - error over the batch's own variance. The truth
+    scores the mean of target², 1 over many draws.
+    """
+    return (target.square() - (guess - target).square()).mean()
+
+
 def correlation(a: Float[Tensor, " batch"], b: Float[Tensor, " batch"]) -> Float[Tensor, ""]:
     """Return Pearson's correlation, 0 where one of them does not vary."""
     a, b = a - a.mean(), b - b.mean()
@@ -227,11 +238,11 @@ class Pattern(Cue):
         self._fitted = True
 
     def skill(self, objective: Objective, batch: Batch, patch: tuple[int, int, int]) -> float:
-        """Return 1 - squared error, as the distances have variance 1."""
+        """Return the skill over the mean distance."""
         if not self._fitted:
             raise EarthSSLError("expected a regression fitted on training windows, got none; call fit first")
         x, target = self._numbers(objective, batch)
-        return 1 - float(((self._regression.predict(x) - target) ** 2).mean())
+        return float(over_mean(torch.from_numpy(self._regression.predict(x)), torch.from_numpy(target)))
 
     def _numbers(self, objective: Objective, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         assert isinstance(objective, Distance)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -62,6 +63,9 @@ class MaskingConfig(ObjectiveConfig):
 
 class Masking(Objective):
     """Reconstruction of hidden tokens by a light decoder; the encoder sees the visible ones only."""
+
+    # The means of visible patches are information about the hidden ones, not a cue.
+    censors: ClassVar[tuple[str, ...]] = ("validity", "position", "nothing")
 
     def __init__(self, config: MaskingConfig, context: Context) -> None:
         super().__init__()

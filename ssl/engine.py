@@ -368,6 +368,8 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message=".*max_epochs.*")
     # A GPU at hand but not asked for is the user's choice.
     warnings.filterwarnings("ignore", message=".*GPU available but not used.*")
+    # Teachers (BYOL, latent prediction) stay in evaluation mode on purpose.
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")
     # Raised inside Lightning by torch's own renaming; nothing here calls it.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
 

@@ -152,7 +152,7 @@ def regridded(ds: xr.Dataset, degrees: float | None, where: str, least_valid: fl
 
     rows = _shared(height(lat_edges), height(grid.lat_bounds))
     # A source cell may reach across 0°E from either side.
-    columns = sum(_shared(lon_edges, grid.lon_bounds + turn) for turn in (-360, 0, 360))
+    columns = np.sum([_shared(lon_edges, grid.lon_bounds + turn) for turn in (-360, 0, 360)], axis=0)
     tall = rows.sum(1) >= LEAST_COVERED * np.diff(height(lat_edges))
     wide = columns.sum(1) >= LEAST_COVERED * np.diff(lon_edges)
     if min(tall.sum(), wide.sum()) < 2:

@@ -35,9 +35,7 @@ def wave_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     xr.Dataset(arrays, {"time": times, "lat": lat, "lon": lon}, {"title": "wave"}).to_netcdf(folder / "wave.nc")
     splits = SplitsConfig(("1981", "2001"), ("2003", "2005"), ("2007", "2012"), 365)
     options = {"path": str(folder / "wave.nc"), "variables": ["u10", "vo850"]}
-    return prepare(
-        PrepareConfig("files", str(folder / "store"), splits, options, StatisticsConfig(scale="variable"))
-    )
+    return prepare(PrepareConfig("files", str(folder / "store"), splits, options, StatisticsConfig(scale="variable")))
 
 
 @pytest.fixture(scope="session")

@@ -72,9 +72,7 @@ def test_climatologies_in_units(daily: ForecastSamples) -> None:
     assert not calendar_climatology(daily)(inits, 1).any()
 
 
-def test_no_weekly_climatology_of_months_or_of_weeks_never_seen(
-    daily: ForecastSamples, small_store: Path
-) -> None:
+def test_no_weekly_climatology_of_months_or_of_weeks_never_seen(daily: ForecastSamples, small_store: Path) -> None:
     assert weekly_climatology(ForecastSamples.of(Store(small_store), [1], 1)) is None
     store = copy.copy(daily.store)
     store.splits = SplitsConfig(("2001-01", "2001-06"), ("2001-08", "2001-09"), ("2002-01", "2002-12"), 14).build()

@@ -22,8 +22,9 @@ from earthssl.downstream.infilling import (
     InfillingTask,
     baselines,
     run,
-    score,
+    summarise,
 )
+from earthssl.downstream.infilling_scores import score
 from earthssl.downstream.interpolation import (
     Climatology,
     InverseDistance,
@@ -295,7 +296,7 @@ def test_the_frozen_task(small_store: Path, encoder: Any) -> None:
 
 def test_errors_of_the_frozen_task_by_hand(small_store: Path) -> None:
     """The climatology has skill 0; its error is the squared anomaly of the hidden cells."""
-    task = InfillingTask(Store(small_store), "sst", references=["climatology"], observed=0.4)
+    task = InfillingTask(Store(small_store), "sst", window=1, references=["climatology"], observed=0.4)
     one = task.references()["climatology"]
     assert one.skill() == 0
     own = task.anomalies
@@ -323,7 +324,7 @@ def test_bad_options_of_the_frozen_task(options: dict[str, Any], match: str, sma
 def test_windows_longer_than_the_task_and_unknown_baselines_are_refused(small_store: Path, encoder: Any) -> None:
     """Encoders are compared on the same months only."""
     with pytest.raises(EarthSSLError, match="raise the task's option window"):
-        InfillingTask(Store(small_store), "sst").evaluate(encoder, [0])
+        InfillingTask(Store(small_store), "sst", window=2).evaluate(encoder, [0])
     with pytest.raises(EarthSSLError, match=r"infilling.references.*got 'krigging'"):
         InfillingTask(Store(small_store), "sst", references=["krigging"]).references()
 
@@ -375,26 +376,18 @@ def test_a_run_with_a_checkpoint(small_run: Path, small_store: Path, tmp_path: P
     assert "46 test months" in (out / "report.html").read_text()
 
 
-def test_a_run_of_baselines_only(small_store: Path, tmp_path: Path) -> None:
-    """No checkpoint is needed; writing into a filled folder is refused before anything is done."""
+def test_baselines_only_and_checkpoints_without_a_decoder(small_run: Path, small_store: Path, tmp_path: Path) -> None:
+    """No checkpoint is needed; one that rebuilds no fields is probed all the same, and the notes say so."""
     own = config(small_store, tmp_path / "out", gaps={"clouds": GapConfig("cloud", 0.5)}, fractions=[])
-    out = run(own)
-    scores = pd.read_csv(out / "scores.csv")
-    assert not scores["row"].str.contains("trained").any()
-    with pytest.raises(EarthSSLError, match="not empty|holds"):
+    assert not summarise(own, {}).scores["row"].str.contains("trained").any()
+    found = summarise(replace(own, checkpoints=[str(small_run)]), {})
+    assert ZERO_SHOT not in set(found.scores["row"])
+    assert PROBED in set(found.scores["row"])
+    assert "No zero-shot row" in " ".join(found.notes)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").touch()
+    with pytest.raises(EarthSSLError, match=r"not empty|holds"):
         run(own)
-
-
-def test_a_checkpoint_without_a_decoder_has_no_zero_shot_row(
-    small_run: Path, small_store: Path, tmp_path: Path
-) -> None:
-    """It is probed all the same, and the notes say so."""
-    gaps = {"clouds": GapConfig("cloud", 0.5)}
-    out = run(config(small_store, tmp_path / "out", gaps=gaps, fractions=[], checkpoints=[str(small_run)]))
-    rows = set(pd.read_csv(out / "scores.csv")["row"])
-    assert ZERO_SHOT not in rows
-    assert PROBED in rows
-    assert "No zero-shot row" in str(read_json(out / "result.json", "the record")["notes"])
 
 
 @pytest.mark.parametrize(
@@ -422,7 +415,7 @@ def test_what_does_not_fit_the_store_is_refused(small_run: Path, small_store: Pa
     ):
         settings = {"checkpoints": [str(small_run)], **changes}
         with pytest.raises(EarthSSLError, match=match):
-            run(config(small_store, tmp_path / "out", **settings))
+            summarise(config(small_store, tmp_path / "out", **settings), {})
 
 
 def test_the_pretrained_decoder_fills(small_windows: Callable[..., Any], anomalies: Anomalies) -> None:

@@ -42,7 +42,11 @@ def test_a_travelling_wave_is_forecast_exactly(wave: ForecastSamples) -> None:
     states = States.of(wave)
     assert 2 <= states.components.shape[1] <= 4
     bases = bases_of(wave, ["anomaly", "change"])
-    rows = linear_direct(wave, states, bases), linear_iterative(wave, states, [2]), pca_ridge(wave, states, bases, [2], 2)
+    rows = (
+        linear_direct(wave, states, bases),
+        linear_iterative(wave, states, [2]),
+        pca_ridge(wave, states, bases, [2], 2),
+    )
     for row in rows:
         for lead in wave.leads:
             assert skill(wave, row, lead) > 0.9999, (type(row), lead)

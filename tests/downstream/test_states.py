@@ -16,6 +16,8 @@ from earthssl.downstream.summary import SCORES
 from earthssl.ssl.encoder import EncoderConfig
 from earthssl.ssl.errors import EarthSSLError
 from earthssl.ssl.files import read_json
+from earthssl.ssl.prepare import PrepareConfig, prepare
+from earthssl.ssl.splits import SplitsConfig
 from earthssl.ssl.store import Store
 
 SHAPE = EncoderConfig("nano", 3, (1, 2, 3))
@@ -152,7 +154,7 @@ def result(small_store: Path, small_run: Path, tmp_path_factory: pytest.TempPath
     config = StatesConfig(
         str(small_store), str(folder / "out"), [str(small_run)], leads=[0, 2], window=3, draws=1000,
         heads=["logistic", "kNN", "attentive"], steps=[5, 10], poolings=["mean"], layers=[2], untrained_seeds=1,
-        pca_components=[5], fractions=[0.1, 1.0], shots=[1, 2], label_draws=2, cache=str(folder / "cache"),
+        pca_components=[5], fractions=[0.1, 1.0], shots=[1, 2], label_draws=1, cache=str(folder / "cache"),
     )  # fmt: skip
     return config, run(config, "earthssl probe")
 
@@ -175,7 +177,7 @@ def test_curves_confusions_and_record_are_written(result: tuple[StatesConfig, Pa
     out = result[1]
     curve = pd.read_csv(out / "label_fractions.csv")
     assert set(curve.used) == {0.1, 1.0}
-    assert len(curve) == 2 * 4 * (2 + 1)  # leads × logistic rows × (two draws of .1, one of 1)
+    assert len(curve) == 2 * 4 * 2  # leads × logistic rows × fractions
     assert set(pd.read_csv(out / "few_shot.csv").labels) == {3, 6}
     names = {file.name for file in out.iterdir()}
     assert {"report.html", "confusion_lead_0.png", "skill_by_label_fraction.png", "few_shot.csv"} <= names
@@ -190,6 +192,26 @@ def test_the_same_config_gives_the_same_scores(result: tuple[StatesConfig, Path]
     again = run(replace(config, out=str(tmp_path / "again"), leads=[2], shots=[1], fractions=[1.0]))
     first, second = (pd.read_csv(folder / "scores.csv") for folder in (out, again))
     assert first[first.target == "lead 2"].reset_index(drop=True).equals(second)
+
+
+def test_without_checkpoints_untrained_encoders_stand_alone_and_say_how_sure_they_are(
+    small_data: Any, tmp_path: Path
+) -> None:
+    """Ten validation years: enough to calibrate 90 % intervals by years."""
+    small_data.to_netcdf(tmp_path / "small.nc")
+    splits = SplitsConfig(("1981", "1992"), ("1994", "2003"), ("2005", "2010"), 365)
+    options = {"path": str(tmp_path / "small.nc"), "variables": ["sst"]}
+    store = prepare(PrepareConfig("files", str(tmp_path / "store"), splits, options))
+    config = StatesConfig(
+        str(store), str(tmp_path / "out"), leads=[0], window=3, heads=["logistic"], poolings=["mean"], layers=[2],
+        untrained_seeds=1, pca_components=[5], fractions=[1.0], shots=[1], encoder=SHAPE, draws=1000,
+    )  # fmt: skip
+    table = pd.read_csv(run(config) / "uncertainty.csv")
+    assert set(table.features) == {"PCA", "untrained"}
+    own = table[table.features == "PCA"].set_index(["method", "metric"])["value"]
+    assert own["climatology", "crpss"] == 0
+    assert own["ridge posterior", "crpss"] > 0.5
+    assert 0 < own["conformal", "coverage"] <= 1
 
 
 def test_results_are_never_overwritten(result: tuple[StatesConfig, Path]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from earthssl.downstream.storm_tiles import CLIMATOLOGY, last_tiles, storm_labels, tile_probe
+from earthssl.downstream.storm_tiles import BOTH, CLIMATOLOGY, TOKEN, last_tiles, storm_labels, tile_probe
 from earthssl.ssl.batch import from_fields
 from earthssl.ssl.errors import EarthSSLError
 from earthssl.ssl.grid import LatLonGrid
@@ -98,14 +98,24 @@ def world(signal: float, years: int = 12) -> tuple[Any, ...]:
 
 def test_a_planted_signal_beats_the_climatology_and_noise_does_not() -> None:
     scores, differences, chances = tile_probe(*world(3.0), draws=100)
-    own = scores[scores.row != CLIMATOLOGY].set_index("metric")["value"]
+    own = scores[scores.row == TOKEN].set_index("metric")["value"]
     assert own["auc"] > 0.97
     assert own["average_precision"] > 0.9
     assert own["brier_skill"] > 0.5
     assert set(differences.verdict) == {"better"}
-    assert chances[CLIMATOLOGY].shape == chances["logistic on the token"].shape
-    _, noise, _ = tile_probe(*world(0.0), draws=100)
-    assert "better" not in set(noise[noise.metric != "brier_skill"].verdict)
+    assert chances[CLIMATOLOGY].shape == chances[TOKEN].shape == chances[BOTH].shape
+    tokens, *rest = world(0.0)
+    _, noise, _ = tile_probe(tokens[..., :3], *rest, draws=100)
+    assert "better" not in set(noise.verdict)
+
+
+def test_beside_the_climatology_a_token_need_not_know_its_place() -> None:
+    """Without the feature that tells the tile, the token alone loses what the climatology knows; both have all."""
+    tokens, labels, times, blocks = world(1.5)
+    scores = tile_probe(tokens[..., :3], labels, times, blocks, draws=100)[0]
+    skill = scores[scores.metric == "average_precision"].set_index("row")["value"]
+    assert skill[BOTH] > skill[TOKEN] + 0.05
+    assert skill[BOTH] > skill[CLIMATOLOGY] + 0.05
 
 
 def test_the_climatology_is_the_frequency_of_tile_and_month() -> None:
@@ -120,7 +130,7 @@ def test_the_climatology_is_the_frequency_of_tile_and_month() -> None:
 
 def test_fewer_training_times_are_spread_over_the_block() -> None:
     few = tile_probe(*world(3.0), draws=100, most=300)[0]
-    assert few[(few.metric == "auc") & (few.row != CLIMATOLOGY)]["value"].item() > 0.95
+    assert few[(few.metric == "auc") & (few.row == TOKEN)]["value"].item() > 0.95
 
 
 def test_mistakes_are_said() -> None:

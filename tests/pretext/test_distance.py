@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from earthssl.pretext.distance import Distance, DistanceConfig, correlation, differences, likeness, targets
+from earthssl.pretext.distance import Distance, DistanceConfig, correlation, differences, likeness, over_mean, targets
 from earthssl.ssl.batch import Batch, from_fields
 from earthssl.ssl.encoder import EncoderConfig
 from earthssl.ssl.errors import EarthSSLError
@@ -129,16 +129,18 @@ def test_the_time_of_year_is_not_given_and_draws_are_of_the_keys(batch: Batch) -
     assert not torch.equal(loss, task(encoder, replace(batch, keys=batch.keys + 1)).loss)
 
 
-def test_skill_is_one_less_the_error_over_the_variance_of_the_draws() -> None:
-    """A head that always says the mean has no skill (standard error 0.02); and no correlation."""
-    batch = windows(np.random.default_rng(0).normal(size=(3000, 6, 4, 6)))
+def test_the_truth_scores_one_and_the_mean_nothing() -> None:
+    """The mean exactly, in the smallest batch; the truth over all draws together; half of it 1 - 1/4."""
+    every = targets(DistanceConfig(max_lag=5))
+    for factor, skill in ((1.0, 1.0), (0.5, 0.75), (0.0, 0.0)):
+        assert float(over_mean(factor * every, every)) == pytest.approx(skill, abs=1e-6)
+    batch = windows(np.random.default_rng(0).normal(size=(3, 6, 4, 6)))
     encoder, task = make(GRID, DistanceConfig(max_lag=5), names=("sst",))
     for parameter in task.head[2].parameters():
         torch.nn.init.zeros_(parameter)
-    with torch.no_grad():
-        outcome = task(encoder, batch)
-    assert float(outcome.terms["skill"]) == pytest.approx(1 - float(outcome.loss), abs=1e-6)
-    assert float(outcome.terms["skill"]) == pytest.approx(0, abs=0.08)
+    outcome = task(encoder, batch)
+    assert outcome.loss.item() == pytest.approx(float(task.pose(batch)[2].square().mean()))
+    assert float(outcome.terms["skill"]) == 0
     assert float(outcome.terms["correlation"]) == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -17,10 +18,17 @@ from earthssl.ssl.errors import EarthSSLError
 from earthssl.ssl.grid import LatLonGrid
 from earthssl.ssl.objective import Context
 from earthssl.ssl.randomness import fold
-from earthssl.ssl.tokens import patchify
+from earthssl.ssl.tokens import gather, patchify, unpatchify
 
 PATCH = (1, 2, 3)
 NAMES = ("sst", "u10", "v10")
+DRAWN = {  # kind -> digest
+    "random": "5820d4fc941910b9",
+    "block": "ed002fe990979ef3",
+    "tube": "9355d59bbb147d61",
+    "last": "f93d1ddd60ef6a58",
+    "variable": "c1469aa2191fce0a",
+}
 
 
 @pytest.fixture
@@ -180,6 +188,107 @@ def test_example_shows_truth_mask_and_rebuilt(batch: Batch) -> None:
     assert torch.equal(example.rebuilt.isfinite(), valid)
     assert torch.equal(example.rebuilt[shown], example.shown[shown])
     assert not torch.equal(example.rebuilt[valid & ~shown], example.truth[valid & ~shown])
+
+
+def with_gaps(batch: Batch, seed: int = 4) -> tuple[Batch, torch.Tensor]:
+    """Hide half of the places in all variables, whole tokens among them; return what is left and where."""
+    numbers = torch.rand(4, 3, 1, 7, 12, generator=torch.Generator().manual_seed(seed))
+    seen = (numbers < 0.5).expand_as(batch.valid).clone()
+    seen[:, :, :, :2, :6] = False
+    seen[2, 1:] = False
+    return replace(batch, values=batch.values * seen, valid=batch.valid & seen), seen
+
+
+def test_fill_gives_every_known_cell_and_keeps_what_is_observed(batch: Batch) -> None:
+    """Land stays empty; windows with unequal gaps in one batch are filled as each alone."""
+    encoder, masking = objective(batch.grid, [MaskConfig()])
+    encoder.eval(), masking.eval()
+    gappy, _ = with_gaps(batch)
+    filled = masking.fill(encoder, gappy)
+    known = batch.known.expand_as(filled)
+    assert torch.equal(filled.isfinite(), known)
+    assert torch.equal(filled[gappy.valid], gappy.values[gappy.valid])
+    for k in range(4):
+        one = replace(
+            gappy, values=gappy.values[[k]], valid=gappy.valid[[k]], times=gappy.times[[k]], keys=gappy.keys[[k]]
+        )
+        alone = masking.fill(encoder, one)[0]
+        assert torch.allclose(alone[known[k]], filled[k][known[k]], atol=1e-5)
+
+
+def test_fill_sees_no_hidden_value_and_hides_empty_tokens(batch: Batch) -> None:
+    """Poison in the gaps changes nothing; with whole tokens missing it is the decoder of pretraining."""
+    encoder, masking = objective(batch.grid, [MaskConfig()])
+    encoder.eval(), masking.eval()
+    gappy, _ = with_gaps(batch)
+    poisoned = from_fields(
+        torch.where(gappy.valid, gappy.values, torch.tensor(float("nan"))),
+        batch.times, batch.keys, batch.known, NAMES, batch.grid,
+    )  # fmt: skip
+    first, second = (masking.fill(encoder, one).nan_to_num(7.0) for one in (gappy, poisoned))
+    assert torch.equal(first, second)
+    # Hide whole tokens as a mask does: the same fields come out.
+    patches = patchify(batch, PATCH)
+    mask = draw(MaskConfig("random", ratio=0.5), patches, batch.keys)
+    with torch.no_grad():
+        rebuilt = gather(masking.rebuild(encoder, patches, mask), mask.order.argsort(1))
+    whole = gather(mask.concealed(), mask.order.argsort(1)).expand(patches.values.shape)
+    hidden = unpatchify(whole.float(), patches, PATCH) == 1
+    shown = replace(batch, values=batch.values * ~hidden, valid=batch.valid & ~hidden)
+    seen = patchify(shown, PATCH).valid.any((2, 3))
+    same = seen.sum(1) == mask.visible  # where no visible token happens to hold no observation
+    assert same.any()
+    fields, filled = unpatchify(rebuilt, patches, PATCH), masking.fill(encoder, shown)
+    at = (hidden & batch.known)[same]
+    assert torch.allclose(filled[same][at], fields[same][at], atol=1e-5)
+
+
+def test_fill_refuses_a_window_without_observations(batch: Batch) -> None:
+    """It says which."""
+    encoder, masking = objective(batch.grid, [MaskConfig()])
+    valid = batch.valid.clone()
+    valid[2] = False
+    with pytest.raises(EarthSSLError, match="got none in window 2"):
+        masking.fill(encoder, replace(batch, values=batch.values * valid, valid=valid))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hidden_says_what_validation_scores(kind: str, batch: Batch) -> None:
+    """The loss on exactly those cells, by hand, is the loss of `forward`; what is seen and scored is all."""
+    encoder, masking = objective(batch.grid, [MaskConfig(kind, ratio=0.5)])
+    encoder.eval(), masking.eval()
+    scored, seen = masking.hidden(batch, PATCH)
+    assert torch.equal(scored | seen, batch.valid)
+    assert not (scored & seen).any()
+    patches = patchify(batch, PATCH)
+    mask = draw(masking._kind(batch.number), patches, batch.keys)
+    with torch.no_grad():
+        fields = unpatchify(gather(masking.rebuild(encoder, patches, mask), mask.order.argsort(1)), patches, PATCH)
+    weight = scored * torch.from_numpy(batch.grid.area).float()
+    error = (weight * (fields - batch.values).nan_to_num() ** 2).sum((0, 1, 3, 4)) / weight.sum((0, 1, 3, 4))
+    assert float(error.mean()) == pytest.approx(float(masking(encoder, batch).loss.detach()), rel=1e-4)
+
+
+def test_interpolation_is_a_cue_of_masking(batch: Batch) -> None:
+    """It can be fitted and scored on the task as it is."""
+    _, masking = objective(batch.grid, [MaskConfig("cells", ratio=0.5)])
+    (cue,) = masking.eval().cues()
+    cue.fit(masking, [batch], PATCH)
+    assert -0.5 < cue.skill(masking, batch, PATCH) < 1
+
+
+def test_the_other_kinds_hide_as_they_did() -> None:
+    """Digests of the masks that the kinds drew before cells could be hidden, bit for bit."""
+    grid = LatLonGrid(np.linspace(60, -60, 5), np.arange(6.0) * 60)
+    fields = torch.zeros(2, 3, 3, 5, 6)
+    known = torch.ones(3, 5, 6, dtype=torch.bool)
+    drawn = from_fields(fields, torch.zeros(2, 3, dtype=torch.int64), torch.tensor([11, 12]), known, NAMES, grid)
+    patches = patchify(drawn, (1, 2, 2))
+    for kind, expected in DRAWN.items():
+        mask = draw(MaskConfig(kind, ratio=0.5), patches, drawn.keys)
+        said = (mask.order.tolist(), mask.visible, mask.hidden_variables.tolist())
+        assert hashlib.sha256(repr(said).encode()).hexdigest()[:16] == expected
+        assert mask.hidden_cells is None
 
 
 def test_bad_settings_are_refused() -> None:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from earthssl.pretext.masks import KINDS, MaskConfig, draw, visible_count
+from earthssl.pretext.masks import BUMPS, KINDS, MaskConfig, _bumps, _cell_points, draw, visible_count
 from earthssl.ssl.batch import from_fields
 from earthssl.ssl.errors import EarthSSLError
 from earthssl.ssl.grid import LatLonGrid
 from earthssl.ssl.randomness import fold, key, uniform
-from earthssl.ssl.tokens import Patches, patchify
+from earthssl.ssl.tokens import Patches, patchify, unpatchify
 
 
 def keys(count: int, seed: int = 1) -> torch.Tensor:
@@ -146,6 +146,76 @@ def test_variable_hides_one_to_all_but_one() -> None:
     assert not draw(MaskConfig("variable"), globe(4, 5), keys(9)).hidden_variables.any()
 
 
+def coarse(steps: int = 1, cell: float = 10.0, patch: tuple[int, int, int] = (1, 3, 3)) -> Patches:
+    """Patches of nine cells on a global grid without land."""
+    lat, lon = np.arange(90 - cell / 2, -90, -cell), np.arange(cell / 2, 360, cell)
+    fields = torch.zeros(1, steps, 2, len(lat), len(lon))
+    known = torch.ones(2, len(lat), len(lon), dtype=torch.bool)
+    times = torch.zeros(1, steps, dtype=torch.int64)
+    grid = LatLonGrid(lat, lon)
+    return patchify(from_fields(fields, times, keys(1), known, ("sst", "u10"), grid), patch)
+
+
+def test_cells_hide_so_many_of_the_visible_tokens() -> None:
+    """The share lies in the range that was asked for, but for the one cell that each visible token keeps."""
+    patches = coarse()
+    for low, high in ((0.3, 0.3), (0.1, 0.6)):
+        mask = draw(MaskConfig("cells", ratio=0.5, cells=(low, high)), patches, keys(60))
+        assert mask.hidden_cells is not None
+        visible = mask.hidden_cells.gather(1, mask.keep[..., None].expand(-1, -1, 9))
+        share = visible.float().mean((1, 2))
+        assert float(share.max()) <= high
+        assert float(share.mean()) == pytest.approx((low + high) / 2, abs=0.07)
+        assert not visible.all(2).any()
+        elsewhere = mask.hidden_cells.sum() - visible.sum()
+        assert int(elsewhere) == 0
+    assert not draw(MaskConfig("cells", cells=(0.0, 0.0)), patches, keys(9)).hidden_cells.any()  # type: ignore[union-attr]
+
+
+def test_cells_of_one_sample_make_one_gap_and_of_another_are_scattered() -> None:
+    """Neighbouring cells share their fate more often than chance in nearly all samples, in some almost always."""
+    patches = coarse()
+    mask = draw(MaskConfig("cells", ratio=0.5, cells=(0.4, 0.4)), patches, keys(200))
+    hidden = mask.concealed().expand(-1, -1, 2, 9).float()
+    back = hidden[torch.arange(200)[:, None], mask.order.argsort(1)]
+    fields = unpatchify(back, patches, (1, 3, 3))[:, 0, 0]
+    assert torch.equal(fields, unpatchify(back, patches, (1, 3, 3))[:, 0, 1])  # all variables alike
+    alike = (fields == fields.roll(1, 2)).float().mean((1, 2))
+    share = fields.mean((1, 2))
+    chance = share**2 + (1 - share) ** 2
+    assert float((alike > chance).float().mean()) > 0.98
+    assert float(alike.max()) > 0.95
+    assert float(alike.min()) < 0.8
+
+
+def test_the_bumps_lie_on_the_sphere() -> None:
+    """The random field is smooth across 0°E as anywhere else; cells are where the grid says."""
+    patches = coarse()
+    points = _cell_points(patches)
+    fields = unpatchify(points.permute(2, 0, 1)[:, :, None].expand(-1, -1, 2, -1), patches, (1, 3, 3))[:, 0, 0]
+    lat, lon = np.deg2rad(patches.grid.lat)[:, None], np.deg2rad(patches.grid.lon)[None]
+    for found, expected in zip(
+        fields, (np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)), strict=True
+    ):
+        np.testing.assert_allclose(found, np.broadcast_to(expected, found.shape), atol=1e-6)
+    smooth = _bumps(points, uniform(keys(300), 3 * BUMPS + 1))
+    maps = unpatchify(smooth[:, :, None].expand(-1, -1, 2, -1), patches, (1, 3, 3))[:, 0, 0]
+    jump = (maps - maps.roll(1, 2)).square().mean((0, 1))
+    assert float(jump[0] / jump[1:].mean()) == pytest.approx(1, abs=0.3)
+    assert float(smooth.std((1, 2)).mean()) == pytest.approx(1, abs=1e-3)
+
+
+def test_cells_stay_hidden_through_a_window() -> None:
+    """Gaps of compact samples are nearly the same at all steps."""
+    patches = coarse(steps=3)
+    mask = draw(MaskConfig("cells", ratio=0.5, cells=(0.4, 0.4)), patches, keys(100))
+    hidden = mask.concealed().expand(-1, -1, 2, 9).float()[torch.arange(100)[:, None], mask.order.argsort(1)]
+    fields = unpatchify(hidden, patches, (1, 3, 3))[:, :, 0]
+    same = (fields[:, 0] == fields[:, 2]).float().mean((1, 2))
+    assert float(same.max()) > 0.97
+    assert float(same.mean()) > 0.65
+
+
 def test_what_cannot_be_is_refused() -> None:
     """Ratios that leave nothing, unknown kinds and bad numbers: one line with the remedy."""
     with pytest.raises(EarthSSLError, match="at least one visible and one hidden; change the ratio"):
@@ -156,6 +226,14 @@ def test_what_cannot_be_is_refused() -> None:
         draw(MaskConfig("tube", ratio=0.9), globe(2, 2, steps=8), keys(1))
     with pytest.raises(EarthSSLError, match="Did you mean 'random'"):
         MaskConfig("randon")
-    for bad in ({"ratio": 0.0}, {"ratio": 1.0}, {"ratio": float("nan")}, {"weight": -1.0}, {"blocks": 0}):
+    for bad in (
+        {"cells": (0.5, 0.2)},
+        {"cells": (0.0, 1.0)},
+        {"ratio": 0.0},
+        {"ratio": 1.0},
+        {"ratio": float("nan")},
+        {"weight": -1.0},
+        {"blocks": 0},
+    ):
         with pytest.raises(EarthSSLError, match=r"masks\.random"):
             MaskConfig(**bad)  # type: ignore[arg-type]
