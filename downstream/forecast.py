@@ -49,7 +49,7 @@ DIRECT, ITERATIVE = "linear regression, direct", "linear regression, iterative"
 PCA, PATCH_PCA = "PCA + ridge", "PCA of patches + patch head"
 UNTRAINED, PRETRAINED, SCRATCH = "untrained + patch head", "pretrained + patch head", "same network from scratch"
 REFERENCES = (PERSISTENCE, DAMPED, WEEKLY, CALENDAR, DIRECT, PCA, PATCH_PCA, UNTRAINED, SCRATCH)
-FEWEST_YEARS = 5
+FEWEST_YEARS = 2
 CONVENTION = (
     "Target: fields `lead` after the last input step; a sample belongs to its target's block. Everything is fitted on "
     "train, chosen on validation (layer, pooling, penalty, components, steps of training, and base: the future "

@@ -15,8 +15,9 @@ from ..ssl.errors import EarthSSLError, nearest
 from ..ssl.sources.planet import Planet, PlanetConfig
 from ..ssl.store import Store
 from .contenders import Contender, contenders
-from .crops import POOLINGS, CropConfig, StormCrops, crop_features, crop_pca, headings
+from .crops import POOLINGS, CropConfig, StormCrops, crop_features, crop_pca
 from .intensification_models import SampleFeatures
+from .squares import headings
 
 PCA_ROLE = "PCA of the"
 

@@ -30,7 +30,14 @@ TRACK, BOOSTED = "logistic, track", "gradient boosting, track"
 BALANCED = "logistic, track, balanced classes, not recalibrated"
 ISOTONIC, PLATT = "isotonic", "Platt"
 COSTS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C
-SPEEDS_KT = (34.0, 50.0, 64.0, 83.0, 96.0, 113.0)  # edges of the table's 7 classes of V: those of Saffir–Simpson, and 50
+SPEEDS_KT = (
+    34.0,
+    50.0,
+    64.0,
+    83.0,
+    96.0,
+    113.0,
+)  # edges of the table's 7 classes of V: those of Saffir–Simpson, and 50
 CHANGES_KT = (-12.5, -7.5, -2.5, 2.5, 7.5, 12.5, 17.5)  # and of its 8 classes of ΔV12: winds are multiples of 5 kt
 SMOOTHING = 20.0  # samples at the overall rate that each of the table's boxes is given besides its own
 TREES: dict[str, Any] = {"learning_rate": 0.05, "max_iter": 300, "max_leaf_nodes": 16, "min_samples_leaf": 50,

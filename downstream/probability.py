@@ -129,9 +129,7 @@ class Murphy:
     within_covariance: float
 
 
-def murphy(
-    probability: np.ndarray, event: np.ndarray, weight: np.ndarray | None = None, bins: int = 10
-) -> Murphy:
+def murphy(probability: np.ndarray, event: np.ndarray, weight: np.ndarray | None = None, bins: int = 10) -> Murphy:
     """Return the parts of the Brier score; they add up exactly whatever the bins."""
     p, o, w = checked(probability, event, weight)
     at, w = bins_of(p, bins), w / w.sum()
@@ -270,9 +268,7 @@ class Contingency:
         return _ratio(a + d - chance, n - chance)
 
 
-def best_threshold(
-    probability: np.ndarray, event: np.ndarray, score: str, weight: np.ndarray | None = None
-) -> float:
+def best_threshold(probability: np.ndarray, event: np.ndarray, score: str, weight: np.ndarray | None = None) -> float:
     """Return the forecast value from which on calls have the largest PSS or HSS; the highest of several.
 
     It is meant for validation samples: a threshold chosen on the samples it is scored on flatters.

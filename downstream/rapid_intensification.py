@@ -1,45 +1,62 @@
-"""Rapid intensification of tropical cyclones: will the wind rise by so much within 24 hours?
+"""rapid_intensification: will a tropical cyclone's wind rise by so much within 24 hours, and do fields help?
 
-Definition, sample and split follow Kaplan & DeMaria (2003, doi 10.1175/1520-0434(2003)018<1093:LCORIT>2.0.CO;2): the
-exact change of the wind over 24 h, over water. Best-track winds are known only after the season: forecasts made of
-them look better than they could have been.
+From the best tracks alone (IBTrACS, a table of yours, or the synthetic planet's) it makes the rows that an encoder
+must beat; with a 6-hourly store, those of encoders on crops around the storms too.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 
-from ..ssl.checkpoint import read
 from ..ssl.errors import EarthSSLError
 from ..ssl.files import refuse_filled
-from ..ssl.randomness import key
-from ..ssl.sources.planet import Planet, PlanetConfig
+from ..ssl.sources.planet import Planet
+from ..ssl.splits import PARTS
 from ..ssl.store import Store
-from . import best_tracks, rapid_rows
-from .crops import CropConfig, StormCrops, crop_features, crop_pca
-from .rapid_rows import CLIMATOLOGY, TRACK_ROW, Forecasts, Problem, matrix
-from .rapid_scores import reliability_figure, scored, skill_figure
-from .storm_predictors import BASE, OCEAN, TRACK, add_ocean, predictors
+from .best_tracks import IBTRACS, SOURCE, best_tracks, tidy
+from .intensification_features import PCA_ROLE, FieldsConfig, best_reachable, field_features, planet_of
+from .intensification_figures import basin_figure, reliability_figure, skill_figure
+from .intensification_models import (
+    BALANCED,
+    BOOSTED,
+    CLIMATOLOGY,
+    ISOTONIC,
+    PLATT,
+    SEASONAL,
+    TABLE,
+    TRACK,
+    Forecast,
+    Problem,
+    SampleFeatures,
+    baselines,
+    feature_rows,
+)
+from .intensification_samples import FEWEST, Predictors, base_rates, parts_by_season, parts_by_time, proof, samples_of
+from .intensification_scores import BSS, Judge
+from .sst_climatology import SstClimatology, file_years
 from .summary import Summary
 
-KNOWN = "best reachable (true state known)"
+NAME = "rapid_intensification"
+PLANET = "planet"
+KNOWN = "best reachable (hidden state known)"
+FEWEST_YEARS = 5  # of an SST climatology that is chosen here
 CONVENTION = (
-    "Event: wind 24 h later minus wind now at least the threshold (kt), over water and tropical throughout. Fitted on "
-    "the training seasons, settings and warning thresholds chosen on validation, read once on the test seasons; storms "
-    "are never split. BSS: Brier skill against the basins' frequencies in the test sample (the hard reference); "
-    "BSS train: against those of the training sample. PSS and HSS: Peirce and Heidke scores of warnings, each with its "
-    "own threshold. Intervals: paired bootstrap over test storms. Winds and places are best tracks, so all rows are "
-    "optimistic beside operational ones."
+    "Event: V 24 h later minus V now at least the threshold, of a tropical cyclone (V ≥ 25 kt, category -2 to 5) that "
+    "stays over water; V is the best track's, known after the season: all rows are optimistic beside operational ones. "
+    "Storms are whole in one block. Fitted on train; penalties, numbers of trees, layers, recalibration and thresholds "
+    "of calls from validation; read once on test. BSS: Brier skill against the basins' frequencies in the test sample "
+    "itself, which no forecaster knows (the hard reference); BSS train: against those of the training sample (base rates "
+    "drift, so it is larger). AUC: of the ROC curve. AP: average precision; of no skill, the base rate. PSS, HSS: of "
+    "calls, each with its own threshold. Seeds: the mean of their scores. Intervals: paired bootstrap over test storms, "
+    "given these fits."
 )
 
 
@@ -50,252 +67,290 @@ class RapidIntensificationConfig:
     Attributes:
         out: Folder of the results; must be new or empty.
         task: rapid_intensification.
-        tracks: "ibtracs" (extra `cyclones`), "planet" (those of the store's own planet), or a CSV file of yours.
-        store: Folder of a 6-hourly store that covers the storms, for the encoder's rows; null for tracks alone.
+        tracks: ibtracs (real, 1980–2024; extra `cyclones`), planet (those of the store's own planet), or a CSV or
+            Parquet file with the columns of best_tracks.py.
+        store: Folder of a 6-hourly store that covers storms, for the rows with fields; null for tracks alone.
         checkpoints: Checkpoint folders (or run folders) of one recipe at several seeds.
-        thresholds_kt: Changes over 24 h that count as rapid; the first is the one that pictures show.
-        train, val, test: First and last season of each block; null takes the store's blocks of time.
-        sst: NetCDF file of monthly SST, for climatological SST and potential intensity; null for none.
-        sst_years: First and last year of each SST climatology to be tried; a row is named after it.
-        crop: Of the storm-centred crops.
-        pooling: Of their tokens: mean, last or nearby.
-        layers: Blocks to choose among on validation, counted from 0; null for all.
-        components: Principal components of the crops, for the row that stands beside the encoder.
+        thresholds_kt: Changes of the wind in 24 h to forecast; the first has all rows, tables and pictures.
+        train, val, test: First and last season of each block; not read with a store, whose blocks of time count.
+        sst: NetCDF file of monthly SST, for climatological SST and potential intensity; null takes the store's, if
+            it has `sst`.
+        sst_years: First and last year of each climatology to use; null for the training years, or if the file has
+            fewer than 5 of them, for all years before the test seasons, or else all.
+        fields: What of the store the heads are given.
+        tree_seeds: Seeds of the boosted trees.
         draws: Bootstrap draws.
+        members: Of the planet's ensemble for the best reachable row.
     """
 
     out: str
-    task: str = "rapid_intensification"
-    tracks: str = "ibtracs"
+    task: str = NAME
+    tracks: str = IBTRACS
     store: str | None = None
     checkpoints: list[str] = field(default_factory=list)
-    thresholds_kt: list[int] = field(default_factory=lambda: [30, 25, 35, 40])
-    train: tuple[int, int] | None = (1980, 2009)
-    val: tuple[int, int] | None = (2010, 2014)
-    test: tuple[int, int] | None = (2015, 2024)
+    thresholds_kt: list[float] = field(default_factory=lambda: [30.0, 25.0, 35.0, 40.0])
+    train: tuple[int, int] = (1980, 2009)
+    val: tuple[int, int] = (2010, 2014)
+    test: tuple[int, int] = (2015, 2024)
     sst: str | None = None
-    sst_years: list[tuple[int, int]] = field(default_factory=list)
-    crop: CropConfig = field(default_factory=CropConfig)
-    pooling: str = "mean"
-    layers: list[int] | None = None
-    components: int = 30
+    sst_years: list[tuple[int, int]] | None = None
+    fields: FieldsConfig = field(default_factory=FieldsConfig)
+    tree_seeds: int = 3
     draws: int = 1000
+    members: int = 200
 
     def __post_init__(self) -> None:
-        if not self.thresholds_kt or min(self.thresholds_kt) < 1:
-            raise EarthSSLError(f"rapid_intensification.thresholds_kt: expected some ≥ 1, got {self.thresholds_kt}")
-        if self.checkpoints and not self.store:
-            raise EarthSSLError("rapid_intensification: checkpoints need a store that covers the storms; give store")
-        if self.tracks == "planet" and not self.store:
-            raise EarthSSLError("rapid_intensification.tracks: planet needs the store of a planet with storms")
-        given = [block for block in (self.train, self.val, self.test) if block is not None]
-        if given and (len(given) < 3 or not given[0][1] < given[1][0] <= given[1][1] < given[2][0] <= given[2][1]):
+        if self.task != NAME:
+            raise EarthSSLError(f"probe.task: expected {NAME}, got '{self.task}'")
+        t = self.thresholds_kt
+        if not t or not min(t) > 0 or len(set(t)) < len(t):
+            raise EarthSSLError(f"{NAME}.thresholds_kt: expected different changes above 0 kt, got {t}")
+        if not self.train[0] <= self.train[1] < self.val[0] <= self.val[1] < self.test[0] <= self.test[1]:
             raise EarthSSLError(
-                "rapid_intensification: expected seasons of train before val before test, or null for all three, got "
-                f"{self.train}, {self.val}, {self.test}"
+                f"{NAME}: expected the seasons of train before those of val before those of test, each from first to "
+                f"last, got {self.train}, {self.val}, {self.test}"
             )
-        if not given and not self.store:
-            raise EarthSSLError("rapid_intensification: expected seasons for train, val and test, or a store's blocks")
-        if bool(self.sst) != bool(self.sst_years):
-            raise EarthSSLError("rapid_intensification: expected sst and sst_years together, got one of them")
-        if self.draws < 100:
-            raise EarthSSLError(f"rapid_intensification.draws: expected at least 100, got {self.draws}")
+        if (self.checkpoints or self.tracks == PLANET) and not self.store:
+            what = "checkpoints need" if self.checkpoints else "tracks: planet needs"
+            raise EarthSSLError(f"{NAME}: {what} a 6-hourly store that covers the storms, got none; set store")
+        if any(first > last for first, last in self.sst_years or []) or self.sst_years == []:
+            raise EarthSSLError(
+                f"{NAME}.sst_years: expected first and last years, got {self.sst_years}; or leave it out"
+            )
+        if self.draws < 1000 or self.tree_seeds < 1 or self.members < 1:
+            raise EarthSSLError(
+                f"{NAME}: expected draws ≥ 1000, tree_seeds ≥ 1 and members ≥ 1, got {self.draws}, {self.tree_seeds}, "
+                f"{self.members}"
+            )
 
 
-def run(config: RapidIntensificationConfig, command: str = "") -> Path:
+@dataclass(frozen=True, eq=False)
+class Material:
+    """Tracks, samples and what they were made from.
+
+    Attributes:
+        tracks: Tidy tracks.
+        samples: All samples, see `samples_of`.
+        part: Block of each.
+        store: Fields, or None.
+        planet: The synthetic planet whose storms these are, or None.
+    """
+
+    tracks: pd.DataFrame
+    samples: pd.DataFrame
+    part: np.ndarray
+    store: Store | None
+    planet: Planet | None
+
+    @classmethod
+    def of(cls, config: RapidIntensificationConfig) -> Material:
+        """Read the tracks and divide the samples."""
+        store = Store(config.store) if config.store else None
+        planet = planet_of(store) if store is not None and config.tracks == PLANET else None
+        tracks = tidy(planet.tracks(), "planet") if planet is not None else best_tracks(config.tracks)
+        samples = samples_of(tracks)
+        if store is not None:
+            part = parts_by_time(samples, store.splits)
+        else:
+            part = parts_by_season(samples, {name: getattr(config, name) for name in PARTS})
+        return cls(tracks, samples, part, store, planet)
+
+
+def run(config: RapidIntensificationConfig, command: str = "", features: Sequence[SampleFeatures] = ()) -> Path:
     """Make and score every row, and return the folder of the tables.
 
+    Args:
+        config: What to forecast.
+        command: As typed, for the record.
+        features: More features of the samples, in the order of `Material.of(config).samples`.
+
     Raises:
-        EarthSSLError: If tracks, store and blocks do not fit together, a block holds one class only, or `out` is
-            not empty.
+        EarthSSLError: If tracks, store and blocks do not fit together, a block holds one class only, or `out` is not
+            empty.
     """
     refuse_filled(Path(config.out), "the task's results")
     with threadpool_limits(1, "blas"):
-        return summarise(config).write(config.out, command)
+        return summarise(config, features).write(config.out, command)
 
 
-def summarise(config: RapidIntensificationConfig) -> Summary:
-    """Return the tables of the task."""
+def summarise(config: RapidIntensificationConfig, features: Sequence[SampleFeatures] = ()) -> Summary:
+    """Return the tables, pictures and record of the task."""
     begun = time.perf_counter()
-    store = Store(config.store) if config.store else None
-    planet = _planet(store) if config.tracks == "planet" else None
-    tracks = _tracks(config, planet)
-    found = best_tracks.samples(tracks)
-    table = predictors(tracks, found)
-    blocks = _blocks(config, table, store)
-    notes = []
-    inside = blocks["train"] | blocks["val"] | blocks["test"]
-    # South Atlantic storms are too few to have a frequency of their own.
-    inside &= (table["basin"] != "SA").to_numpy() | blocks["test"]
-    crops = None
-    if store is not None:
-        window = read(_folder(config.checkpoints[0]))[1].encoder.window if config.checkpoints else 2
-        at = np.flatnonzero(inside)
-        crops = StormCrops(store, table.iloc[at], window, config.crop)
-        if crops.dropped:
-            said = ", ".join(f"{count} {reason}" for reason, count in crops.dropped.items())
-            notes.append(f"Samples without fields around them, left out of every row: {said}.")
-        inside = np.isin(np.arange(len(table)), at[crops.kept])
-    table = table[inside].reset_index(drop=True)
-    blocks = {name: own[inside] for name, own in blocks.items()}
-    for first, last in config.sst_years:
-        add_ocean(table, str(config.sst), first, last)
-        if config.test and last >= config.test[0]:
-            notes.append(f"The SST climatology of {first}–{last} overlaps the test seasons.")
-    features = _features(config, store, table, blocks["train"]) if store is not None else []
-    scores, differences, extra = [], [], []
-    figures: dict[str, Figure] = {}
+    material = Material.of(config)
+    found, fields = list(features), {}
+    if material.store is not None:
+        made, fields = field_features(
+            material.store, config.checkpoints, material.tracks, material.samples, material.part, config.fields
+        )
+        found += made
+    kept, basins, notes = _modelled(material, found)
+    samples, part = material.samples[kept].reset_index(drop=True), material.part[kept]
+    found = [replace(one, values=one.values[kept]) for one in found]
+    climatologies = _climatologies(config, material, samples[part == "train"])
+    notes += _warnings(climatologies, samples["time"][part == "test"].min())
+    predictors = Predictors.of(samples, basins, climatologies)
+    judged, records = [], []
     for number, threshold in enumerate(config.thresholds_kt):
-        problem = Problem(table, (table["dv24_kt"] >= threshold).astype(int).to_numpy(), **blocks)
-        rows = _rows(config, problem, features, planet, threshold)
-        found_scores, found_differences, parts = scored(rows, problem, f"{threshold} kt", config.draws)
-        scores.append(found_scores)
-        differences.append(found_differences)
-        extra.append(parts)
+        problem = Problem(samples, part, predictors, basins, threshold)
+        periods = list(climatologies) if number == 0 else list(climatologies)[:1]
+        rows = [*baselines(problem, config.tree_seeds, periods), *feature_rows(problem, found)]
+        if material.planet is not None:
+            rows.append(_known(problem, material.planet, config.members))
+        judge = Judge(problem, rows, rows[0].test)
+        names = list(dict.fromkeys(one.row for one in rows))
+        judged.append(judge.scored(_references(names, number == 0), config.draws))
         if number == 0:
-            figures = {
-                "reliability": reliability_figure(rows, problem, threshold),
-                "brier_skill": skill_figure(found_scores, threshold),
-            }
-    tables = {name: pd.concat([part[name] for part in extra], ignore_index=True) for name in extra[0]}
-    tables["base_rates"] = best_tracks.base_rates(best_tracks.samples(tracks))
-    what = {"ibtracs": "real best tracks (IBTrACS, USA agencies)", "planet": "storms of the synthetic planet"}
-    fields = "no fields" if store is None else f"fields of {store.manifest['source']}"
+            basin_table = judge.by_basin(config.draws)
+        records += [
+            {"target": judge.target, "row": one.row, "seed": one.seed, **one.chosen} for one in rows if one.chosen
+        ]
+    tables = {name: pd.concat([one.tables[name] for one in judged], ignore_index=True) for name in judged[0].tables}
+    tables |= {
+        "by_basin": basin_table,
+        "base_rates": base_rates(material.samples, material.part, sorted(config.thresholds_kt)),
+    }
+    scores = pd.concat([one.scores for one in judged], ignore_index=True)
+    main = f"{config.thresholds_kt[0]:g} kt"
+    of_main = tables["reliability"][tables["reliability"]["target"] == main]
+    shown = _shown(list(dict.fromkeys(of_main["row"])))
+    synthetic = material.planet is not None
     return Summary(
-        task=config.task,
-        title=f"Rapid intensification: {what.get(config.tracks, config.tracks)}, {fields}",
+        task=NAME,
+        title=f"Rapid intensification within 24 h: {_origin(config, material)}",
         convention=CONVENTION,
-        scores=pd.concat(scores, ignore_index=True),
-        differences=pd.concat(differences, ignore_index=True),
+        scores=scores,
+        differences=pd.concat([one.differences for one in judged], ignore_index=True),
         record={
-            "synthetic": planet is not None,
-            "source": config.tracks,
-            "samples": {name: int(own.sum()) for name, own in blocks.items()},
-            "test_storms": int(table.loc[blocks["test"], "storm"].nunique()),
-            "events_percent": {
-                f"{t} kt": {n: 100 * float((table.loc[own, "dv24_kt"] >= t).mean()) for n, own in blocks.items()}
-                for t in config.thresholds_kt
-            },
-            "checkpoints": config.checkpoints,
+            "source": SOURCE if config.tracks == IBTRACS else config.tracks,
+            "synthetic": synthetic,
+            "split": material.store.splits.to_json() if material.store else {n: getattr(config, n) for n in PARTS},
+            "split_proof": proof(samples, part),
+            "n": {"samples": len(material.samples), "modelled": len(samples), "basins": basins},
+            "sst": {name: [str(one.times[0]), str(one.times[-1])] for name, one in climatologies.items()},
+            "store_fingerprint": material.store.fingerprint if material.store else None,
+            "fields": fields,
+            "choices": records,
             "seconds": time.perf_counter() - begun,
             "config": asdict(config),
         },
-        figures=figures,
+        figures={
+            "brier_skill": skill_figure(scores, main, BSS),
+            "reliability": reliability_figure(of_main, shown, f"Δ24 h ≥ {main}, test seasons"),
+            "brier_skill_by_basin": basin_figure(basin_table[basin_table["row"].isin(shown)], BSS,
+                                                 f"Brier skill against each basin's test frequency, {main}"),
+        },
         tables=tables,
         notes=notes,
-    )
+    )  # fmt: skip
 
 
-def _planet(store: Store | None) -> Planet:
-    options = store.manifest["attributes"].get("planet") if store is not None else None
-    known = json.loads(options) if options else {}
-    if not known.get("storms"):
-        raise EarthSSLError(
-            f"rapid_intensification.tracks: expected a store of a planet with storms (options: storms: 80, step: "
-            f"6-hourly), {store.path if store else 'got none'} has none; prepare one"
-        )
-    return Planet(PlanetConfig(**{**known, "shape": tuple(known["shape"])}))
+def _origin(config: RapidIntensificationConfig, material: Material) -> str:
+    """Return where tracks and fields come from, in words."""
+    words = {IBTRACS: "real best tracks (NHC and JTWC)", PLANET: "storms of the synthetic planet"}
+    if material.store is None:
+        return f"{words.get(config.tracks, config.tracks)}, no fields"
+    rows, columns = material.store.grid.shape
+    source = "its own fields" if material.planet is not None else f"fields of {material.store.manifest['source']}"
+    return f"{words.get(config.tracks, config.tracks)}, {source} on {rows}×{columns}"
 
 
-def _tracks(config: RapidIntensificationConfig, planet: Planet | None) -> pd.DataFrame:
-    if planet is not None:
-        return best_tracks.tidy(planet.tracks())
-    return best_tracks.ibtracs() if config.tracks == "ibtracs" else best_tracks.read_tracks(config.tracks)
-
-
-def _blocks(config: RapidIntensificationConfig, table: pd.DataFrame, store: Store | None) -> dict[str, np.ndarray]:
-    """Return which samples belong to each block; a storm belongs whole to one, or to none.
+def _modelled(material: Material, features: Sequence[SampleFeatures]) -> tuple[np.ndarray, list[str], list[str]]:
+    """Return the samples that all rows are fitted and scored on, their basins, and what was left out, in words.
 
     Raises:
-        EarthSSLError: If a block holds no sample.
+        EarthSSLError: If features are of other samples, or a block holds none.
     """
-    made = {}
-    for name in ("train", "val", "test"):
-        seasons = getattr(config, name)
-        if seasons is not None:
-            made[name] = table["season"].between(*seasons).to_numpy()
-        else:
-            assert store is not None
-            inside = store.splits.inside(table["time"].to_numpy().astype("datetime64[ns]"), name)
-            whole = pd.Series(inside).groupby(table["storm"].to_numpy()).transform("all").to_numpy()
-            made[name] = inside & whole
-        if not made[name].any():
+    samples, notes = material.samples, []
+    kept = material.part != ""
+    if not kept.all():
+        notes.append(f"{int((~kept).sum())} samples lie in no block, or their storm not whole in one: left out.")
+    for one in features:
+        if len(one.values) != len(samples) or one.values.ndim != 2:
             raise EarthSSLError(
-                f"rapid_intensification: expected samples in the {name} block, got none of {len(table)} between "
-                f"{table['time'].min():%Y-%m-%d} and {table['time'].max():%Y-%m-%d}; move the block"
+                f"{NAME}: expected features of {len(samples)} samples, got shape {one.values.shape} from '{one.row}'"
             )
-    return made
+    whole = np.ones(len(samples), bool)
+    for one in features:
+        whole &= np.isfinite(one.values).all(axis=1)
+    if (kept & ~whole).any():
+        notes.append(
+            f"{int((kept & ~whole).sum())} samples lie outside the fields in time or space: left out of every row, so "
+            "that all are scored on the same."
+        )
+    kept &= whole
+    trained = samples["basin"][kept & (material.part == "train")].value_counts()
+    basins = sorted(str(name) for name, count in trained.items() if count >= FEWEST)
+    strange = kept & ~samples["basin"].isin(basins).to_numpy()
+    if strange.any():
+        where = ", ".join(sorted(samples["basin"][strange].unique()))
+        notes.append(f"{int(strange.sum())} samples of {where}: left out, fewer than {FEWEST} to train on.")
+    kept &= ~strange
+    for name in PARTS:
+        if not (kept & (material.part == name)).any():
+            first, last = samples["time"].min(), samples["time"].max()
+            raise EarthSSLError(
+                f"{NAME}: expected samples in the {name} block, got none of {len(samples)} between {first:%Y-%m-%d} and "
+                f"{last:%Y-%m-%d}; " + (" ".join(notes) if notes else "") + " Move the blocks, or take other tracks"
+            )
+    return kept, basins, notes
 
 
-def _folder(path: str) -> Path:
-    return Path(path) / "checkpoint" if (Path(path) / "checkpoint").is_dir() else Path(path)
+def _climatologies(
+    config: RapidIntensificationConfig, material: Material, train: pd.DataFrame
+) -> dict[str, SstClimatology]:
+    """Return the SST climatologies to use by their period."""
+    store = material.store
+    if config.sst is None:
+        if store is not None and "sst" in store.variables:
+            one = SstClimatology.of_store(store)
+            return {one.period: one}
+        return {}
+    years = config.sst_years or [_years(file_years(config.sst), train, material)]
+    made = (SstClimatology.from_file(config.sst, (first, last)) for first, last in years)
+    return {one.period: one for one in made}
 
 
-def _features(
-    config: RapidIntensificationConfig, store: Store | None, table: pd.DataFrame, train: np.ndarray
-) -> list[tuple[str, int | None, dict[str, np.ndarray]]]:
-    """Return (name, seed, features by layer) of the encoders, their untrained twins, and the crops' PCs."""
-    assert store is not None
-    made: list[tuple[str, int | None, dict[str, np.ndarray]]] = []
-    loaded = [read(_folder(path)) for path in config.checkpoints]
-    window = loaded[0][1].encoder.window if loaded else 2
-    crops = StormCrops(store, table, window, config.crop)
-    made.append(("PCA of the crops", None, {"": crop_pca(crops, train, config.components)}))
-    for encoder, record in loaded:
-        layers = list(range(encoder.depth)) if config.layers is None else config.layers
-        torch.manual_seed(key(record.seed, "init") & (2**63 - 1))
-        twin = record.encoder.build(record.variables).requires_grad_(False)
-        for name, network in (("untrained", twin), ("pretrained", encoder)):
-            found = crop_features(network, store, table, layers, config.crop, config.pooling)
-            if len(found.kept) < len(table):
-                raise EarthSSLError(
-                    f"rapid_intensification: expected features of all {len(table)} samples, got {len(found.kept)}: "
-                    f"{found.dropped}; make the crops larger than a patch"
-                )
-            made.append((name, record.seed, {f"layer {k}": v.astype(float) for k, v in found.values.items()}))
-    return made
+def _years(found: tuple[int, int], train: pd.DataFrame, material: Material) -> tuple[int, int]:
+    """Return the training years that a file holds, or all before the test seasons, or all."""
+    tested = material.samples["time"][material.part == "test"].min().year
+    first, last = train["time"].min().year, train["time"].max().year
+    for low, high in ((max(found[0], first), min(found[1], last)), (found[0], min(found[1], tested))):
+        if high - low + 1 >= FEWEST_YEARS:
+            return low, high
+    return found
 
 
-def _rows(
-    config: RapidIntensificationConfig,
-    problem: Problem,
-    features: Sequence[tuple[str, int | None, dict[str, np.ndarray]]],
-    planet: Planet | None,
-    threshold: int,
-) -> list[Forecasts]:
-    """Return every row, simplest first."""
-    table, basins = problem.table, problem.table["basin"].to_numpy()
-    base = [*BASE, *[name for name in table if str(name).startswith("in_")]]
-    track = [*base, *TRACK]
-    rows = [
-        rapid_rows.climatology(problem, basins, problem.train, CLIMATOLOGY),
-        rapid_rows.rule(problem, "dv24", threshold, f"yes/no: last 24 h ≥ {threshold} kt"),
-        rapid_rows.rule(problem, "dv12", threshold / 2, f"yes/no: last 12 h ≥ {threshold / 2:g} kt"),
-        rapid_rows.logistic(problem, matrix(table, ["dv12", "no_dv12"]), "logistic, last 12 h"),
-        rapid_rows.binned(problem, "table, wind × last 12 h"),
-        rapid_rows.logistic(problem, matrix(table, base), "logistic, wind, place, season"),
-        rapid_rows.logistic(problem, matrix(table, track), TRACK_ROW),
-        rapid_rows.boosted(problem, matrix(table, track), "boosted trees, track"),
-    ]
-    for first, last in config.sst_years:
-        ocean = [f"{name} {first}–{last}" for name in OCEAN]
-        label = f"SST {first}–{last}"
-        one = rapid_rows.logistic(problem, matrix(table, [*track, *ocean]), f"logistic, track + {label}")
-        wide = [*track, *ocean, "lat", "lon"]
-        rows += [
-            one,
-            rapid_rows.recalibrated(problem, one, f"logistic, track + {label}, recalibrated"),
-            rapid_rows.boosted(problem, matrix(table, wide), f"boosted trees, track + {label}"),
-        ]
-    rows.append(
-        rapid_rows.logistic(problem, matrix(table, track), "logistic, track, balanced, not recalibrated", balanced=True)
-    )
-    scalars = matrix(table, track)
-    for name, seed, sets in features:
-        rows.append(rapid_rows.logistic(problem, sets, name, seed))
-        both = {label: np.concatenate([scalars, values], 1) for label, values in sets.items()}
-        rows.append(rapid_rows.logistic(problem, both, f"{name} + track", seed))
-    if planet is not None:
-        chance = np.clip(planet.intensification_forecast(table, threshold_kt=threshold), 0, 1)
-        rows.append(Forecasts(KNOWN, chance, settings={"what": "ensemble of the true model from the true state"}))
-    return rows
+def _warnings(climatologies: Mapping[str, SstClimatology], tested: pd.Timestamp) -> Iterator[str]:
+    """Yield which climatologies know months of the test seasons."""
+    first = np.datetime64(tested, "M")
+    for name, one in climatologies.items():
+        late = int((one.times >= first).sum())
+        if late:
+            yield f"SST climatology {name}: {late} of its {len(one.times)} months lie in the test seasons (from {first})."
+    if not climatologies:
+        yield "No SST was given: no rows with climatological SST and potential intensity. Set sst."
+
+
+def _known(problem: Problem, planet: Planet, members: int) -> Forecast:
+    """Return the planet's own chance of each sample."""
+    asked = problem.inside("val") | problem.inside("test")
+    chance = np.zeros(len(asked))
+    chance[asked] = best_reachable(planet, problem.samples[asked], problem.threshold_kt, members)
+    return problem.forecast(KNOWN, chance)
+
+
+def _references(names: Sequence[str], every: bool) -> list[str]:
+    """Return the rows that the others are compared with: what an encoder must beat."""
+    warm = [name for name in names if " + SST " in name and not name.endswith((ISOTONIC, PLATT))]
+    best = [next((n for n in warm if n.startswith(start)), start) for start in (TRACK, BOOSTED)]
+    fields = [n for n in names if n.startswith(("untrained", PCA_ROLE))]
+    wanted = [CLIMATOLOGY, SEASONAL, TRACK, *best, *fields] if every else [TRACK, *best]
+    return [name for name in dict.fromkeys(wanted) if name in names]
+
+
+def _shown(names: Sequence[str]) -> list[str]:
+    """Return the rows that pictures show: one of each kind."""
+    first = _references(names, True)
+    calibrated = [n for n in names if n.startswith(BOOSTED) and n.endswith(ISOTONIC)][:1]
+    rest = [n for n in names if n.startswith("pretrained") or n in (TABLE, BALANCED, KNOWN)]
+    return [name for name in names if name in {*first, *calibrated, *rest}]

@@ -87,6 +87,12 @@ class SstClimatology:
         return out
 
 
+def file_years(path: str) -> tuple[int, int]:
+    """Return the first and last year of which a file has SST."""
+    times = open_source("files", path=path, variables=["sst"])["time"]
+    return int(times.dt.year.min()), int(times.dt.year.max())
+
+
 def month_position(time: np.ndarray) -> np.ndarray:
     """Return months since the middle of January 1970, which has 0; the middle of every month is a whole number."""
     month = np.asarray(time).astype("datetime64[M]")

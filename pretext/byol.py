@@ -48,9 +48,7 @@ class BYOL(TwoViews):
 
     def __init__(self, config: BYOLConfig, context: Context) -> None:
         super().__init__(config, context)
-        from . import views as V; V.PROJ=0
         self.predictor = head(config.out, config.hidden, config.out)
-        V.PROJ=1
         self.teacher = Teacher(context.encoder, config.tau)
         self.teacher_projector = Teacher(self.projector, config.tau)
 

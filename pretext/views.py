@@ -111,16 +111,8 @@ def _changed(config: ViewsConfig, view: Batch, keys: Int[Tensor, " batch"], turn
     )
 
 
-PROJ=1
 def head(width: int, hidden: int, out: int) -> nn.Sequential:
     """Return two layers with a norm between them, of each sample on its own: batch statistics would tell of others."""
-    import os
-    if os.environ.get("BN"):
-        class B(nn.BatchNorm1d):
-            def forward(self, x):
-                if x.ndim==3: return torch.stack([super(B,self).forward(y) for y in x])
-                return super().forward(x)
-        return nn.Sequential(nn.Linear(width, hidden), B(hidden), nn.GELU(), nn.Linear(hidden, out), *([B(out, affine=False)] if os.environ["BN"]=="2" and width==64 and PROJ else []))
     return nn.Sequential(nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, out))
 
 

@@ -105,7 +105,7 @@ def test_a_planted_signal_beats_the_climatology_and_noise_does_not() -> None:
     assert set(differences.verdict) == {"better"}
     assert chances[CLIMATOLOGY].shape == chances[TOKEN].shape == chances[BOTH].shape
     tokens, *rest = world(0.0)
-    _, noise, _ = tile_probe(tokens[..., :3], *rest, draws=100)
+    _, noise, _ = tile_probe(tokens[..., :2], *rest, unit="M", draws=100)
     assert "better" not in set(noise.verdict)
 
 

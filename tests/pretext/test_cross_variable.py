@@ -42,6 +42,12 @@ def batch(small_windows: Callable[..., Any]) -> Batch:
     return replace(made, valid=valid, values=made.values * valid)
 
 
+def repeated(batch: Batch, size: int) -> Batch:
+    """Return the first window many times, each with a key of its own."""
+    values, valid, times = (x[:1].expand(size, *x.shape[1:]) for x in (batch.values, batch.valid, batch.times))
+    return replace(batch, values=values, valid=valid, times=times, keys=fold(torch.arange(size), 1))
+
+
 @pytest.mark.parametrize("loss", ["gaussian", "bins"])
 def test_hidden_variables_never_reach_the_encoder(batch: Batch, loss: str) -> None:
     """Other values and gaps of what is hidden change no prediction; of what is shown, they do."""
@@ -61,8 +67,7 @@ def test_hidden_variables_never_reach_the_encoder(batch: Batch, loss: str) -> No
 
 def test_whole_groups_are_hidden_and_both_halves_are_predicted(batch: Batch) -> None:
     """Winds go together; each half is hidden half the time (5 standard errors); never nothing and never all."""
-    keys = fold(torch.arange(4000), 1)
-    many = replace(batch, keys=keys)
+    many = repeated(batch, 4000)
     hidden = make(batch.grid)[1].hidden(many)
     assert torch.equal(hidden[:, 1], hidden[:, 2])
     assert torch.equal(hidden[:, 0], ~hidden[:, 1])

@@ -161,7 +161,7 @@ def test_fitted_cues_find_what_was_planted() -> None:
 def test_draws_are_a_function_of_the_keys(batch: Batch) -> None:
     """Each lead is asked for equally often (5 standard errors), and the loss comes back."""
     encoder, task = make(batch.grid, LeadTimeConfig(leads=[1, 2, 3]))
-    picks = task.picks(replace(batch, keys=fold(torch.arange(3000), 4)))
+    picks = task.picks(windows(torch.zeros(3000, 5, 4, 6)))
     assert (torch.bincount(picks[:, 0]) / 3000).tolist() == pytest.approx([1 / 3] * 3, abs=5 * (2 / 9 / 3000) ** 0.5)
     loss = task(encoder, batch).loss
     assert torch.equal(loss, task(encoder, batch).loss)

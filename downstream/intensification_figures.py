@@ -1,0 +1,78 @@
+"""Pictures of forecasts of rapid intensification: reliability, Brier skill by row, and by basin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+MARKS = "os^DvXP*<>"
+
+
+def reliability_figure(table: pd.DataFrame, rows: Sequence[str], title: str) -> Figure:
+    """Return observed frequency against forecast by bin, and below it the share of the samples in each bin.
+
+    Args:
+        table: Columns row, seed, forecast, observed, share; the first seed of a row is drawn.
+        rows: Those to draw.
+        title: Of the picture.
+    """
+    drawn = Figure(figsize=(7.5, 6.6), layout="constrained")
+    top, bottom = drawn.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    found = table[table["row"].isin(rows)]
+    edge = 1.05 * float(found[["forecast", "observed"]].max().max()) if len(found) else 1.0
+    top.plot([0, edge], [0, edge], color="0.5", lw=0.8, label="reliable")
+    for k, row in enumerate(rows):
+        own = table[table["row"] == row]
+        own = own[own["seed"] == own["seed"].iloc[0]]
+        style = {"marker": MARKS[k % len(MARKS)], "ms": 4, "lw": 1.1}
+        top.plot(own["forecast"], own["observed"], label=row, **style)
+        bottom.plot(own["forecast"], own["share"], **style)
+    top.set_ylabel("observed frequency")
+    bottom.set_ylabel("share of samples")
+    bottom.set_xlabel("forecast probability")
+    top.legend(fontsize=7, frameon=False)
+    top.set_title(title, fontsize=9, loc="left")
+    return drawn
+
+
+def skill_figure(scores: pd.DataFrame, target: str, metric: str) -> Figure:
+    """Return a bar a row with its interval; what lies below -0.2 is cut off there, and its number says how far."""
+    own = scores[(scores["target"] == target) & (scores["metric"] == metric) & (scores["seed"] == "")]
+    drawn = Figure(figsize=(8.5, 0.28 * len(own) + 1.2), layout="constrained")
+    axis = drawn.subplots()
+    at = np.arange(len(own))[::-1]
+    value = own["value"].to_numpy(float)
+    least = min(-0.02, max(-0.2, float(value.min(initial=0))) * 1.1)
+    axis.barh(at, np.maximum(value, least), color="0.72")
+    low, high = (own[name].to_numpy(float) for name in ("low", "high"))
+    shown = value > least
+    axis.errorbar(value[shown], at[shown], xerr=[(value - low)[shown], (high - value)[shown]], fmt="none",
+                  ecolor="black", elinewidth=1, capsize=2)  # fmt: skip
+    axis.axvline(0, color="0.3", lw=0.8)
+    labels = [row if v > least else f"{row}  ({v:.2f})" for row, v in zip(own["row"], value, strict=True)]
+    axis.set_yticks(at, labels, fontsize=7)
+    axis.set_xlim(left=least)
+    axis.set_xlabel(f"{metric}, {target}, with 95 % interval over test storms", fontsize=8)
+    return drawn
+
+
+def basin_figure(table: pd.DataFrame, metric: str, title: str) -> Figure:
+    """Return rows × basins of a metric as a coloured table, each with its interval."""
+    own = table[table["metric"] == metric]
+    rows, basins = list(dict.fromkeys(own["row"])), list(dict.fromkeys(own["basin"]))
+    drawn = Figure(figsize=(1.15 * len(basins) + 4.2, 0.36 * len(rows) + 1.0), layout="constrained")
+    axis = drawn.subplots()
+    wide = own.pivot_table(index="row", columns="basin", values=["value", "low", "high"]).reindex(index=rows)
+    values = wide["value"][basins].to_numpy()
+    axis.imshow(np.clip(values, -0.25, 0.25), cmap="RdBu", vmin=-0.25, vmax=0.25, aspect="auto")
+    for i, j in np.ndindex(*values.shape):
+        low, high = (wide[bound][basins].to_numpy()[i, j] for bound in ("low", "high"))
+        axis.text(j, i, f"{values[i, j]:.3f}\n[{low:.2f}, {high:.2f}]", ha="center", va="center", fontsize=5.5)
+    samples = own.drop_duplicates("basin").set_index("basin")["n"]
+    axis.set_xticks(range(len(basins)), [f"{basin}\nn = {samples[basin]}" for basin in basins], fontsize=7)
+    axis.set_yticks(range(len(rows)), rows, fontsize=7)
+    axis.set_title(title, fontsize=9, loc="left")
+    return drawn

@@ -1,0 +1,198 @@
+"""Scores of forecasts of rapid intensification on the test storms, and their paired differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .intensification_models import Forecast, Problem
+from .paired import FEWEST_UNITS, compare
+from .probability import (
+    CALLS,
+    Contingency,
+    Ranking,
+    best_threshold,
+    calibration_error,
+    log_loss,
+    murphy,
+    reliability,
+)
+
+BSS, BSS_TRAIN, AUC, AP, PSS, HSS = "BSS", "BSS train", "AUC", "AP", "PSS", "HSS"
+RANKED = (BSS, AUC, AP)
+Statistic = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What is known of all rows at one threshold.
+
+    Attributes:
+        scores, differences: As in `Summary`.
+        tables: contingency, murphy and reliability, by name.
+    """
+
+    scores: pd.DataFrame
+    differences: pd.DataFrame
+    tables: dict[str, pd.DataFrame]
+
+
+class Judge:
+    """Scores a set of rows on the test block of a problem.
+
+    Args:
+        problem: The event.
+        forecasts: Rows, several seeds of one under the same name.
+        climatology: The training frequency of each sample's basin on the test block.
+    """
+
+    def __init__(self, problem: Problem, forecasts: Sequence[Forecast], climatology: np.ndarray) -> None:
+        test = problem.inside("test")
+        self.forecasts, self.climatology = list(forecasts), climatology
+        self.event, self.basin = problem.event[test], problem.basin[test]
+        self.basins = list(problem.basins)
+        self.storms = problem.samples["storm"].to_numpy()[test]
+        self.target = f"{problem.threshold_kt:g} kt"
+        validated = problem.event[problem.inside("val")]
+        self.thresholds = [
+            {name: 0.5 if one.calls else best_threshold(one.val, validated, name) for name in CALLS}
+            for one in self.forecasts
+        ]
+
+    def scored(self, references: Sequence[str], draws: int) -> Scored:
+        """Return all scores, the differences from the reference rows, and the tables beside them."""
+        scores, differences = [], []
+        for metric, (own, statistic) in self._statistics().items():
+            names, mean = _over_seeds(own)
+            found, paired = compare(
+                lambda w, mean=mean, one=statistic: mean @ one(w),  # type: ignore[misc]
+                self.storms, names, [name for name in references if name in names], draws=draws,
+            )  # fmt: skip
+            scores += self._by_seed(own, names, metric, statistic(np.ones(len(self.event))))
+            scores += found.assign(seed="", target=self.target, metric=metric).to_dict("records")
+            differences.append(paired.assign(target=self.target, metric=metric))
+        tables = {"contingency": self._contingency(), "murphy": self._murphy(), "reliability": self._reliability()}
+        return Scored(pd.DataFrame(scores), pd.concat(differences, ignore_index=True), tables)
+
+    def by_basin(self, draws: int) -> pd.DataFrame:
+        """Return BSS (against the basin's test frequency), AUC and AP of each basin with intervals.
+
+        Columns basin, n, events, storms, row, metric, value, low, high. Basins with one class only, or with fewer
+        storms than a bootstrap needs, are left out.
+        """
+        own = [one for one in self.forecasts if not one.calls]
+        names, mean = _over_seeds(own)
+        parts = []
+        for number, basin in enumerate(self.basins):
+            here = self.basin == number
+            event, storms = self.event[here], self.storms[here]
+            line = {"basin": basin, "n": len(event), "events": int(event.sum()), "storms": len(np.unique(storms))}
+            if not 0 < event.sum() < len(event) or line["storms"] < FEWEST_UNITS:
+                continue
+            p = np.stack([one.test[here] for one in own])
+            for metric, statistic in _ranked(p, event, np.zeros(len(event), int)).items():
+                found, _ = compare(
+                    lambda w, one=statistic: mean @ one(w),
+                    storms,
+                    names,
+                    [],
+                    draws=draws,  # type: ignore[misc]
+                )
+                parts.append(found.assign(metric=metric, **line))
+        columns = ["basin", "n", "events", "storms", "row", "metric", "value", "low", "high"]
+        return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+
+    def _statistics(self) -> dict[str, tuple[list[Forecast], Statistic]]:
+        """Return for each metric the rows that have it, and all their scores as a function of sample weights."""
+        own = [one for one in self.forecasts if not one.calls]
+        p = np.stack([one.test for one in own])
+        made = {name: (own, one) for name, one in _ranked(p, self.event, self.basin).items()}
+        error, reference = (p - self.event) ** 2, (self.climatology - self.event) ** 2
+        made[BSS_TRAIN] = own, lambda w: 1 - error @ w / (reference @ w)
+        for metric, name in ((PSS, "pss"), (HSS, "hss")):
+            called = np.stack([one.test >= t[name] for one, t in zip(self.forecasts, self.thresholds, strict=True)])
+            made[metric] = self.forecasts, self._called(called.astype(float), name)
+        order = (BSS, BSS_TRAIN, AUC, AP, PSS, HSS)
+        return {name: made[name] for name in order}
+
+    def _called(self, calls: np.ndarray, name: str) -> Statistic:
+        return lambda w: np.asarray(getattr(Contingency.of(calls, self.event, w), name))
+
+    def _by_seed(
+        self, own: Sequence[Forecast], names: Sequence[str], metric: str, values: np.ndarray
+    ) -> list[dict[str, Any]]:
+        several = {name for name in names if sum(one.row == name for one in own) > 1}
+        return [
+            {"row": one.row, "seed": str(one.seed), "target": self.target, "metric": metric, "value": float(value),
+             "low": np.nan, "high": np.nan}
+            for one, value in zip(own, values, strict=True)
+            if one.row in several
+        ]  # fmt: skip
+
+    def _contingency(self) -> pd.DataFrame:
+        """Return the calls of every row by both thresholds, of all basins together and of each."""
+        lines = []
+        for one, thresholds in zip(self.forecasts, self.thresholds, strict=True):
+            for name in CALLS[:1] if one.calls else CALLS:
+                for basin, here in self._places().items():
+                    found = Contingency.of(one.test[here] >= thresholds[name], self.event[here])
+                    line = {
+                        score: float(getattr(found, score)) for score in ("pod", "far", "pofd", "pss", "hss", "csi")
+                    }
+                    lines.append({
+                        "target": self.target, "row": one.row, "seed": _text(one.seed), "basin": basin,
+                        "best": "–" if one.calls else name, "threshold": thresholds[name], **line,
+                        **{k: int(v) for k, v in asdict(found).items()},
+                    })  # fmt: skip
+        return pd.DataFrame(lines)
+
+    def _places(self) -> dict[str, np.ndarray]:
+        return {"all": np.ones(len(self.event), bool), **{b: self.basin == k for k, b in enumerate(self.basins)}}
+
+    def _murphy(self) -> pd.DataFrame:
+        lines = []
+        for one in self.forecasts:
+            if not one.calls:
+                parts = asdict(murphy(one.test, self.event))
+                parts |= {"ece": calibration_error(one.test, self.event), "log_loss": log_loss(one.test, self.event)}
+                lines.append({"target": self.target, "row": one.row, "seed": _text(one.seed), **parts})
+        return pd.DataFrame(lines)
+
+    def _reliability(self) -> pd.DataFrame:
+        parts = [
+            reliability(one.test, self.event).assign(target=self.target, row=one.row, seed=_text(one.seed))
+            for one in self.forecasts
+            if not one.calls
+        ]
+        return pd.concat(parts, ignore_index=True)
+
+
+def _ranked(p: np.ndarray, event: np.ndarray, basin: np.ndarray) -> dict[str, Statistic]:
+    """Return Brier skill, AUC and average precision of forecasts (m, n) as functions of sample weights.
+
+    The Brier skill's reference is the frequency of each basin in the (reweighted) sample itself, whose summed
+    squared error is Σ W f (1 - f) over the basins.
+    """
+    error, ranking = (p - event) ** 2, Ranking(p, event)
+
+    def skill(w: np.ndarray) -> np.ndarray:
+        total, hits = np.bincount(basin, w), np.bincount(basin, w * event)
+        least = float((hits * (1 - hits / np.where(total > 0, total, 1))).sum())
+        return 1 - error @ w / least if least > 0 else np.full(len(p), np.nan)
+
+    return {BSS: skill, AUC: ranking.auc, AP: ranking.average_precision}
+
+
+def _over_seeds(forecasts: Sequence[Forecast]) -> tuple[list[str], np.ndarray]:
+    """Return the rows' names and the matrix (rows, forecasts) that takes the mean over each row's seeds."""
+    names = list(dict.fromkeys(one.row for one in forecasts))
+    member = np.array([[float(one.row == name) for one in forecasts] for name in names])
+    return names, member / member.sum(axis=1, keepdims=True)
+
+
+def _text(seed: int | None) -> str:
+    return "" if seed is None else str(seed)
