@@ -23,7 +23,7 @@ COLUMNS = {
     "lat": "degrees north",
     "lon": "degrees east, [0, 360)",
     "wind_kt": "largest sustained wind, kt; NaN where unknown",
-    "category": "-2 subtropical, -1 depression, 0 storm, 1–5 Saffir–Simpson; -3 disturbance, -4 extratropical, -5 unknown",
+    "category": "-2 subtropical, -1 depression, 0 storm, 1–5; -3 disturbance, -4 extratropical, -5 unknown",
     "over_water": "whether the centre lies over the sea",
 }  # fmt: skip
 DERIVED = ("season", "over_water")  # added where a table lacks them

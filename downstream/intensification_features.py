@@ -84,7 +84,8 @@ def field_features(
         motion = tracks[["storm", "time"]].assign(heading=headings(tracks))
         samples = samples.merge(motion, on=["storm", "time"], how="left", validate="1:1")
     found = contenders(store, checkpoints, config.untrained_seeds, config.encoder)
-    made, dropped = [], {}
+    made: list[SampleFeatures] = []
+    dropped: dict[str, int] = {}
     for one in found:
         own, dropped = _encoded(one, store, samples, config)
         made += own
@@ -96,7 +97,8 @@ def _encoded(
     one: Contender, store: Store, samples: pd.DataFrame, config: FieldsConfig
 ) -> tuple[list[SampleFeatures], dict[str, int]]:
     layers = list(range(one.encoder.depth)) if config.layers is None else sorted(set(config.layers))
-    made, dropped = [], {}
+    made: list[SampleFeatures] = []
+    dropped: dict[str, int] = {}
     for pooling in config.poolings:
         found = crop_features(one.encoder, store, samples, layers, config.crops, pooling)
         dropped = found.dropped
@@ -136,8 +138,8 @@ def planet_of(store: Store) -> Planet:
     options = store.manifest["attributes"].get("planet")
     if options is None:
         raise EarthSSLError(
-            f"tracks: expected a store of the synthetic planet, got {store.manifest['source']}; set tracks to jtwc or a "
-            "table"
+            f"tracks: expected a store of the synthetic planet, got {store.manifest['source']}; set tracks to ibtracs "
+            "or a table"
         )
     return Planet(PlanetConfig(**json.loads(options)))
 

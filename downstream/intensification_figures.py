@@ -12,29 +12,26 @@ MARKS = "os^DvXP*<>"
 
 
 def reliability_figure(table: pd.DataFrame, rows: Sequence[str], title: str) -> Figure:
-    """Return observed frequency against forecast by bin, and below it the share of the samples in each bin.
+    """Return observed frequency against mean forecast, a point a bin; bins hold equally many samples.
 
     Args:
-        table: Columns row, seed, forecast, observed, share; the first seed of a row is drawn.
+        table: Columns row, seed, forecast, observed; the first seed of a row is drawn.
         rows: Those to draw.
         title: Of the picture.
     """
-    drawn = Figure(figsize=(7.5, 6.6), layout="constrained")
-    top, bottom = drawn.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    drawn = Figure(figsize=(7.5, 5.4), layout="constrained")
+    axis = drawn.subplots()
     found = table[table["row"].isin(rows)]
-    edge = 1.05 * float(found[["forecast", "observed"]].max().max()) if len(found) else 1.0
-    top.plot([0, edge], [0, edge], color="0.5", lw=0.8, label="reliable")
+    edge = 1.05 * float(found[["forecast", "observed"]].max().max())
+    axis.plot([0, edge], [0, edge], color="0.5", lw=0.8, label="reliable")
     for k, row in enumerate(rows):
-        own = table[table["row"] == row]
+        own = found[found["row"] == row]
         own = own[own["seed"] == own["seed"].iloc[0]]
-        style = {"marker": MARKS[k % len(MARKS)], "ms": 4, "lw": 1.1}
-        top.plot(own["forecast"], own["observed"], label=row, **style)
-        bottom.plot(own["forecast"], own["share"], **style)
-    top.set_ylabel("observed frequency")
-    bottom.set_ylabel("share of samples")
-    bottom.set_xlabel("forecast probability")
-    top.legend(fontsize=7, frameon=False)
-    top.set_title(title, fontsize=9, loc="left")
+        axis.plot(own["forecast"], own["observed"], marker=MARKS[k % len(MARKS)], ms=4, lw=1.1, label=row)
+    axis.set_ylabel("observed frequency")
+    axis.set_xlabel("forecast probability")
+    axis.legend(fontsize=7, frameon=False)
+    axis.set_title(title, fontsize=9, loc="left")
     return drawn
 
 
@@ -70,7 +67,8 @@ def basin_figure(table: pd.DataFrame, metric: str, title: str) -> Figure:
     axis.imshow(np.clip(values, -0.25, 0.25), cmap="RdBu", vmin=-0.25, vmax=0.25, aspect="auto")
     for i, j in np.ndindex(*values.shape):
         low, high = (wide[bound][basins].to_numpy()[i, j] for bound in ("low", "high"))
-        axis.text(j, i, f"{values[i, j]:.3f}\n[{low:.2f}, {high:.2f}]", ha="center", va="center", fontsize=5.5)
+        axis.text(j, i, f"{values[i, j]:.3f}\n[{low:.2f}, {high:.2f}]", ha="center", va="center", fontsize=5.5,
+                  color="white" if abs(values[i, j]) > 0.17 else "black")  # fmt: skip
     samples = own.drop_duplicates("basin").set_index("basin")["n"]
     axis.set_xticks(range(len(basins)), [f"{basin}\nn = {samples[basin]}" for basin in basins], fontsize=7)
     axis.set_yticks(range(len(rows)), rows, fontsize=7)

@@ -128,7 +128,7 @@ class Problem:
     @property
     def basin(self) -> np.ndarray:
         """Number of each sample's basin."""
-        return pd.Index(self.basins).get_indexer(self.samples["basin"])
+        return pd.Index(self.basins).get_indexer(pd.Index(self.samples["basin"]))
 
     def forecast(self, row: str, values: np.ndarray, seed: int | None = None, **chosen: Any) -> Forecast:
         """Return a row from its probabilities of all samples."""
@@ -213,7 +213,7 @@ def balanced(problem: Problem) -> Forecast:
 
 
 def recalibrated(problem: Problem, forecast: Forecast, how: str) -> Forecast:
-    """Return a row with its probabilities recalibrated on validation, by isotonic regression or Platt's logistic one."""
+    """Return a row with its probabilities recalibrated on validation, by isotonic or Platt's regression."""
     event = problem.event[problem.inside("val")]
     if how == ISOTONIC:
         model = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(forecast.val, event)

@@ -51,8 +51,9 @@ def samples_of(tracks: pd.DataFrame) -> pd.DataFrame:
     kept &= t["change_kt"].notna()
     if not kept.any():
         raise EarthSSLError(
-            f"tracks: expected 6-hourly records of tropical cyclones of {WEAKEST_KT:g} kt and more that stay over water "
-            f"for {HOURS} h, got none in {len(t)} records of {t['storm'].nunique()} storms; check category and over_water"
+            f"tracks: expected 6-hourly records of tropical cyclones of {WEAKEST_KT:g} kt and more that stay over "
+            f"water for {HOURS} h, got none in {len(t)} records of {t['storm'].nunique()} storms; check category and "
+            "over_water"
         )
     for hours in (6, 12, 24):
         before = _before(storm, t, hours)
@@ -62,7 +63,7 @@ def samples_of(tracks: pd.DataFrame) -> pd.DataFrame:
             across = np.cos(np.deg2rad(t["lat"]))
             t["east"] = ((t["lon"] - before["lon"] + 180) % 360 - 180) * across * speed
             t["poleward"] = (t["lat"] - before["lat"]) * np.where(t["lat"] < 0, -1, 1) * speed
-    t["age_h"] = (t["time"] - storm["time"].transform("first")) / pd.Timedelta(hours=1)
+    t["age_h"] = (t["time"] - storm["time"].transform("first")).dt.total_seconds() / 3600
     t["most_kt"] = storm["wind_kt"].cummax()
     return t[kept].reset_index(drop=True)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +22,7 @@ from .probability import (
 )
 
 BSS, BSS_TRAIN, AUC, AP, PSS, HSS = "BSS", "BSS train", "AUC", "AP", "PSS", "HSS"
-RANKED = (BSS, AUC, AP)
+BINS = 20  # of reliability: the last holds the highest twentieth of the forecasts
 Statistic = Callable[[np.ndarray], np.ndarray]
 
 
@@ -68,15 +67,14 @@ class Judge:
         scores, differences = [], []
         for metric, (own, statistic) in self._statistics().items():
             names, mean = _over_seeds(own)
-            found, paired = compare(
-                lambda w, mean=mean, one=statistic: mean @ one(w),  # type: ignore[misc]
-                self.storms, names, [name for name in references if name in names], draws=draws,
-            )  # fmt: skip
-            scores += self._by_seed(own, names, metric, statistic(np.ones(len(self.event))))
-            scores += found.assign(seed="", target=self.target, metric=metric).to_dict("records")
+            wanted = [name for name in references if name in names]
+            found, paired = compare(_averaged(mean, statistic), self.storms, names, wanted, draws=draws)
+            scores.append(found.assign(seed="", target=self.target, metric=metric))
+            if len(names) < len(own):
+                scores.append(self._by_seed(own, names, metric, statistic(np.ones(len(self.event)))))
             differences.append(paired.assign(target=self.target, metric=metric))
         tables = {"contingency": self._contingency(), "murphy": self._murphy(), "reliability": self._reliability()}
-        return Scored(pd.DataFrame(scores), pd.concat(differences, ignore_index=True), tables)
+        return Scored(pd.concat(scores, ignore_index=True), pd.concat(differences, ignore_index=True), tables)
 
     def by_basin(self, draws: int) -> pd.DataFrame:
         """Return BSS (against the basin's test frequency), AUC and AP of each basin with intervals.
@@ -90,19 +88,13 @@ class Judge:
         for number, basin in enumerate(self.basins):
             here = self.basin == number
             event, storms = self.event[here], self.storms[here]
-            line = {"basin": basin, "n": len(event), "events": int(event.sum()), "storms": len(np.unique(storms))}
-            if not 0 < event.sum() < len(event) or line["storms"] < FEWEST_UNITS:
+            if not 0 < event.sum() < len(event) or len(np.unique(storms)) < FEWEST_UNITS:
                 continue
             p = np.stack([one.test[here] for one in own])
             for metric, statistic in _ranked(p, event, np.zeros(len(event), int)).items():
-                found, _ = compare(
-                    lambda w, one=statistic: mean @ one(w),
-                    storms,
-                    names,
-                    [],
-                    draws=draws,  # type: ignore[misc]
-                )
-                parts.append(found.assign(metric=metric, **line))
+                found, _ = compare(_averaged(mean, statistic), storms, names, [], draws=draws)
+                found = found.assign(basin=basin, metric=metric, n=len(event), events=int(event.sum()))
+                parts.append(found.assign(storms=len(np.unique(storms))))
         columns = ["basin", "n", "events", "storms", "row", "metric", "value", "low", "high"]
         return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
@@ -122,16 +114,15 @@ class Judge:
     def _called(self, calls: np.ndarray, name: str) -> Statistic:
         return lambda w: np.asarray(getattr(Contingency.of(calls, self.event, w), name))
 
-    def _by_seed(
-        self, own: Sequence[Forecast], names: Sequence[str], metric: str, values: np.ndarray
-    ) -> list[dict[str, Any]]:
+    def _by_seed(self, own: Sequence[Forecast], names: Sequence[str], metric: str, values: np.ndarray) -> pd.DataFrame:
+        """Return the scores of each seed of the rows that have several."""
         several = {name for name in names if sum(one.row == name for one in own) > 1}
-        return [
-            {"row": one.row, "seed": str(one.seed), "target": self.target, "metric": metric, "value": float(value),
-             "low": np.nan, "high": np.nan}
+        lines = [
+            {"row": one.row, "value": float(value), "low": np.nan, "high": np.nan, "seed": str(one.seed)}
             for one, value in zip(own, values, strict=True)
             if one.row in several
-        ]  # fmt: skip
+        ]
+        return pd.DataFrame(lines).assign(target=self.target, metric=metric)
 
     def _contingency(self) -> pd.DataFrame:
         """Return the calls of every row by both thresholds, of all basins together and of each."""
@@ -157,14 +148,17 @@ class Judge:
         lines = []
         for one in self.forecasts:
             if not one.calls:
-                parts = asdict(murphy(one.test, self.event))
-                parts |= {"ece": calibration_error(one.test, self.event), "log_loss": log_loss(one.test, self.event)}
+                parts = asdict(murphy(one.test, self.event, bins=BINS))
+                parts |= {
+                    "ece": calibration_error(one.test, self.event, bins=BINS),
+                    "log_loss": log_loss(one.test, self.event),
+                }
                 lines.append({"target": self.target, "row": one.row, "seed": _text(one.seed), **parts})
         return pd.DataFrame(lines)
 
     def _reliability(self) -> pd.DataFrame:
         parts = [
-            reliability(one.test, self.event).assign(target=self.target, row=one.row, seed=_text(one.seed))
+            reliability(one.test, self.event, bins=BINS).assign(target=self.target, row=one.row, seed=_text(one.seed))
             for one in self.forecasts
             if not one.calls
         ]
@@ -185,6 +179,10 @@ def _ranked(p: np.ndarray, event: np.ndarray, basin: np.ndarray) -> dict[str, St
         return 1 - error @ w / least if least > 0 else np.full(len(p), np.nan)
 
     return {BSS: skill, AUC: ranking.auc, AP: ranking.average_precision}
+
+
+def _averaged(mean: np.ndarray, statistic: Statistic) -> Statistic:
+    return lambda w: mean @ statistic(w)
 
 
 def _over_seeds(forecasts: Sequence[Forecast]) -> tuple[list[str], np.ndarray]:

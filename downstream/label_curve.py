@@ -65,7 +65,8 @@ def shot_curve(
     Raises:
         EarthSSLError: If not even the smallest number can be drawn.
     """
-    labels, lines = train.targets.argmax(axis=1), []
+    labels = train.targets.argmax(axis=1)
+    lines: list[dict[str, float]] = []
     for k in sorted(shots):
         for draw in range(draws):
             try:

@@ -110,7 +110,8 @@ def calibration_error(
 ) -> float:
     """Return the expected calibration error: the mean over the bins of |forecast - observed|, by weight."""
     table = reliability(probability, event, weight, bins)
-    return float(table["share"] @ (table["forecast"] - table["observed"]).abs())
+    gap = (table["forecast"] - table["observed"]).abs()
+    return float(table["share"].to_numpy() @ gap.to_numpy())
 
 
 @dataclass(frozen=True)
@@ -166,9 +167,11 @@ class Ranking:
             raise EarthSSLError("expected finite forecasts, got NaN or infinity; leave those samples out")
         self._event = np.asarray(event, dtype=float)
         self._order = np.argsort(-p, axis=1, kind="stable")
-        # the last of each run of equal forecasts
-        self._ends = [np.append(np.flatnonzero(np.diff(row[order])), p.shape[1] - 1)
-                      for row, order in zip(p, self._order, strict=True)]  # fmt: skip
+        # the last of each run of equal forecasts; None where all differ
+        self._ends: list[np.ndarray | None] = []
+        for row, order in zip(p, self._order, strict=True):
+            ends = np.append(np.flatnonzero(np.diff(row[order])), p.shape[1] - 1)
+            self._ends.append(ends if len(ends) < p.shape[1] else None)
 
     def auc(self, weight: np.ndarray | None = None) -> np.ndarray:
         """Return the area under the ROC curve of each forecast, (m,): a tie counts half. NaN with one class only."""
@@ -185,8 +188,11 @@ class Ranking:
         """Return for each forecast the weight of events and of the others at or above each of its values."""
         w = np.ones(len(self._event)) if weight is None else np.asarray(weight, dtype=float)
         yes, no = w * self._event, w * (1 - self._event)
-        return [(np.cumsum(yes[order])[ends], np.cumsum(no[order])[ends])
-                for order, ends in zip(self._order, self._ends, strict=True)]  # fmt: skip
+        found = []
+        for order, ends in zip(self._order, self._ends, strict=True):
+            hits, false_alarms = np.cumsum(yes[order]), np.cumsum(no[order])
+            found.append((hits, false_alarms) if ends is None else (hits[ends], false_alarms[ends]))
+        return found
 
 
 def _auc(hits: np.ndarray, false_alarms: np.ndarray) -> float:
@@ -194,15 +200,16 @@ def _auc(hits: np.ndarray, false_alarms: np.ndarray) -> float:
     if not total > 0:
         return float("nan")
     # the trapezoidal rule is what counts a tie half
-    return float(np.diff(false_alarms, prepend=0.0) @ (hits - np.diff(hits, prepend=0.0) / 2) / total)
+    area = hits[0] * false_alarms[0] + (false_alarms[1:] - false_alarms[:-1]) @ (hits[1:] + hits[:-1])
+    return float(area / (2 * total))
 
 
 def _average_precision(hits: np.ndarray, false_alarms: np.ndarray) -> float:
-    called = hits + false_alarms
     if not hits[-1] > 0:
         return float("nan")
+    called = hits + false_alarms
     precision = np.divide(hits, called, out=np.zeros_like(hits), where=called > 0)
-    return float(np.diff(hits, prepend=0.0) @ precision / hits[-1])
+    return float((hits[0] * precision[0] + (hits[1:] - hits[:-1]) @ precision[1:]) / hits[-1])
 
 
 # ---- Calls -----------------------------------------------------------------------------------------------------

@@ -53,10 +53,10 @@ CONVENTION = (
     "stays over water; V is the best track's, known after the season: all rows are optimistic beside operational ones. "
     "Storms are whole in one block. Fitted on train; penalties, numbers of trees, layers, recalibration and thresholds "
     "of calls from validation; read once on test. BSS: Brier skill against the basins' frequencies in the test sample "
-    "itself, which no forecaster knows (the hard reference); BSS train: against those of the training sample (base rates "
-    "drift, so it is larger). AUC: of the ROC curve. AP: average precision; of no skill, the base rate. PSS, HSS: of "
-    "calls, each with its own threshold. Seeds: the mean of their scores. Intervals: paired bootstrap over test storms, "
-    "given these fits."
+    "itself, which no forecaster knows (the hard reference); BSS train: against those of the training sample (base "
+    "rates drift, so it is larger). AUC: of the ROC curve. AP: average precision; of no skill, the base rate. PSS, "
+    "HSS: of calls, each with its own threshold. Seeds: the mean of their scores. Intervals: paired bootstrap over "
+    "test storms, given these fits."
 )
 
 
@@ -177,7 +177,8 @@ def summarise(config: RapidIntensificationConfig, features: Sequence[SampleFeatu
     """Return the tables, pictures and record of the task."""
     begun = time.perf_counter()
     material = Material.of(config)
-    found, fields = list(features), {}
+    found: list[SampleFeatures] = list(features)
+    fields: dict[str, Any] = {}
     if material.store is not None:
         made, fields = field_features(
             material.store, config.checkpoints, material.tracks, material.samples, material.part, config.fields
@@ -289,8 +290,8 @@ def _modelled(material: Material, features: Sequence[SampleFeatures]) -> tuple[n
         if not (kept & (material.part == name)).any():
             first, last = samples["time"].min(), samples["time"].max()
             raise EarthSSLError(
-                f"{NAME}: expected samples in the {name} block, got none of {len(samples)} between {first:%Y-%m-%d} and "
-                f"{last:%Y-%m-%d}; " + (" ".join(notes) if notes else "") + " Move the blocks, or take other tracks"
+                f"{NAME}: expected samples in the {name} block, got none of {len(samples)} between {first:%Y-%m-%d} "
+                f"and {last:%Y-%m-%d}; move the blocks, or take other tracks or fields. {' '.join(notes)}"
             )
     return kept, basins, notes
 
@@ -326,7 +327,7 @@ def _warnings(climatologies: Mapping[str, SstClimatology], tested: pd.Timestamp)
     for name, one in climatologies.items():
         late = int((one.times >= first).sum())
         if late:
-            yield f"SST climatology {name}: {late} of its {len(one.times)} months lie in the test seasons (from {first})."
+            yield f"SST climatology {name}: {late} of its {len(one.times)} months lie in the test block ({first} …)."
     if not climatologies:
         yield "No SST was given: no rows with climatological SST and potential intensity. Set sst."
 
@@ -344,7 +345,7 @@ def _references(names: Sequence[str], every: bool) -> list[str]:
     warm = [name for name in names if " + SST " in name and not name.endswith((ISOTONIC, PLATT))]
     best = [next((n for n in warm if n.startswith(start)), start) for start in (TRACK, BOOSTED)]
     fields = [n for n in names if n.startswith(("untrained", PCA_ROLE))]
-    wanted = [CLIMATOLOGY, SEASONAL, TRACK, *best, *fields] if every else [TRACK, *best]
+    wanted = [best[1], best[0], TRACK, *fields, SEASONAL] if every else [best[1], best[0], TRACK]
     return [name for name in dict.fromkeys(wanted) if name in names]
 
 
@@ -353,4 +354,4 @@ def _shown(names: Sequence[str]) -> list[str]:
     first = _references(names, True)
     calibrated = [n for n in names if n.startswith(BOOSTED) and n.endswith(ISOTONIC)][:1]
     rest = [n for n in names if n.startswith("pretrained") or n in (TABLE, BALANCED, KNOWN)]
-    return [name for name in names if name in {*first, *calibrated, *rest}]
+    return [name for name in names if name in {CLIMATOLOGY, *first, *calibrated, *rest}]

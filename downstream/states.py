@@ -311,11 +311,10 @@ def _curves(
         clim = labels.baselines(lead)["climatology"]
         for row in (row for row in rows if row.row.endswith("[logistic]")):
             assert row.chosen is not None
-            blocks = [labels.samples(row.chosen, block, lead) for block in ("train", "val", "test")]
-            by_year = fraction_curve(*blocks, clim, years, config.fractions, draws=config.label_draws)
-            by_example = shot_curve(
-                *blocks, clim, config.shots, separation=config.shot_separation, draws=config.label_draws
-            )
+            train, val, test = (labels.samples(row.chosen, block, lead) for block in ("train", "val", "test"))
+            draws, separation = config.label_draws, config.shot_separation
+            by_year = fraction_curve(train, val, test, clim, years, config.fractions, draws=draws)
+            by_example = shot_curve(train, val, test, clim, config.shots, separation=separation, draws=draws)
             named = {"row": row.row, "seed": "" if row.seed is None else row.seed, "lead": lead}
             made["label_fractions"].append(by_year.assign(**named))
             made["few_shot"].append(by_example.assign(**named))
@@ -349,7 +348,7 @@ def _confusions(labels: StateLabels, rows: Sequence[Classified], lead: int) -> A
         for n in named
         if n in (INDEX, "PCA [logistic]", "damped persistence") or n.startswith((PRETRAINED, UNTRAINED))
     ]
-    counts = {n: sum(confusion(one.probabilities, truth) for one in named[n]) for n in shown}
+    counts = {n: np.sum([confusion(one.probabilities, truth) for one in named[n]], axis=0) for n in shown}
     return confusion_figure(counts, STATES, f"lead {lead} months; share of each observed class (all seeds)")
 
 

@@ -67,18 +67,18 @@ class Summary:
             raise EarthSSLError(f"{self.task}: expected scores, got none that is finite")
 
     def text(self) -> str:
-        """Return the scores as a table for the terminal: a row each, a column for each target and metric."""
+        """Return the scores for the terminal: a block for each target, a line a row, a column a metric."""
         wide = _wide(self.scores)
         width = max([len(str(row)) for row in wide.index] + [10])
-        heads = [f"{target} {metric}".strip() for target, metric in wide.columns]
-        columns = [max(8, len(head) + 2) for head in heads]
-        lines = [
-            self.title,
-            " " * width + "".join(f"{head:>{size}}" for head, size in zip(heads, columns, strict=True)),
-        ]
-        for row, values in wide.iterrows():
-            cells = "".join(f"{number(v):>{size}}" for v, size in zip(values, columns, strict=True))
-            lines.append(f"{row!s:<{width}}{cells}")
+        lines = [self.title]
+        for target in dict.fromkeys(wide.columns.get_level_values(0)):
+            own = wide[target].dropna(how="all")
+            columns = [max(8, len(str(metric)) + 2) for metric in own.columns]
+            heads = "".join(f"{metric:>{size}}" for metric, size in zip(own.columns, columns, strict=True))
+            lines += ["", f"{target:<{width}}{heads}"]
+            for row, values in own.iterrows():
+                cells = "".join(f"{number(v):>{size}}" for v, size in zip(values, columns, strict=True))
+                lines.append(f"{row!s:<{width}}{cells}")
         said = self._said()
         if said:
             lines += ["", "paired differences [95 %]: better or worse only where the interval excludes 0", *said]

@@ -80,8 +80,9 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path) -> None
 def test_the_text_has_a_row_each_and_the_verdict() -> None:
     """The numbers, then the paired differences of the pretrained rows, then the notes."""
     text = summary().text()
-    assert "30 kt BSS" in text
-    assert "0.200" in text
+    block = text.split("\n\n")[1].splitlines()
+    assert block[0].split() == ["30", "kt", "BSS"]
+    assert [line.split()[-1] for line in block[1:]] == ["0.100", "0.200"]
     assert "pretrained − a <b>, 30 kt BSS: +0.100 [-0.100, +0.300]  undecided" in text
     assert text.endswith("small")
 

@@ -41,9 +41,7 @@ def windows(x: np.ndarray, number: int = 0) -> Batch:
     ends = np.arange(size).astype("datetime64[Y]").astype("datetime64[M]")[:, None] + np.arange(steps) - steps + 1
     times = torch.from_numpy(ends.astype("datetime64[s]").astype(np.int64))
     known = torch.ones(2, 4, 6, dtype=torch.bool)
-    return from_fields(
-        torch.from_numpy(x).float(), times, fold(torch.arange(size), number), known, NAMES, GRID, number
-    )
+    return from_fields(torch.from_numpy(x).float(), times, fold(torch.arange(size), number), known, NAMES, GRID, number)
 
 
 def make(config: Any) -> tuple[Any, Any]:

@@ -67,9 +67,7 @@ def test_views_are_a_function_of_keys_and_number(batch: Batch) -> None:
     again = draw_views(config, batch)
     assert torch.equal(first.values, again[0].values)
     assert torch.equal(second.values, again[1].values)
-    one = replace(
-        batch, values=batch.values[4:5], valid=batch.valid[4:5], times=batch.times[4:5], keys=batch.keys[4:5]
-    )
+    one = replace(batch, values=batch.values[4:5], valid=batch.valid[4:5], times=batch.times[4:5], keys=batch.keys[4:5])
     assert torch.equal(draw_views(config, one)[1].values, second.values[4:5])
     other = draw_views(config, replace(batch, keys=batch.keys + 1))
     assert not torch.equal(other[0].values, first.values)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import pickle
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from earthssl.ssl.bolts import lars, linear_classifier, warmup_cosine
+from earthssl.ssl.bolts import _make, _piece, lars, linear_classifier, warmup_cosine, weight_update
 from earthssl.ssl.errors import EarthSSLError
 from timm.optim import Lars
 from torch import nn
@@ -121,6 +123,75 @@ def test_the_classifier_is_linear() -> None:
     zero = torch.zeros(4, 6)
     torch.testing.assert_close(head(a + b) - head(b), head(a) - head(zero))
     assert sorted(tuple(p.shape) for p in head.parameters()) == [(3,), (3, 6)]
+
+
+def followed(steps: int, follow: Any) -> list[tuple[float, float]]:
+    """Return τ and the target's weight after each step; the online weight is the step's number."""
+    online, target = (nn.Linear(1, 1, bias=False) for _ in range(2))
+    nn.init.zeros_(target.weight)
+    found = []
+    for step in range(1, steps + 1):
+        nn.init.constant_(online.weight, step)
+        found.append((follow(online, target, step), float(target.weight.detach())))
+    return found
+
+
+def test_the_weight_update_is_bolts_in_the_plain_case() -> None:
+    """One batch a step, all batches of every epoch: Bolts' own τ after each step, and its average with that τ."""
+    piece = _make(_piece("callbacks.byol_updates", "BYOLMAWeightUpdate"), 0.9)
+    ours = weight_update(0.9)
+
+    def bolts(online: nn.Module, target: nn.Module, step: int) -> float:
+        trainer = SimpleNamespace(train_dataloader=range(5), max_epochs=4)
+        piece.update_tau(SimpleNamespace(global_step=step), trainer)
+        piece.update_weights(online, target)
+        return float(piece.current_tau)
+
+    def corrected(online: nn.Module, target: nn.Module, step: int) -> float:
+        ours.follow(online, target, step / 20)
+        return ours.current_tau
+
+    for (tau, weight), (expected_tau, expected) in zip(followed(20, corrected), followed(20, bolts), strict=True):
+        assert tau == pytest.approx(expected_tau, abs=1e-12)
+        assert weight == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 30, 1000])
+def test_the_weight_update_ends_at_one(steps: int) -> None:
+    """τ rises from the start's to exactly 1 at the last step, whatever number of steps; then nothing moves."""
+    ours = weight_update(0.8)
+
+    def corrected(online: nn.Module, target: nn.Module, step: int) -> float:
+        ours.follow(online, target, step / steps)
+        return ours.current_tau
+
+    found = followed(steps, corrected)
+    taus = [tau for tau, _ in found]
+    assert taus == sorted(taus)
+    assert taus[-1] == 1.0
+    assert steps < 2 or 0.8 <= taus[0] < 1
+    assert steps < 30 or taus[0] == pytest.approx(0.8, abs=0.01)
+    assert steps < 2 or found[-1][1] == found[-2][1]
+
+
+def test_the_weight_update_copies_buffers_and_refuses_strangers() -> None:
+    """Running statistics are the online network's, where Bolts leaves them alone; other structures are an error."""
+    online, target = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    online(torch.randn(8, 3))
+    before = copy.deepcopy(target.state_dict())
+    _make(_piece("callbacks.byol_updates", "BYOLMAWeightUpdate"), 0.9).update_weights(online, target)
+    assert torch.equal(target.state_dict()["running_mean"], before["running_mean"])
+    weight_update(0.9).follow(online, target, 0.5)
+    for name in ("running_mean", "running_var", "num_batches_tracked"):
+        assert torch.equal(target.state_dict()[name], online.state_dict()[name])
+    with pytest.raises(EarthSSLError, match="other parameters or buffers"):
+        weight_update(0.9).follow(nn.BatchNorm1d(4), target, 0.5)
+    for progress in (0.0, 1.0 + 1e-9, float("nan")):
+        with pytest.raises(EarthSSLError, match="progress"):
+            weight_update(0.9).follow(online, target, progress)
+    for tau in (1.0, -0.1, 2.0):
+        with pytest.raises(EarthSSLError, match="tau"):
+            weight_update(tau)
 
 
 def test_the_package_itself_is_not_run() -> None:
