@@ -20,7 +20,7 @@ from .sst_climatology import SstClimatology, potential_intensity_kt
 HOURS, STEP = 24, 6
 WEAKEST_KT = 25.0
 TROPICAL = (-2, 5)  # categories that count as tropical cyclones
-STRENGTHS = {"subtropical": (-2, -2), "TD": (-1, -1), "TS": (0, 0), "Cat1-2": (1, 2), "Cat3": (3, 3), "Cat4-5": (4, 5)}
+STRENGTHS = {"TD": 0.0, "TS": 34.0, "Cat1-2": 64.0, "Cat3": 96.0, "Cat4-5": 113.0}  # from this wind on, kt
 FEWEST = 50  # training samples that a basin needs to be modelled
 EARTH_KM_PER_DEGREE = 111.2
 
@@ -177,9 +177,8 @@ def base_rates(samples: pd.DataFrame, part: np.ndarray, thresholds: Sequence[flo
     main = min(thresholds, key=lambda t: abs(t - 30))
     reached = (samples["change_kt"] >= main).groupby(samples["storm"]).any()
     home = samples.groupby("storm")["basin"].first()
-    strength = pd.Series("", index=samples.index)
-    for name, bounds in STRENGTHS.items():
-        strength[samples["category"].between(*bounds)] = name
+    classes = np.digitize(samples["wind_kt"], list(STRENGTHS.values())) - 1
+    strength = pd.Series(np.array(list(STRENGTHS))[classes], index=samples.index)
     pentad = samples["season"] // 5 * 5
     kinds = {
         "all": pd.Series("all", index=samples.index), "basin": samples["basin"], "block": pd.Series(part),

@@ -7,11 +7,10 @@ and season give away, so it is what the probe must beat.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from ..ssl.errors import EarthSSLError, nearest
 from ..ssl.grid import LatLonGrid
@@ -173,21 +172,45 @@ def _tile_climatology(labels: np.ndarray, month: np.ndarray) -> np.ndarray:
     return (storms + mean) / (counts[:, None] + 1)
 
 
-def _statistics(chances: np.ndarray, truth: np.ndarray) -> dict:  # type: ignore[type-arg]
+def _statistics(chances: np.ndarray, truth: np.ndarray) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     """Return AUC, average precision and Brier skill against the first row, as functions of sample weights."""
     error = (chances - truth) ** 2
-
-    def ranked(score):  # type: ignore[no-untyped-def]
-        def one(w: np.ndarray) -> np.ndarray:
-            used = w > 0
-            if len(np.unique(truth[used])) < 2:
-                return np.full(len(chances), np.nan)
-            return np.array([score(truth[used], row[used], sample_weight=w[used]) for row in chances])
-
-        return one
-
+    ranked = [Ranking(row, truth) for row in chances]
     return {
-        "auc": ranked(roc_auc_score),
-        "average_precision": ranked(average_precision_score),
+        "auc": lambda w: np.array([one.auc(w) for one in ranked]),
+        "average_precision": lambda w: np.array([one.average_precision(w) for one in ranked]),
         "brier_skill": lambda w: 1 - (error @ w) / (error[0] @ w),
     }
+
+
+class Ranking:
+    """Scores sorted once, so that AUC and average precision under many weights are a few cumulative sums each."""
+
+    def __init__(self, scores: np.ndarray, truth: np.ndarray) -> None:
+        self.order = np.argsort(-scores, kind="stable")
+        self.truth = truth[self.order].astype(float)
+        # Equal scores have no order among them: only the sums at the end of each run of ties count.
+        self.ends = np.flatnonzero(np.append(np.diff(scores[self.order]) != 0, True))
+
+    def _sums(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the weight of events and of non-events at or above each distinct score, from 0."""
+        w = weights[self.order]
+        hits = np.cumsum(w * self.truth)[self.ends]
+        every = np.cumsum(w)[self.ends]
+        return np.append(0.0, hits), np.append(0.0, every - hits)
+
+    def auc(self, weights: np.ndarray) -> float:
+        """Return the chance that an event has a higher score than a non-event, ties half; NaN without either."""
+        hits, misses = self._sums(weights)
+        if hits[-1] <= 0 or misses[-1] <= 0:
+            return float("nan")
+        return float(np.trapezoid(hits, misses) / (hits[-1] * misses[-1]))
+
+    def average_precision(self, weights: np.ndarray) -> float:
+        """Return the mean precision over the events, step by step (no interpolation); NaN without either."""
+        hits, misses = self._sums(weights)
+        if hits[-1] <= 0 or misses[-1] <= 0:
+            return float("nan")
+        called = hits[1:] + misses[1:]
+        precision = np.where(called > 0, hits[1:] / np.where(called > 0, called, 1.0), 0.0)
+        return float((np.diff(hits) * precision).sum() / hits[-1])

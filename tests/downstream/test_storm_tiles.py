@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from earthssl.downstream.storm_tiles import BOTH, CLIMATOLOGY, TOKEN, last_tiles, storm_labels, tile_probe
+from earthssl.downstream.storm_tiles import BOTH, CLIMATOLOGY, TOKEN, Ranking, last_tiles, storm_labels, tile_probe
 from earthssl.ssl.batch import from_fields
 from earthssl.ssl.errors import EarthSSLError
 from earthssl.ssl.grid import LatLonGrid
@@ -97,7 +97,7 @@ def world(signal: float, years: int = 12) -> tuple[Any, ...]:
 
 
 def test_a_planted_signal_beats_the_climatology_and_noise_does_not() -> None:
-    scores, differences, chances = tile_probe(*world(3.0), draws=100)
+    scores, differences, chances = tile_probe(*world(3.0), draws=50)
     own = scores[scores.row == TOKEN].set_index("metric")["value"]
     assert own["auc"] > 0.97
     assert own["average_precision"] > 0.9
@@ -105,7 +105,7 @@ def test_a_planted_signal_beats_the_climatology_and_noise_does_not() -> None:
     assert set(differences.verdict) == {"better"}
     assert chances[CLIMATOLOGY].shape == chances[TOKEN].shape == chances[BOTH].shape
     tokens, *rest = world(0.0)
-    noise = tile_probe(tokens[..., :2], *rest, draws=100)[1]
+    noise = tile_probe(tokens[..., :2], *rest, draws=50)[1]
     assert (noise[noise.row == BOTH]["value"].abs() < 0.03).all()
     assert (noise[noise.row == TOKEN]["value"] < -0.1).all()
 
@@ -113,7 +113,7 @@ def test_a_planted_signal_beats_the_climatology_and_noise_does_not() -> None:
 def test_beside_the_climatology_a_token_need_not_know_its_place() -> None:
     """Without the feature that tells the tile, the token alone loses what the climatology knows; both have all."""
     tokens, labels, times, blocks = world(1.5)
-    scores = tile_probe(tokens[..., :3], labels, times, blocks, draws=100)[0]
+    scores = tile_probe(tokens[..., :3], labels, times, blocks, draws=50)[0]
     skill = scores[scores.metric == "average_precision"].set_index("row")["value"]
     assert skill[BOTH] > skill[TOKEN] + 0.05
     assert skill[BOTH] > skill[CLIMATOLOGY] + 0.05
@@ -121,7 +121,7 @@ def test_beside_the_climatology_a_token_need_not_know_its_place() -> None:
 
 def test_the_climatology_is_the_frequency_of_tile_and_month() -> None:
     tokens, labels, times, blocks = world(0.0)
-    chances = tile_probe(tokens, labels, times, blocks, draws=100)[2][CLIMATOLOGY]
+    chances = tile_probe(tokens, labels, times, blocks, draws=50)[2][CLIMATOLOGY]
     month = times.astype("datetime64[M]").astype(int) % 12
     train = labels[blocks["train"] & (month == 4)]
     expected = (train.sum(0) + labels[blocks["train"]].mean()) / (len(train) + 1)
@@ -130,8 +130,29 @@ def test_the_climatology_is_the_frequency_of_tile_and_month() -> None:
 
 
 def test_fewer_training_times_are_spread_over_the_block() -> None:
-    few = tile_probe(*world(3.0), draws=100, most=300)[0]
+    few = tile_probe(*world(3.0), draws=50, most=300)[0]
     assert few[(few.metric == "auc") & (few.row == TOKEN)]["value"].item() > 0.95
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_auc_and_average_precision_are_scikit_learns(weighted: bool) -> None:
+    """With many ties."""
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    rng = np.random.default_rng(0)
+    truth = rng.random(300) < 0.3
+    scores = np.round(rng.normal(size=300) + truth, 1)
+    w = rng.integers(0, 4, 300).astype(float) if weighted else np.ones(300)
+    one = Ranking(scores, truth)
+    assert one.auc(w) == pytest.approx(roc_auc_score(truth, scores, sample_weight=w))
+    assert one.average_precision(w) == pytest.approx(average_precision_score(truth, scores, sample_weight=w))
+
+
+def test_auc_by_hand() -> None:
+    """Two events, two non-events, one pair tied: 3 of 4 pairs right, one half; without events there is none."""
+    one = Ranking(np.array([0.9, 0.5, 0.5, 0.1]), np.array([True, True, False, False]))
+    assert one.auc(np.ones(4)) == pytest.approx(3.5 / 4)
+    assert np.isnan(one.auc(np.array([0.0, 0, 1, 1])))
 
 
 def test_mistakes_are_said() -> None:

@@ -19,7 +19,7 @@ from earthssl.ssl.objective import Context
 
 NAMES = ("sst", "u10", "v10")
 PATCH = (1, 2, 3)
-CONFIG = BYOLConfig(tau=0.5, views=ViewsConfig(rivals=Rivals(0, None)))
+CONFIG = BYOLConfig(tau=0.5, views=ViewsConfig(rivals=Rivals(0.0, None)))
 
 
 @pytest.fixture

@@ -61,19 +61,19 @@ def test_fair_negatives_by_hand() -> None:
     times = torch.stack(
         [seconds("1990-01-15", "1991-01-20", "1995-07-15"), seconds("1990-03-15", "1991-03-10", "1995-09-15")]
     )
-    allowed = Rivals(180, 45).allowed(times)
+    allowed = Rivals(180.0, 45.0).allowed(times)
     # Rows and columns: 1990-01, 1991-01, 1995-07, 1990-03, 1991-03, 1995-09. A January row looks for a March
     # one: its negative is the other March. July rows look for a September: no other.
     expected = torch.zeros(6, 6, dtype=torch.bool)
     expected[0, 4] = expected[1, 3] = True
     expected[3, 1] = expected[4, 0] = True
     assert torch.equal(allowed, expected)
-    everything = Rivals(0, None).allowed(times)
+    everything = Rivals(0.0, None).allowed(times)
     own = torch.eye(6).roll(3, 1) + torch.eye(6) > 0
     assert torch.equal(everything, ~own)
     # Without the season, all of another year; 1990 and 1991 are 295 days apart where they are nearest.
-    assert Rivals(300, None).allowed(times)[0].tolist() == [False, True, True, False, True, True]
-    assert not Rivals(20000, None).allowed(times).any()
+    assert Rivals(300.0, None).allowed(times)[0].tolist() == [False, True, True, False, True, True]
+    assert not Rivals(20000.0, None).allowed(times).any()
 
 
 def test_fair_negatives_are_those_of_the_definition() -> None:
@@ -82,7 +82,7 @@ def test_fair_negatives_are_those_of_the_definition() -> None:
     first = rng.integers(-10_000, 10_000, 12)
     days = np.concatenate([first, first + 60])
     times = torch.from_numpy(days.reshape(2, 12) * 86400)
-    allowed = Rivals(100, 30).allowed(times)
+    allowed = Rivals(100.0, 30.0).allowed(times)
     for a in range(24):
         other = (a + 12) % 24
         for c in range(24):

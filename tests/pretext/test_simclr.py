@@ -127,7 +127,7 @@ def test_no_negative_at_all() -> None:
 
 def test_the_outcome_is_what_the_parts_make(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loss and terms from the embeddings of the two drawn views; windows of all seasons are their own rivals."""
-    encoder, task = make(SimCLRConfig(temperature=0.3, views=ViewsConfig(rivals=Rivals(200, None))))
+    encoder, task = make(SimCLRConfig(temperature=0.3, views=ViewsConfig(rivals=Rivals(200.0, None))))
     batch = windows(9)
     views = task.draw(batch)
     z = torch.stack([task.projector(task.pooled(encoder, view, (1, 2, 2))) for view in views])
