@@ -353,7 +353,8 @@ def _notes(config: InfillingConfig, months: int, without: Sequence[str]) -> list
     blocks = months / config.block_months
     said = [
         "The labels are the fields themselves: a network trained on them from scratch is the pretraining itself.",
-        "Kriging has published settings; those of optimal interpolation that were not published (5000 km, noise .02) were found on the ERSST test months, which favours it a little there.",
+        "Kriging has published settings. Those of optimal interpolation that were not published (5000 km, noise .02) "
+        "were found on the ERSST test months, which favours it a little there.",
     ]
     if blocks < 10:
         said.insert(
