@@ -189,6 +189,7 @@ class MlpHead(TrainedHead):
     """
 
     hidden: int = 64
+    lr: float = 3e-3
     name: ClassVar[str] = "MLP"
 
     def network(self, shape: tuple[int, ...], outputs: int, generator: torch.Generator) -> nn.Module:

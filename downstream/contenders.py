@@ -17,7 +17,7 @@ from ..ssl.errors import EarthSSLError
 from ..ssl.files import sha256
 from ..ssl.randomness import key
 from ..ssl.store import Store
-from .probe import _twin_seeds, check_fits, checkpoint_folder
+from .probe import twin_seeds, check_fits, checkpoint_folder
 
 PRETRAINED, UNTRAINED = "pretrained", "untrained"
 
@@ -71,7 +71,7 @@ def contenders(
                 PRETRAINED, record.seed, encoder.eval().requires_grad_(False), digest, {"seed": record.seed} | source
             )
         )
-    for seed in _twin_seeds([record.seed for _, record in loaded], untrained_seeds):
+    for seed in twin_seeds([record.seed for _, record in loaded], untrained_seeds):
         torch.manual_seed(key(seed, "init") & (2**63 - 1))
         twin = shape.build(store.variables).eval().requires_grad_(False)
         digest = hashlib.sha256(serialise(twin.state_dict())).hexdigest()

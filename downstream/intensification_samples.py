@@ -56,7 +56,7 @@ def samples_of(tracks: pd.DataFrame) -> pd.DataFrame:
             "over_water"
         )
     for hours in (6, 12, 24):
-        before = _before(storm, t, hours)
+        before = _before(t, hours)
         t[f"change{hours}"] = t["wind_kt"] - before["wind_kt"]
         if hours == 6:
             speed = EARTH_KM_PER_DEGREE / (3.6 * hours)  # m/s for a degree
@@ -68,11 +68,11 @@ def samples_of(tracks: pd.DataFrame) -> pd.DataFrame:
     return t[kept].reset_index(drop=True)
 
 
-def _before(storm: Any, table: pd.DataFrame, hours: int) -> pd.DataFrame:
+def _before(tracks: pd.DataFrame, hours: int) -> pd.DataFrame:
     """Return each record's wind and place so many hours before; NaN where there is no record at that time."""
-    k = hours // STEP
-    exact = table["time"] - storm["time"].shift(k) == pd.Timedelta(hours=hours)
-    return storm[["wind_kt", "lat", "lon"]].shift(k).where(exact)
+    known = tracks.set_index(["storm", "time"])[["wind_kt", "lat", "lon"]]
+    asked = pd.MultiIndex.from_arrays([tracks["storm"], tracks["time"] - pd.Timedelta(hours=hours)])
+    return known.reindex(asked).reset_index(drop=True)
 
 
 # ---- Blocks ----------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from .probability import (
 )
 
 BSS, BSS_TRAIN, AUC, AP, PSS, HSS = "BSS", "BSS train", "AUC", "AP", "PSS", "HSS"
+METRICS = (BSS, BSS_TRAIN, AUC, AP, PSS, HSS)
 BINS = 20  # of reliability: the last holds the highest twentieth of the forecasts
 Statistic = Callable[[np.ndarray], np.ndarray]
 
@@ -62,10 +63,12 @@ class Judge:
             for one in self.forecasts
         ]
 
-    def scored(self, references: Sequence[str], draws: int) -> Scored:
-        """Return all scores, the differences from the reference rows, and the tables beside them."""
+    def scored(self, references: Sequence[str], draws: int, metrics: Sequence[str] = METRICS) -> Scored:
+        """Return the scores asked for, the differences from the reference rows, and the tables beside them."""
         scores, differences = [], []
-        for metric, (own, statistic) in self._statistics().items():
+        statistics = self._statistics()
+        for metric in metrics:
+            own, statistic = statistics[metric]
             names, mean = _over_seeds(own)
             wanted = [name for name in references if name in names]
             found, paired = compare(_averaged(mean, statistic), self.storms, names, wanted, draws=draws)
@@ -104,12 +107,12 @@ class Judge:
         p = np.stack([one.test for one in own])
         made = {name: (own, one) for name, one in _ranked(p, self.event, self.basin).items()}
         error, reference = (p - self.event) ** 2, (self.climatology - self.event) ** 2
-        made[BSS_TRAIN] = own, lambda w: 1 - error @ w / (reference @ w)
+        # rounded: the climatology's own skill is 0 but for the order of summation
+        made[BSS_TRAIN] = own, lambda w: np.round(1 - error @ w / (reference @ w), 12) + 0.0
         for metric, name in ((PSS, "pss"), (HSS, "hss")):
             called = np.stack([one.test >= t[name] for one, t in zip(self.forecasts, self.thresholds, strict=True)])
             made[metric] = self.forecasts, self._called(called.astype(float), name)
-        order = (BSS, BSS_TRAIN, AUC, AP, PSS, HSS)
-        return {name: made[name] for name in order}
+        return made
 
     def _called(self, calls: np.ndarray, name: str) -> Statistic:
         return lambda w: np.asarray(getattr(Contingency.of(calls, self.event, w), name))

@@ -127,7 +127,7 @@ def _probe(config: ProbeConfig, command: str) -> Path:
     rows = _baselines(config, store, task)
     encoders = [(f"pretrained seed {r.seed}", "pretrained", r.seed, e, sha256(f / "encoder.safetensors"))
                 for f, (e, r) in zip(folders, loaded, strict=True)]  # fmt: skip
-    for seed in _twin_seeds([record.seed for _, record in loaded], config.untrained_seeds):
+    for seed in twin_seeds([record.seed for _, record in loaded], config.untrained_seeds):
         # The very weights that the pretraining of this seed began with.
         torch.manual_seed(key(seed, "init") & (2**63 - 1))
         twin = shape.build(store.variables)
@@ -155,7 +155,7 @@ def _probe(config: ProbeConfig, command: str) -> Path:
     return out
 
 
-def _twin_seeds(trained: list[int], count: int) -> list[int]:
+def twin_seeds(trained: list[int], count: int) -> list[int]:
     """Return seeds for the untrained twins: those of the pretrainings first."""
     others = [seed for seed in range(count + len(trained)) if seed not in trained]
     return [*trained, *others][:count]

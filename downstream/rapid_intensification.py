@@ -40,7 +40,7 @@ from .intensification_models import (
     feature_rows,
 )
 from .intensification_samples import FEWEST, Predictors, base_rates, parts_by_season, parts_by_time, proof, samples_of
-from .intensification_scores import BSS, Judge
+from .intensification_scores import AP, AUC, BSS, METRICS, Judge
 from .sst_climatology import SstClimatology, file_years
 from .summary import Summary
 
@@ -199,7 +199,8 @@ def summarise(config: RapidIntensificationConfig, features: Sequence[SampleFeatu
             rows.append(_known(problem, material.planet, config.members))
         judge = Judge(problem, rows, rows[0].test)
         names = list(dict.fromkeys(one.row for one in rows))
-        judged.append(judge.scored(_references(names, number == 0), config.draws))
+        metrics = METRICS if number == 0 else (BSS, AUC, AP)
+        judged.append(judge.scored(_references(names, number == 0), config.draws, metrics))
         if number == 0:
             basin_table = judge.by_basin(config.draws)
         records += [

@@ -33,8 +33,9 @@ class SstClimatology:
 
     @property
     def period(self) -> str:
-        """First and last year of those months, such as "2010–2014"."""
-        return f"{self.times[0].astype('datetime64[Y]')}–{self.times[-1].astype('datetime64[Y]')}"
+        """First and last year of those months, such as "2010–2014"; one year only once."""
+        years = [str(time.astype("datetime64[Y]")) for time in self.times[[0, -1]]]
+        return "–".join(dict.fromkeys(years))
 
     @classmethod
     def from_file(cls, path: str, years: tuple[int, int]) -> SstClimatology:

@@ -17,6 +17,7 @@ from ..ssl.grid import LatLonGrid
 from ..ssl.tokens import Patches, padded
 from .heads import LogisticHead, Samples, choose, one_hot
 from .paired import compare
+from .probability import Ranking
 
 COLUMNS = ("storm", "time", "lat", "lon")
 CLIMATOLOGY = "tile and month"
@@ -175,42 +176,9 @@ def _tile_climatology(labels: np.ndarray, month: np.ndarray) -> np.ndarray:
 def _statistics(chances: np.ndarray, truth: np.ndarray) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     """Return AUC, average precision and Brier skill against the first row, as functions of sample weights."""
     error = (chances - truth) ** 2
-    ranked = [Ranking(row, truth) for row in chances]
+    ranked = Ranking(chances, truth)
     return {
-        "auc": lambda w: np.array([one.auc(w) for one in ranked]),
-        "average_precision": lambda w: np.array([one.average_precision(w) for one in ranked]),
+        "auc": ranked.auc,
+        "average_precision": ranked.average_precision,
         "brier_skill": lambda w: 1 - (error @ w) / (error[0] @ w),
     }
-
-
-class Ranking:
-    """Scores sorted once, so that AUC and average precision under many weights are a few cumulative sums each."""
-
-    def __init__(self, scores: np.ndarray, truth: np.ndarray) -> None:
-        self.order = np.argsort(-scores, kind="stable")
-        self.truth = truth[self.order].astype(float)
-        # Equal scores have no order among them: only the sums at the end of each run of ties count.
-        self.ends = np.flatnonzero(np.append(np.diff(scores[self.order]) != 0, True))
-
-    def _sums(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the weight of events and of non-events at or above each distinct score, from 0."""
-        w = weights[self.order]
-        hits = np.cumsum(w * self.truth)[self.ends]
-        every = np.cumsum(w)[self.ends]
-        return np.append(0.0, hits), np.append(0.0, every - hits)
-
-    def auc(self, weights: np.ndarray) -> float:
-        """Return the chance that an event has a higher score than a non-event, ties half; NaN without either."""
-        hits, misses = self._sums(weights)
-        if hits[-1] <= 0 or misses[-1] <= 0:
-            return float("nan")
-        return float(np.trapezoid(hits, misses) / (hits[-1] * misses[-1]))
-
-    def average_precision(self, weights: np.ndarray) -> float:
-        """Return the mean precision over the events, step by step (no interpolation); NaN without either."""
-        hits, misses = self._sums(weights)
-        if hits[-1] <= 0 or misses[-1] <= 0:
-            return float("nan")
-        called = hits[1:] + misses[1:]
-        precision = np.where(called > 0, hits[1:] / np.where(called > 0, called, 1.0), 0.0)
-        return float((np.diff(hits) * precision).sum() / hits[-1])

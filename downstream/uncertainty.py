@@ -246,7 +246,8 @@ def predictives(
 
     * climatology: the training targets, whatever the features;
     * Gaussian around ridge: one width everywhere, the RMSE on validation; penalty chosen there;
-    * ridge posterior: width from noise and weights, penalty by evidence, no validation;
+    * ridge posterior: width from noise and weights, penalty by evidence, no validation (it takes the samples for
+      independent, so overlapping seasons make it too narrow);
     * quantile regression: L2 penalty chosen on validation by CRPS;
     * conformal: ridge by evidence on train, width and shape from the validation residuals, by years.
 

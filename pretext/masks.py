@@ -68,7 +68,7 @@ class Mask:
     order: Int[Tensor, "batch token"]
     visible: int
     hidden_variables: Bool[Tensor, "batch variable"]
-    hidden_cells: Bool[Tensor, "batch token cell"] | None = None
+    hidden_cells: Bool[Tensor, "batch every_token cell"] | None = None
 
     @property
     def keep(self) -> Int[Tensor, "batch visible"]:

@@ -69,7 +69,7 @@ def test_an_mlp_regresses_in_the_targets_units() -> None:
     y = np.stack([1000 + 50 * np.abs(x[:, 0]), 1e-3 * x[:, 1]], 1)
     data = Samples(x, y, np.arange(400))
     train, val = data.take(np.arange(300)), data.take(np.arange(300, 400))
-    head = MlpHead(classifies=False)
+    head = MlpHead(classifies=False, lr=1e-2)
     found = head.predict(train, val, [(0.01, 400)])[0]
     assert (((found - val.targets) ** 2).mean(0) < 0.05 * val.targets.var(0)).all()
     linear = RidgeHead().predict(train, val, [1e-2])[0]

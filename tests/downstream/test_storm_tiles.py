@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from earthssl.downstream.storm_tiles import BOTH, CLIMATOLOGY, TOKEN, Ranking, last_tiles, storm_labels, tile_probe
+from earthssl.downstream.storm_tiles import BOTH, CLIMATOLOGY, TOKEN, last_tiles, storm_labels, tile_probe
 from earthssl.ssl.batch import from_fields
 from earthssl.ssl.errors import EarthSSLError
 from earthssl.ssl.grid import LatLonGrid
@@ -132,27 +132,6 @@ def test_the_climatology_is_the_frequency_of_tile_and_month() -> None:
 def test_fewer_training_times_are_spread_over_the_block() -> None:
     few = tile_probe(*world(3.0), draws=50, most=300)[0]
     assert few[(few.metric == "auc") & (few.row == TOKEN)]["value"].item() > 0.95
-
-
-@pytest.mark.parametrize("weighted", [False, True])
-def test_auc_and_average_precision_are_scikit_learns(weighted: bool) -> None:
-    """With many ties."""
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
-    rng = np.random.default_rng(0)
-    truth = rng.random(300) < 0.3
-    scores = np.round(rng.normal(size=300) + truth, 1)
-    w = rng.integers(0, 4, 300).astype(float) if weighted else np.ones(300)
-    one = Ranking(scores, truth)
-    assert one.auc(w) == pytest.approx(roc_auc_score(truth, scores, sample_weight=w))
-    assert one.average_precision(w) == pytest.approx(average_precision_score(truth, scores, sample_weight=w))
-
-
-def test_auc_by_hand() -> None:
-    """Two events, two non-events, one pair tied: 3 of 4 pairs right, one half; without events there is none."""
-    one = Ranking(np.array([0.9, 0.5, 0.5, 0.1]), np.array([True, True, False, False]))
-    assert one.auc(np.ones(4)) == pytest.approx(3.5 / 4)
-    assert np.isnan(one.auc(np.array([0.0, 0, 1, 1])))
 
 
 def test_mistakes_are_said() -> None:

@@ -1,0 +1,490 @@
+"""Rapid intensification: which records count, what is known of them, and rows on storms whose law is known."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from earthssl.downstream.best_tracks import tidy
+from earthssl.downstream.crops import CropConfig
+from earthssl.downstream.intensification_features import FieldsConfig
+from earthssl.downstream.intensification_models import (
+    BALANCED,
+    BOOSTED,
+    CLIMATOLOGY,
+    DAY_CALL,
+    HALF_DAY_CALL,
+    ISOTONIC,
+    PLATT,
+    SEASONAL,
+    SMOOTHING,
+    TABLE,
+    TRACK,
+    TREES,
+    Forecast,
+    Problem,
+    SampleFeatures,
+    balanced,
+    boosting,
+    climatology,
+    feature_rows,
+    logistic,
+    persistence,
+    recalibrated,
+    table,
+)
+from earthssl.downstream.intensification_samples import (
+    Predictors,
+    base_rates,
+    parts_by_season,
+    parts_by_time,
+    proof,
+    samples_of,
+)
+from earthssl.downstream.intensification_scores import AUC, BSS, BSS_TRAIN, HSS, PSS, Judge
+from earthssl.downstream.probability import Ranking, brier, calibration_error
+from earthssl.downstream.rapid_intensification import KNOWN, Material, RapidIntensificationConfig, run, summarise
+from earthssl.ssl.encoder import EncoderConfig
+from earthssl.ssl.errors import EarthSSLError
+from earthssl.ssl.prepare import PrepareConfig, prepare
+from earthssl.ssl.splits import SplitsConfig
+from earthssl.ssl.statistics import StatisticsConfig
+from earthssl.ssl.store import Store
+
+SEASONS: dict[str, tuple[int, int]] = {"train": (2000, 2005), "val": (2006, 2008), "test": (2009, 2011)}
+THRESHOLD = 15.0
+
+
+def track(records: int = 12, **columns: Any) -> pd.DataFrame:
+    """One storm, every 6 h: 40 kt, gaining 2 kt and going a degree north each time."""
+    k = np.arange(records)
+    plain = {
+        "storm": "one", "basin": "NA", "time": np.datetime64("2001-09-01", "ns") + k * np.timedelta64(6, "h"),
+        "lat": 10.0 + k, "lon": 300.0, "wind_kt": 40.0 + 2 * k, "category": 0, "over_water": True,
+    }  # fmt: skip
+    return tidy(pd.DataFrame({**plain, **columns}))
+
+
+def storms(count: int = 240, seed: int = 0) -> pd.DataFrame:
+    """Storms of 2000–2011 in two basins; each gains 1.5 + 3 h kt in 6 h with a hidden h of its own, and noise."""
+    rng = np.random.default_rng(seed)
+    parts = []
+    for number in range(count):
+        year, basin = 2000 + number % 12, ("NA", "SI")[number // 12 % 2]
+        hidden, records = rng.standard_normal(), 20
+        gain = 1.5 + 3 * hidden + 3 * rng.standard_normal(records)
+        south = basin == "SI"
+        start = np.datetime64(f"{year}-{'02' if south else '08'}-01", "ns") + np.timedelta64(number // 24, "D")
+        parts.append(pd.DataFrame({
+            "storm": f"{year}-{number}", "basin": basin, "time": start + np.arange(records) * np.timedelta64(6, "h"),
+            "lat": (-1 if south else 1) * (10 + 0.3 * np.arange(records)), "lon": 60.0 + rng.uniform(),
+            "wind_kt": np.maximum(rng.uniform(30, 80) + np.cumsum(gain), 15), "category": 0, "over_water": True,
+            "hidden": hidden,
+        }))  # fmt: skip
+    return tidy(pd.concat(parts, ignore_index=True))
+
+
+@pytest.fixture
+def _few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of the whole task, which are not about the trees."""
+    monkeypatch.setitem(TREES, "max_iter", 15)
+
+
+@pytest.fixture(scope="module")
+def samples() -> pd.DataFrame:
+    return samples_of(storms())
+
+
+@pytest.fixture(scope="module")
+def problem(samples: pd.DataFrame) -> Problem:
+    basins = ["NA", "SI"]
+    return Problem(samples, parts_by_season(samples, SEASONS), Predictors.of(samples, basins, {}), basins, THRESHOLD)
+
+
+@pytest.fixture(scope="module")
+def csv(tmp_path_factory: pytest.TempPathFactory) -> str:
+    file = tmp_path_factory.mktemp("tracks") / "storms.csv"
+    storms().drop(columns="hidden").to_csv(file, index=False)
+    return str(file)
+
+
+def config(csv: str, out: Path, **more: Any) -> RapidIntensificationConfig:
+    return RapidIntensificationConfig(
+        out=str(out), tracks=csv, **SEASONS, **{"thresholds_kt": [THRESHOLD], "tree_seeds": 2, **more}
+    )
+
+
+# ---- samples ---------------------------------------------------------------------------------------------------
+
+
+def test_a_sample_needs_24_h_of_records_after_it() -> None:
+    found = samples_of(track(12))
+    assert len(found) == 8
+    assert (found["change_kt"] == 8).all()
+    assert list(found["wind_kt"]) == list(40.0 + 2 * np.arange(8))
+
+
+@pytest.mark.parametrize(
+    ("column", "record", "value", "left"),
+    [
+        ("over_water", 6, False, [0, 1, 7]),  # records 2 to 6 meet land within 24 h
+        ("category", 6, -4, [0, 1, 7]),
+        ("category", 6, -2, list(range(8))),  # subtropical counts
+        ("wind_kt", 6, np.nan, [0, 1, 3, 4, 5, 7]),  # unknown at one end: at 2 + 4, and at 6
+        ("wind_kt", 3, 24.0, [0, 1, 2, 4, 5, 6, 7]),  # too weak at the time itself only
+    ],
+)
+def test_what_spoils_a_sample(column: str, record: int, value: Any, left: list[int]) -> None:
+    one = track(12)
+    one.loc[record, column] = value
+    np.testing.assert_array_equal(samples_of(one)["time"], one["time"][left])
+
+
+def test_a_gap_in_the_records_is_no_24_h_and_storms_are_not_joined() -> None:
+    found = samples_of(track(12).drop(index=6))
+    assert list(found["wind_kt"]) == [40, 42, 54]  # records 0, 1 and 7
+    assert np.isnan(found["change6"].iloc[-1])
+    assert found["change12"].iloc[-1] == 4
+    two = tidy(pd.concat([track(5), track(5, storm="two", time=track(5)["time"] + pd.Timedelta(days=1.25))]))
+    assert len(samples_of(two)) == 2
+
+
+def test_changes_and_motion_by_hand() -> None:
+    found = samples_of(track(12))
+    assert found[["change6", "change12", "change24"]].iloc[4].tolist() == [2, 4, 8]
+    assert found[["change6", "change12", "change24"]].iloc[1].isna().tolist() == [False, True, True]
+    assert found["poleward"].iloc[1] == pytest.approx(111.2e3 / 21600)
+    assert found["east"].iloc[1] == 0
+    assert found["age_h"].tolist() == [6.0 * k for k in range(8)]
+    south = samples_of(track(12, lat=-10.0 - np.arange(12), lon=(359.5 + 0.5 * np.arange(12)) % 360))
+    assert south["poleward"].iloc[1] == pytest.approx(111.2e3 / 21600)
+    assert south["east"].iloc[1] == pytest.approx(111.2e3 / 21600 / 2 * np.cos(np.deg2rad(11)))
+    wind = np.array([40.0, 60, 50, 45, *[30] * 8])
+    assert samples_of(track(12, wind_kt=wind))["most_kt"].tolist() == [40, *[60] * 7]
+
+
+def test_predictors_do_not_look_ahead() -> None:
+    """Whatever comes after a sample changes its label and whether it counts, never what was known of it."""
+    one, other = track(14), track(14)
+    later = one.index >= 9
+    other.loc[later, "wind_kt"] += 33
+    other.loc[later, ["lat", "lon"]] += 4
+    first, second = (samples_of(t) for t in (one, other))
+    for name in ("season", "track", "place"):
+        a, b = (getattr(Predictors.of(t, ["NA"], {}), name) for t in (first, second))
+        np.testing.assert_array_equal(a[:9], b[:9])
+        assert (a[9:] != b[9:]).any()
+    assert (first["change_kt"] != second["change_kt"]).any()
+
+
+def test_southern_seasons_are_half_a_year_apart() -> None:
+    north = samples_of(track(12))
+    south = samples_of(track(12, lat=-10.0 - np.arange(12), time=track(12)["time"] - pd.Timedelta(days=182.5)))
+    a, b = (Predictors.of(t, ["NA"], {}).season for t in (north, south))
+    np.testing.assert_allclose(a[:, 3:7], b[:, 3:7], atol=0.03)
+
+
+def test_no_sample_is_an_error() -> None:
+    with pytest.raises(EarthSSLError, match="got none in 12 records of 1 storms"):
+        samples_of(track(12, over_water=False))
+
+
+# ---- blocks ----------------------------------------------------------------------------------------------------
+
+
+def test_blocks_of_seasons_share_no_storm(samples: pd.DataFrame) -> None:
+    part = parts_by_season(samples, SEASONS)
+    assert set(part) == {"train", "val", "test"}
+    shown = proof(samples, part)
+    assert shown["storms_in_two_blocks"] == 0
+    assert sum(block["samples"] for block in shown["blocks"].values()) == len(samples)
+    assert min(shown["gaps_h"].values()) > 0
+    wrong = part.copy()
+    wrong[0] = "test"
+    assert proof(samples, wrong)["storms_in_two_blocks"] == 1
+
+
+def test_blocks_of_time_hold_whole_storms_to_the_end_of_their_last_day() -> None:
+    one = samples_of(track(12))  # samples to 09-02 18:00, labels to 09-03 18:00
+    for last, inside in (("2001-09-03T18", True), ("2001-09-03T17", False)):
+        splits = SplitsConfig(
+            ("2001-09-01", last), ("2001-10-01", "2001-10-02"), ("2001-11-01", "2001-11-02"), 3
+        ).build()
+        assert set(parts_by_time(one, splits)) == {"train" if inside else ""}
+
+
+def test_base_rates_by_hand() -> None:
+    slow, fast = track(8), track(8, storm="two", basin="WP", wind_kt=40.0 + 8 * np.arange(8))
+    found = samples_of(tidy(pd.concat([slow, fast]).drop(columns="season")))
+    rates = base_rates(found, np.where(found["storm"] == "one", "train", "test"), [8, 30]).set_index("group")
+    assert rates.loc["all", ["n", "storms", "≥8 kt", "≥30 kt", "storms_with"]].tolist() == [8, 2, 100, 50, 50]
+    assert rates.loc["NA", ["n", "≥8 kt", "≥30 kt", "p95_kt"]].tolist() == [4, 100, 0, 8]
+    assert rates.loc["test", "≥30 kt"] == rates.loc["WP", "≥30 kt"] == 100
+    assert rates.loc["2000–2004", "n"] == 8
+
+
+# ---- rows ------------------------------------------------------------------------------------------------------
+
+
+def test_climatology_and_persistence_by_hand(problem: Problem) -> None:
+    train, test = problem.inside("train"), problem.inside("test")
+    north = problem.basin == 0
+    expected = problem.event[train & north].mean()
+    np.testing.assert_allclose(climatology(problem).test[north[test]], expected)
+    day, half = persistence(problem)
+    assert (day.row, half.row) == (DAY_CALL, HALF_DAY_CALL)
+    np.testing.assert_array_equal(day.test == 1, problem.samples["change24"][test] >= THRESHOLD)
+    np.testing.assert_array_equal(half.test == 1, problem.samples["change12"][test] >= THRESHOLD / 2)
+    assert set(day.test) == {0, 1}
+
+
+def test_the_table_is_the_smoothed_frequency_of_its_box(problem: Problem) -> None:
+    s, train, test = problem.samples, problem.inside("train"), problem.inside("test")
+    change = s["change12"].fillna(0)
+    box = (s["wind_kt"] >= 34) & (s["wind_kt"] < 50) & (change >= -2.5) & (change < 2.5)
+    hits, n = problem.event[train & box].sum(), (train & box).sum()
+    rate = problem.event[train].mean()
+    np.testing.assert_allclose(table(problem).test[box[test]], (hits + SMOOTHING * rate) / (n + SMOOTHING))
+
+
+def test_logistic_regression_finds_the_law_it_is_made_for(problem: Problem) -> None:
+    """Events drawn from a logistic law of a feature: the fit reaches the score of the true chances."""
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal(len(problem.event))
+    chance = 1 / (1 + np.exp(-(2 * x - 1)))
+    change = np.where(rng.uniform(size=len(x)) < chance, 2 * THRESHOLD, 0.0)
+    made = replace(problem, samples=problem.samples.assign(change_kt=change))
+    found = logistic(made, "x", x[:, None])
+    test = made.inside("test")
+    np.testing.assert_allclose(found.test, chance[test], atol=0.06)
+    assert brier(found.test, made.event[test]) == pytest.approx(brier(chance[test], made.event[test]), rel=0.02)
+    assert len(found.val) == made.inside("val").sum()
+
+
+def test_trees_find_what_a_line_cannot_and_are_a_function_of_their_seed(problem: Problem) -> None:
+    x = np.random.default_rng(4).standard_normal((len(problem.event), 2))
+    change = np.where(x[:, 0] * x[:, 1] > 0, 2 * THRESHOLD, 0.0)
+    made = replace(problem, samples=problem.samples.assign(change_kt=change))
+    event = made.event[made.inside("test")]
+    one, again, other = (boosting(made, "x", x, seed) for seed in (0, 0, 1))
+    assert Ranking(one.test, event).auc()[0] > 0.95
+    assert Ranking(logistic(made, "x", x).test, event).auc()[0] < 0.6
+    np.testing.assert_array_equal(one.test, again.test)
+    assert (one.test != other.test).any()
+    assert 1 <= one.chosen["trees"] <= 300
+
+
+@pytest.mark.parametrize("how", [ISOTONIC, PLATT])
+def test_recalibration_mends_distorted_chances(problem: Problem, how: str) -> None:
+    """Doubled log-odds are halved again; the order of the samples stays."""
+    rng = np.random.default_rng(5)
+    odds = rng.normal(-1, 1.2, len(problem.event))
+    change = np.where(rng.uniform(size=len(odds)) < 1 / (1 + np.exp(-odds)), 2 * THRESHOLD, 0.0)
+    made = replace(problem, samples=problem.samples.assign(change_kt=change))
+    event = made.event[made.inside("test")]
+    sure = made.forecast("sure", 1 / (1 + np.exp(-2 * odds)))
+    mended = recalibrated(made, sure, how)
+    assert mended.row == f"sure, {how}"
+    assert calibration_error(mended.test, event) < 0.6 * calibration_error(sure.test, event)
+    assert brier(mended.test, event) < brier(sure.test, event)
+    order = np.argsort(sure.test)
+    assert (np.diff(mended.test[order]) >= 0).all()
+    if how == PLATT:
+        np.testing.assert_allclose(mended.test, (1 / (1 + np.exp(-odds)))[made.inside("test")], atol=0.06)
+
+
+def test_balanced_classes_keep_the_order_and_spoil_the_chances(problem: Problem) -> None:
+    event = problem.event[problem.inside("test")]
+    plain, warning = logistic(problem, TRACK, problem.predictors.track), balanced(problem)
+    assert "not recalibrated" in warning.row
+    assert Ranking(warning.test, event).auc()[0] == pytest.approx(Ranking(plain.test, event).auc()[0], abs=0.02)
+    assert warning.test.mean() > event.mean() + 0.05
+    assert brier(warning.test, event) > brier(plain.test, event)
+
+
+def features(samples: pd.DataFrame, tracks: pd.DataFrame) -> list[SampleFeatures]:
+    """Two seeds of features that hold the hidden gain, one variant of which is noise, and features of noise only."""
+    hidden = samples[["storm"]].merge(tracks.drop_duplicates("storm")[["storm", "hidden"]], "left")["hidden"].to_numpy()
+    rng = np.random.default_rng(6)
+    noise = rng.standard_normal((3, len(samples), 4))
+    good = np.column_stack([hidden, noise[0]])
+    return [
+        SampleFeatures("encoder", 0, noise[1], "pretrained", "layer 1"),
+        SampleFeatures("encoder", 0, good, "pretrained", "layer 2"),
+        SampleFeatures("encoder", 1, good + 0.1, "pretrained", "layer 2"),
+        SampleFeatures("encoder", 0, noise[2], "untrained", "layer 1"),
+    ]
+
+
+def test_feature_rows_choose_their_variant_on_validation(problem: Problem, samples: pd.DataFrame) -> None:
+    rows = feature_rows(problem, features(samples, storms()))
+    assert [(one.row, one.seed) for one in rows] == [
+        ("pretrained encoder", 0), ("pretrained encoder + track", 0), ("pretrained encoder", 1),
+        ("pretrained encoder + track", 1), ("untrained encoder", 0), ("untrained encoder + track", 0),
+    ]  # fmt: skip
+    assert [one.chosen["variant"] for one in rows[:2]] == ["layer 2", "layer 2"]
+
+
+# ---- scores ----------------------------------------------------------------------------------------------------
+
+
+def test_the_judge_knows_the_limits(problem: Problem) -> None:
+    """A seer has every skill 1; the test frequencies have none; seeds count by the mean of their scores."""
+    event = problem.event
+    rates = np.array([event[problem.inside("test") & (problem.basin == k)].mean() for k in (0, 1)])
+    seer = problem.forecast("seer", event.astype(float))
+    constant = problem.forecast("constant", rates[problem.basin])
+    twice = [Forecast("mixed", k, one.val, one.test) for k, one in enumerate((seer, constant))]
+    trained = climatology(problem)
+    judge = Judge(problem, [seer, constant, *twice, trained], trained.test)
+    found = judge.scored(["constant"], 1000)
+    value = found.scores[found.scores["seed"] == ""].set_index(["row", "metric"])["value"]
+    for metric in (BSS, BSS_TRAIN, AUC, PSS, HSS):
+        assert value["seer", metric] == pytest.approx(1)
+    assert value["constant", BSS] == pytest.approx(0, abs=1e-12)
+    assert value["mixed", BSS] == pytest.approx(0.5)
+    assert value[CLIMATOLOGY, BSS_TRAIN] == 0
+    assert value[CLIMATOLOGY, BSS] < 0
+    seeds = found.scores[(found.scores["row"] == "mixed") & (found.scores["metric"] == BSS)]
+    assert dict(zip(seeds["seed"], seeds["value"].round(9), strict=True)) == {"": 0.5, "0": 1.0, "1": 0.0}
+    by_basin = judge.by_basin(1000).set_index(["basin", "row", "metric"])
+    for basin in ("NA", "SI"):
+        assert by_basin.loc[(basin, "seer", BSS), "value"] == pytest.approx(1)
+        assert by_basin.loc[(basin, "constant", BSS), "value"] == pytest.approx(0, abs=1e-12)
+    calls = found.tables["contingency"]
+    seen = calls[(calls["row"] == "seer") & (calls["basin"] == "all")]
+    assert (seen["misses"] == 0).all()
+    assert seen["hits"].unique() == event[problem.inside("test")].sum()
+    assert len(found.tables["reliability"].query("row == 'seer'")) == 2
+
+
+# ---- the whole task --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("_few_trees")
+def test_the_task_without_fields_writes_its_folder(csv: str, tmp_path: Path) -> None:
+    folder = run(config(csv, tmp_path / "out"), "typed")
+    names = {file.name for file in folder.iterdir()}
+    assert {"scores.csv", "differences.csv", "by_basin.csv", "base_rates.csv", "contingency.csv", "murphy.csv",
+            "reliability.csv", "brier_skill.png", "reliability.png", "brier_skill_by_basin.png", "report.html",
+            "table.txt", "result.json"} <= names  # fmt: skip
+    scores = pd.read_csv(folder / "scores.csv", dtype={"seed": str}, keep_default_na=False)
+    rows = list(dict.fromkeys(scores["row"]))
+    assert set(rows) == {CLIMATOLOGY, DAY_CALL, HALF_DAY_CALL, "logistic, ΔV12", TABLE, SEASONAL, TRACK, BOOSTED,
+                         f"{TRACK}, isotonic", f"{TRACK}, Platt", f"{BOOSTED}, isotonic", f"{BOOSTED}, Platt",
+                         BALANCED}  # fmt: skip
+    value = scores[scores["seed"] == ""].set_index(["row", "metric"])["value"].astype(float)
+    # the past tells of the hidden gain
+    assert value[TRACK, BSS] > 0.25
+    assert value["logistic, ΔV12", AUC] > 0.75
+    assert value[DAY_CALL, PSS] > 0.2
+    assert (DAY_CALL, BSS) not in value.index
+    record = json.loads((folder / "result.json").read_text())
+    assert record["synthetic"] is False
+    assert record["split_proof"]["storms_in_two_blocks"] == 0
+    assert any("No SST was given" in note for note in record["notes"])
+    assert (folder / "table.txt").read_text().startswith("Rapid intensification within 24 h: ")
+
+
+@pytest.mark.usefixtures("_few_trees")
+def test_features_that_know_more_win_and_noise_does_not(csv: str, samples: pd.DataFrame, tmp_path: Path) -> None:
+    wanted = config(csv, tmp_path / "out", tree_seeds=1)
+    assert len(Material.of(wanted).samples) == len(samples)
+    found = features(samples, storms())
+    gap = samples.index[(samples["season"] == 2010) & (samples["basin"] == "SI")]
+    found[0].values[gap[:7]] = np.nan
+    summary = summarise(wanted, found)
+    d = summary.differences.set_index(["row", "reference", "metric"])
+    assert d.loc[("pretrained encoder + track", TRACK, BSS), "verdict"] == "better"
+    assert d.loc[("pretrained encoder", "untrained encoder", BSS), "verdict"] == "better"
+    assert d.loc[("untrained encoder + track", TRACK, BSS), "verdict"] != "better"
+    assert d.loc[("untrained encoder", TRACK, AUC), "verdict"] == "worse"
+    assert any(note.startswith("7 samples lie outside the fields") for note in summary.notes)
+    assert summary.record["n"]["modelled"] == len(samples) - 7
+    n = summary.tables["contingency"].query("basin == 'all'")
+    counts = n[["hits", "misses", "false_alarms", "correct_negatives"]].sum(axis=1)
+    assert counts.unique().tolist() == [(samples["season"] >= 2009).sum() - 7]
+
+
+@pytest.mark.usefixtures("_few_trees")
+def test_with_fields_no_row_beats_what_the_planet_itself_knows(tmp_path: Path) -> None:
+    splits = SplitsConfig(("2000-01", "2000-12"), ("2001-01-15", "2001-12-20"), ("2002-01-05", "2002-12"), 14)
+    options = {"years": 3, "start": "2000-01-01", "step": "6-hourly", "storms": 60, "shape": [12, 24],
+               "variables": ["sst", "u850", "v850"]}  # fmt: skip
+    statistics = StatisticsConfig(climatology="month", scale="variable")
+    store = prepare(PrepareConfig("planet", str(tmp_path / "store"), splits, options, statistics))
+    wanted = RapidIntensificationConfig(
+        out=str(tmp_path / "out"), tracks="planet", store=str(store), thresholds_kt=[20.0], tree_seeds=1, members=50,
+        fields=FieldsConfig(CropConfig(20.0), ["last"], [1], [5], 1, EncoderConfig("nano", 2, (1, 2, 2))),
+    )  # fmt: skip
+    summary = summarise(wanted)
+    value = summary.scores.query("seed == '' and metric == 'BSS'").set_index("row")["value"]
+    assert {"untrained encoder", "untrained encoder + track", "PCA of the crop + track", f"{TRACK} + SST 2000"} <= set(
+        value.index
+    )
+    assert value.idxmax() == KNOWN
+    assert value["untrained encoder"] > value[CLIMATOLOGY]
+    assert summary.record["synthetic"]
+    assert "synthetic planet" in summary.title
+    assert summary.record["split"] == Store(store).splits.to_json()
+    assert [one["kind"] for one in summary.record["fields"]["encoders"]] == ["untrained"]
+    with pytest.raises(EarthSSLError, match="crops: expected samples within"):
+        summarise(replace(wanted, tracks=str(_elsewhere(tmp_path))))
+
+
+def _elsewhere(folder: Path) -> Path:
+    """Storms of years that the store does not hold."""
+    file = folder / "elsewhere.csv"
+    storms().drop(columns="hidden").assign(time=lambda t: t["time"] + pd.Timedelta(days=9000)).to_csv(file, index=False)
+    return file
+
+
+@pytest.mark.usefixtures("_few_trees")
+def test_few_samples_of_a_basin_are_left_out_and_said(tmp_path: Path) -> None:
+    tracks = storms().drop(columns="hidden")
+    strange = tracks["storm"].isin(tracks["storm"].unique()[:2])
+    tracks.loc[strange, "basin"] = "SA"
+    file = tmp_path / "storms.csv"
+    tracks.to_csv(file, index=False)
+    summary = summarise(config(str(file), tmp_path / "out", tree_seeds=1))
+    assert summary.record["n"]["basins"] == ["NA", "SI"]
+    assert any(" of SA: left out, fewer than 50 to train on" in note for note in summary.notes)
+    assert "SA" in set(summary.tables["base_rates"]["group"])
+
+
+def test_mistakes_are_said(csv: str, tmp_path: Path) -> None:
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"test": (1990, 1999), "val": (1985, 1989), "train": (1980, 1984)}, "samples in the train block, got none"),
+        ({"thresholds_kt": [500.0]}, "with and without a change ≥ 500 kt in train, got 0 among"),
+    ]
+    for change, said in cases:
+        with pytest.raises(EarthSSLError, match=said):
+            summarise(replace(config(csv, tmp_path / "out"), **change))
+    with pytest.raises(EarthSSLError, match=r"expected features of \d+ samples, got shape"):
+        summarise(config(csv, tmp_path / "out"), [SampleFeatures("encoder", 0, np.zeros((3, 2)), "pretrained")])
+    (tmp_path / "filled").mkdir()
+    (tmp_path / "filled" / "file").touch()
+    with pytest.raises(EarthSSLError, match="filled"):
+        run(config(csv, tmp_path / "filled"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"task": "enso"}, "expected rapid_intensification, got 'enso'"),
+        ({"thresholds_kt": []}, "different changes above 0"),
+        ({"val": (2001, 2004)}, "train before those of val"),
+        ({"checkpoints": ["x"]}, "checkpoints need a 6-hourly store"),
+        ({"tracks": "planet"}, "planet needs a 6-hourly store"),
+        ({"sst_years": [(2014, 2010)]}, "sst_years"),
+        ({"draws": 10}, "draws ≥ 1000"),
+    ],
+)
+def test_bad_configs_are_refused(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(EarthSSLError, match=said):
+        RapidIntensificationConfig(out="x", **change)
