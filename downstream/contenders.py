@@ -17,7 +17,7 @@ from ..ssl.errors import EarthSSLError
 from ..ssl.files import sha256
 from ..ssl.randomness import key
 from ..ssl.store import Store
-from .probe import twin_seeds, check_fits, checkpoint_folder
+from .probe import check_fits, checkpoint_folder, twin_seeds
 
 PRETRAINED, UNTRAINED = "pretrained", "untrained"
 

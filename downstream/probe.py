@@ -123,7 +123,7 @@ def _probe(config: ProbeConfig, command: str) -> Path:
         config.leads,
         max(shape.window, config.pca_window),
     )
-    layers = _layers(config.layers, loaded[0][0].depth)
+    layers = layers_to_read(config.layers, loaded[0][0].depth)
     rows = _baselines(config, store, task)
     encoders = [(f"pretrained seed {r.seed}", "pretrained", r.seed, e, sha256(f / "encoder.safetensors"))
                 for f, (e, r) in zip(folders, loaded, strict=True)]  # fmt: skip
@@ -196,7 +196,7 @@ def _same_scaling(record: Record, store: Store) -> bool:
     )
 
 
-def _layers(asked: Sequence[int] | None, depth: int) -> list[int]:
+def layers_to_read(asked: Sequence[int] | None, depth: int) -> list[int]:
     if asked is None:
         return list(range(min(depth - 2, 2 * depth // 3) if depth > 1 else 0, depth))
     bad = [layer for layer in asked if not -depth <= layer < depth]

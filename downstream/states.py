@@ -25,7 +25,7 @@ from .fractions import FRACTIONS, SHOTS
 from .frozen import Evaluation, FrozenTask
 from .heads import Choice, Head, LogisticHead, NearestHead, Samples, choose, one_hot, squared_error
 from .label_curve import fraction_curve, shot_curve
-from .probe import _layers
+from .probe import layers_to_read
 from .state_figures import confusion_figure, curve_figure
 from .state_labels import SEASON, STATES, StateLabels
 from .summary import DIFFERENCES, SCORES, Summary
@@ -231,7 +231,7 @@ def _baselines(labels: StateLabels, lead: int, pcs: Features) -> list[Classified
 
 def _features(config: StatesConfig, store: Store, one: Contender) -> RawFeatures:
     cache = Path(config.cache) if config.cache else Path(config.out).with_name(Path(config.out).name + "-features")
-    layers = _layers(config.layers, one.encoder.depth)
+    layers = layers_to_read(config.layers, one.encoder.depth)
     file = cache / cache_name(one.weights_sha256, store, layers)
     return cached(file, one.encoder, store, layers, f"features, {one.kind} seed {one.seed}")
 
@@ -239,7 +239,7 @@ def _features(config: StatesConfig, store: Store, one: Contender) -> RawFeatures
 def _encoder_rows(
     config: StatesConfig, labels: StateLabels, store: Store, one: Contender, raw: RawFeatures, lead: int
 ) -> list[Classified]:
-    layers = _layers(config.layers, one.encoder.depth)
+    layers = layers_to_read(config.layers, one.encoder.depth)
     steps = len(store.times)
     sets = candidates(raw, steps, labels.enso.within("train"), layers, config.poolings, config.components)
     pooled = {name: values for named in sets.values() for name, values in named.items()}
