@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -39,10 +39,12 @@ from .ssl.batch import from_fields
 from .ssl.checkpoint import Record, load_encoder, read
 from .ssl.config import build
 from .ssl.data import Windows
-from .ssl.encoder import Encoder
+from .ssl.encoder import Encoder, EncoderConfig
 from .ssl.errors import EarthSSLError
 from .ssl.files import read_json, refuse_filled, write_json
 from .ssl.monitor import ProbeLabels
+from .ssl.multitask import build_objectives
+from .ssl.objective import Context
 from .ssl.parallel import run_jobs
 from .ssl.prepare import PrepareConfig, prepare
 from .ssl.pretrain import OnlineProbeConfig, PretrainConfig, load_objectives, parse_objectives
@@ -151,6 +153,7 @@ def audit(config: AuditConfig, command: str = "") -> Path:
     out = Path(config.out)
     settings = parse_objectives(config.objectives, TASKS)
     store = Store(config.store)
+    _rehearse({name: {name: own} for name, own in config.objectives.items()}, config.encoder, store)
     _open(out, "audit", {**asdict(config), "fingerprint": store.fingerprint}, ("out", "store", "jobs", "draws"))
     jobs = [(name, own, config) for name, own in settings.items()]
     table = pd.concat(run_jobs(audit_task, jobs, config.jobs), ignore_index=True)
@@ -164,11 +167,10 @@ def matrix(config: MatrixConfig, command: str = "") -> Path:
     begun = time.perf_counter()
     out = Path(config.out)
     recipes = config.all_recipes()
-    for objectives in recipes.values():
-        parse_objectives(objectives, TASKS)
     for task in config.tasks:
         frozen_task(task)
     store = Store(config.store)
+    _rehearse(recipes, config.encoder, store)
     free = ("out", "store", "jobs", "draws", "block", "recipes", "leave_one_out")
     _open(out, "matrix", {**asdict(config), "fingerprint": store.fingerprint}, free)
     for name, objectives in recipes.items():
@@ -181,6 +183,13 @@ def matrix(config: MatrixConfig, command: str = "") -> Path:
     title = f"Pretext × downstream × layer on {_source(store)}, {config.training.steps} steps each"
     summary = matrix_summary(out / "cells", config, title, _record(store, config, begun))
     return _finish(summary, out / "report", command)
+
+
+def _rehearse(recipes: Mapping[str, dict[str, Any]], shape: EncoderConfig, store: Store) -> None:
+    """Build every recipe's objectives, so that settings that cannot work are refused before anything is written."""
+    context = Context(shape.build(store.variables), store.variables, store.grid)
+    for objectives in recipes.values():
+        build_objectives(parse_objectives(objectives, TASKS), context)
 
 
 def _matrix_references(config: MatrixConfig, task: str) -> None:

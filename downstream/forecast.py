@@ -37,7 +37,7 @@ from .linear_forecast import States, linear_direct, linear_iterative, pca_ridge
 from .patch_features import POOLINGS, PatchFeatures, PatchGrid, encoder_features, pca_features, raw_features
 from .patch_forecast import PENALTIES, PatchForecast
 from .patch_network import TrainedForecast
-from .probe import _layers
+from .probe import layers_to_read
 from .summary import Summary
 from .weatherbench import published
 
@@ -182,7 +182,7 @@ class _Rows:
         self.grid = PatchGrid(samples.store, (patch[1], patch[2]))
         self.damped = Damped.fit(samples)
         self.bases = bases_of(samples, config.bases)
-        self._layers = _layers(config.layers, encoder.depth)
+        self.layers_to_read = layers_to_read(config.layers, encoder.depth)
 
     def baselines(self) -> list[ForecastRow]:
         """Return the rows without an encoder."""
@@ -208,7 +208,13 @@ class _Rows:
         """Return the row of a frozen encoder with the shared linear head."""
         samples, label = self.samples, f"{name}, seed {one.seed}"
         found = encoder_features(
-            one.encoder, samples.store, samples.fields, samples.every(), self._layers, self.config.poolings, label
+            one.encoder,
+            samples.store,
+            samples.fields,
+            samples.every(),
+            self.layers_to_read,
+            self.config.poolings,
+            label,
         )
         named = {f"layer {layer + 1}, {pooling}": tokens for (layer, pooling), tokens in found.items()}
         if self.config.raw_values:

@@ -9,19 +9,22 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 MARKS = "os^DvXP*<>"
+LEAST_SHARE = 0.01
 
 
 def reliability_figure(table: pd.DataFrame, rows: Sequence[str], title: str) -> Figure:
-    """Return observed frequency against mean forecast, a point a bin; bins hold equally many samples.
+    """Return observed frequency against mean forecast, a point a bin; bins hold about equally many samples.
+
+    Bins with less than 1 % of the samples, which equal forecasts can leave, are in the table only.
 
     Args:
-        table: Columns row, seed, forecast, observed; the first seed of a row is drawn.
+        table: Columns row, seed, forecast, observed, share; the first seed of a row is drawn.
         rows: Those to draw.
         title: Of the picture.
     """
     drawn = Figure(figsize=(7.5, 5.4), layout="constrained")
     axis = drawn.subplots()
-    found = table[table["row"].isin(rows)]
+    found = table[table["row"].isin(rows) & (table["share"] >= LEAST_SHARE)]
     edge = 1.05 * float(found[["forecast", "observed"]].max().max())
     axis.plot([0, edge], [0, edge], color="0.5", lw=0.8, label="reliable")
     for k, row in enumerate(rows):

@@ -117,9 +117,9 @@ class RapidIntensificationConfig:
             raise EarthSSLError(
                 f"{NAME}.sst_years: expected first and last years, got {self.sst_years}; or leave it out"
             )
-        if self.draws < 1000 or self.tree_seeds < 1 or self.members < 1:
+        if self.draws < 100 or self.tree_seeds < 1 or self.members < 1:
             raise EarthSSLError(
-                f"{NAME}: expected draws ≥ 1000, tree_seeds ≥ 1 and members ≥ 1, got {self.draws}, {self.tree_seeds}, "
+                f"{NAME}: expected draws ≥ 100, tree_seeds ≥ 1 and members ≥ 1, got {self.draws}, {self.tree_seeds}, "
                 f"{self.members}"
             )
 

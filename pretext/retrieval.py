@@ -85,10 +85,10 @@ def across_ranks(x: Shaped[Tensor, "2 sample *rest"]) -> Shaped[Tensor, "2 all_s
     return torch.cat(parts, 1)
 
 
-def cosines(z: Float[Tensor, "2 sample width"]) -> Float[Tensor, "row row"]:
+def cosines(z: Float[Tensor, "row width"]) -> Float[Tensor, "row row"]:
     """Return the cosines between all embeddings, in single precision whatever the embeddings come in."""
     with torch.autocast(z.device.type, enabled=False):
-        unit = nn.functional.normalize(z.float().flatten(0, 1), dim=1, eps=1e-6)
+        unit = nn.functional.normalize(z.float(), dim=1, eps=1e-6)
         return unit @ unit.T
 
 

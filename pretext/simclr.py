@@ -55,9 +55,8 @@ class SimCLR(TwoViews):
     def forward(self, encoder: Encoder, batch: Batch) -> Outcome:
         """Return NT-Xent, with accuracy and skill of retrieval and the number of negatives."""
         views = self.draw(batch)
-        z = torch.stack([self.projector(self.pooled(encoder, view, encoder.config.patch)) for view in views])
-        z, allowed = self.join(z, views)
-        likeness = cosines(z)
+        likeness = cosines(self.projector(self.features(encoder, views, encoder.config.patch)))
+        allowed = self.rivals(views)
         return Outcome(nt_xent(likeness, allowed, self.temperature), retrieval(likeness, allowed))
 
 

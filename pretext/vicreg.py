@@ -61,15 +61,13 @@ class VICReg(TwoViews):
     def forward(self, encoder: Encoder, batch: Batch) -> Outcome:
         """Return the weighted sum of the three terms, with each of them and the skill of retrieval."""
         views = self.draw(batch)
-        z = torch.stack([self.projector(self.pooled(encoder, view, encoder.config.patch)) for view in views])
-        z, allowed = self.join(z, views)
-        invariance, variance, covariance = parts(z)
+        z = self.projector(self.features(encoder, views, encoder.config.patch))
+        invariance, variance, covariance = parts(z.unflatten(0, (2, -1)))
         c = self.config
         loss = c.invariance * invariance + c.variance * variance + c.covariance * covariance
         terms = {"invariance": invariance, "variance": variance, "covariance": covariance}
-        return Outcome(
-            loss, {name: term.detach() for name, term in terms.items()} | retrieval(cosines(z.detach()), allowed)
-        )
+        found = retrieval(cosines(z.detach()), self.rivals(views))
+        return Outcome(loss, {name: term.detach() for name, term in terms.items()} | found)
 
 
 def parts(

@@ -12,6 +12,7 @@ What joint-embedding tasks could tell windows apart by without understanding the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -111,9 +112,14 @@ def _changed(config: ViewsConfig, view: Batch, keys: Int[Tensor, " batch"], turn
     )
 
 
-def head(width: int, hidden: int, out: int) -> nn.Sequential:
-    """Return two layers with a norm between them, of each sample on its own: batch statistics would tell of others."""
-    return nn.Sequential(nn.Linear(width, hidden), nn.LayerNorm(hidden), nn.GELU(), nn.Linear(hidden, out))
+def head(width: int, hidden: int, out: int, layer: Callable[[int, int], nn.Module] = nn.Linear) -> nn.Sequential:
+    """Return two layers with a batch norm between them, for rows of features.
+
+    Mean features of windows share a large constant (their tokens lie at the same places); a norm over the batch
+    takes it out, one over the features does not: SimCLR's skill on a series of lasting maps was .55 against .40
+    after 150 steps, that of VICReg .28 against .20.
+    """
+    return nn.Sequential(layer(width, hidden), nn.BatchNorm1d(hidden), nn.GELU(), layer(hidden, out))
 
 
 @dataclass(frozen=True)
@@ -175,17 +181,21 @@ class TwoViews(Objective):
         patches = patchify(view, patch)
         return encoder(patches, self.shown(patches, view.keys), hide=self.hide).mean(1)
 
-    def join(
-        self, z: Float[Tensor, "2 batch width"], views: tuple[Batch, Batch]
-    ) -> tuple[Float[Tensor, "2 sample width"], Bool[Tensor, "row candidate"]]:
-        """Return the embeddings that are compared, of all ranks in training, and the fair negatives among them.
+    def features(
+        self, encoder: nn.Module, views: tuple[Batch, Batch], patch: tuple[int, int, int]
+    ) -> Float[Tensor, "row width"]:
+        """Return the mean features of both views as rows (view, sample): in training, those of all ranks.
 
-        Validation compares within each rank: its last batches differ in size.
+        What follows is computed of all rows on every rank: batch norms and losses are then those of the joined
+        batch. Validation stays within each rank, as its last batches differ in size.
         """
+        features = torch.stack([self.pooled(encoder, view, patch).float() for view in views])
+        return (across_ranks(features) if self.training else features).flatten(0, 1)
+
+    def rivals(self, views: tuple[Batch, Batch]) -> Bool[Tensor, "row candidate"]:
+        """Return the fair negatives of the same rows."""
         times = torch.stack([view.times[:, -1] for view in views])
-        if self.training:
-            z, times = across_ranks(z.float()), across_ranks(times)
-        return z, self.views.rivals.allowed(times)
+        return self.views.rivals.allowed(across_ranks(times) if self.training else times)
 
     def cues(self) -> list[Cue]:
         """Return time of year with area means, and likeness of the fields."""

@@ -194,7 +194,9 @@ def test_few_samples_do_not_favour_their_own_mean() -> None:
         mask = Mask(torch.arange(4).expand(3, -1), 1, torch.zeros(3, 1, dtype=torch.bool))
         powers.append(float(explained(everything[:, 1:], everything, mask)["spread"]) ** 2)
     assert np.mean(powers) == pytest.approx(1, abs=0.02)
-    one = explained(torch.randn(1, 3, 8), torch.randn(1, 4, 8), Mask(torch.arange(4)[None], 1, mask.hidden_variables[:1]))
+    one = explained(
+        torch.randn(1, 3, 8), torch.randn(1, 4, 8), Mask(torch.arange(4)[None], 1, mask.hidden_variables[:1])
+    )
     assert float(one["skill"]) == float(one["spread"]) == 0
 
 
