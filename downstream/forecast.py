@@ -182,7 +182,7 @@ class _Rows:
         self.grid = PatchGrid(samples.store, (patch[1], patch[2]))
         self.damped = Damped.fit(samples)
         self.bases = bases_of(samples, config.bases)
-        self.layers_to_read = layers_to_read(config.layers, encoder.depth)
+        self._layers = layers_to_read(config.layers, encoder.depth)
 
     def baselines(self) -> list[ForecastRow]:
         """Return the rows without an encoder."""
@@ -212,7 +212,7 @@ class _Rows:
             samples.store,
             samples.fields,
             samples.every(),
-            self.layers_to_read,
+            self._layers,
             self.config.poolings,
             label,
         )

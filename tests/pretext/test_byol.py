@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from earthssl.pretext.byol import BYOL, BYOLConfig, disagreement
+from earthssl.pretext.byol import BYOL, BYOLConfig, Paced, disagreement
 from earthssl.pretext.retrieval import Rivals
 from earthssl.pretext.views import ViewsConfig
 from earthssl.ssl.batch import Batch
@@ -36,12 +36,12 @@ def make(batch: Batch, config: BYOLConfig = CONFIG) -> tuple[Any, BYOL]:
 
 
 def test_disagreement_by_hand() -> None:
-    """0 for the same direction, 2 for a right angle, 4 for the opposite, in each direction; lengths do not count."""
-    target = torch.tensor([[[1.0, 0.0], [0.0, 2.0]], [[3.0, 0.0], [0.0, 1.0]]])
+    """0 for the same direction, 2 for a right angle, 4 for the opposite, of each view; lengths do not count."""
+    target = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0], [0.0, 1.0]])
     assert float(disagreement(5 * target, target)) == pytest.approx(0, abs=1e-6)
     assert float(disagreement(-target, target)) == pytest.approx(8)
-    assert float(disagreement(target.flip(2), target)) == pytest.approx(4)
-    first_only = torch.stack([target[0], target[1].flip(1)])
+    assert float(disagreement(target.flip(1), target)) == pytest.approx(4)
+    first_only = torch.cat([target[:2], target[2:].flip(1)])
     assert float(disagreement(first_only, target)) == pytest.approx(2)
     with torch.autocast("cpu", torch.bfloat16):
         assert disagreement(target.bfloat16(), target.bfloat16()).dtype == torch.float32
@@ -50,6 +50,8 @@ def test_disagreement_by_hand() -> None:
 def test_each_view_predicts_the_other(batch: Batch) -> None:
     """Cosines between the prediction from one view and the target of the other, both ways, from the parts."""
     encoder, task = make(batch)
+    task(encoder, batch)  # so that the running statistics, used below, are some
+    encoder.eval()
     task.eval()
     first, second = task.draw(batch)
 
@@ -63,9 +65,25 @@ def test_each_view_predicts_the_other(batch: Batch) -> None:
     outcome = task(encoder, batch)
     torch.testing.assert_close(outcome.loss, (4 - 2 * cosine).mean())
     swapped = (online(first) * target(first)).sum(1) + (online(second) * target(second)).sum(1)
-    assert abs(float((outcome.loss - (4 - 2 * swapped).mean()).detach())) > 1e-3
+    assert abs(float((outcome.loss - (4 - 2 * swapped).mean()).detach())) > 1e-4
     assert torch.equal(outcome.loss, task(encoder, batch).loss)
     assert not torch.equal(outcome.loss, task(encoder, replace(batch, keys=batch.keys + 1)).loss)
+
+
+def test_the_predictor_learns_at_its_own_pace() -> None:
+    """The same function at the start as a layer of the same draws; a step of Adam moves it ten times as far."""
+    torch.manual_seed(0)
+    plain = torch.nn.Linear(5, 3)
+    torch.manual_seed(0)
+    paced, x = Paced(5, 3, 10.0), torch.randn(7, 5)
+    torch.testing.assert_close(paced(x), plain(x))
+    before = plain(torch.eye(5)).detach()
+    for layer in (plain, paced):
+        optimizer = torch.optim.Adam(layer.parameters(), lr=1e-3)
+        (layer(x) ** 2).mean().backward()
+        optimizer.step()
+    moved, further = plain(torch.eye(5)).detach() - before, paced(torch.eye(5)).detach() - before
+    torch.testing.assert_close(further, 10 * moved, rtol=1e-3, atol=1e-5)
 
 
 def test_the_target_network_is_not_trained(batch: Batch) -> None:
@@ -127,7 +145,10 @@ def test_a_collapse_shows(batch: Batch) -> None:
 
 
 def test_bad_settings_are_refused(batch: Batch) -> None:
-    """A teacher that never follows."""
+    """A teacher that never follows, a predictor that never learns."""
     for tau in (1.0, -0.5):
         with pytest.raises(EarthSSLError, match="tau"):
             make(batch, replace(CONFIG, tau=tau))
+    for pace in (0.0, -1.0, float("inf")):
+        with pytest.raises(EarthSSLError, match=r"byol\.pace"):
+            BYOLConfig(pace=pace)

@@ -61,7 +61,7 @@ def test_the_loss_is_the_definition() -> None:
                 right = math.exp(float(unit[a] @ unit[(a + 7) % 14]) / temperature)
                 wrong = sum(math.exp(float(unit[a] @ unit[c]) / temperature) for c in range(14) if allowed[a, c])
                 losses.append(-math.log(right / (right + wrong)))
-            found = nt_xent(cosines(z), allowed, temperature)
+            found = nt_xent(cosines(z.flatten(0, 1)), allowed, temperature)
             assert float(found) == pytest.approx(np.mean(losses), rel=1e-5)
 
 
@@ -70,10 +70,12 @@ def test_limits() -> None:
     z = torch.eye(8)[:, :8].repeat(2, 1, 1)
     for temperature in (0.1, 1.0):
         expected = math.log1p(14 * math.exp(-1 / temperature))
-        assert float(nt_xent(cosines(z), everything(16), temperature)) == pytest.approx(expected, abs=1e-6)
+        assert float(nt_xent(cosines(z.flatten(0, 1)), everything(16), temperature)) == pytest.approx(
+            expected, abs=1e-6
+        )
     same = torch.ones(2, 8, 4)
-    assert float(nt_xent(cosines(same), everything(16), 0.1)) == pytest.approx(math.log(15), rel=1e-6)
-    assert float(nt_xent(cosines(torch.stack([same[0], -same[0]])), everything(16), 0.1)) > 20
+    assert float(nt_xent(cosines(same.flatten(0, 1)), everything(16), 0.1)) == pytest.approx(math.log(15), rel=1e-6)
+    assert float(nt_xent(cosines(torch.cat([same[0], -same[0]])), everything(16), 0.1)) > 20
 
 
 def test_what_is_no_negative_is_ignored() -> None:
@@ -83,14 +85,18 @@ def test_what_is_no_negative_is_ignored() -> None:
     allowed = everything(8)
     allowed[:, 3] = allowed[:, 7] = allowed[3] = allowed[7] = False
     z.requires_grad_(True)
-    nt_xent(cosines(z), allowed, 0.1).backward()
+    nt_xent(cosines(z.flatten(0, 1)), allowed, 0.1).backward()
     assert z.grad is not None
     assert not z.grad[:, 3].any()  # neither a negative of others nor scored itself
     assert z.grad[:, :3].any(-1).all()
     other = z.detach().clone()
     other[:, 3] = other[:, 0] * 2
-    assert torch.equal(nt_xent(cosines(z), allowed, 0.1), nt_xent(cosines(other), allowed, 0.1))
-    assert not torch.equal(nt_xent(cosines(z), everything(8), 0.1), nt_xent(cosines(other), everything(8), 0.1))
+    assert torch.equal(
+        nt_xent(cosines(z.flatten(0, 1)), allowed, 0.1), nt_xent(cosines(other.flatten(0, 1)), allowed, 0.1)
+    )
+    assert not torch.equal(
+        nt_xent(cosines(z.flatten(0, 1)), everything(8), 0.1), nt_xent(cosines(other.flatten(0, 1)), everything(8), 0.1)
+    )
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16, torch.float16])
@@ -99,7 +105,7 @@ def test_finite_at_a_temperature_of_a_hundredth(kind: torch.dtype, alike: bool) 
     """Loss not below 0, loss and gradients finite: on equal views, and on views that are wrong throughout."""
     torch.manual_seed(3)
     z = torch.randn(16, 32).to(kind)
-    both = torch.stack([z, z if alike else z.roll(1, 0)]).requires_grad_(True)
+    both = torch.cat([z, z if alike else z.roll(1, 0)]).requires_grad_(True)
     loss = nt_xent(cosines(both), everything(32), 0.01)
     loss.backward()
     assert both.grad is not None
@@ -130,8 +136,7 @@ def test_the_outcome_is_what_the_parts_make(monkeypatch: pytest.MonkeyPatch) -> 
     encoder, task = make(SimCLRConfig(temperature=0.3, views=ViewsConfig(rivals=Rivals(200.0, None))))
     batch = windows(9)
     views = task.draw(batch)
-    z = torch.stack([task.projector(task.pooled(encoder, view, (1, 2, 2))) for view in views])
-    likeness = cosines(z)
+    likeness = cosines(task.projector(torch.cat([task.pooled(encoder, view, (1, 2, 2)) for view in views])))
     outcome = task(encoder, batch)
     torch.testing.assert_close(outcome.loss, nt_xent(likeness, everything(18), 0.3))
     expected = retrieval(likeness.detach(), everything(18))
@@ -162,8 +167,8 @@ def skill_after_training(lasting: float, steps: int) -> float:
 
 def test_noise_has_nothing_to_find_and_a_lasting_map_has() -> None:
     """Independent steps: chance, within 4 standard errors; a map that lasts is found more and more often."""
-    assert abs(skill_after_training(0.0, 20)) < 4 * (1 / 47 / 480) ** 0.5
-    assert skill_after_training(2.0, 60) > 0.25
+    assert abs(skill_after_training(0.0, 15)) < 4 * (1 / 47 / 480) ** 0.5
+    assert skill_after_training(2.0, 30) > 0.5
 
 
 def test_bad_settings_are_refused() -> None:

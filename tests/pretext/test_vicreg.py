@@ -127,7 +127,7 @@ def test_the_loss_is_the_weighted_sum(batch: Batch) -> None:
 def test_a_collapsed_encoder_has_no_skill(batch: Batch) -> None:
     """All weights of the projector's last layer 0: chance, as it should."""
     encoder, task = make(batch.grid, VICRegConfig(views=ViewsConfig(rivals=Rivals(0.0, None))))
-    torch.nn.init.zeros_(task.projector[-1].weight)
+    torch.nn.init.zeros_(task.projector[-1].weight)  # type: ignore[arg-type]
     terms = task(encoder, batch).terms
     assert float(terms["skill"]) == pytest.approx(0, abs=1e-6)
     assert float(terms["accuracy"]) == pytest.approx(1 / 15)

@@ -182,12 +182,14 @@ def test_rolling_turns_fields_and_coastlines_together(batch: Batch) -> None:
     )
 
 
-def test_heads_look_at_each_sample_alone() -> None:
-    """The company a sample is in does not change its embedding."""
+def test_heads_take_out_what_all_share() -> None:
+    """A constant added to all features changes nothing while it learns; evaluated, every sample stands alone."""
     torch.manual_seed(0)
-    made, x = head(6, 8, 4), torch.randn(5, 6)
+    made, x = head(6, 8, 4), torch.randn(50, 6)
+    torch.testing.assert_close(made(x), made(x + 10), rtol=1e-3, atol=1e-4)
+    made.eval()
     torch.testing.assert_close(made(x)[2:3], made(x[2:3]))
-    assert made(x).shape == (5, 4)
+    assert made(x).shape == (50, 4)
 
 
 def test_what_does_not_fit_is_refused(batch: Batch) -> None:
