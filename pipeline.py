@@ -37,6 +37,12 @@ def run_all(file: str | Path, out: str, words: list[str], say: Callable[[str], N
     """
     found = read_yaml(file)
     if any(name in found for name in STUDIES):
+        both = [name for name in STEPS[1:] if name in found]
+        if both:
+            raise EarthSSLError(
+                f"{file}: expected {' or '.join(STUDIES)}, or {', '.join(STEPS[1:])}, got '{both[0]}' beside a study; "
+                "put it in a file of its own"
+            )
         return _run_study(file, out, words, say, command)
     steps = STEPS if _task(found) == ENSO else STEPS[:3]
     sections = override({verb: section(file, verb) for verb in steps}, words)
@@ -85,14 +91,15 @@ def _run_study(file: str | Path, out: str, words: list[str], say: Callable[[str]
         build(config_of(verb, own), own, verb)
     marker = root / ".config.json"
     if marker.is_file():
-        if read_json(marker, "the config of an interrupted run")["prepare"] != sections["prepare"]:
+        made = read_json(marker, "the config of an interrupted run")
+        if store.exists() and made["prepare"] != sections["prepare"]:
             raise EarthSSLError(
                 f"{root} was begun with another config (its section 'prepare' differs); choose another --out"
             )
     else:
         refuse_filled(root, "the run")
         root.mkdir(parents=True, exist_ok=True)
-        write_json(marker, {"prepare": sections["prepare"]})
+    write_json(marker, {"prepare": sections["prepare"]})
     begun = time.perf_counter()
     if not store.exists():
         say(f"prepare: {sections['prepare'].get('source')} → {store}")

@@ -22,24 +22,27 @@ from .downstream.matrix import (
     MatrixConfig,
     cell_file,
     evaluate_once,
+    folder_name,
     layers_of,
     matrix_summary,
     references_once,
     untrained,
 )
+from .downstream.paired import FEWEST_UNITS
 from .downstream.probe import ProbeConfig
 from .downstream.report import ReportConfig
 from .downstream.report import report as write_report
 from .downstream.summary import Summary
-from .downstream.tasks import ENSO, frozen_task, probe_config, probe_function
+from .downstream.tasks import ENSO, make_frozen, probe_config, probe_function
 from .pretext import TASKS
 from .pretext.audit import AuditConfig, audit_task
 from .pretext.masking import Masking
 from .ssl.batch import from_fields
 from .ssl.checkpoint import Record, load_encoder, read
 from .ssl.config import build
-from .ssl.data import Windows
+from .ssl.data import TrainLoader, Windows
 from .ssl.encoder import Encoder, EncoderConfig
+from .ssl.engine import TrainingConfig
 from .ssl.errors import EarthSSLError
 from .ssl.files import read_json, refuse_filled, write_json
 from .ssl.monitor import ProbeLabels
@@ -153,7 +156,15 @@ def audit(config: AuditConfig, command: str = "") -> Path:
     out = Path(config.out)
     settings = parse_objectives(config.objectives, TASKS)
     store = Store(config.store)
-    _rehearse({name: {name: own} for name, own in config.objectives.items()}, config.encoder, store)
+    longest = _rehearse(
+        {name: {name: own} for name, own in config.objectives.items()}, config.encoder, config.training, store
+    )
+    batches = len(Windows(store, "val", longest, 0)) // config.eval_batch
+    if batches < FEWEST_UNITS:
+        raise EarthSSLError(
+            f"audit.eval_batch: expected at least {FEWEST_UNITS} validation batches of {config.eval_batch} windows for "
+            f"intervals, got {batches}; lower eval_batch or lengthen splits.val"
+        )
     _open(out, "audit", {**asdict(config), "fingerprint": store.fingerprint}, ("out", "store", "jobs", "draws"))
     jobs = [(name, own, config) for name, own in settings.items()]
     table = pd.concat(run_jobs(audit_task, jobs, config.jobs), ignore_index=True)
@@ -167,15 +178,16 @@ def matrix(config: MatrixConfig, command: str = "") -> Path:
     begun = time.perf_counter()
     out = Path(config.out)
     recipes = config.all_recipes()
-    for task in config.tasks:
-        frozen_task(task)
     store = Store(config.store)
-    _rehearse(recipes, config.encoder, store)
+    _rehearse(recipes, config.encoder, config.training, store)
+    layers_of(config, untrained(config.encoder, store, 0))
+    for task, options in config.tasks.items():
+        make_frozen(task, store, options)
     free = ("out", "store", "jobs", "draws", "block", "recipes", "leave_one_out")
     _open(out, "matrix", {**asdict(config), "fingerprint": store.fingerprint}, free)
     for name, objectives in recipes.items():
         # A recipe may be added to a matrix that has begun, but none may change under its name.
-        _open(out / "recipes" / _folder_name(name), f"recipe '{name}'", {"objectives": objectives}, ())
+        _open(out / "recipes" / folder_name(name), f"recipe '{name}'", {"objectives": objectives}, ())
     work: list[tuple[Any, ...]] = [(config, UNTRAINED, None, seed) for seed in config.seeds]
     work += [(config, name, own, seed) for name, own in recipes.items() for seed in config.seeds]
     run_jobs(_matrix_references, [(config, task) for task in config.tasks], config.jobs)
@@ -185,17 +197,28 @@ def matrix(config: MatrixConfig, command: str = "") -> Path:
     return _finish(summary, out / "report", command)
 
 
-def _rehearse(recipes: Mapping[str, dict[str, Any]], shape: EncoderConfig, store: Store) -> None:
-    """Build every recipe's objectives, so that settings that cannot work are refused before anything is written."""
+def _rehearse(
+    recipes: Mapping[str, dict[str, Any]], shape: EncoderConfig, training: TrainingConfig, store: Store
+) -> int:
+    """Run every recipe on one window, so that settings that cannot work are refused before anything is written.
+
+    Returns the steps of the longest window that a task wants.
+    """
     context = Context(shape.build(store.variables), store.variables, store.grid)
-    for objectives in recipes.values():
-        build_objectives(parse_objectives(objectives, TASKS), context)
+    built = [build_objectives(parse_objectives(objectives, TASKS), context) for objectives in recipes.values()]
+    longest = max(objectives.span for objectives in built)
+    windows = Windows(store, "train", longest, training.seed)
+    TrainLoader(windows, training.batch_size, training.seed, grouping=training.batches)
+    with torch.no_grad():
+        for objectives in built:
+            objectives.eval()(context.encoder, windows.batch([0, len(windows) // 2]))
+    return longest
 
 
 def _matrix_references(config: MatrixConfig, task: str) -> None:
     cells = Path(config.out) / "cells"
     cells.mkdir(parents=True, exist_ok=True)
-    references_once(cells, task, lambda: frozen_task(task)(Store(config.store), **config.tasks[task]))
+    references_once(cells, task, lambda: make_frozen(task, Store(config.store), config.tasks[task]))
 
 
 def _matrix_encoder(config: MatrixConfig, row: str, objectives: dict[str, Any] | None, seed: int) -> None:
@@ -207,7 +230,7 @@ def _matrix_encoder(config: MatrixConfig, row: str, objectives: dict[str, Any] |
     if objectives is None:
         encoder = untrained(config.encoder, store, seed)
     else:
-        run = Path(config.out) / "recipes" / _folder_name(row) / f"seed{seed}"
+        run = Path(config.out) / "recipes" / folder_name(row) / f"seed{seed}"
         training = replace(config.training, seed=seed)
         checkpoint = pretrain_once(
             PretrainConfig(config.store, str(run), objectives, config.multitask, config.encoder, training)
@@ -215,7 +238,7 @@ def _matrix_encoder(config: MatrixConfig, row: str, objectives: dict[str, Any] |
         encoder = load_encoder(checkpoint).encoder
     layers = layers_of(config, encoder)
     for task, options in config.tasks.items():
-        make = partial(frozen_task(task), store, **options)
+        make = partial(make_frozen, task, store, options)
         evaluate_once(cells, row, seed, task, make, encoder, layers)
 
 
@@ -228,10 +251,6 @@ def pretrain_once(config: PretrainConfig) -> Path:
     if not resume:
         shutil.rmtree(run, ignore_errors=True)
     return pretrain(replace(config, resume=resume))
-
-
-def _folder_name(recipe: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in recipe)
 
 
 def _open(folder: Path, what: str, settings: dict[str, Any], free: tuple[str, ...]) -> None:

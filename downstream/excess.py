@@ -86,11 +86,15 @@ def _line(task: str, names: list[str], scores: pd.DataFrame, paired: pd.DataFram
         verdict = "not solved"
     elif low > 0:
         verdict = "above its cues"
-    else:
+    elif value <= 0:
         verdict = "solved by its cue"
+    else:
+        verdict = "undecided"
     words = {
         "not solved": f"{task}: not solved at this budget (skill {itself['value']:.2f})",
         "above its cues": f"{task}: {value:+.2f} [{low:+.2f}, {high:+.2f}] above its best cue, {cue}",
+        "undecided": f"{task}: not shown to be above its best cue, {cue}; excess {value:+.2f} [{low:+.2f}, "
+        f"{high:+.2f}]",
         "solved by its cue": f"{task}: solved by its cue, {cue} ({reference:.2f}); excess {value:+.2f} [{low:+.2f}, "
         f"{high:+.2f}]",
     }

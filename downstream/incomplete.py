@@ -165,7 +165,10 @@ class Gappy:
         for part in np.array_split(ends, -(-len(ends) // AT_ONCE)):
             steps = part[:, None] + np.arange(1 - length, 1)
             fields = store.read(steps.ravel()).reshape(len(part), length, *store.shape[1:])
-            yield part, np.where(self.seen[steps][:, :, None], fields, np.float32(np.nan)), store.times[steps]
+            # The gaps of the last step throughout: gaps drawn anew each month would show in one month what they hide
+            # in the next, to encoders of several steps only.
+            seen = self.seen[part][:, None, None]
+            yield part, np.where(seen, fields, np.float32(np.nan)), store.times[steps]
 
     def filled(self, fill: Fill, ends: np.ndarray, length: int) -> np.ndarray:
         """Return what a trained filler of windows makes of their last steps, (window, cells).

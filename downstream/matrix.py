@@ -31,7 +31,7 @@ COLUMNS = ("task", "row", "seed", "layer", "unit", "error", "reference")
 CONVENTION = (
     "Skill on the test block: 1 - squared error / squared error of the training climatology (Brier skill for classes), "
     "of a linear head on the frozen features of one layer; settings of the head chosen on validation. Every encoder "
-    "has the same architecture, start, number of windows seen and schedule; they differ in the pretext task. A row is "
+    "has the same architecture, start, number of samples and schedule; they differ in the pretext task. A row is "
     "the mean over its seeds. Differences from the untrained encoder of the same seeds, paired, bootstrap over test "
     "years given these seeds; not corrected for the number of cells, of which about one in twenty is decided by chance."
 )
@@ -75,6 +75,17 @@ class MatrixConfig:
     def __post_init__(self) -> None:
         if not self.recipes or not self.tasks:
             raise EarthSSLError("matrix: expected at least one recipe and one task, got none; name some")
+        empty = [name for name, own in self.recipes.items() if not isinstance(own, dict) or not own]
+        if empty:
+            raise EarthSSLError(f"matrix.recipes.{empty[0]}: expected pretext tasks with their settings, got none")
+        folders = {folder_name(name) for name in self.recipes}
+        if len(folders) < len(self.recipes) or self.layers == []:
+            raise EarthSSLError(
+                "matrix: expected recipes whose names differ in letters or digits, and some layers, got others; rename "
+                "a recipe, or leave layers out"
+            )
+        if self.training.patience:
+            raise EarthSSLError("matrix.training.patience: expected 0 (all encoders at one budget), got more")
         taken = [name for name in self.recipes if name in (UNTRAINED, REFERENCES, ALL) or "/" in name or not name]
         if taken:
             raise EarthSSLError(f"matrix.recipes: expected names other than '{taken[0]}'; rename the recipe")
@@ -118,6 +129,11 @@ class MatrixConfig:
                     )
                 joined[task] = settings
         return joined
+
+
+def folder_name(recipe: str) -> str:
+    """Return the name of a recipe's folder."""
+    return "".join(c if c.isalnum() else "-" for c in recipe)
 
 
 def untrained(shape: EncoderConfig, store: Store, seed: int) -> Encoder:

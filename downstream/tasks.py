@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import Any
 
 from ..ssl.errors import EarthSSLError, nearest
+from ..ssl.store import Store
+from .frozen import FrozenTask
 
 ENSO = "enso"
 # name -> (module, config, function that runs it); imported when asked for, as each needs its own libraries
@@ -49,6 +52,25 @@ def frozen_task(task: str) -> Any:
     """
     module, name = _entry(FROZEN, task, "matrix.tasks")
     return getattr(importlib.import_module(f".{module}", __package__), name)
+
+
+def make_frozen(task: str, store: Store, options: dict[str, Any] | None) -> FrozenTask:
+    """Return a FrozenTask with its options.
+
+    Raises:
+        EarthSSLError: If there is no such task or option, or the store does not suit it.
+    """
+    kind, own = frozen_task(task), options or {}
+    parameters = inspect.signature(kind.__init__).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        valid = [name for name in parameters if name not in ("self", "store")]
+        for name in own:
+            if name not in valid:
+                raise EarthSSLError(
+                    f"matrix.tasks.{task}: expected {', '.join(valid)}, got '{name}'." + nearest(name, valid)
+                )
+    made: FrozenTask = kind(store, **own)
+    return made
 
 
 def _entry(table: dict[str, Any], task: str, where: str) -> Any:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from safetensors.torch import load_file, save_file
 
 from ..ssl.data import EvalLoader, TrainLoader, Windows
 from ..ssl.encoder import EncoderConfig
@@ -59,6 +61,10 @@ class AuditConfig:
     jobs: int = 1
 
     def __post_init__(self) -> None:
+        if not self.objectives:
+            raise EarthSSLError("audit.objectives: expected at least one pretext task, got none; name some")
+        if self.training.patience:
+            raise EarthSSLError("audit.training.patience: expected 0 (all solvers at one budget), got more")
         for name in ("eval_batch", "fit_batches", "draws", "jobs"):
             if getattr(self, name) < 1:
                 raise EarthSSLError(f"audit.{name}: expected a whole number ≥ 1, got {getattr(self, name)}")
@@ -99,8 +105,11 @@ class _Solvers:
     def all(self) -> Iterator[tuple[str, Callable[[], pd.DataFrame]]]:
         """Yield a file name and a maker for each solver."""
         objective = self._new()[0].objectives.tasks()[self.name]
+        self.compares = objective.compares
         yield "task", lambda: self._trained(ITSELF, "task", "")
         for kind in objective.censors:
+            if kind == "statistics" and prod(self.config.encoder.patch) < 2:
+                continue  # the mean of one cell is the cell
             yield kind, lambda kind=kind: self._trained(KINDS[kind], "censored", kind)  # type: ignore[misc]
         for number, _cue in enumerate(objective.cues()):
             yield f"cue{number}", lambda number=number: self._analytic(number)  # type: ignore[misc]
@@ -114,7 +123,10 @@ class _Solvers:
         return Pretraining(encoder, objectives, self.config.training), objectives
 
     def _batches(self) -> EvalLoader:
-        return EvalLoader(self.val, self.config.eval_batch, grouping=self.config.training.batches)
+        grouping = self.config.training.batches
+        if self.compares and grouping == "random":
+            grouping = "spread"
+        return EvalLoader(self.val, self.config.eval_batch, grouping=grouping)
 
     def _trained(self, solver: str, kind: str, censor: str) -> pd.DataFrame:
         """Train the task on what the censor leaves, and score it on the validation batches."""
@@ -126,18 +138,23 @@ class _Solvers:
             run.mkdir()
         bar = ProgressBar(self.config.training.steps, f"audit {self.name}: {solver}")
         with censoring(module.encoder, censor):
-            fit(module, Data(self.train, self.val, self.config.training), run, [bar], [bar], resume)
+            data = Data(self.train, self.val, self.config.training, self.compares)
+            fit(module, data, run, [bar], [bar], resume)
             module.to("cpu").eval()
             with torch.no_grad():
                 found = [
                     float(objectives(module.encoder, batch).terms[f"{self.name}/{SKILL}"]) for batch in self._batches()
                 ]
+        if not censor:
+            # What analytic cues are scored on too: a teacher's features are targets only once it is trained.
+            save_file(objectives.state_dict(), self.folder / "task.safetensors")
         shutil.rmtree(run, ignore_errors=True)
         return self._table(solver, kind, found)
 
     def _analytic(self, number: int) -> pd.DataFrame:
         """Fit an analytic cue on training batches and score it on the validation batches."""
         _module, objectives = self._new()
+        objectives.load_state_dict(load_file(self.folder / "task.safetensors"))
         objective: Objective = objectives.eval().tasks()[self.name]
         cue = objective.cues()[number]
         training, patch = self.config.training, self.config.encoder.patch

@@ -37,6 +37,10 @@ class Statistics(Cue):
         posed = [objective.pose(batch) for batch in batches]
         x = np.concatenate([self.features(shown) for shown, _ in posed])
         y = np.concatenate([target.numpy() for _, target in posed])
+        if y.min() == y.max():
+            raise EarthSSLError(
+                f"cue '{self.name}': expected several classes to fit on, got one; raise audit.fit_batches"
+            )
         self._head = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000)).fit(x, y)
         self._classes = int(y.max()) + 1
 

@@ -1,7 +1,9 @@
 """Latent prediction: guess how a teacher that sees the whole window encodes the hidden tokens
 (after I-JEPA: Assran et al. 2023, arXiv 2301.08243).
 
-Trivial cues and how they are closed: season (not given, neither to the student nor to the teacher); place
+Trivial cues and how they are closed: season (not given, neither to the student nor to the teacher); trend and level
+(every step loses its area mean, for both: with it, the trend was all that was learnt on the planet, and predictions
+of later years were worse than none); place
 (the skill counts from the mean of each token over the batch, so what a teacher makes of the place alone is worth
 nothing); neighbours (caps on the sphere through all steps; see pretext/masks.py: every sample hides equally many
 tokens, ranked by distance, so that no row or column is favoured by the order of the tokens).
@@ -10,8 +12,8 @@ tokens, ranked by distance, so that no row or column is favoured by the order of
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -73,6 +75,9 @@ class LatentConfig(ObjectiveConfig):
 class Latent(Objective):
     """Prediction of a teacher's features of hidden tokens by a small transformer."""
 
+    # A student that sees a cue only would train a teacher of its own: other targets, which tell nothing of this one's.
+    censors: ClassVar[tuple[str, ...]] = ()
+
     def __init__(self, config: LatentConfig, context: Context) -> None:
         super().__init__()
         width = config.predictor_width
@@ -97,7 +102,7 @@ class Latent(Objective):
 
     def pose(self, batch: Batch, patch: tuple[int, int, int]) -> tuple[Patches, Mask]:
         """Return the patches of a batch and what is hidden and asked for, by the samples' keys."""
-        patches = patchify(batch, patch)
+        patches = patchify(levelled(batch), patch)
         check(self.config.mask, patches)
         mask = draw(self.config.mask, patches, batch.keys)
         return patches, thin(mask, self.config.targets if self.training else 1.0, batch.keys)
@@ -124,6 +129,13 @@ class Latent(Objective):
     def cues(self) -> list[Cue]:
         """Return the copy of the nearest visible token."""
         return [Nearest()]
+
+
+def levelled(batch: Batch) -> Batch:
+    """Return the batch without the area mean of each step and variable over its valid cells."""
+    area = torch.from_numpy(batch.grid.area).to(batch.values) * batch.valid
+    mean = (batch.values * area).sum((-1, -2), keepdim=True) / area.sum((-1, -2), keepdim=True).clamp(min=1e-12)
+    return replace(batch, values=(batch.values - mean) * batch.valid)
 
 
 @torch.no_grad()
@@ -161,12 +173,12 @@ class Nearest(Cue):
 
     def fit(self, objective: Any, batches: Iterable[Batch], patch: tuple[int, int, int]) -> None:
         """Learn the mean of each token and the damping from training windows."""
-        batches = list(batches)
-        self._mean = torch.cat([objective.targets(patchify(batch, patch)) for batch in batches]).mean(0)
+        posed = [objective.pose(batch, patch) for batch in batches]
+        features = [objective.targets(patches) for patches, _ in posed]
+        self._mean = torch.cat(features).mean(0)
         product = power = 0.0
-        for batch in batches:
-            patches, mask = objective.pose(batch, patch)
-            apart = objective.targets(patches) - self._mean
+        for (patches, mask), everything in zip(posed, features, strict=True):
+            apart = everything - self._mean
             copied, truth = self._copy(apart, patches, mask), gather(apart, mask.hidden)
             product += float((copied * truth).sum())
             power += float((copied**2).sum())

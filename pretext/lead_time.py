@@ -39,7 +39,8 @@ class LeadTimeConfig(ObjectiveConfig):
         weight: Weight of the loss.
         leads: Steps after the window's last one.
         draw: "one" (each sample is asked for one of the leads) or "all".
-        residual: Whether the head gives the change since the last step instead of the field.
+        residual: Whether the head gives the change since the last step instead of the field. The last step is then
+            added outside the encoder: in an audit even a blind solver has persistence.
         hidden: Width of the head's hidden layer; 0 for a linear head.
     """
 

@@ -46,10 +46,10 @@ class ViewsConfig:
     """
 
     max_lag: int = 3
-    keep: float = 0.5
+    keep: float = 0.75
     scale: float = 0.3
     offset: float = 0.3
-    variable_dropout: float = 0.2
+    variable_dropout: float = 0.1
     roll: bool = False
     rivals: Rivals = field(default_factory=Rivals)
 
@@ -157,6 +157,8 @@ class TwoViewsConfig(ObjectiveConfig):
 
 class TwoViews(Objective):
     """A task that compares embeddings of two views."""
+
+    compares = True
 
     def __init__(self, config: TwoViewsConfig, context: Context) -> None:
         super().__init__()

@@ -170,7 +170,11 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """Every window once, in order (by calendar month, then in order, with "season"), with the same keys each time."""
+    """Every window once, with the same random keys each time.
+
+    In order; by calendar month, then in order, with "season"; with "spread" every batch takes windows far apart, for
+    tasks that tell the windows of a batch from one another.
+    """
 
     def __init__(
         self, windows: Windows, batch_size: int, rank: int = 0, ranks: int = 1, grouping: str = "random"
@@ -181,6 +185,9 @@ class EvalLoader:
             order = order[
                 torch.from_numpy(windows.last_times.astype("datetime64[M]").astype(int) % 12).argsort(stable=True)
             ]
+        if grouping == "spread":
+            batches = -(-len(windows) // batch_size)
+            order = torch.cat([order[number::batches] for number in range(batches)])
         self.mine = order[rank::ranks]
 
     def __len__(self) -> int:

@@ -203,9 +203,10 @@ def drop_variables(batch: Batch, rate: float) -> Batch:
 class Data(pl.LightningDataModule):
     """The training and validation windows of a store as Lightning wants them."""
 
-    def __init__(self, train: Windows, val: Windows, config: TrainingConfig) -> None:
+    def __init__(self, train: Windows, val: Windows, config: TrainingConfig, compares: bool = False) -> None:
         super().__init__()
         self.train, self.val, self.config = train, val, config
+        self.grouping = "spread" if compares and config.batches == "random" else config.batches
         self.loader: TrainLoader | None = None
 
     def train_dataloader(self) -> TrainLoader:
@@ -227,7 +228,7 @@ class Data(pl.LightningDataModule):
         """Return the validation windows in order."""
         assert self.trainer is not None
         rank, ranks = self.trainer.global_rank, self.trainer.world_size
-        return EvalLoader(self.val, self.config.batch_size, rank, ranks, self.config.batches)
+        return EvalLoader(self.val, self.config.batch_size, rank, ranks, self.grouping)
 
 
 class SaveLast(Checkpoint):

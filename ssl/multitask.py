@@ -113,6 +113,11 @@ class Multitask(nn.Module):
         """Steps of the longest window that a task wants; 0 where none was given."""
         return max(self.spans.values(), default=0)
 
+    @property
+    def compares(self) -> bool:
+        """Whether a task tells the windows of a batch from one another."""
+        return any(objective.compares for objective in self.tasks().values())
+
     def tasks(self) -> dict[str, Objective]:
         """Return the objectives by name."""
         return dict(self.objectives.items())  # type: ignore[arg-type]

@@ -86,9 +86,12 @@ class Objective(nn.Module, ABC):
     Attributes:
         censors: What the audit may leave of the encoder's input when it asks whether a cue alone solves the
             task (see pretext/censor.py).
+        compares: Whether the task tells the windows of a batch from one another, so that validation batches must
+            hold windows that are far apart.
     """
 
     censors: ClassVar[tuple[str, ...]] = CENSORS
+    compares: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, encoder: Encoder, batch: Batch) -> Outcome:

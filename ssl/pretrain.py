@@ -141,7 +141,9 @@ def _train(
         probe.sinks = [history]
         callbacks.append(probe)
     begun = time.perf_counter()
-    steps = fit(module, Data(train, val, training), out, callbacks, [history, bar], config.resume).global_step
+    steps = fit(
+        module, Data(train, val, training, module.objectives.compares), out, callbacks, [history, bar], config.resume
+    ).global_step
     seconds = time.perf_counter() - begun
     module.to("cpu").eval()
     short = val.shortened(config.encoder.window)

@@ -79,6 +79,7 @@ def table(**skills: Any) -> pd.DataFrame:
     [
         ((0.5, 0.05), (0.2, 0.05), "above its cues", "a"),
         ((0.5, 0.05), (0.5, 0.2), "solved by its cue", "a"),
+        ((0.5, 0.05), (0.45, 0.9), "undecided", "a"),
         ((0.5, 0.05), (-0.4, 0.05), "above its cues", "the trivial answer"),
         ((0.0, 0.3), (-0.4, 0.05), "not solved", "the trivial answer"),
     ],

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from earthssl.pretext.latent import Latent, LatentConfig, Nearest, explained
+from earthssl.pretext.latent import Latent, LatentConfig, Nearest, explained, levelled
 from earthssl.pretext.masks import Mask, MaskConfig, draw
 from earthssl.ssl.batch import Batch, from_fields
 from earthssl.ssl.encoder import EncoderConfig
@@ -119,6 +119,19 @@ def test_the_teacher_sees_all_and_the_student_what_is_shown(batch: Batch) -> Non
         same = torch.equal(task.predict(encoder, patches, mask), task.predict(encoder, other, mask))
         assert same == hidden
         assert not torch.equal(task.targets(patches)[0], task.targets(other)[0])
+
+
+def test_trend_and_level_are_not_shown(batch: Batch) -> None:
+    """What is shown has no area mean; a drift of whole maps changes neither targets nor predictions; gaps stay 0."""
+    encoder, task = make(batch)
+    shown = levelled(batch)
+    area = torch.from_numpy(batch.grid.area).float()
+    means = (shown.values * area * shown.valid).sum((-1, -2)) / (area * shown.valid).sum((-1, -2))
+    assert float(means.abs().max()) < 1e-6
+    assert (shown.values[~shown.valid] == 0).all()
+    drift = (3.0 + 2.0 * torch.arange(3.0)[:, None, None, None]) * torch.tensor([1.0, -2, 5])[:, None, None]
+    drifted = replace(batch, values=(batch.values + drift) * batch.valid)
+    torch.testing.assert_close(task(encoder, drifted).loss, task(encoder, batch).loss, rtol=1e-4, atol=1e-5)
 
 
 def test_targets_are_normalised_teacher_features(batch: Batch) -> None:

@@ -192,3 +192,14 @@ def test_cut_takes_the_steps_asked_for(small_windows: Maker) -> None:
     for first, length in ((3, 3), (-1, 2), (0, 0)):
         with pytest.raises(EarthSSLError, match="inside 5 steps"):
             batch.cut(first, length)
+
+
+def test_spread_batches_take_windows_far_apart_and_each_once(small_windows: Maker) -> None:
+    windows = small_windows("val", length=2)
+    batches = list(EvalLoader(windows, 10, grouping="spread"))
+    assert len(batches) == 5
+    assert sorted(t for batch in batches for t in first_times(batch)) == sorted(
+        windows.batch(range(47)).times[:, 0].tolist()
+    )
+    gaps = [np.diff(sorted(first_times(batch))).min() / 86400 for batch in batches]
+    assert min(gaps) > 100  # every fifth month
