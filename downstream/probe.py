@@ -197,6 +197,7 @@ def _same_scaling(record: Record, store: Store) -> bool:
 
 
 def layers_to_read(asked: Sequence[int] | None, depth: int) -> list[int]:
+    """Return the blocks to read, counted from 0: the last third, at least two, where none are asked for."""
     if asked is None:
         return list(range(min(depth - 2, 2 * depth // 3) if depth > 1 else 0, depth))
     bad = [layer for layer in asked if not -depth <= layer < depth]

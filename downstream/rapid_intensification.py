@@ -46,8 +46,8 @@ from .summary import Summary
 
 NAME = "rapid_intensification"
 PLANET = "planet"
-KNOWN = "best reachable (hidden state known)"
-FEWEST_YEARS = 5  # of an SST climatology that is chosen here
+KNOWN = "upper bound (hidden state, future track and air known)"
+FEWEST_YEARS = 4  # of an SST climatology that is chosen here
 CONVENTION = (
     "Event: V 24 h later minus V now at least the threshold, of a tropical cyclone (V ≥ 25 kt, category -2 to 5) that "
     "stays over water; V is the best track's, known after the season: all rows are optimistic beside operational ones. "
@@ -56,7 +56,8 @@ CONVENTION = (
     "itself, which no forecaster knows (the hard reference); BSS train: against those of the training sample (base "
     "rates drift, so it is larger). AUC: of the ROC curve. AP: average precision; of no skill, the base rate. PSS, "
     "HSS: of calls, each with its own threshold. Seeds: the mean of their scores. Intervals: paired bootstrap over "
-    "test storms, given these fits."
+    "test storms, given these fits. The upper bound, of the planet's storms only: the true model's ensemble from the "
+    "hidden state along the true future track through the true future air, which no forecaster knows."
 )
 
 
@@ -75,12 +76,13 @@ class RapidIntensificationConfig:
         train, val, test: First and last season of each block; not read with a store, whose blocks of time count.
         sst: NetCDF file of monthly SST, for climatological SST and potential intensity; null takes the store's, if
             it has `sst`.
-        sst_years: First and last year of each climatology to use; null for the training years, or if the file has
-            fewer than 5 of them, for all years before the test seasons, or else all.
+        sst_years: First and last year of each climatology of the file; null for the training years, or if it has
+            fewer than 4 of them, for all years before those of the test block. A store's is of its training
+            block, whatever this says.
         fields: What of the store the heads are given.
         tree_seeds: Seeds of the boosted trees.
         draws: Bootstrap draws.
-        members: Of the planet's ensemble for the best reachable row.
+        members: Of the planet's ensemble for the upper bound.
     """
 
     out: str
@@ -146,6 +148,11 @@ class Material:
     def of(cls, config: RapidIntensificationConfig) -> Material:
         """Read the tracks and divide the samples."""
         store = Store(config.store) if config.store else None
+        if config.sst_years and config.sst is None and (store is None or "sst" not in store.variables):
+            raise EarthSSLError(
+                f"{NAME}.sst_years: expected a file of SST to take {config.sst_years} from, got none; set sst, or "
+                "leave sst_years out"
+            )
         planet = planet_of(store) if store is not None and config.tracks == PLANET else None
         tracks = tidy(planet.tracks(), "planet") if planet is not None else best_tracks(config.tracks)
         samples = samples_of(tracks)
@@ -179,20 +186,20 @@ def summarise(config: RapidIntensificationConfig, features: Sequence[SampleFeatu
     material = Material.of(config)
     found: list[SampleFeatures] = list(features)
     fields: dict[str, Any] = {}
+    _problems(config, material, found, {})  # what cannot be forecast is refused before features are made
+    climatologies = _climatologies(config, material)
     if material.store is not None:
         made, fields = field_features(
             material.store, config.checkpoints, material.tracks, material.samples, material.part, config.fields
         )
         found += made
-    kept, basins, notes = _modelled(material, found)
-    samples, part = material.samples[kept].reset_index(drop=True), material.part[kept]
+    problems, kept, notes = _problems(config, material, found, climatologies)
+    samples, part, basins = problems[0].samples, problems[0].part, list(problems[0].basins)
     found = [replace(one, values=one.values[kept]) for one in found]
-    climatologies = _climatologies(config, material, samples[part == "train"])
     notes += _warnings(climatologies, samples["time"][part == "test"].min())
-    predictors = Predictors.of(samples, basins, climatologies)
+    notes.append("No end-to-end row, no table of label fractions: encoders are frozen, heads see all training storms.")
     judged, records = [], []
-    for number, threshold in enumerate(config.thresholds_kt):
-        problem = Problem(samples, part, predictors, basins, threshold)
+    for number, problem in enumerate(problems):
         periods = list(climatologies) if number == 0 else list(climatologies)[:1]
         rows = [*baselines(problem, config.tree_seeds, periods), *feature_rows(problem, found)]
         if material.planet is not None:
@@ -256,6 +263,19 @@ def _origin(config: RapidIntensificationConfig, material: Material) -> str:
     return f"{words.get(config.tracks, config.tracks)}, {source} on {rows}×{columns}"
 
 
+def _problems(
+    config: RapidIntensificationConfig,
+    material: Material,
+    features: Sequence[SampleFeatures],
+    climatologies: Mapping[str, SstClimatology],
+) -> tuple[list[Problem], np.ndarray, list[str]]:
+    """Return the problem of every threshold, the mask of the samples they are of, and what was left out, in words."""
+    kept, basins, notes = _modelled(material, features)
+    samples, part = material.samples[kept].reset_index(drop=True), material.part[kept]
+    predictors = Predictors.of(samples, basins, climatologies)
+    return [Problem(samples, part, predictors, basins, one) for one in config.thresholds_kt], kept, notes
+
+
 def _modelled(material: Material, features: Sequence[SampleFeatures]) -> tuple[np.ndarray, list[str], list[str]]:
     """Return the samples that all rows are fitted and scored on, their basins, and what was left out, in words.
 
@@ -297,9 +317,7 @@ def _modelled(material: Material, features: Sequence[SampleFeatures]) -> tuple[n
     return kept, basins, notes
 
 
-def _climatologies(
-    config: RapidIntensificationConfig, material: Material, train: pd.DataFrame
-) -> dict[str, SstClimatology]:
+def _climatologies(config: RapidIntensificationConfig, material: Material) -> dict[str, SstClimatology]:
     """Return the SST climatologies to use by their period."""
     store = material.store
     if config.sst is None:
@@ -307,19 +325,28 @@ def _climatologies(
             one = SstClimatology.of_store(store)
             return {one.period: one}
         return {}
-    years = config.sst_years or [_years(file_years(config.sst), train, material)]
+    years = config.sst_years or [_years(file_years(config.sst), config, material)]
     made = (SstClimatology.from_file(config.sst, (first, last)) for first, last in years)
     return {one.period: one for one in made}
 
 
-def _years(found: tuple[int, int], train: pd.DataFrame, material: Material) -> tuple[int, int]:
-    """Return the training years that a file holds, or all before the test seasons, or all."""
-    tested = material.samples["time"][material.part == "test"].min().year
-    first, last = train["time"].min().year, train["time"].max().year
-    for low, high in ((max(found[0], first), min(found[1], last)), (found[0], min(found[1], tested))):
+def _years(found: tuple[int, int], config: RapidIntensificationConfig, material: Material) -> tuple[int, int]:
+    """Return the training years that a file holds, or all of its years before those of the test block.
+
+    Raises:
+        EarthSSLError: If both are too few.
+    """
+    train, test = (material.samples["time"][material.part == name] for name in ("train", "test"))
+    block = pd.Timestamp(material.store.splits.test[0]).year if material.store is not None else config.test[0]
+    tested = min(block, test.min().year)  # southern seasons begin in the year before
+    last = min(found[1], tested - 1)
+    for low, high in ((max(found[0], train.min().year), min(last, train.max().year)), (found[0], last)):
         if high - low + 1 >= FEWEST_YEARS:
             return low, high
-    return found
+    raise EarthSSLError(
+        f"{NAME}.sst: expected {FEWEST_YEARS} years or more before the test block's first, {tested}, got a file "
+        f"of {found[0]} to {found[1]}; give a longer record, or set sst_years"
+    )
 
 
 def _warnings(climatologies: Mapping[str, SstClimatology], tested: pd.Timestamp) -> Iterator[str]:
@@ -334,7 +361,7 @@ def _warnings(climatologies: Mapping[str, SstClimatology], tested: pd.Timestamp)
 
 
 def _known(problem: Problem, planet: Planet, members: int) -> Forecast:
-    """Return the planet's own chance of each sample."""
+    """Return the planet's own chance of each sample, its future track and air known."""
     asked = problem.inside("val") | problem.inside("test")
     chance = np.zeros(len(asked))
     chance[asked] = best_reachable(planet, problem.samples[asked], problem.threshold_kt, members)

@@ -93,7 +93,7 @@ class Paced(nn.Linear):
         self.pace = pace
         with torch.no_grad():
             for p in self.parameters():
-                p /= pace
+                p.div_(pace)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the product with the weights, which are `pace` times what is trained."""

@@ -2,8 +2,8 @@
 (after I-JEPA: Assran et al. 2023, arXiv 2301.08243).
 
 Trivial cues and how they are closed: season (not given, neither to the student nor to the teacher); trend and level
-(every step loses its area mean, for both: with it, the trend was all that was learnt on the planet, and predictions
-of later years were worse than none); place
+(every step loses its area mean, for both: with it, next to nothing but the trend was learnt on the planet in 250
+steps, and predictions of later years were worse than none); place
 (the skill counts from the mean of each token over the batch, so what a teacher makes of the place alone is worth
 nothing); neighbours (caps on the sphere through all steps; see pretext/masks.py: every sample hides equally many
 tokens, ranked by distance, so that no row or column is favoured by the order of the tokens).
@@ -47,7 +47,7 @@ class LatentConfig(ObjectiveConfig):
     """
 
     weight: float = 1.0
-    mask: MaskConfig = field(default_factory=lambda: MaskConfig("block", ratio=0.6, blocks=4))
+    mask: MaskConfig = field(default_factory=lambda: MaskConfig("block", ratio=0.5, blocks=6))
     targets: float = 0.5
     tau: float = 0.99
     predictor_width: int = 64

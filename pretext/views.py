@@ -5,8 +5,8 @@ What joint-embedding tasks could tell windows apart by without understanding the
   (unless fields are rolled: then true longitudes would be false, and the layout is given instead);
 - levels and trends (area means, the observing system): scale and offset of each variable change from view to view;
 - one telling variable: variables are left out, in each view others;
-- the same states: the two views share no step (where they did, the likest map was the right one in four of five
-  cases on the planet, against one of four where they follow one another);
+- the same states: the two views share no step (where they did, the skill of the likest map was .80 on the planet,
+  against .3 where they do not);
 - one telling place: each view shows its own random subset of the tokens, which also costs less.
 """
 
@@ -116,8 +116,8 @@ def head(width: int, hidden: int, out: int, layer: Callable[[int, int], nn.Modul
     """Return two layers with a batch norm between them, for rows of features.
 
     Mean features of windows share a large constant (their tokens lie at the same places); a norm over the batch
-    takes it out, one over the features does not: SimCLR's skill on a series of lasting maps was .55 against .40
-    after 150 steps, that of VICReg .28 against .20.
+    takes it out, one over the features does not: SimCLR's skill on a series of lasting maps was .53 against .40
+    after 150 steps.
     """
     return nn.Sequential(layer(width, hidden), nn.BatchNorm1d(hidden), nn.GELU(), layer(hidden, out))
 

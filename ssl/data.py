@@ -179,20 +179,20 @@ class EvalLoader:
     def __init__(
         self, windows: Windows, batch_size: int, rank: int = 0, ranks: int = 1, grouping: str = "random"
     ) -> None:
-        self.windows, self.batch_size = windows, batch_size
+        self.windows = windows
         order = torch.arange(len(windows))
         if grouping == "season":
             order = order[
                 torch.from_numpy(windows.last_times.astype("datetime64[M]").astype(int) % 12).argsort(stable=True)
             ]
-        if grouping == "spread":
-            batches = -(-len(windows) // batch_size)
-            order = torch.cat([order[number::batches] for number in range(batches)])
-        self.mine = order[rank::ranks]
+        mine = order[rank::ranks]
+        count = -(-len(mine) // batch_size)
+        spread = grouping == "spread"
+        self.batches = [mine[k::count] for k in range(count)] if spread else list(mine.split(batch_size))
 
     def __len__(self) -> int:
-        return -(-len(self.mine) // self.batch_size)
+        return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        for number, chosen in enumerate(self.mine.split(self.batch_size)):
+        for number, chosen in enumerate(self.batches):
             yield self.windows.batch(chosen, epoch=0, number=number)

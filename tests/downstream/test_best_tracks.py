@@ -134,11 +134,65 @@ def test_a_csv_keeps_the_north_atlantic(tmp_path: Path, suffix: str) -> None:
         ({"time": ["2001-09-01", "soon", "2001-12-31", "2002-01-01"]}, "a column cannot be read"),
         ({"category": [0, np.nan, 1, 1]}, "category in every row"),
         ({"time": ["2001-09-01"] * 4}, "got two of 7 at 2001-09-01"),
+        ({"season": [2001, 2002, 2002, 2002]}, "one season a storm, got 2001, 2002 of storm 7; mend season"),
+        (
+            {"season": [2001, 2001, "late", 2002]},
+            "a year as season in every row, got 1 others, first 'late' of storm b",
+        ),
+        ({"season": [2001, 2001, np.nan, np.nan]}, "a year as season in every row, got 2 others"),
+        ({"season": [2001.5, 2001.5, 2002, 2002]}, "a year as season in every row, got 2 others"),
+        (
+            {"over_water": ["yes", "no", "yes", "no"]},
+            "over_water true or false .* got 4 others, first 'no' of storm 7",
+        ),
+        ({"over_water": ["true", "true", "", "true"]}, "got 1 others, first '' of storm b"),
+        ({"over_water": [True, True, True, None]}, "over_water true or false"),
+        ({"over_water": [0, 1, 1, 2]}, "got 1 others, first '2' of storm b"),
     ],
 )
 def test_bad_tables_are_refused(change: dict[str, Any], said: str) -> None:
     with pytest.raises(EarthSSLError, match=said):
         tidy(table(**change))
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        ["TRUE", "True", "true", "False"],
+        ["1", "1", "1", "0"],
+        [1, 1, 1, 0],
+        [1.0, 1.0, 1.0, 0.0],
+        [True, "1", 1, "FALSE"],
+    ],
+)
+def test_the_sea_is_read_however_it_is_written(written: list[Any], tmp_path: Path) -> None:
+    """Text such as "False" is not taken for true."""
+    expected = tidy(table(season=["2001", "2001", "2002", "2002"]))
+    assert list(expected["over_water"]) == [True, True, True, False]
+    assert expected["season"].dtype == int
+    pd.testing.assert_frame_equal(tidy(table(over_water=written)), expected)
+    table(over_water=written).to_csv(tmp_path / "tracks.csv", index=False)
+    pd.testing.assert_frame_equal(best_tracks(str(tmp_path / "tracks.csv")), expected)
+
+
+def test_a_parquet_file_that_cannot_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "tracks.parquet"
+    file.write_bytes(b"PAR1 and no more")
+    if importlib.util.find_spec("pyarrow"):
+        with pytest.raises(EarthSSLError, match=r"tracks\.parquet: expected a Parquet table, but it cannot be read"):
+            best_tracks(str(file))
+        table().astype({"storm": str}).to_parquet(file)
+        pd.testing.assert_frame_equal(best_tracks(str(file)), tidy(table()))
+        file.write_bytes(file.read_bytes()[:-40])
+        with pytest.raises(EarthSSLError, match="mend the file"):
+            best_tracks(str(file))
+
+    def none(path: Path) -> pd.DataFrame:
+        raise ImportError("Unable to find a usable engine")
+
+    monkeypatch.setattr(pd, "read_parquet", none)
+    with pytest.raises(EarthSSLError, match="expected the package pyarrow to read it, which is not installed"):
+        best_tracks(str(file))
 
 
 def test_a_missing_column_is_named_with_its_meaning() -> None:

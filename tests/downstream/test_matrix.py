@@ -48,7 +48,7 @@ class Fake(FrozenTask):
 @pytest.fixture
 def config(small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MatrixConfig:
     CALLS.clear()
-    monkeypatch.setattr(workflow, "frozen_task", lambda name: {"fake": Fake, "other": Fake}[name])
+    monkeypatch.setattr(workflow, "make_frozen", lambda name, store, options: Fake(store, **(options or {})))
     training = TrainingConfig(steps=4, batch_size=8, warmup_steps=1, val_every=4, save_every=2, accelerator="cpu")
     recipes = {"turns": {"orientation": {}}, "arrow of time": {"order": {}}}
     return MatrixConfig(
@@ -118,10 +118,13 @@ def test_leave_one_out_joins_recipes(config: MatrixConfig) -> None:
     ("change", "words"),
     [
         ({"recipes": {}}, "at least one recipe"),
-        ({"recipes": {"untrained": {}}}, "names other than 'untrained'"),
+        ({"recipes": {"untrained": {"order": {}}}}, "names other than 'untrained'"),
         ({"leave_one_out": ["turn"]}, "Did you mean 'turns'"),
         ({"seeds": [1, 1]}, "different seeds"),
         ({"draws": 10}, "draws ≥ 1000"),
+        ({"recipes": {"a": None}}, "pretext tasks with their settings"),
+        ({"recipes": {"a b": {"order": {}}, "a-b": {"order": {}}}}, "differ in letters or digits"),
+        ({"layers": []}, "some layers"),
     ],
 )
 def test_bad_settings_are_refused(config: MatrixConfig, change: dict[str, Any], words: str) -> None:
@@ -133,7 +136,7 @@ def test_a_matrix_is_gone_on_with_only_as_it_was_begun(config: MatrixConfig) -> 
     """Another encoder, another recipe under an old name, a layer that is not there, an unknown pretext task."""
     workflow.matrix(config)
     with pytest.raises(EarthSSLError, match="begun with another 'encoder'"):
-        workflow.matrix(replace(config, encoder=EncoderConfig("nano", 2, (1, 2, 3))))
+        workflow.matrix(replace(config, encoder=EncoderConfig("nano", 4, (1, 2, 3))))
     with pytest.raises(EarthSSLError, match="recipe 'turns' was begun with another 'objectives'"):
         workflow.matrix(replace(config, recipes={**config.recipes, "turns": {"order": {}}}))
     with pytest.raises(EarthSSLError, match="Did you mean 'order'"):
@@ -156,4 +159,6 @@ def test_unknown_downstream_tasks_are_refused(small_store: Path, tmp_path: Path)
     config = MatrixConfig(str(small_store), str(tmp_path / "m"), {"a": {"order": {}}}, {"ensoo": {}})
     with pytest.raises(EarthSSLError, match="Did you mean 'enso'"):
         workflow.matrix(config)
+    with pytest.raises(EarthSSLError, match=r"matrix\.tasks\.enso: expected .*got 'leadz'.*Did you mean 'leads'"):
+        workflow.matrix(replace(config, tasks={"enso": {"leadz": [3]}}))
     assert not (tmp_path / "m").exists()

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import earthssl.downstream.rapid_intensification as module
 import numpy as np
 import pandas as pd
 import pytest
@@ -41,7 +42,14 @@ from earthssl.downstream.intensification_models import (
 from earthssl.downstream.intensification_samples import Predictors, parts_by_season, samples_of
 from earthssl.downstream.intensification_scores import AUC, BSS, BSS_TRAIN, HSS, PSS, Judge
 from earthssl.downstream.probability import Ranking, brier, calibration_error
-from earthssl.downstream.rapid_intensification import KNOWN, Material, RapidIntensificationConfig, run, summarise
+from earthssl.downstream.rapid_intensification import (
+    CONVENTION,
+    KNOWN,
+    Material,
+    RapidIntensificationConfig,
+    run,
+    summarise,
+)
 from earthssl.ssl.encoder import EncoderConfig
 from earthssl.ssl.errors import EarthSSLError
 from earthssl.ssl.prepare import PrepareConfig, prepare
@@ -262,6 +270,7 @@ def test_the_task_without_fields_writes_its_folder(csv: str, tmp_path: Path) -> 
     assert record["synthetic"] is False
     assert record["split_proof"]["storms_in_two_blocks"] == 0
     assert any("No SST was given" in note for note in record["notes"])
+    assert any("No end-to-end row, no table of label fractions" in note for note in record["notes"])
     assert (folder / "table.txt").read_text().startswith("Rapid intensification within 24 h: ")
 
 
@@ -302,13 +311,14 @@ def test_with_fields_no_row_beats_what_the_planet_itself_knows(tmp_path: Path) -
     assert {"untrained encoder", "untrained encoder + track", "PCA of the crop + track", f"{TRACK} + SST 2000"} <= set(
         value.index
     )
-    assert value.idxmax() == KNOWN
+    assert value.idxmax() == KNOWN == "upper bound (hidden state, future track and air known)"
+    assert "The upper bound, of the planet's storms only: " in CONVENTION
     assert np.isfinite(value).all()
     assert summary.record["synthetic"]
     assert "synthetic planet" in summary.title
     assert summary.record["split"] == Store(store).splits.to_json()
     assert [one["kind"] for one in summary.record["fields"]["encoders"]] == ["untrained"]
-    with pytest.raises(EarthSSLError, match="crops: expected samples within"):
+    with pytest.raises(EarthSSLError, match="samples in the train block, got none"):
         summarise(replace(wanted, tracks=str(_elsewhere(tmp_path))))
 
 
@@ -330,6 +340,61 @@ def test_few_samples_of_a_basin_are_left_out_and_said(tmp_path: Path) -> None:
     assert summary.record["n"]["basins"] == ["NA", "SI"]
     assert any(" of SA: left out, fewer than 50 to train on" in note for note in summary.notes)
     assert "SA" in set(summary.tables["base_rates"]["group"])
+
+
+def test_an_impossible_threshold_is_refused_before_anything_is_fitted(
+    csv: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fitted(*arguments: Any) -> list[Forecast]:
+        raise AssertionError("fitted before all thresholds were looked at")
+
+    monkeypatch.setattr(module, "baselines", fitted)
+    with pytest.raises(EarthSSLError, match="a change ≥ 500 kt in train"):
+        summarise(config(csv, tmp_path / "out", thresholds_kt=[THRESHOLD, 500.0]))
+    with pytest.raises(AssertionError, match="fitted before"):
+        summarise(config(csv, tmp_path / "out", thresholds_kt=[THRESHOLD]))
+
+
+@pytest.mark.parametrize(
+    ("file", "blocks", "years"),
+    [
+        ((1990, 2011), {}, (2000, 2005)),  # those of training
+        ((2004, 2011), {}, (2004, 2008)),  # two of training only: all before the test seasons
+        ((2005, 2011), {}, (2005, 2008)),
+        ((2006, 2011), {}, None),  # three
+        ((2010, 2011), {}, None),
+        ((2004, 2011), {"test": (2010, 2011), "val": (2006, 2009)}, (2004, 2009)),
+    ],
+)
+def test_the_climatology_chosen_here_knows_no_year_of_the_test_block(
+    file: tuple[int, int], blocks: dict[str, tuple[int, int]], years: tuple[int, int] | None, csv: str
+) -> None:
+    wanted = replace(config(csv, Path("out")), **blocks)
+    if years is not None:
+        assert module._years(file, wanted, Material.of(wanted)) == years
+        return
+    with pytest.raises(
+        EarthSSLError, match=f"4 years or more before the test block's first, 2009, got a file of {file[0]}"
+    ):
+        module._years(file, wanted, Material.of(wanted))
+
+
+def test_the_southern_spring_counts_to_the_test_block(csv: str, tmp_path: Path) -> None:
+    """A season that begins in the July before the test block's first year."""
+    tracks = pd.read_csv(csv, keep_default_na=False, parse_dates=["time"])
+    spring = (tracks["basin"] == "SI") & (tracks["season"] == 2009)
+    tracks.loc[spring, "time"] -= pd.Timedelta(days=90)
+    file = tmp_path / "spring.csv"
+    tracks.to_csv(file, index=False)
+    wanted = config(str(file), tmp_path / "out")
+    assert module._years((2004, 2011), wanted, Material.of(wanted)) == (2004, 2007)
+
+
+def test_years_of_no_sst_are_refused(csv: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        EarthSSLError, match=r"sst_years: expected a file of SST to take \[\(2000, 2005\)\] from, got none"
+    ):
+        summarise(config(csv, tmp_path / "out", sst_years=[(2000, 2005)]))
 
 
 def test_mistakes_are_said(csv: str, tmp_path: Path) -> None:
