@@ -121,7 +121,8 @@ def _run(options: argparse.Namespace, rest: list[str], command: str) -> None:
         from .workflow import run_verb
 
         settings: dict[str, Any] = section(options.config, verb) if options.config else {}
-        settings.pop("seeds", None)
+        if verb == "pretrain":
+            settings.pop("seeds", None)  # for `earthssl run`, which pretrains once for each
         path = run_verb(verb, override(settings, rest), command)
         if verb in ("probe", "audit", "matrix"):
             _show_table(path)

@@ -65,23 +65,19 @@ def excess_summary(table: pd.DataFrame, title: str, record: dict[str, Any], draw
 
 def _line(task: str, names: list[str], scores: pd.DataFrame, paired: pd.DataFrame) -> dict[str, Any]:
     """Return the verdict on one task."""
-    skill = scores.set_index("row")
-    itself = skill.loc[names[0]]
+    skill = {str(r["row"]): {k: float(r[k]) for k in ("value", "low", "high")} for r in scores.to_dict("records")}
+    itself = skill[names[0]]
     line: dict[str, Any] = {
         "task": task, "skill": itself["value"], "skill_low": itself["low"], "skill_high": itself["high"],
     }  # fmt: skip
-    if len(names) > 1:
-        cue = str(skill.loc[names[1:], "value"].idxmax())
-        difference = paired[paired["reference"] == cue].iloc[0]
-        # A cue below the trivial answer (skill 0) is no better than that answer, which needs no data at all.
-        reference = max(0.0, float(skill.loc[cue, "value"]))
-        low, high, value = float(difference["low"]), float(difference["high"]), float(difference["value"])
-        if skill.loc[cue, "value"] <= 0:
-            cue = "the trivial answer"
-            low, high, value = float(itself["low"]), float(itself["high"]), float(itself["value"])
+    # A cue below the trivial answer (skill 0) is no better than that answer, which needs no data at all.
+    cue = max(names[1:], key=lambda name: skill[name]["value"], default="")
+    if cue and skill[cue]["value"] > 0:
+        reference = skill[cue]["value"]
+        found = {k: float(v) for k, v in paired[paired["reference"] == cue].iloc[0].items() if k in itself}
     else:
-        cue, reference = "the trivial answer", 0.0
-        low, high, value = float(itself["low"]), float(itself["high"]), float(itself["value"])
+        cue, reference, found = "the trivial answer", 0.0, itself
+    value, low, high = found["value"], found["low"], found["high"]
     if not itself["low"] > 0:
         verdict = "not solved"
     elif low > 0:

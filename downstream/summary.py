@@ -131,7 +131,8 @@ class Summary:
     def _page(self, pictures: Mapping[str, bytes], record: Mapping[str, Any]) -> str:
         wide = _wide(self.scores)
         intervals = _wide(self.scores, "low"), _wide(self.scores, "high")
-        head = ["row", *[f"{target} {metric}".strip() for target, metric in wide.columns]]
+        columns: list[tuple[str, str]] = [(str(column[0]), str(column[1])) for column in wide.columns]
+        head = ["row", *[f"{target} {metric}".strip() for target, metric in columns]]
         body = [
             [row, *[_cell(wide.loc[row, c], intervals[0].loc[row, c], intervals[1].loc[row, c]) for c in wide.columns]]
             for row in wide.index
