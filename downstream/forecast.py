@@ -23,6 +23,7 @@ from .forecast_baselines import (
     CHANGE,
     Damped,
     Forecast,
+    anomaly_persistence,
     bases_of,
     calendar_climatology,
     mean_climatology,
@@ -43,20 +44,22 @@ from .weatherbench import published
 
 NAME = "forecast"
 COMPONENTS = (10, 20, 40, 80)
-PERSISTENCE, DAMPED = "persistence", "persistence, damped"
+PERSISTENCE, OF_ANOMALY, DAMPED = "persistence", "persistence of the anomaly", "persistence, damped"
 MEAN, WEEKLY, CALENDAR = "climatology, train mean", "climatology, weekly", "climatology, calendar"
 DIRECT, ITERATIVE = "linear regression, direct", "linear regression, iterative"
 PCA, PATCH_PCA = "PCA + ridge", "PCA of patches + patch head"
 UNTRAINED, PRETRAINED, SCRATCH = "untrained + patch head", "pretrained + patch head", "same network from scratch"
-REFERENCES = (PERSISTENCE, DAMPED, WEEKLY, CALENDAR, DIRECT, PCA, PATCH_PCA, UNTRAINED, SCRATCH)
+REFERENCES = (PERSISTENCE, OF_ANOMALY, DAMPED, WEEKLY, CALENDAR, DIRECT, PCA, PATCH_PCA, UNTRAINED, SCRATCH)
 FEWEST_YEARS = 2
 CONVENTION = (
     "Target: fields `lead` after the last input step; a sample belongs to its target's block. Everything is fitted on "
     "train, chosen on validation (layer, pooling, penalty, components, steps of training, and base: the future "
     "anomaly, its change from the present one, or its departure from damped persistence), and read once on test; "
-    "nothing is refitted. rmse: WeatherBench 2's (cell areas, root after the time mean); acc: WeatherBench 2's, of "
-    "each forecast, about the training climatology, then averaged. std ratio: spread of forecast over true anomalies "
-    "(of the best forecast in squared error: r); slope: of truth on forecast (of the best forecast: 1). WeatherBench "
+    "nothing is refitted. persistence: of the field, as published by WeatherBench; persistence of the anomaly: on the "
+    "climatology of the target's season and hour. rmse: WeatherBench 2's (cell areas, root after the time mean); acc: "
+    "WeatherBench 2's, of each forecast, about the training climatology, then averaged. std ratio: spread of forecast "
+    "over true anomalies (of the best forecast in squared error: r); slope: of truth on forecast (of the best "
+    "forecast: 1). WeatherBench "
     "1's forms: forms.csv; spectra: spectrum.csv. Intervals: paired bootstrap over units of test targets, given these "
     "seeds."
 )
@@ -188,8 +191,9 @@ class _Rows:
         """Return the rows without an encoder."""
         samples, config = self.samples, self.config
         simple: list[tuple[str, Forecast | None]] = [
-            (PERSISTENCE, persistence(samples)), (MEAN, mean_climatology(samples)),
-            (WEEKLY, weekly_climatology(samples)), (CALENDAR, calendar_climatology(samples)),
+            (PERSISTENCE, persistence(samples)), (OF_ANOMALY, anomaly_persistence(samples)),
+            (MEAN, mean_climatology(samples)), (WEEKLY, weekly_climatology(samples)),
+            (CALENDAR, calendar_climatology(samples)),
         ]  # fmt: skip
         rows = [ForecastRow(name, None, forecast) for name, forecast in simple if forecast is not None]
         rows.append(ForecastRow(DAMPED, None, self.damped, self.damped.settings))
@@ -292,7 +296,7 @@ def _map(samples: ForecastSamples, rows: list[ForecastRow]) -> Any:
     fields = {"truth": samples.truth(at, lead)[0, 0]}
     known = samples.weight[0] > 0
     for row in rows:
-        if row.name in (PERSISTENCE, DIRECT, PCA, UNTRAINED, PRETRAINED, SCRATCH) or "fine-tuned" in row.name:
+        if row.name in (OF_ANOMALY, DIRECT, PCA, UNTRAINED, PRETRAINED, SCRATCH) or "fine-tuned" in row.name:
             fields.setdefault(row.name, np.where(known, row.forecast(at, lead)[0, 0], np.nan))
     return one_forecast(fields, samples, init, lead)
 

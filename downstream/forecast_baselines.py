@@ -23,9 +23,22 @@ ANOMALY, CHANGE, DEPARTURE = "anomaly", "change", "departure"
 BASES = (ANOMALY, CHANGE, DEPARTURE)
 
 
-def persistence(samples: ForecastSamples) -> Forecast:
+def anomaly_persistence(samples: ForecastSamples) -> Forecast:
     """Return the forecast that the present anomaly stays."""
     return lambda inits, lead: samples.present(inits)
+
+
+def persistence(samples: ForecastSamples) -> Forecast:
+    """Return the forecast that the present field stays, season and hour included, as WeatherBench's does."""
+    statistics = samples.store.statistics.select(samples.positions)
+    times = samples.times.astype("datetime64[ns]")
+
+    def forecast(inits: np.ndarray, lead: int) -> np.ndarray:
+        fields = statistics.denormalise(samples.fields[inits][:, samples.positions], times[inits])
+        # A missing value is no anomaly.
+        return np.nan_to_num(statistics.normalise(fields, times[inits + lead]))
+
+    return forecast
 
 
 def calendar_climatology(samples: ForecastSamples) -> Forecast:
@@ -131,7 +144,7 @@ def bases_of(samples: ForecastSamples, names: Sequence[str] = BASES) -> dict[str
         EarthSSLError: If a name is unknown, or there is none.
     """
     makers: dict[str, Callable[[ForecastSamples], Forecast]] = {
-        ANOMALY: calendar_climatology, CHANGE: persistence, DEPARTURE: Damped.fit,
+        ANOMALY: calendar_climatology, CHANGE: anomaly_persistence, DEPARTURE: Damped.fit,
     }  # fmt: skip
     for name in names:
         if name not in makers:

@@ -18,7 +18,7 @@ from .summary import DIFFERENCES, SCORES
 
 RMSE, ACC, STD_RATIO, SLOPE = "rmse", "acc", "std ratio", "slope"
 FORMS = ("wb1_rmse", "wb1_rmse_paper", "wb1_acc", "wb2_rmse", "wb2_rmse_sqrt_before_time_avg", "wb2_acc")
-RANGE = ("r", "std_ratio", "slope", "spread_skill", "half_power_wavenumber", "half_power_km")
+RANGE = ("r", "std_ratio", "slope", "val_over_test_rmse", "half_power_wavenumber", "half_power_km")
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,7 @@ def score(row: ForecastRow, samples: ForecastSamples) -> Scored:
                 **_forms(*fields, samples),
                 **_range(*fields, samples),
                 # The error that validation promised over the error that came: 1 where it can be trusted.
-                "spread_skill": float(np.sqrt(spread[:, k].mean() / max(tested[:, k].mean(), 1e-30))),
+                "val_over_test_rmse": float(np.sqrt(spread[:, k].mean() / max(tested[:, k].mean(), 1e-30))),
                 "half_power_wavenumber": lost,
                 "half_power_km": _wavelength(lost),
             }

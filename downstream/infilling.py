@@ -181,10 +181,10 @@ def _summary(config: InfillingConfig, fillers: Mapping[str, Fill | None]) -> Sum
     fraction = _by_fraction(config, anomalies, methods, trained, fillers, ends)
     first = next(iter(shown))
     unit = store.manifest["units"][anomalies.position]
-    figures = {
-        "maps": maps_figure(anomalies, *shown[first], ends, len(ends) // 2, first, unit),
-        "rmse_by_distance": by_distance_figure(distance, unit),
-    }
+    figures = {"maps": maps_figure(anomalies, *shown[first], ends, len(ends) // 2, first, unit)}
+    drawn = by_distance_figure(distance, unit)
+    if drawn is not None:
+        figures["rmse_by_distance"] = drawn
     if len(fraction):
         figures["rmse_by_fraction_observed"] = by_fraction_figure(fraction, unit)
     synthetic = "planet" in store.manifest["attributes"]
@@ -320,7 +320,7 @@ def _by_distance(
             square = np.mean([(w * np.where(hidden, v - truth, 0.0) ** 2).sum() for v in own]) / w.sum()
             lines.append({"target": target, "row": name, "from_km": low, "to_km": high,
                           "share_of_hidden": w.sum() / weight.sum(), "rmse": float(np.sqrt(square))})  # fmt: skip
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines, columns=["target", "row", "from_km", "to_km", "share_of_hidden", "rmse"])
 
 
 def _by_fraction(

@@ -52,9 +52,11 @@ def maps_figure(
     return drawn
 
 
-def by_distance_figure(table: pd.DataFrame, unit: str) -> Figure:
-    """Return the error of every row against the distance to the nearest observation, a panel for each target."""
+def by_distance_figure(table: pd.DataFrame, unit: str) -> Figure | None:
+    """Return the error of every row by distance to the nearest observation, a panel a target; None without any."""
     table = table[table["share_of_hidden"] >= LEAST_SHARE]
+    if table.empty:
+        return None
     targets = list(dict.fromkeys(table["target"]))
     drawn = Figure(figsize=(4.0 * min(3, len(targets)) + 2.6, 3.0 * -(-len(targets) // 3)), layout="constrained")
     axes = drawn.subplots(-(-len(targets) // 3), min(3, len(targets)), squeeze=False, sharey=True).ravel()

@@ -32,7 +32,8 @@ from .summary import DIFFERENCES, SCORES, Summary
 from .uncertainty import uncertainty
 
 HEADS = ("logistic", "kNN", "attentive", "MLP")
-INDEX = "Niño index [logistic]"
+INDEX, ALL_VARIABLES = "Niño index [logistic]", "PCA, all variables"
+FEWEST_YEARS = 9  # of validation, that 90 % intervals are calibrated on
 CONVENTION = (
     "Target: El Niño, neutral or La Niña by the 3-month mean Niño 3.4 anomaly (thresholds ± {threshold:g} K, anomalies "
     "from the calendar-month means of the training years; the ONI's threshold, without its moving base periods and its "
@@ -100,21 +101,23 @@ class StatesConfig:
     def __post_init__(self) -> None:
         if self.task != "states":
             raise EarthSSLError(f"probe.task: expected states, got '{self.task}'")
-        for name in self.heads:
-            if name not in HEADS:
-                raise EarthSSLError(f"states.heads: expected {', '.join(HEADS)}, got '{name}'." + nearest(name, HEADS))
-        for name in self.poolings:
-            if name not in POOLINGS:
-                raise EarthSSLError(
-                    f"states.poolings: expected {', '.join(POOLINGS)}, got '{name}'." + nearest(name, POOLINGS)
-                )
+        for part, given, known in (("heads", self.heads, HEADS), ("poolings", self.poolings, POOLINGS)):
+            for one in (one for one in given if one not in known):
+                raise EarthSSLError(f"states.{part}: expected {', '.join(known)}, got '{one}'." + nearest(one, known))
         if "logistic" not in self.heads or not self.poolings:
             raise EarthSSLError("states: expected the head logistic, which the curves take, and some pooling; add them")
-        if self.draws < 1000 or self.label_draws < 1 or self.block_years < 1:
+        if self.draws < 1000 or min(self.label_draws, self.block_years) < 1 or self.untrained_seeds < 0:
             raise EarthSSLError(
-                f"states: expected draws ≥ 1000, label_draws ≥ 1, block_years ≥ 1, got {self.draws}, "
-                f"{self.label_draws}, {self.block_years}"
+                "states: expected draws ≥ 1000, label_draws ≥ 1, block_years ≥ 1 and untrained_seeds ≥ 0, got "
+                f"{self.draws}, {self.label_draws}, {self.block_years} and {self.untrained_seeds}"
             )
+        for part in ("components", "pca_components", "steps", "shots"):
+            if min(getattr(self, part), default=0) < 1:
+                raise EarthSSLError(f"states.{part}: expected numbers from 1, at least one, got {getattr(self, part)}")
+        if not self.fractions or not all(0 < share <= 1 for share in self.fractions):
+            raise EarthSSLError(f"states.fractions: expected shares in (0, 1], at least one, got {self.fractions}")
+        if self.layers == []:
+            raise EarthSSLError("states.layers: expected at least one, or null for the last third, got []")
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +168,7 @@ def summarise(config: StatesConfig) -> Summary:
     labels = StateLabels.from_store(store, config.leads, config.window, config.threshold)
     encoders = contenders(store, config.checkpoints, config.untrained_seeds, config.encoder)
     _check_window(labels, encoders[0].encoder)
-    pcs = with_season(labels, pca_features(labels.enso, config.pca_components, "train", SEASON))
+    pcs = _components(store, labels, config.pca_components)
     found: dict[int, list[Classified]] = {lead: _baselines(labels, lead, pcs) for lead in labels.leads}
     for one in encoders:
         raw = _features(config, store, one)
@@ -174,6 +177,7 @@ def summarise(config: StatesConfig) -> Summary:
     scores, differences = _tables(config, labels, found)
     curves = _curves(config, labels, found)
     doubts = _uncertainty(config, labels, found)
+    unsure = [lead for lead in labels.leads if lead not in set(doubts["lead"])]
     synthetic = "planet" in store.manifest["attributes"]
     source = "the synthetic planet" if synthetic else store.manifest["source"]
     first, last = (str(month)[:4] for month in labels.enso.blocks["test"])
@@ -204,8 +208,13 @@ def summarise(config: StatesConfig) -> Summary:
             "skill_by_examples_a_class": curve_figure(curves["few_shot"], "examples a class"),
         },
         tables={**curves, "uncertainty": doubts} if len(doubts) else curves,
-        notes=["At lead 0 the inputs hold the whole season: the row on the index is the trivial solution."]
-        if 0 in labels.leads else [],
+        notes=[
+            *(["At lead 0 the inputs hold the whole season: the row on the index is the trivial solution."]
+              if 0 in labels.leads else []),
+            *([f"No uncertainty at leads {unsure}: fewer than {FEWEST_YEARS} validation years to calibrate on."]
+              if unsure else []),
+            "No network is trained from scratch on the states: no row says what the labels alone could teach it.",
+        ],
     )  # fmt: skip
 
 
@@ -214,17 +223,27 @@ def with_season(labels: StateLabels, features: Features) -> dict[str, np.ndarray
     return {name: np.concatenate([values, labels.season_features()], 1) for name, values in features.items()}
 
 
+def _components(store: Store, labels: StateLabels, ks: Sequence[int]) -> dict[str, dict[str, np.ndarray]]:
+    """Return principal components beside the season by row: of SST, and of all variables where there are more."""
+    others = [name for name in store.variables if name not in ("ssta", "sst")]
+    extra = {name: store.dataset([name])[name].values for name in others}
+    made = {"PCA": pca_features(labels.enso, ks, "train", SEASON)}
+    if extra:
+        made[ALL_VARIABLES] = pca_features(labels.enso, ks, "train", SEASON, extra)
+    return {name: with_season(labels, features) for name, features in made.items()}
+
+
 def index_row(labels: StateLabels, lead: int) -> Classified:
     """Return logistic regression on Niño 3.4 of the last three months and the season."""
     features = {"Niño 3.4 × 3 months and season": labels.index_features()}
     return classify(labels, LogisticHead(), features, lead, INDEX, None)
 
 
-def _baselines(labels: StateLabels, lead: int, pcs: Features) -> list[Classified]:
+def _baselines(labels: StateLabels, lead: int, pcs: Mapping[str, Features]) -> list[Classified]:
     rows = [Classified(name, None, found) for name, found in labels.baselines(lead).items()]
     rows.append(index_row(labels, lead))
-    rows.append(classify(labels, LogisticHead(), pcs, lead, "PCA [logistic]", None))
-    plain = {name: values[:, :-4] for name, values in pcs.items()}
+    rows += [classify(labels, LogisticHead(), own, lead, f"{name} [logistic]", None) for name, own in pcs.items()]
+    plain = {name: values[:, :-4] for name, values in pcs["PCA"].items()}
     rows.append(classify(labels, NearestHead(), plain, lead, "PCA [kNN]", None))
     return rows
 
@@ -287,9 +306,7 @@ def _tables(
         block = config.block_years if len(np.unique(units)) >= max(4, 2 * config.block_years) else 1
         probabilities = {name: [one.probabilities for one in seeds] for name, seeds in named.items()}
         clim = probabilities["climatology"][0]
-        own, paired = class_tables(
-            probabilities, truth, clim, units, references, draws=config.draws, block=block
-        )  # fmt: skip
+        own, paired = class_tables(probabilities, truth, clim, units, references, draws=config.draws, block=block)
         target = f"lead {lead}"
         scores.append(own.assign(seed="", target=target))
         differences.append(paired.assign(target=target))
@@ -322,32 +339,29 @@ def _curves(
 
 
 def _uncertainty(config: StatesConfig, labels: StateLabels, found: Mapping[int, list[Classified]]) -> pd.DataFrame:
-    """Return how well linear heads know their error, for the number behind the classes; empty where years are few."""
+    """Return how well linear heads know their error, for the number behind the classes; no lead of too few years."""
     parts = []
     every = np.arange(len(labels.enso.time))
     for lead, rows in found.items():
         ends = np.minimum(every + lead, len(every) - 1)
         target, years = labels.season[ends], labels.years(ends - lead, lead)
         blocks = {name: np.isin(every, labels.rows(name, lead)) for name in ("train", "val", "test")}
-        if len(np.unique(years[blocks["val"]])) < 9:
-            return pd.DataFrame()
+        if len(np.unique(years[blocks["val"]])) < FEWEST_YEARS:
+            continue
         for name in ("PCA [logistic]", f"{UNTRAINED} [logistic]", f"{PRETRAINED} [logistic]"):
             one = next((row for row in rows if row.row == name), None)
             if one is not None and one.chosen is not None:
                 table = uncertainty(one.chosen, target, blocks, years, draws=config.draws, block=config.block_years)
                 source = name.removesuffix(" [logistic]")
                 parts.append(table.assign(features=source, seed="" if one.seed is None else one.seed, lead=lead))
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["lead"])
 
 
 def _confusions(labels: StateLabels, rows: Sequence[Classified], lead: int) -> Any:
     truth = labels.target(labels.rows("test", lead), lead)
     named = _by_row(rows)
-    shown = [
-        n
-        for n in named
-        if n in (INDEX, "PCA [logistic]", "damped persistence") or n.startswith((PRETRAINED, UNTRAINED))
-    ]
+    known = (INDEX, "PCA [logistic]", "damped persistence")
+    shown = [n for n in named if n in known or n.startswith((PRETRAINED, UNTRAINED))]
     counts = {n: np.sum([confusion(one.probabilities, truth) for one in named[n]], axis=0) for n in shown}
     return confusion_figure(counts, STATES, f"lead {lead} months; share of each observed class (all seeds)")
 
@@ -410,14 +424,15 @@ class StatesTask(FrozenTask):
         return found
 
     def references(self) -> dict[str, Evaluation]:
-        pcs = with_season(self.labels, pca_features(self.labels.enso, [20], "train", SEASON))
+        pcs = _components(self.store, self.labels, [20])
+        named, head = {"PCA": "20 PCs × 3 months"}, LogisticHead()
         rows: dict[str, dict[int, Classified]] = {}
         for lead in self.labels.leads:
             damped = self.labels.baselines(lead)["damped persistence"]
             for one in (
                 Classified("damped persistence", None, damped),
                 index_row(self.labels, lead),
-                classify(self.labels, LogisticHead(), pcs, lead, "20 PCs × 3 months", None),
+                *(classify(self.labels, head, own, lead, named.get(name, name), None) for name, own in pcs.items()),
             ):
                 rows.setdefault(one.row, {})[lead] = one
         return {name: self._evaluation(found) for name, found in rows.items()}
@@ -428,7 +443,6 @@ class StatesTask(FrozenTask):
             rows = self.labels.rows("test", lead)
             truth = one_hot(self.labels.target(rows, lead), len(STATES))
             clim = self.labels.baselines(lead)["climatology"]
-            parts.append(
-                (self.labels.years(rows, lead), squared_error(one.probabilities, truth), squared_error(clim, truth))
-            )
+            errors = squared_error(one.probabilities, truth), squared_error(clim, truth)
+            parts.append((self.labels.years(rows, lead), *errors))
         return Evaluation(*(np.concatenate(part) for part in zip(*parts, strict=True)))

@@ -45,7 +45,8 @@ def encoder_of(store: Store, window: int = 3, patch: tuple[int, int, int] = (1, 
 def test_the_table_holds_every_row_at_every_lead(folder: Path) -> None:
     scores = pd.read_csv(folder / "scores.csv", dtype={"seed": str}, keep_default_na=False)
     assert list(dict.fromkeys(scores.row)) == [
-        "persistence", "climatology, train mean", "climatology, calendar", "persistence, damped",
+        "persistence", "persistence of the anomaly", "climatology, train mean", "climatology, calendar",
+        "persistence, damped",
         "linear regression, direct", "linear regression, iterative", "PCA + ridge", "PCA of patches + patch head",
         "untrained + patch head", "pretrained + patch head", "same network from scratch",
         "pretrained, fine-tuned (full)",
@@ -79,8 +80,9 @@ def test_the_folder_says_how_it_was_made(folder: Path) -> None:
 def test_differences_are_paired_with_what_must_be_beaten(folder: Path) -> None:
     d = pd.read_csv(folder / "differences.csv")
     assert set(d.reference) == {
-        "persistence", "persistence, damped", "climatology, calendar", "linear regression, direct", "PCA + ridge",
-        "PCA of patches + patch head", "untrained + patch head", "same network from scratch",
+        "persistence", "persistence of the anomaly", "persistence, damped", "climatology, calendar",
+        "linear regression, direct", "PCA + ridge", "PCA of patches + patch head", "untrained + patch head",
+        "same network from scratch",
     }  # fmt: skip
     scores = pd.read_csv(folder / "scores.csv", dtype={"seed": str}, keep_default_na=False)
     value = scores[(scores.seed == "") & (scores.metric == "rmse")].set_index(["row", "target"]).value.astype(float)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from earthssl.downstream.forecast_baselines import (
     Damped,
+    anomaly_persistence,
     bases_of,
     calendar_climatology,
     mean_climatology,
@@ -28,10 +29,20 @@ def daily(daily_store: Path) -> ForecastSamples:
 
 def test_persistence_is_the_present_anomaly(daily: ForecastSamples) -> None:
     inits = daily.inits("test", 4)
-    forecast = persistence(daily)(inits, 4)
+    forecast = anomaly_persistence(daily)(inits, 4)
     assert np.array_equal(forecast, daily.fields[inits])
     error = daily.squared_errors(forecast, inits, 4).mean()
     assert error == pytest.approx(2 * (1 - 0.8**4), rel=0.1)  # 2 σ² (1 - r)
+
+
+def test_persistence_of_the_field_is_in_units_what_the_store_was_made_of(daily: ForecastSamples) -> None:
+    inits = daily.inits("test", 4)[:40]
+    field, climatology = daily.in_units(persistence(daily)(inits, 4), inits, 4)
+    np.testing.assert_allclose(field[:, 0], daily.store.dataset(["t2m"])["t2m"].values[inits], atol=2e-3)
+    # What it leaves out of the other persistence is the season's step between the two times.
+    kept, _ = daily.in_units(anomaly_persistence(daily)(inits, 4), inits, 4)
+    _, before = daily.in_units(daily.present(inits), inits - 4, 4)
+    np.testing.assert_allclose(kept - field, climatology - before, atol=2e-3)
 
 
 def test_damping_is_that_of_the_red_noise(daily: ForecastSamples) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from earthssl.downstream import weatherbench as wb
-from earthssl.downstream.forecast_baselines import Damped, calendar_climatology, persistence
+from earthssl.downstream.forecast_baselines import Damped, anomaly_persistence, calendar_climatology
 from earthssl.downstream.forecast_figures import error_by_lead, one_forecast, spectra, style
 from earthssl.downstream.forecast_samples import ForecastSamples
 from earthssl.downstream.forecast_scores import (
@@ -36,17 +36,17 @@ def scored(daily: ForecastSamples) -> list[Scored]:
     noise = np.random.default_rng(0).normal(size=daily.fields.shape).astype(np.float32)
 
     def shaken(inits: np.ndarray, lead: int) -> np.ndarray:
-        return persistence(daily)(inits, lead) + noise[inits]
+        return anomaly_persistence(daily)(inits, lead) + noise[inits]
 
     rows = [
-        ForecastRow("persistence", None, persistence(daily)), ForecastRow("damped", None, Damped.fit(daily)),
+        ForecastRow("persistence", None, anomaly_persistence(daily)), ForecastRow("damped", None, Damped.fit(daily)),
         ForecastRow("climatology", None, calendar_climatology(daily)),
-        ForecastRow("noisy", 0, shaken), ForecastRow("noisy", 1, persistence(daily)),
+        ForecastRow("noisy", 0, shaken), ForecastRow("noisy", 1, anomaly_persistence(daily)),
     ]  # fmt: skip
     return [score(row, daily) for row in rows]
 
 
-def test_range_of_a_conditional_mean_and_of_persistence(scored: list[Scored]) -> None:
+def test_range_of_a_conditional_mean_and_of_anomaly_persistence(scored: list[Scored]) -> None:
     """Red noise of damping .8: the conditional mean has std ratio r = .8^lead and slope 1; persistence 1 and r."""
     for lead in (1, 4):
         r = 0.8**lead
@@ -58,7 +58,7 @@ def test_range_of_a_conditional_mean_and_of_persistence(scored: list[Scored]) ->
         assert numbers["damped"]["r"] == pytest.approx(r, abs=0.05)
         assert numbers["climatology"]["std_ratio"] == 0
         assert np.isnan(numbers["climatology"]["slope"])
-        assert numbers["damped"]["spread_skill"] == pytest.approx(1, abs=0.1)
+        assert numbers["damped"]["val_over_test_rmse"] == pytest.approx(1, abs=0.1)
         assert numbers["damped"]["wb2_rmse"] == pytest.approx(2 * np.sqrt(1 - r * r), rel=0.05)  # 2 K of red noise
 
 
@@ -77,7 +77,7 @@ def test_dynamic_range_by_hand() -> None:
 def test_the_tables_hold_the_formulas_values(daily: ForecastSamples, scored: list[Scored]) -> None:
     scores, differences = score_table(scored, daily, ["persistence"], draws=1000)
     inits = daily.inits("test", 4)
-    f, climatology = daily.in_units(persistence(daily)(inits, 4), inits, 4)
+    f, climatology = daily.in_units(anomaly_persistence(daily)(inits, 4), inits, 4)
     o, _ = daily.in_units(daily.truth(inits, 4), inits, 4)
     grid = daily.store.grid
     found = scores[(scores.row == "persistence") & (scores.target == "t2m 4 d")].set_index("metric").value
@@ -111,7 +111,7 @@ def test_a_row_of_seeds_scores_their_mean_and_shows_each(daily: ForecastSamples,
 
 def test_too_few_units_are_refused(daily: ForecastSamples, scored: list[Scored], small_store: Path) -> None:
     small = ForecastSamples.of(Store(small_store), [1], 1, ["u10"])
-    row = score(ForecastRow("persistence", None, persistence(small)), small)
+    row = score(ForecastRow("persistence", None, anomaly_persistence(small)), small)
     assert len(score_table([row], small, [], draws=1000)[0]) == 4  # four years will do
     with pytest.raises(EarthSSLError, match="at least 6 independent units"):
         score_table([row], small, [], unit="year", block=3)
@@ -138,7 +138,7 @@ def test_a_spectrum_of_a_wave_and_of_half_its_amplitude(wave_store: Path) -> Non
 
 def test_fields_with_land_have_no_spectrum_and_figures_say_nothing_of_it(small_store: Path) -> None:
     samples = ForecastSamples.of(Store(small_store), [1], 1, ["sst"])
-    one = score(ForecastRow("persistence", None, persistence(samples)), samples)
+    one = score(ForecastRow("persistence", None, anomaly_persistence(samples)), samples)
     assert len(one.spectrum["sst", 1]) == 0
     assert spectrum_table([one], samples).empty
     assert spectra([one], samples) is None

@@ -390,6 +390,13 @@ def test_baselines_only_and_checkpoints_without_a_decoder(small_run: Path, small
         run(own)
 
 
+def test_distances_without_a_hidden_cell_leave_an_empty_table_and_no_figure(small_store: Path, tmp_path: Path) -> None:
+    edges = {"distances_km": [3e4, 4e4], "gaps": {"random": GAPS}, "fractions": []}
+    found = summarise(config(small_store, tmp_path / "out", **edges), {})
+    assert found.tables["by_distance"].shape == (0, 6)
+    assert set(found.figures) == {"maps"}
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [

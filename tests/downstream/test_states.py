@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,16 @@ import pandas as pd
 import pytest
 from earthssl.downstream.heads import LogisticHead
 from earthssl.downstream.state_labels import STATES, StateLabels
-from earthssl.downstream.states import INDEX, StatesConfig, StatesTask, classify, index_row, run, with_season
+from earthssl.downstream.states import (
+    INDEX,
+    StatesConfig,
+    StatesTask,
+    _uncertainty,
+    classify,
+    index_row,
+    run,
+    with_season,
+)
 from earthssl.downstream.summary import SCORES
 from earthssl.ssl.encoder import EncoderConfig
 from earthssl.ssl.errors import EarthSSLError
@@ -129,6 +138,34 @@ def test_mistakes_are_said(small_store: Path) -> None:
         StatesConfig("s", "o", draws=10)
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [("components", []), ("pca_components", []), ("layers", []), ("steps", []), ("untrained_seeds", -1),
+     ("shots", [0, 2]), ("shots", []), ("fractions", [0.0, 1.0]), ("fractions", [1.5])],
+)  # fmt: skip
+def test_bad_settings_are_refused_before_any_work(name: str, wrong: Any) -> None:
+    with pytest.raises(EarthSSLError, match=name):
+        StatesConfig("s", "o", **{name: wrong})
+
+
+def test_a_lead_of_too_few_validation_years_is_left_out_and_no_other(labels: StateLabels) -> None:
+    """At lead 0 the validation months are told apart into nine years and more; at lead 2 into their own four."""
+
+    @dataclass(frozen=True, eq=False)
+    class Years(StateLabels):
+        def years(self, rows: np.ndarray, lead: int) -> np.ndarray:
+            apart = np.isin(rows, self.rows("val", 0)) * (rows % 9 if lead == 0 else 0)
+            return super().years(rows, lead) * 100 + apart
+
+    own = Years(**{one.name: getattr(labels, one.name) for one in fields(labels)})
+    features = with_season(own, {"index": own.index_features()})
+    rows = {lead: [classify(own, LogisticHead(), features, lead, "PCA [logistic]", None)] for lead in own.leads}
+    config = StatesConfig("s", "o", draws=1000)
+    assert set(_uncertainty(config, own, rows)["lead"]) == {0}
+    assert _uncertainty(config, own, {2: rows[2]}).empty
+    assert _uncertainty(config, labels, rows).empty
+
+
 def test_the_frozen_task_scores_layers_and_references_alike(small_store: Path) -> None:
     import torch
 
@@ -138,7 +175,8 @@ def test_the_frozen_task_scores_layers_and_references_alike(small_store: Path) -
     found = task.evaluate(SHAPE.build(store.variables), [0, 2])
     references = task.references()
     assert list(found) == [0, 2]
-    assert set(references) == {"damped persistence", INDEX, "20 PCs × 3 months"}
+    assert set(references) == {"damped persistence", INDEX, "20 PCs × 3 months", "PCA, all variables"}
+    assert not np.array_equal(references["PCA, all variables"].error, references["20 PCs × 3 months"].error)
     for one in (*found.values(), *references.values()):
         assert np.array_equal(one.units, found[0].units)
         assert np.array_equal(one.reference, found[0].reference)
@@ -162,7 +200,8 @@ def result(small_store: Path, small_run: Path, tmp_path_factory: pytest.TempPath
 def test_the_tables_hold_every_row_metric_and_lead(result: tuple[StatesConfig, Path]) -> None:
     scores = pd.read_csv(result[1] / "scores.csv", keep_default_na=False)
     assert list(scores.columns) == list(SCORES)
-    baselines = ["climatology", "majority", "persistence", "damped persistence", INDEX, "PCA [logistic]", "PCA [kNN]"]
+    baselines = ["climatology", "majority", "persistence", "damped persistence", INDEX, "PCA [logistic]",
+                 "PCA, all variables [logistic]", "PCA [kNN]"]  # fmt: skip
     encoders = [f"{kind} [{head}]" for kind in ("pretrained", "untrained") for head in result[0].heads]
     assert set(scores.row) == {*baselines, *encoders}
     assert len(scores) == len({*baselines, *encoders}) * 4 * 2
@@ -177,14 +216,17 @@ def test_curves_confusions_and_record_are_written(result: tuple[StatesConfig, Pa
     out = result[1]
     curve = pd.read_csv(out / "label_fractions.csv")
     assert set(curve.used) == {0.1, 1.0}
-    assert len(curve) == 2 * 4 * 2  # leads × logistic rows × fractions
+    assert len(curve) == 2 * 5 * 2  # leads × logistic rows × fractions
     assert set(pd.read_csv(out / "few_shot.csv").labels) == {3, 6}
     names = {file.name for file in out.iterdir()}
     assert {"report.html", "confusion_lead_0.png", "skill_by_label_fraction.png", "few_shot.csv"} <= names
     record = read_json(out / "result.json", "result")
     assert sum(record["samples"]["lead 0"]["test"]) == 46
     assert [one["kind"] for one in record["encoders"]] == ["pretrained", "untrained"]
-    assert "trivial solution" in (out / "table.txt").read_text(encoding="utf-8")
+    said = (out / "table.txt").read_text(encoding="utf-8")
+    for note in ("trivial solution", "No network is trained from scratch", "No uncertainty at leads [0, 2]"):
+        assert note in said
+    assert not (out / "uncertainty.csv").exists()
 
 
 def test_the_same_config_gives_the_same_scores(result: tuple[StatesConfig, Path], tmp_path: Path) -> None:
