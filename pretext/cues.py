@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -153,25 +152,3 @@ def _kernels(grid: LatLonGrid, steps: int, length_km: float, time_steps: float) 
         np.exp(-((east / length_km) ** 2) / 2),
     )
     return tuple(torch.from_numpy(w).float() for w in weights)  # type: ignore[return-value]
-
-
-def cells(
-    tokens: Tensor, batch: Batch, patch: tuple[int, int, int], places: Tensor, shape: tuple[int, int, int]
-) -> Tensor:
-    """Return a mask of tokens and variables as a mask of cells, (batch, step, variable, row, column).
-
-    Args:
-        tokens: True where a token's variable is meant, (batch, token, variable).
-        batch: The fields.
-        patch: Steps, rows and columns of a patch.
-        places: Index of each token among all patches in space and time, (token,).
-        shape: Patches in time, rows and columns.
-    """
-    t, r, c = shape
-    full = torch.zeros(len(tokens), t * r * c, tokens.shape[-1], dtype=torch.bool)
-    full[:, places] = tokens
-    grown = rearrange(full, "b (t r c) v -> b t v r c", t=t, r=r, c=c)
-    for axis, size in ((1, patch[0]), (3, patch[1]), (4, patch[2])):
-        grown = grown.repeat_interleave(size, axis)
-    rows, columns = batch.grid.shape
-    return grown[..., :rows, :columns]

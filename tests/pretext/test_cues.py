@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from earthssl.pretext.cues import Interpolation, Statistics, cells, frame_statistics, gradient_statistics, interpolate
+from earthssl.pretext.cues import Interpolation, Statistics, frame_statistics, gradient_statistics, interpolate
 from earthssl.pretext.order import ChainSorter, OrderConfig
 from earthssl.pretext.orientation import OrientationConfig
 from earthssl.ssl.batch import Batch
@@ -17,7 +17,6 @@ from earthssl.ssl.encoder import EncoderConfig
 from earthssl.ssl.errors import EarthSSLError
 from earthssl.ssl.objective import Context, Objective
 from earthssl.ssl.randomness import fold
-from earthssl.ssl.tokens import patchify, unpatchify
 
 PATCH = (1, 2, 3)
 
@@ -126,14 +125,3 @@ def test_interpolation_of_a_constant_is_that_constant(batch: Batch) -> None:
     made = replace(batch, values=torch.full_like(batch.values, 3.5))
     filled = interpolate(made, seen, 2000.0, 1.0)
     assert np.allclose(filled[filled != 0], 3.5, atol=1e-4)
-
-
-def test_cells_of_tokens_lie_where_unpatchify_puts_them(batch: Batch) -> None:
-    """A mask of tokens grown to cells equals their values put back on the grid."""
-    patches = patchify(batch, PATCH)
-    chosen = torch.rand(len(batch), patches.count, 3, generator=torch.Generator().manual_seed(1)) < 0.3
-    values = chosen[..., None].float().expand(-1, -1, -1, 6)
-    fields = unpatchify(values.contiguous(), patches, PATCH).nan_to_num(0.0) > 0.5
-    t, r, c = patches.shape
-    grown = cells(chosen, batch, PATCH, patches.step * (r * c) + patches.cell, (t, r, c))
-    assert torch.equal(grown, fields)
