@@ -290,7 +290,7 @@ def _heat_map(heat: pd.DataFrame, names: Sequence[str]) -> Figure:
             decided = one.verdict in ("better", "worse")
             if decided:
                 colour[i, j] = one.difference
-            plain = row in names and not decided
+            plain = not decided
             axes.text(
                 j, i, f"{one.skill:.2f}", ha="center", va="center", fontsize=8, color="0.45" if plain else "black"
             )
