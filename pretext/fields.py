@@ -1,13 +1,24 @@
-"""Scores of predicted fields: squared error by area over valid cells, and the skill over the climatology."""
+"""Predicted fields: a head for each variable, and scores: squared error by area, skill over the climatology."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+
+
+def every_head(
+    heads: nn.ModuleDict, x: Float[Tensor, "batch token width"], variables: Sequence[str]
+) -> Float[Tensor, "batch token variable cell"]:
+    """Return the cells of every variable: its linear heads laid under one another and applied as one product."""
+    chosen: list[Any] = [heads[name] for name in variables]
+    weight = torch.cat([head.weight for head in chosen])
+    bias = torch.cat([head.bias for head in chosen])
+    return nn.functional.linear(x, weight, bias).unflatten(2, (len(chosen), -1))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from ..ssl.errors import EarthSSLError, nearest
 from ..ssl.objective import Context, Cue, Objective, ObjectiveConfig, Outcome
 from ..ssl.randomness import fold, key, uniform
 from ..ssl.tokens import patchify
-from .fields import score
+from .fields import every_head, score
 from .pointwise import Pointwise, predict
 
 NAME = "lead_time"
@@ -134,7 +134,7 @@ class LeadTime(Objective):
         lead = self.leads[picks].to(features.dtype)[..., None] / max(self.config.leads)
         factor, shift = self.lead(lead)[:, :, None].chunk(2, -1)
         x = self.body(rearrange(features[:, None] * (1 + factor) + shift, "b k n d -> (b k) n d"))
-        guess = torch.stack([self.heads[name](x) for name in batch.variables], 2).float()
+        guess = every_head(self.heads, x, batch.variables).float()
         if self.config.residual:
             last = patchify(past.cut(self.window - 1, 1), self.patch).values
             guess = guess + repeat(last, "b n v c -> (b k) n v c", k=picks.shape[1])

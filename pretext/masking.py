@@ -22,6 +22,7 @@ from ..ssl.objective import Context, Cue, Example, Objective, ObjectiveConfig, O
 from ..ssl.randomness import key, uniform
 from ..ssl.tokens import Encodings, Patches, gather, patchify, unpatchify
 from .cues import Interpolation
+from .fields import every_head, score
 from .masks import Mask, MaskConfig, check, draw, thin
 
 
@@ -108,8 +109,7 @@ class Masking(Objective):
         fuse_attention(self.blocks, x)
         for block in self.blocks:
             x = block(x)
-        x = self.norm(x)
-        return torch.stack([self.heads[name](x) for name in patches.variables], 2)
+        return every_head(self.heads, self.norm(x), patches.variables)
 
     @torch.no_grad()
     def example(self, encoder: Encoder, batch: Batch) -> Example:
@@ -172,21 +172,8 @@ class Masking(Objective):
 
 
 def _score(rebuilt: Float[Tensor, "batch token variable cell"], patches: Patches, mask: Mask) -> Outcome:
+    """Return the score of the hidden, valid cells by area, over the climatology."""
     truth = gather(patches.values, mask.order)
-    valid = gather(patches.valid, mask.order)
-    area = patches.area[mask.order][:, :, None]
-    weights = (valid & mask.concealed()) * area
-    dims = (0, 1, 3)
-    total = weights.sum(dims)
-    scored = total > 0
-    safe = torch.where(scored, total, torch.ones_like(total))
-    error = (weights * (rebuilt.float() - truth) ** 2).sum(dims) / safe
-    power = (weights * truth**2).sum(dims) / safe
-    loss = (error * scored).sum() / scored.sum().clamp(min=1)
-    with torch.no_grad():
-        # Skill over the climatology: 0 for the trivial answer "no anomaly", 1 for a perfect one.
-        # Where nothing of a variable was hidden and observed, nothing was gained either.
-        skill = torch.where(scored, 1 - error / power.clamp(min=1e-12), torch.zeros_like(error))
-        terms = {f"skill_{name}": skill[k] for k, name in enumerate(patches.variables)}
-        terms["skill"] = (skill * scored).sum() / scored.sum().clamp(min=1)
-    return Outcome(loss, terms)
+    weight = (gather(patches.valid, mask.order) & mask.concealed()) * patches.area[mask.order][:, :, None]
+    found = score(rebuilt.float(), truth, weight)
+    return Outcome(found.loss, found.terms(patches.variables))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from earthssl.pretext.fields import score
+from earthssl.pretext.fields import every_head, score
+from torch import nn
 
 
 @pytest.fixture
@@ -44,3 +45,12 @@ def test_what_was_not_asked_for_counts_nowhere(truth: torch.Tensor) -> None:
     nothing = score(truth, truth + 1, torch.zeros(5))
     assert nothing.loss.item() == 0
     assert nothing.skill.item() == 0
+
+
+def test_every_head_is_each_head_by_itself() -> None:
+    """In the order asked for, whatever the order of the heads; a subset too."""
+    heads = nn.ModuleDict({name: nn.Linear(4, 3) for name in ("a", "b", "c")})
+    x = torch.randn(2, 5, 4)
+    for names in (("c", "a"), ("b",), ("a", "b", "c")):
+        one_by_one = torch.stack([heads[name](x) for name in names], 2)
+        torch.testing.assert_close(every_head(heads, x, names), one_by_one)
