@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from earthssl.pretext.latent import Latent, LatentConfig, Nearest, explained, levelled
+from earthssl.pretext.latent import Latent, LatentConfig, Neighbours, explained, levelled
 from earthssl.pretext.masks import Mask, MaskConfig, draw
 from earthssl.ssl.batch import Batch, from_fields
 from earthssl.ssl.encoder import EncoderConfig
@@ -224,26 +224,28 @@ def test_the_teacher_follows_the_encoder(batch: Batch) -> None:
     torch.testing.assert_close(after, before + 0.1)
 
 
-def test_the_nearest_token_is_copied(batch: Batch) -> None:
-    """Of the same step, by true distance across the edge of the map; not usable before it is fitted."""
+def test_neighbours_are_blended_by_distance(batch: Batch) -> None:
+    """Sharp: a copy of the nearest of the same step, across the edge of the map; blunt: by exp(cos / sharpness)."""
     patches = globe(4, 8)
     # Shown: columns 0 and 4 of both steps; hidden: the rest.
     column = patches.cell % 8
     shown = (column == 0) | (column == 4)
     order = torch.cat([shown.nonzero()[:, 0], (~shown).nonzero()[:, 0]])[None]
     mask = Mask(order, int(shown.sum()), torch.zeros(1, 1, dtype=torch.bool))
-    ids = torch.arange(patches.count).float()[None, :, None]
-    copied = Nearest._copy(ids, patches, mask)[0, :, 0].long()
-    points = patches.place[:, :3].double()
-    for token, source in zip(mask.hidden[0].tolist(), copied.tolist(), strict=True):
-        assert int(patches.step[token]) == int(patches.step[source])
-        reach = [float(points[token] @ points[other]) for other in mask.keep[0].tolist()]
-        assert float(points[token] @ points[source]) == pytest.approx(max(reach))
-    # Just west of the first column, the first is nearer than the middle one.
-    west = next(k for k in range(patches.count) if int(patches.cell[k]) == 8 + 7)
-    assert int(patches.cell[copied[mask.hidden[0].tolist().index(west)]]) % 8 == 0
+    points, steps = patches.place[:, :3].double(), patches.step.double()[:, None]
+    features = torch.cat([points, steps], 1)[None]
+    sharp = Neighbours._blend(features.float(), patches, mask, 1e-5)[0].double()
+    blunt = Neighbours._blend(features.float(), patches, mask, 0.3)[0].double()
+    for k, token in enumerate(mask.hidden[0].tolist()):
+        same = [other for other in mask.keep[0].tolist() if patches.step[other] == patches.step[token]]
+        reach = torch.tensor([float(points[token] @ points[other]) for other in same]).double()
+        # Of tokens equally near, any blend lies equally near.
+        assert float(points[token] @ sharp[k, :3]) == pytest.approx(float(reach.max()), abs=1e-4)
+        assert float(sharp[k, 3]) == pytest.approx(float(steps[token]), abs=1e-4)
+        weights = (reach / 0.3).exp()
+        assert blunt[k, :3].tolist() == pytest.approx(((weights / weights.sum()) @ points[same]).tolist(), abs=1e-3)
     _, task = make(batch)
-    cue = Nearest()
+    cue = Neighbours()
     with pytest.raises(EarthSSLError, match="call fit first"):
         cue.skill(task, batch, PATCH)
     cue.fit(task.eval(), [batch], PATCH)
