@@ -20,6 +20,7 @@ VERBS = {
     "quickstart": "synthetic planet → prepare → pretrain → probe → report, in minutes, no network, no GPU",
     "run": "the same four steps for any config file, into one folder; goes on where it was interrupted",
     "prepare": "any gridded source → training store (--info STORE describes one)",
+    "plan": "config → memory, hours and disk of its pretraining, measured on its first steps; finders, profiler",
     "pretrain": "training store → checkpoint (--resume goes on with an interrupted run)",
     "probe": "checkpoints → the table beside every baseline they must beat (task: enso, states, forecast, …)",
     "audit": "pretext tasks → how much of their skill is left above trivial cues",
@@ -74,10 +75,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _add_options(parser: argparse.ArgumentParser, verb: str) -> None:
     parser.add_argument("-h", "--help", action="store_true", help="show this and every setting")
-    if verb in (*CONFIGURED, "run"):
+    if verb in (*CONFIGURED, "run", "plan"):
         parser.add_argument("--config", metavar="FILE", help="YAML of the run")
     if verb == "prepare":
         parser.add_argument("--info", metavar="STORE", help="describe a store and stop")
+    if verb == "plan":
+        parser.add_argument("--store", metavar="FOLDER", help="a finished store (default: the shape of the source)")
+        parser.add_argument("--json", action="store_true", help="print JSON")
+        parser.add_argument("--find", metavar="WHAT", default="", help="lr or batch: find a rate or a batch size")
+        parser.add_argument("--profile", action="store_true", help="the operators that take a step's time")
+        parser.add_argument("--out", metavar="FILE", help="picture of --find lr, Chrome trace of --profile")
     if verb == "quickstart":
         parser.add_argument("--source", choices=["planet", "ersst"], default="planet", help="what to train on")
     if verb in ("quickstart", "run"):
@@ -112,6 +119,8 @@ def _run(options: argparse.Namespace, rest: list[str], command: str) -> None:
         print(describe(options.info))
     elif verb in ("quickstart", "run"):
         _run_all(options, rest, command)
+    elif verb == "plan":
+        _plan(options, rest)
     elif verb in ("verify", "embed"):
         if rest:
             raise EarthSSLError(f"unknown option '{rest[0]}'; see `earthssl {verb} --help`")
@@ -143,6 +152,15 @@ def _run_all(options: argparse.Namespace, rest: list[str], command: str) -> None
         report = run_all(file, options.out or f"runs/{name}", rest, say=print, command=command)
     _show_table(report.parent / "probe" if (report.parent / "probe").is_dir() else report.parent)
     print(f"\nreport: {report.resolve()}")
+
+
+def _plan(options: argparse.Namespace, rest: list[str]) -> None:
+    from .planning import plan
+
+    if not options.config:
+        raise EarthSSLError("plan: expected --config FILE, got none; the folder configs/ has some")
+    how = {"find": options.find, "profile": options.profile, "out": options.out, "as_json": options.json}
+    print(plan(options.config, options.store, rest, **how))
 
 
 def _show_table(folder: Path) -> None:

@@ -164,8 +164,8 @@ class Pretraining(pl.LightningModule):
         if gradient_clip_val:
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
-    def configure_optimizers(self) -> Any:
-        """Return AdamW (fused where it may be) with decay on matrices only, warm-up and a half cosine by step."""
+    def make_optimizer(self) -> torch.optim.AdamW:
+        """Return AdamW (fused where it may be) with decay on matrices only, at the peak rate."""
         decayed = [p for p in self.parameters() if p.requires_grad and p.ndim > 1]
         plain = [p for p in self.parameters() if p.requires_grad and p.ndim <= 1]
         groups = [
@@ -174,7 +174,11 @@ class Pretraining(pl.LightningModule):
         ]
         # With the scaler of 16-mixed a fused optimiser scales the gradients itself, so they could not be clipped.
         fused = self.config.precision != "16-mixed"
-        optimizer = torch.optim.AdamW(groups, lr=self.config.lr, betas=(0.9, 0.95), fused=fused)
+        return torch.optim.AdamW(groups, lr=self.config.lr, betas=(0.9, 0.95), fused=fused)
+
+    def configure_optimizers(self) -> Any:
+        """Return the optimiser with warm-up and a half cosine by step."""
+        optimizer = self.make_optimizer()
         total = int(self.trainer.estimated_stepping_batches)
         schedule = warmup_cosine(optimizer, int(self.config.warmup_steps), total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -23,6 +22,7 @@ from .encoder import EncoderConfig
 from .engine import Data, Pretraining, TrainingConfig, fit, parameter_count
 from .errors import EarthSSLError
 from .files import digest, locked, read_json, refuse_filled, write_json
+from .memory import peak_rss
 from .monitor import HealthMonitor, History, OnlineProbe, ProbeLabels, ProgressBar, check_health
 from .multitask import Multitask, MultitaskConfig, build_objectives
 from .objective import Context, ObjectiveConfig, unknown_task
@@ -105,6 +105,20 @@ def pretrain(
     """
     out = Path(config.out)
     store = Store(config.store)
+    module, train, val = assemble(config, store, tasks)
+    probe = OnlineProbe(label(store, train.shortened(config.encoder.window)), []) if label is not None else None
+    with torch.no_grad():
+        # A rehearsal on one window: settings that cannot work fail here, before anything is written.
+        module.objectives(module.encoder, train.batch([0]))
+    _open_run(out, config, _identity(config, store))
+    with locked(out):
+        return _train(out, config, store, module, train, val, probe)
+
+
+def assemble(
+    config: PretrainConfig, store: Store, tasks: dict[str, type[ObjectiveConfig]]
+) -> tuple[Pretraining, Windows, Windows]:
+    """Return what is trained, untrained yet, and the windows of training and validation."""
     settings = parse_objectives(config.objectives, tasks)
     training = config.training
     torch.manual_seed(key(training.seed, "init") & (2**63 - 1))
@@ -112,14 +126,7 @@ def pretrain(
     objectives = build_objectives(settings, Context(encoder, store.variables, store.grid), config.multitask)
     train = Windows(store, "train", objectives.span, training.seed)
     val = Windows(store, "val", objectives.span, training.seed)
-    module = Pretraining(encoder, objectives, training)
-    probe = OnlineProbe(label(store, train.shortened(config.encoder.window)), []) if label is not None else None
-    with torch.no_grad():
-        # A rehearsal on one window: settings that cannot work fail here, before anything is written.
-        objectives(encoder, train.batch([0]))
-    _open_run(out, config, _identity(config, store))
-    with locked(out):
-        return _train(out, config, store, module, train, val, probe)
+    return Pretraining(encoder, objectives, training), train, val
 
 
 def _train(
@@ -251,7 +258,7 @@ def _run_record(
         "head_parameters": parameter_count(module.objectives),
         "train_windows": len(train),
         "val_windows": len(val),
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_memory_mib": peak_rss() / 2**20,
         "health_warnings": warnings,
         "versions": versions(),
         "processor": platform.processor() or platform.machine(),
