@@ -12,6 +12,7 @@ import numpy as np
 
 from ..ssl.errors import EarthSSLError, nearest
 from ..ssl.splits import is_monthly, unbroken_starts, window_starts
+from ..ssl.statistics import restored
 from ..ssl.store import Store
 from ..ssl.variables import lookup
 
@@ -177,12 +178,13 @@ class ForecastSamples:
         statistics = self.store.statistics.select(self.positions)
         climatology = statistics.climatology(self.times[inits + lead].astype("datetime64[ns]")).astype(np.float64)
         factor = np.array([self.factor(name) for name in self.names])[:, None, None]
-        return (fields * statistics.scale.astype(np.float64) + climatology) / factor, climatology / factor
+        held = restored(fields * statistics.scale.astype(np.float64) + climatology, statistics.transforms)
+        return held / factor, restored(climatology, statistics.transforms) / factor
 
     def factor(self, name: str) -> float:
         """Return the power of ten that a variable is shown in: 1 where its typical anomaly is from 0.01 on."""
         scale = self.store.statistics.scale[self.store.variables.index(name)]
-        typical = float(np.sqrt((scale.astype(np.float64) ** 2).mean()))
+        typical = float(np.sqrt((scale.astype(np.float64) ** 2).mean())) * (lookup(name).transform_scale or 1.0)
         return 1.0 if typical >= 1e-2 else 10.0 ** math.floor(math.log10(typical))
 
     def unit(self, name: str) -> str:

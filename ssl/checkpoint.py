@@ -124,10 +124,7 @@ class Record:
                 variables=tuple(record["variables"]),
                 units=tuple(record["units"]),
                 grid=LatLonGrid.from_json(record["grid"]),
-                statistics=Statistics(
-                    kind["groups"], tuple(kind["keys"]), kind["harmonics"],
-                    arrays["coefficients"].numpy(), arrays["scale"].numpy(),
-                ),
+                statistics=Statistics.from_json(kind, arrays["coefficients"].numpy(), arrays["scale"].numpy()),
                 splits=Splits.from_json(record["splits"]),
                 **{name: record[name] for name in ("step_days", "fingerprint", "seed", "steps", "config", "licence",
                                                    "source", "versions", "health", "extra")},

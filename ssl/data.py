@@ -1,19 +1,22 @@
-"""Windows of a store as batches: held in memory, in an order that is a function of (seed, epoch)."""
+"""Windows of a store as batches, from memory or from its files, in an order that is a function of (seed, epoch)."""
 
 from __future__ import annotations
 
 import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from .batch import Batch, from_fields
+from .batch import Batch
 from .errors import EarthSSLError
+from .fields import Loading
 from .randomness import fold, key, permutation
+from .shuffle import shuffled
 from .splits import window_starts
 from .store import Store
 
@@ -21,29 +24,29 @@ ORDERS = ("random", "season")
 
 
 class Windows:
-    """All windows of one part of a store; the fields of the whole part stay in memory.
+    """All windows of one part of a store.
 
     Attributes:
         starts: Index of each window's first step in the store, (windows,).
         last_times: Time of each window's last step, datetime64[s].
+        fields: What the windows are read from: memory or the files.
     """
 
-    def __init__(self, store: Store, part: str, length: int, seed: int) -> None:
-        """Load a part.
+    def __init__(self, store: Store, part: str, length: int, seed: int, loading: Loading | None = None) -> None:
+        """Open a part.
 
         Args:
             store: A finished store.
             part: train, val, test or fit.
             length: Steps in a window.
             seed: Root of the samples' random keys.
+            loading: How the fields are held: by default in RAM where they fit.
         """
         self.starts = window_starts(store.times.astype("datetime64[ns]"), store.splits, part, length)
         self.length = length
         self.last_times = store.times[self.starts + length - 1]
-        first, last = int(self.starts[0]), int(self.starts[-1]) + length
-        self._first = first
-        self._fields = torch.from_numpy(store.read(np.arange(first, last)))
-        self._times = torch.from_numpy(store.times[first:last].astype(np.int64))
+        self.fields = (loading or Loading()).open(store, int(self.starts[0]), int(self.starts[-1]) + length)
+        self._times = torch.from_numpy(store.times.astype(np.int64))
         self._known = torch.from_numpy(store.statistics.known)
         self._store = store
         self._seed = seed
@@ -51,6 +54,11 @@ class Windows:
 
     def __len__(self) -> int:
         return len(self.starts)
+
+    @property
+    def step_bytes(self) -> int:
+        """Stored size of a step."""
+        return self._store.step_bytes
 
     def shortened(self, length: int) -> Windows:
         """Return all windows of fewer steps in the same fields, without reading them again.
@@ -63,23 +71,32 @@ class Windows:
         other = copy.copy(self)
         times = self._store.times.astype("datetime64[ns]")
         starts = window_starts(times, self._store.splits, self.part, length)
-        held = (starts >= self._first) & (starts + length <= self._first + len(self._fields))
+        held = (starts >= self.fields.first) & (starts + length <= self.fields.last)
         other.starts, other.length = starts[held], length
         other.last_times = self._store.times[other.starts + length - 1]
         return other
 
+    def ahead(self, indices: Int[Tensor, " batch"] | np.ndarray | Sequence[int]) -> None:
+        """Begin to read the windows at the indices, without waiting for them."""
+        self.fields.ahead(self.starts[np.asarray(indices)], self.length)
+
     def batch(
         self, indices: Int[Tensor, " batch"] | np.ndarray | Sequence[int], epoch: int = 0, number: int = 0
     ) -> Batch:
-        """Return the windows at the indices; their random keys depend on (seed, part, epoch, index)."""
+        """Return the windows at the indices; their random keys depend on (seed, part, epoch, index).
+
+        The batch lies where the fields are held: in RAM, or on the accelerator.
+        """
         chosen = torch.as_tensor(indices)
-        first = torch.from_numpy(self.starts)[chosen] - self._first
-        steps = first[:, None] + torch.arange(self.length)
+        first = self.starts[chosen.numpy()]
+        values, valid = self.fields.windows(first, self.length)
+        steps = torch.from_numpy(first)[:, None] + torch.arange(self.length)
         keys = fold(torch.full_like(chosen, key(self._seed, self.part, epoch)), chosen)
-        return from_fields(
-            self._fields[steps],
-            self._times[steps],
-            keys,
+        return Batch(
+            values,
+            valid,
+            self._times[steps].to(self.fields.device, non_blocking=True),
+            keys.to(self.fields.device, non_blocking=True),
             self._known,
             self._store.variables,
             self._store.grid,
@@ -90,8 +107,9 @@ class Windows:
 class TrainLoader:
     """Endless batches; batch k is a function of (seed, k), so a run resumes by asking for batch k.
 
-    Every epoch is a new permutation of the windows; the windows that do not fill a batch wait for another
-    epoch's order. With several ranks each takes its own slice of the same global batch.
+    Every epoch is a new order of the windows (see `shuffle`); the windows that do not fill a batch wait for
+    another epoch's. With several ranks each takes, and reads, its own slice of the same global batch. The reading
+    of batch k + 1 begins when batch k is asked for.
     """
 
     def __init__(
@@ -103,6 +121,7 @@ class TrainLoader:
         rank: int = 0,
         ranks: int = 1,
         grouping: str = "random",
+        threaded: bool = False,
     ) -> None:
         """Prepare the batches.
 
@@ -113,7 +132,10 @@ class TrainLoader:
             first: Asked when iteration starts: the number of batches already trained on.
             rank: This process.
             ranks: Number of processes.
-            grouping: "random", or "season": every batch holds windows that end in one calendar month.
+            grouping: "random", or "season": every batch holds windows that end in one calendar month; these are
+                taken from the whole record, so that blocks of a store larger than memory are read more than once.
+            threaded: Whether a thread makes the next batch while this one is trained on: worth it where the
+                training runs on an accelerator. The batches are the same.
 
         Raises:
             EarthSSLError: If there are fewer windows (of every calendar month) than one batch takes.
@@ -136,30 +158,53 @@ class TrainLoader:
                     f"batch_size: expected 1 to {sizes.max() // ranks} with training.batches season (the fullest "
                     f"calendar month holds {sizes.max()} windows for {ranks} process(es)), got {batch_size}"
                 )
+        self.threaded = threaded
         self.waited_s = 0.0
         self._order: tuple[int, Tensor] | None = None
 
     def __iter__(self) -> Iterator[Batch]:
         number = self.first()
+        self.windows.ahead(self._chosen(number)[0])
+        if self.threaded:
+            yield from self._threaded(number)
         while True:
             begun = time.perf_counter()
-            batch = self.get(number)
+            batch = self._fetch(number)
             self.waited_s += time.perf_counter() - begun
             yield batch
             number += 1
 
+    def _threaded(self, number: int) -> Iterator[Batch]:
+        with ThreadPoolExecutor(1, "batches") as thread:
+            coming = thread.submit(self._fetch, number)
+            while True:
+                begun = time.perf_counter()
+                batch = coming.result()
+                number += 1
+                coming = thread.submit(self._fetch, number)
+                self.waited_s += time.perf_counter() - begun
+                yield batch
+
+    def _fetch(self, number: int) -> Batch:
+        self.windows.ahead(self._chosen(number + 1)[0])
+        return self.get(number)
+
     def get(self, number: int) -> Batch:
         """Return this rank's slice of the run's batch of that number."""
+        chosen, epoch = self._chosen(number)
+        return self.windows.batch(chosen, epoch, number)
+
+    def _chosen(self, number: int) -> tuple[Tensor, int]:
+        """Return the indices of this rank's windows in the batch of that number, and its epoch."""
         epoch, position = divmod(number, self.batches_per_epoch)
         if self._order is None or self._order[0] != epoch:  # sorted once an epoch, not once a batch
             self._order = epoch, self._arranged(epoch)
-        order = self._order[1]
         start = (position * self.ranks + self.rank) * self.batch_size
-        return self.windows.batch(order[start : start + self.batch_size], epoch, number)
+        return self._order[1][start : start + self.batch_size], epoch
 
     def _arranged(self, epoch: int) -> Tensor:
         """Return the order of the windows in an epoch: whole global batches one after another."""
-        order = permutation(self.seed, "order", epoch, len(self.windows))
+        order = shuffled(self.seed, epoch, len(self.windows), self.windows.step_bytes)
         if self._groups is None:
             return order
         size = self.batch_size * self.ranks
@@ -195,4 +240,6 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         for number, chosen in enumerate(self.batches):
+            for later in self.batches[number + 1 : number + 2]:
+                self.windows.ahead(later)
             yield self.windows.batch(chosen, epoch=0, number=number)

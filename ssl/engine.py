@@ -22,6 +22,7 @@ from .bolts import warmup_cosine
 from .data import ORDERS, EvalLoader, TrainLoader, Windows
 from .encoder import Encoder
 from .errors import EarthSSLError, nearest
+from .fields import DEVICES, MODES
 from .files import disk_full_is_clear
 from .multitask import Multitask
 from .randomness import fold, key, uniform
@@ -52,6 +53,10 @@ class TrainingConfig:
         save_every: Steps between saved states to resume from.
         patience: Validations without a better loss before stopping early; 0 never stops early.
         seed: Root of all randomness.
+        data: "resident" (the windows' fields in memory), "streaming" (read from the store's files as asked) or
+            "auto" (resident where they take less than half of the free memory). The samples are the same.
+        data_device: Where resident fields lie: "cpu", "accelerator", or "auto" (on the accelerator where they take
+            less than a quarter of its free memory, before the network is on it).
         accelerator: Lightning's word: auto, cpu, gpu.
         devices: Number of devices; 1 for now.
     """
@@ -73,6 +78,8 @@ class TrainingConfig:
     save_every: int = 200
     patience: int = 0
     seed: int = 0
+    data: str = "auto"
+    data_device: str = "auto"
     accelerator: str = "auto"
     devices: int = 1
 
@@ -96,6 +103,10 @@ class TrainingConfig:
             raise EarthSSLError(
                 f"training.batches: expected {', '.join(ORDERS)}, got '{self.batches}'." + nearest(self.batches, ORDERS)
             )
+        for name, valid in (("data", MODES), ("data_device", DEVICES)):
+            if getattr(self, name) not in valid:
+                got = getattr(self, name)
+                raise EarthSSLError(f"training.{name}: expected {', '.join(valid)}, got '{got}'." + nearest(got, valid))
         for name in ("variable_dropout", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise EarthSSLError(f"training.{name}: expected a number in [0, 1), got {getattr(self, name)}")
@@ -225,6 +236,7 @@ class Data(pl.LightningDataModule):
             rank=trainer.global_rank,
             ranks=trainer.world_size,
             grouping=self.config.batches,
+            threaded=trainer.strategy.root_device.type != "cpu" and self.train.fields.device.type == "cpu",
         )
         return self.loader
 

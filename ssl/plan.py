@@ -146,7 +146,7 @@ def _memory(config: PretrainConfig, sketch: Sketch, trial: Trial) -> dict[str, i
     own = config.training.batch_size
     fields = int(trial.counts["resident_steps"]) * sketch.step_bytes
     # The chunks last read stay mapped and count as this process's; the system may take their pages back.
-    mapped = min(int(trial.counts["resident_steps"]), MAPS * sketch.template.chunk_steps)
+    mapped = min(int(trial.counts["streamed_steps"]), MAPS * sketch.template.chunk_steps)
     mapped = mapped * sketch.template.chunk_bytes // sketch.template.chunk_steps
     weights = int(trial.counts["weight_bytes"])
     extra = (2 if config.training.ema else 0) * weights
@@ -174,7 +174,7 @@ def _disk(sketch: Sketch, trial: Trial, has_store: bool) -> dict[str, int]:
     """Return the bytes on disk by what is written."""
     checkpoint = int(trial.counts["weight_bytes"]) + sketch.statistics_bytes + FILE_BYTES
     # The golden window: values (4 bytes) and validity (1 byte) of its cells.
-    checkpoint += int(trial.counts["span"]) * sketch.step_bytes // 4 * 5
+    checkpoint += int(trial.counts["span"]) * sketch.field.size * 5
     weights = int(trial.counts["weight_bytes"])
     state = trial.state_bytes or 3 * weights
     store = 0 if has_store else sketch.disk_bytes

@@ -17,6 +17,7 @@ import xarray as xr
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from .encoding import DTYPES, encode
 from .errors import EarthSSLError
 from .files import digest, disk_full_is_clear, read_json, refuse_filled, write_json
 from .grid import LatLonGrid
@@ -26,7 +27,8 @@ from .sources.canonical import reading
 from .sources.files import matched
 from .splits import SplitsConfig
 from .statistics import Statistics, StatisticsConfig, fit_statistics
-from .store import DTYPES, Store, Template, chunk_file, close, create, open_fields
+from .store import Store, Template, chunk_file, close, create, open_fields
+from .variables import lookup
 
 RECIPE = "recipe.json"
 STATISTICS = "statistics.safetensors"
@@ -42,7 +44,7 @@ class PrepareConfig:
         splits: Blocks of time and the embargo between them.
         options: What the source takes: path, variables, levels, time, …
         statistics: How anomalies are made.
-        dtype: float32 or float16.
+        dtype: float32, float16 or int16 (half the size; errors in `encoding`).
         chunk_mb: Size of a chunk, MiB: also what is read and written at once.
     """
 
@@ -56,7 +58,7 @@ class PrepareConfig:
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
-            raise EarthSSLError(f"prepare.dtype: expected {' or '.join(DTYPES)}, got '{self.dtype}'")
+            raise EarthSSLError(f"prepare.dtype: expected {', '.join(DTYPES)}, got '{self.dtype}'")
         if not self.chunk_mb > 0:
             raise EarthSSLError(f"prepare.chunk_mb: expected a positive size, got {self.chunk_mb}")
 
@@ -166,9 +168,7 @@ def _statistics(partial: Path, data: xr.Dataset, template: Template, config: Sta
         try:
             held = load_file(file)
             kind = read_json(partial / "statistics.json", "the kind of the statistics")
-            return Statistics(
-                kind["groups"], tuple(kind["keys"]), kind["harmonics"], held["coefficients"], held["scale"]
-            )
+            return Statistics.from_json(kind, held["coefficients"], held["scale"])
         except (SafetensorError, KeyError):
             file.unlink()
     training = template.splits.inside(template.times.astype("datetime64[ns]"), "train")
@@ -180,6 +180,7 @@ def _statistics(partial: Path, data: xr.Dataset, template: Template, config: Sta
         template.shape[1:],
         template.chunk_steps,
         config,
+        tuple(lookup(name).transform_scale for name in template.variables),
     )
     write_json(partial / "statistics.json", fitted.to_json())
     temporary = file.with_suffix(".new")
@@ -203,7 +204,7 @@ def _write_chunks(zarr_folder: Path, data: xr.Dataset, template: Template, stati
             values = _reader(data, template.variables, first, last)
             normal = statistics.normalise(values, template.times[first:last].astype("datetime64[ns]"))
             with disk_full_is_clear(zarr_folder):
-                fields[first:last] = normal.astype(template.dtype)
+                fields[first:last] = encode(normal, template.dtype, template.variables)
 
 
 def describe(path: str | Path) -> str:

@@ -21,6 +21,7 @@ from .data import Windows
 from .encoder import EncoderConfig
 from .engine import Data, Pretraining, TrainingConfig, fit, parameter_count
 from .errors import EarthSSLError
+from .fields import Loading
 from .files import digest, locked, read_json, refuse_filled, write_json
 from .memory import peak_rss
 from .monitor import HealthMonitor, History, OnlineProbe, ProbeLabels, ProgressBar, check_health
@@ -109,7 +110,7 @@ def pretrain(
     probe = OnlineProbe(label(store, train.shortened(config.encoder.window)), []) if label is not None else None
     with torch.no_grad():
         # A rehearsal on one window: settings that cannot work fail here, before anything is written.
-        module.objectives(module.encoder, train.batch([0]))
+        module.objectives(module.encoder, train.batch([0]).to("cpu"))
     _open_run(out, config, _identity(config, store))
     with locked(out):
         return _train(out, config, store, module, train, val, probe)
@@ -124,8 +125,9 @@ def assemble(
     torch.manual_seed(key(training.seed, "init") & (2**63 - 1))
     encoder = config.encoder.build(store.variables)
     objectives = build_objectives(settings, Context(encoder, store.variables, store.grid), config.multitask)
-    train = Windows(store, "train", objectives.span, training.seed)
-    val = Windows(store, "val", objectives.span, training.seed)
+    loading = Loading.of(training.data, training.data_device, training.accelerator, training.devices)
+    train = Windows(store, "train", objectives.span, training.seed, loading)
+    val = Windows(store, "val", objectives.span, training.seed, loading)
     return Pretraining(encoder, objectives, training), train, val
 
 
@@ -163,6 +165,8 @@ def _train(
 def _identity(config: PretrainConfig, store: Store) -> dict[str, Any]:
     """Return what must be the same for a run to go on."""
     plain = {name: value for name, value in asdict(config).items() if name not in ("out", "resume", "store")}
+    # How the fields are held changes no sample: a run may go on where memory is less.
+    plain["training"] = {k: v for k, v in plain["training"].items() if k not in ("data", "data_device")}
     return {**plain, "fingerprint": store.fingerprint}
 
 
@@ -214,13 +218,13 @@ def _export(out: Path, config: PretrainConfig, store: Store, module: Pretraining
         health=health.to_json(),
         extra={"split_proof": store.manifest["split_proof"]},
     )
-    golden = val.batch([0])
+    golden = val.batch([0]).to("cpu")
     return save(out / CHECKPOINT, module.encoder, module.objectives, record, golden)
 
 
 def _write_example(out: Path, store: Store, module: Pretraining, val: Windows) -> None:
     """Write one window as observed, as masked and as rebuilt, anomalies in units, to be looked at."""
-    batch = val.batch([len(val) // 2])
+    batch = val.batch([len(val) // 2]).to("cpu")
     for objective in module.objectives.tasks().values():
         shown = objective.example(module.encoder, batch)
         if shown is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -48,16 +47,16 @@ class Sketch(Store):
     source: str
     finished: bool = False
 
-    def read(self, steps: Any) -> np.ndarray:
+    def shown(self, first: int, last: int) -> np.ndarray:
         """Return the field at every step as a view that takes no memory, (steps, variable, row, column)."""
         return np.lib.stride_tricks.as_strided(
-            self.field, (len(steps), *self.field.shape), (0, *self.field.strides), writeable=True
+            self.field, (last - first, *self.field.shape), (0, *self.field.strides), writeable=True
         )
 
     @property
     def step_bytes(self) -> int:
-        """Size of one step's fields in memory (float32)."""
-        return int(np.prod(self.field.shape)) * 4
+        """Size of one step's fields as stored, in files or in memory."""
+        return int(np.prod(self.field.shape)) * np.dtype(self.template.dtype).itemsize
 
 
 def _known_only(known: np.ndarray) -> Statistics:

@@ -60,6 +60,8 @@ class Statistics:
         coefficients: float32 (keys, 1 + 2 × harmonics, variables, rows, columns), units of the variable;
             NaN where training never saw a valid value.
         scale: float32 (variables, rows, columns), > 0, units of the variable.
+        transforms: Of each variable, the `transform_scale` of its table row: where it is not 0, "units of the
+            variable" above means those of the transformed one. () for none at all.
     """
 
     groups: str
@@ -67,6 +69,7 @@ class Statistics:
     harmonics: int
     coefficients: np.ndarray
     scale: np.ndarray
+    transforms: tuple[float, ...] = ()
 
     @property
     def known(self) -> np.ndarray:
@@ -82,17 +85,20 @@ class Statistics:
         return np.einsum("tb,tbchw->tchw", basis.astype(np.float32), self.coefficients[rows])
 
     def normalise(self, values: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """Return (values - climatology) / scale, float32, same shape; NaN stays NaN."""
-        return ((values - self.climatology(times)) / self.scale).astype(np.float32)
+        """Return (transformed values - climatology) / scale, float32, same shape; NaN stays NaN."""
+        return ((transformed(values, self.transforms) - self.climatology(times)) / self.scale).astype(np.float32)
 
     def denormalise(self, values: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """Return values × scale + climatology: the inverse of `normalise`."""
-        return values * self.scale + self.climatology(times)
+        """Return values × scale + climatology, transformed back: the inverse of `normalise`."""
+        return restored(values * self.scale + self.climatology(times), self.transforms)
 
     def select(self, positions: Sequence[int]) -> Statistics:
         """Return the statistics of the variables at the positions, in that order."""
         chosen = list(positions)
-        return replace(self, coefficients=self.coefficients[:, :, chosen], scale=self.scale[chosen])
+        transforms = tuple(self.transforms[k] for k in chosen) if self.transforms else ()
+        return replace(
+            self, coefficients=self.coefficients[:, :, chosen], scale=self.scale[chosen], transforms=transforms
+        )
 
     def _rows(self, times: np.ndarray) -> np.ndarray:
         values = _group_values(times, self.groups)
@@ -106,7 +112,45 @@ class Statistics:
 
     def to_json(self) -> dict[str, Any]:
         """Return what is not an array, as plain JSON."""
-        return {"groups": self.groups, "keys": list(self.keys), "harmonics": self.harmonics}
+        record: dict[str, Any] = {"groups": self.groups, "keys": list(self.keys), "harmonics": self.harmonics}
+        return {**record, "transforms": list(self.transforms)} if any(self.transforms) else record
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any], coefficients: np.ndarray, scale: np.ndarray) -> Statistics:
+        """Return the statistics of what `to_json` wrote and of the two arrays."""
+        return cls(
+            record["groups"], tuple(record["keys"]), record["harmonics"], coefficients, scale,
+            tuple(record.get("transforms", ())),
+        )  # fmt: skip
+
+
+def transformed(values: np.ndarray, scales: Sequence[float]) -> np.ndarray:
+    """Return sign(x) log(1 + |x| / s) for the variables (axis 1) whose scale s is not 0, the others unchanged.
+
+    Precipitation spans five decades and most of it is 0: kept in 16 bits as it is, either its drizzle or its
+    extremes would drown. The logarithm is linear below s and gives every decade above it the same room. An error e
+    of the transformed value is one of e (s + |x|) of the value: relative for rain, absolute (e s) for none.
+    """
+    if not any(scales):
+        return values
+    out = np.array(values, np.result_type(values, np.float32))
+    for k, s in enumerate(scales):
+        if s:
+            x = values[:, k].astype(np.float64)
+            out[:, k] = np.sign(x) * np.log1p(np.abs(x) / s)
+    return out
+
+
+def restored(values: np.ndarray, scales: Sequence[float]) -> np.ndarray:
+    """Return what `transformed` was given."""
+    if not any(scales):
+        return values
+    out = np.array(values, np.result_type(values, np.float32))
+    for k, s in enumerate(scales):
+        if s:
+            y = values[:, k].astype(np.float64)
+            out[:, k] = np.sign(y) * s * np.expm1(np.abs(y))
+    return out
 
 
 def _group_values(times: np.ndarray, groups: str) -> np.ndarray:
@@ -133,6 +177,7 @@ def fit_statistics(
     shape: tuple[int, int, int],
     chunk_steps: int,
     config: StatisticsConfig,
+    transforms: tuple[float, ...] = (),
 ) -> Statistics:
     """Return climatology and scale from the training times alone.
 
@@ -147,10 +192,15 @@ def fit_statistics(
         shape: Variables, rows, columns.
         chunk_steps: Steps to read at once.
         config: Which climatology and which scale.
+        transforms: Scale of each variable's transform, see `transformed`; 0 for none.
     """
     groups, harmonics = _choose(times[training], config)
     keys = tuple(sorted(set(_group_values(times[training], groups).tolist())))
     chunks = _chunks(training, chunk_steps)
+
+    def shaped(first: int, last: int) -> np.ndarray:
+        return transformed(read(first, last), transforms)
+
     size = 1 + 2 * harmonics
     row_bytes = len(keys) * size * (size + 1) * shape[0] * shape[2] * 8
     band = max(1, min(shape[1], BYTES_PER_BAND // row_bytes))
@@ -158,10 +208,11 @@ def fit_statistics(
     for top in range(0, shape[1], band):
         rows = slice(top, min(top + band, shape[1]))
         coefficients[:, :, :, rows] = _fit_band(
-            read, times, training, chunks, rows, groups, keys, harmonics, f"climatology {top}/{shape[1]}"
+            shaped, times, training, chunks, rows, groups, keys, harmonics, f"climatology {top}/{shape[1]}"
         )
     unit = Statistics(groups, keys, harmonics, coefficients, np.ones(shape, np.float32))
-    return replace(unit, scale=_fit_scale(read, times, training, chunks, unit, area, config.scale))
+    scale = _fit_scale(shaped, times, training, chunks, unit, area, config.scale)
+    return replace(unit, scale=scale, transforms=transforms)
 
 
 def _choose(times: np.ndarray, config: StatisticsConfig) -> tuple[str, int]:

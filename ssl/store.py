@@ -8,7 +8,7 @@ hold whole time steps one after another, so a chunk file *is* the array of its s
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
+from .encoding import CF, decode, fill_value
 from .errors import EarthSSLError, nearest
 from .files import digest, disk_full_is_clear, read_json, sha256, write_json
 from .grid import LatLonGrid
@@ -28,7 +29,6 @@ from .variables import lookup
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 TIME_UNITS = "seconds since 1970-01-01"
-DTYPES = ("float32", "float16")
 MEANING = ("format_version", "variables", "units", "grid", "splits", "dtype", "statistics")
 MAPS = 256  # chunks mapped at once: each holds a file open, and processes often may have 1024
 
@@ -42,7 +42,7 @@ class Template:
         grid: Where the cells lie.
         times: UTC, datetime64[s], ascending.
         splits: The blocks of time.
-        dtype: "float32", or "float16" (rms error 2e-4 of the standard deviation at half the size).
+        dtype: "float32"; "float16" or "int16" at half the size: their errors stand in `encoding`.
         chunk_steps: Time steps in one chunk.
     """
 
@@ -96,11 +96,13 @@ def create(path: Path, template: Template, statistics: Statistics) -> zarr.Group
             chunks=(template.chunk_steps, *template.shape[1:]),
             dtype=template.dtype,
             compressors=None,
-            fill_value=np.nan,
+            fill_value=fill_value(template.dtype),
             dimension_names=("time", "variable", "lat", "lon"),
             config={"write_empty_chunks": True},
         )
         group["fields"].attrs.update({"variables": list(template.variables), "statistics": statistics.to_json()})
+        if template.dtype == "int16":
+            group["fields"].attrs.update(CF)
         with warnings.catch_warnings():
             # Zarr 3 warns that consolidated metadata are not in its specification; without them xarray warns.
             warnings.simplefilter("ignore")
@@ -170,6 +172,8 @@ class Store:
         manifest: What `close` wrote.
         variables: Canonical names of the channels.
         grid, times, splits, statistics: As prepared; times are datetime64[s], UTC.
+        dtype: Of the files, see `encoding`.
+        chunk_steps: Time steps in a chunk.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -206,14 +210,10 @@ class Store:
         self.times = np.asarray(group["time"][:]).astype("datetime64[s]")
         self.splits = Splits.from_json(self.manifest["splits"])
         kind: Any = fields.attrs["statistics"]
-        self.statistics = Statistics(
-            groups=kind["groups"],
-            keys=tuple(kind["keys"]),
-            harmonics=kind["harmonics"],
-            coefficients=np.asarray(group["climatology"][:]),
-            scale=np.asarray(group["scale"][:]),
-        )
-        self._chunk_steps = int(self.manifest["chunk_steps"])
+        coefficients, scale = np.asarray(group["climatology"][:]), np.asarray(group["scale"][:])
+        self.statistics = Statistics.from_json(kind, coefficients, scale)
+        self.chunk_steps = int(self.manifest["chunk_steps"])
+        self.dtype = str(self.manifest["dtype"])
 
     @property
     def fingerprint(self) -> str:
@@ -225,18 +225,48 @@ class Store:
         """Steps, variables, rows, columns."""
         return (len(self.times), len(self.variables), *self.grid.shape)
 
+    @property
+    def step_bytes(self) -> int:
+        """Size of a stored time step."""
+        return int(np.prod(self.shape[1:])) * np.dtype(self.dtype).itemsize
+
+    def chunk_file(self, number: int) -> Path:
+        """Return the file of a chunk: its steps one after another, as stored."""
+        return chunk_file(self.path, number)
+
+    def shown(self, first: int, last: int) -> np.ndarray | None:
+        """Return the steps [first, last) as stored where showing them takes no memory: in a sketch only."""
+        return None
+
+    def pieces(self, first: int, last: int) -> Iterator[tuple[int, int, np.ndarray]]:
+        """Yield the steps [first, last) as stored, read one chunk after another: (from, to, values).
+
+        Raises:
+            EarthSSLError: If a chunk is missing or cut short.
+        """
+        per = int(np.prod(self.shape[1:]))
+        for number in range(first // self.chunk_steps, (last - 1) // self.chunk_steps + 1):
+            start = number * self.chunk_steps
+            a, b = max(first, start), min(last, start + self.chunk_steps)
+            file = self.chunk_file(number)
+            try:
+                values = np.fromfile(file, self.dtype, (b - a) * per, offset=(a - start) * self.step_bytes)
+                yield a, b, values.reshape(b - a, *self.shape[1:])
+            except (OSError, ValueError) as error:
+                raise _damaged(file, error) from None
+
     @cached_property
     def _chunk(self) -> Callable[[int], np.ndarray]:
         """Maps a chunk by its number, and keeps the maps last used."""
         return lru_cache(maxsize=MAPS)(self._map)
 
     def _map(self, number: int) -> np.ndarray:
-        shape = (self._chunk_steps, *self.shape[1:])
-        file = chunk_file(self.path, number)
+        shape = (self.chunk_steps, *self.shape[1:])
+        file = self.chunk_file(number)
         try:
-            return np.memmap(file, np.dtype(self.manifest["dtype"]), "r", shape=shape)
+            return np.memmap(file, np.dtype(self.dtype), "r", shape=shape)
         except (OSError, ValueError) as error:
-            raise EarthSSLError(f"{file}: the chunk is missing or cut short ({error}); prepare it again") from None
+            raise _damaged(file, error) from None
 
     def read(self, steps: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return normalised fields at the steps, float32 (steps, variables, rows, columns), NaN = missing.
@@ -248,8 +278,8 @@ class Store:
         if len(chosen) and not (chosen.min() >= 0 and chosen.max() < len(self.times)):
             raise IndexError(f"expected steps within 0…{len(self.times) - 1}, got {chosen.min()}…{chosen.max()}")
         out = np.empty((len(chosen), *self.shape[1:]), np.float32)
-        for i, (number, position) in enumerate(zip(*np.divmod(chosen, self._chunk_steps), strict=True)):
-            out[i] = self._chunk(int(number))[position]
+        for i, (number, position) in enumerate(zip(*np.divmod(chosen, self.chunk_steps), strict=True)):
+            out[i] = decode(self._chunk(int(number))[position])
         return out
 
     def read_all(self) -> np.ndarray:
@@ -301,3 +331,7 @@ class Store:
             bad.append(MANIFEST)
         if bad:
             raise EarthSSLError(f"{self.path}: {', '.join(bad)} differ from the manifest; prepare the store again")
+
+
+def _damaged(file: Path, why: Exception) -> EarthSSLError:
+    return EarthSSLError(f"{file}: the chunk is missing or cut short ({why}); prepare it again")

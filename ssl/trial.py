@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .data import TrainLoader, Windows
 from .engine import Data, Pretraining, fit, parameter_count
 from .errors import EarthSSLError
+from .fields import Loading
 from .memory import Meter
 from .monitor import HEALTH_WINDOWS, TOKEN_WINDOWS, HealthMonitor
 from .objective import ObjectiveConfig
@@ -187,7 +188,8 @@ def run_trial(job: Job, tasks: dict[str, type[ObjectiveConfig]]) -> Trial:
     module, train, val = assemble(config, store, tasks)
     with torch.no_grad():
         module.objectives(module.encoder, train.batch([0]))
-    counts = _static_counts(module, job.sketch, train, val)
+    loading = Loading(config.training.data, processes=config.training.devices)
+    counts = _static_counts(module, job.sketch, train, val, loading)
     base = meter.now()
     own = config.training.batch_size
     sizes = grow(module, train, meter, free, (job.largest or own) - (1 if job.full else 0))
@@ -274,9 +276,12 @@ def _measured(trial: Trial, job: Job, module: Pretraining, train: Windows, val: 
     )
 
 
-def _static_counts(module: Pretraining, sketch: Sketch, train: Windows, val: Windows) -> dict[str, float]:
+def _static_counts(
+    module: Pretraining, sketch: Sketch, train: Windows, val: Windows, loading: Loading
+) -> dict[str, float]:
     """Return what follows from shapes alone: parameters, windows, steps held in memory, bytes of the weights."""
     held = [int(w.starts[-1]) + w.length - int(w.starts[0]) for w in (train, val)]
+    kept = sum(steps for steps in held if loading.keeps(steps * sketch.step_bytes))
     weights = [value for part in (module.encoder, module.objectives) for value in part.state_dict().values()]
     return {
         "encoder_parameters": parameter_count(module.encoder),
@@ -285,7 +290,8 @@ def _static_counts(module: Pretraining, sketch: Sketch, train: Windows, val: Win
         "train_windows": len(train),
         "val_windows": len(val),
         "health_windows": min(len(val), HEALTH_WINDOWS) + min(len(val), TOKEN_WINDOWS),
-        "resident_steps": sum(held),
+        "resident_steps": kept,
+        "streamed_steps": sum(held) - kept,
         "span": train.length,
     }
 

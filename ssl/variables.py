@@ -21,6 +21,7 @@ HADCRUT = "Morice et al. (2012), doi:10.1029/2011JD017187"
 LEVELLED = re.compile(r"([a-z]+)([1-9]\d*)")
 LEVELLED_ALIAS = re.compile(r"(.*?[^\d_])_?([1-9]\d*)(?:_?hpa)?")
 TOP_HPA, BOTTOM_HPA = 1, 1100
+DRIZZLE = 1e-4  # m: 0.1 mm, what a rain gauge resolves
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Variable:
         partner: Name of the other component of the vector, "" for a scalar.
         component: "u" (eastward) or "v" (northward) of a vector, "" for a scalar.
         kind: "state", "anomaly" (a difference: offsets of units do not apply) or "accumulation".
+        transform_scale: Where it is not 0, statistics and stores hold sign(x) log(1 + |x| / scale) instead of x.
         citation: Where the field is described.
     """
 
@@ -56,6 +58,7 @@ class Variable:
     component: str = ""
     kind: str = "state"
     citation: str = ERA5
+    transform_scale: float = 0.0
 
     @property
     def base(self) -> str:
@@ -136,15 +139,15 @@ _SURFACE = [
     ),
     Variable(
         "tp", "precipitation, sum over the period of the source", "lwe_thickness_of_precipitation_amount", "m",
-        -1e-3, 10, ("total_precipitation",), kind="accumulation",
+        -1e-3, 10, ("total_precipitation",), kind="accumulation", transform_scale=DRIZZLE,
     ),
     Variable(
         "tp6h", "precipitation, sum over 6 h", "", "m", -1e-3, 10, ("total_precipitation_6hr",),
-        kind="accumulation",
+        kind="accumulation", transform_scale=DRIZZLE,
     ),
     Variable(
         "tp24h", "precipitation, sum over 24 h", "", "m", -1e-3, 10, ("total_precipitation_24hr",),
-        kind="accumulation",
+        kind="accumulation", transform_scale=DRIZZLE,
     ),
     Variable(
         "tcwv", "water vapour in the column", "atmosphere_mass_content_of_water_vapor", "kg m-2", -1, 150,

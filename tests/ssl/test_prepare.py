@@ -255,7 +255,7 @@ def test_the_manifest_says_where_everything_is_from(source: Path, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("setting", "message"),
-    [({"dtype": "float64"}, "float32 or float16, got 'float64'"), ({"chunk_mb": 0}, "positive size")],
+    [({"dtype": "float64"}, "float32, float16, int16, got 'float64'"), ({"chunk_mb": 0}, "positive size")],
 )
 def test_settings_that_mean_nothing_are_refused(setting: dict[str, Any], message: str) -> None:
     with pytest.raises(EarthSSLError, match=message):

@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from earthssl.ssl import statistics
+from earthssl.ssl.encoding import decode, encode
 from earthssl.ssl.errors import EarthSSLError
-from earthssl.ssl.statistics import FLOOR, Statistics, StatisticsConfig, fit_statistics
+from earthssl.ssl.statistics import FLOOR, Statistics, StatisticsConfig, fit_statistics, restored, transformed
+from earthssl.ssl.variables import lookup
 
 MONTHS = np.arange("1980-01", "1995-01", dtype="datetime64[M]").astype("datetime64[ns]")
 TRAIN = np.arange(len(MONTHS)) < 120  # to the end of 1989
@@ -212,3 +214,41 @@ def test_how_the_work_is_cut_does_not_matter(monkeypatch: pytest.MonkeyPatch) ->
 def test_unknown_settings_are_refused(setting: dict[str, str], message: str) -> None:
     with pytest.raises(EarthSSLError, match=message):
         StatisticsConfig(**setting)
+
+
+def test_precipitation_keeps_drizzle_and_extremes_in_sixteen_bits() -> None:
+    """An error e of the transformed value is one of e (s + |x|): stated in `transformed`, measured here."""
+    s = lookup("tp6h").transform_scale
+    assert s == 1e-4  # 0.1 mm
+    x = np.concatenate([[0.0, -1e-9], np.geomspace(1e-7, 0.5, 4000)]).reshape(-1, 1, 1, 1)
+    y = transformed(x, (s,))
+    np.testing.assert_allclose(restored(y, (s,)), x, rtol=1e-12, atol=1e-20)  # exact but for rounding
+    np.testing.assert_allclose(restored(transformed(x.astype(np.float32), (s,)), (s,)), x, rtol=3e-6, atol=1e-11)
+    one = Statistics("month", (1,), 0, np.full((1, 1, 1, 1, 1), 0.4), np.full((1, 1, 1), 0.7), (s,))
+    times = np.full(len(x), np.datetime64("2001-01-05", "ns"))
+    normal = one.normalise(x, times)
+    assert np.abs(normal).max() < 16
+    back = one.denormalise(decode(encode(normal, "int16", ("tp6h",))), times)
+    bound = (2.0**-12 * 0.7 + 3e-6) * (s + np.abs(x))
+    assert (np.abs(back - x) <= bound * 1.001).all()
+    plain = 2.0**-12 * x.std()  # without the transform 16 bits would lose the drizzle
+    assert bound[x < 1e-5].max() < plain / 500
+    other = np.stack([x[:, 0], x[:, 0]], 1)
+    np.testing.assert_array_equal(transformed(other, (0.0, s))[:, 0], x[:, 0])
+    assert one.select([0]).transforms == (s,)
+
+
+def test_statistics_of_a_transformed_variable_are_those_of_its_transform() -> None:
+    rng = np.random.default_rng(1)
+    rain = np.where(rng.random((len(MONTHS), 1, 2, 3)) < 0.5, 0, rng.gamma(0.4, 4e-3, (len(MONTHS), 1, 2, 3)))
+    s, config = 1e-4, StatisticsConfig("month")
+    fitted = fit_statistics(lambda a, b: rain[a:b], MONTHS, TRAIN, AREA, (1, 2, 3), 50, config, (s,))
+    plain = fit(transformed(rain, (s,)), chunk=50, climatology="month")
+    np.testing.assert_array_equal(fitted.coefficients, plain.coefficients)
+    np.testing.assert_array_equal(fitted.scale, plain.scale)
+    normal = fitted.normalise(rain, MONTHS)
+    np.testing.assert_array_equal(normal, plain.normalise(transformed(rain, (s,)), MONTHS))
+    np.testing.assert_allclose(fitted.denormalise(normal, MONTHS), rain, rtol=2e-5, atol=1e-9)
+    again = Statistics.from_json(fitted.to_json(), fitted.coefficients, fitted.scale)
+    assert again.transforms == (s,)
+    assert "transforms" not in plain.to_json()  # stores without such variables keep their fingerprint
