@@ -80,9 +80,7 @@ def field_features(
     Raises:
         EarthSSLError: If checkpoints do not fit the store, or no sample lies in it.
     """
-    if config.crops.rotated:
-        motion = tracks[["storm", "time"]].assign(heading=headings(tracks))
-        samples = samples.merge(motion, on=["storm", "time"], how="left", validate="1:1")
+    samples = with_headings(samples, tracks, config.crops)
     found = contenders(store, checkpoints, config.untrained_seeds, config.encoder)
     made: list[SampleFeatures] = []
     dropped: dict[str, int] = {}
@@ -91,6 +89,14 @@ def field_features(
         made += own
     made += _components(found[0], store, samples, part == "train", config)
     return made, {"encoders": [{"kind": one.kind, **one.source} for one in found], "without_fields": dropped}
+
+
+def with_headings(samples: pd.DataFrame, tracks: pd.DataFrame, crops: CropConfig) -> pd.DataFrame:
+    """Return the samples, with the motion of their storms where crops are to be rotated."""
+    if not crops.rotated:
+        return samples
+    motion = tracks[["storm", "time"]].assign(heading=headings(tracks))
+    return samples.merge(motion, on=["storm", "time"], how="left", validate="1:1")
 
 
 def _encoded(

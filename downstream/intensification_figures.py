@@ -1,4 +1,4 @@
-"""Pictures of forecasts of rapid intensification: reliability, Brier skill by row, and by basin."""
+"""Pictures of forecasts of rapid intensification: reliability, Brier skill by row, by basin, and by labels."""
 
 from __future__ import annotations
 
@@ -75,5 +75,31 @@ def basin_figure(table: pd.DataFrame, metric: str, title: str) -> Figure:
     samples = own.drop_duplicates("basin").set_index("basin")["n"]
     axis.set_xticks(range(len(basins)), [f"{basin}\nn = {samples[basin]}" for basin in basins], fontsize=7)
     axis.set_yticks(range(len(rows)), rows, fontsize=7)
+    axis.set_title(title, fontsize=9, loc="left")
+    return drawn
+
+
+def label_figure(draws: pd.DataFrame, metric: str, label: str, title: str) -> Figure:
+    """Return the mean over draws and seeds of a metric by the share of labels, with the range of the draws.
+
+    Args:
+        draws: Columns row, seed, used, draw, and the metric.
+        metric: Column to draw; what lies below -0.5 is cut off: how far a fit on a few storms fails says nothing.
+        label: Of the axis of `used`.
+        title: Of the picture.
+    """
+    drawn = Figure(figsize=(6.6, 4.2), layout="constrained")
+    axis = drawn.subplots()
+    for k, (row, own) in enumerate(draws.groupby("row", sort=False)):
+        by_draw = own.groupby(["used", "draw"])[metric].mean().groupby("used")  # over seeds first
+        mean = by_draw.mean()
+        (line,) = axis.plot(mean.index, mean, marker=MARKS[k % len(MARKS)], ms=4, lw=1.2, label=str(row))
+        axis.fill_between(mean.index, by_draw.min(), by_draw.max(), color=line.get_color(), alpha=0.12, lw=0)
+    axis.axhline(0, color="0.4", lw=0.8)
+    axis.set_xscale("log")
+    axis.set_ylim(bottom=max(-0.5, axis.get_ylim()[0]))
+    axis.set_xlabel(label, fontsize=8)
+    axis.set_ylabel(metric, fontsize=8)
+    axis.legend(fontsize=7, frameon=False)
     axis.set_title(title, fontsize=9, loc="left")
     return drawn

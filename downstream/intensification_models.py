@@ -172,11 +172,16 @@ def logistic(
     columns: np.ndarray,
     seed: int | None = None,
     costs: tuple[float, ...] = COSTS,
+    labelled: np.ndarray | None = None,
     **chosen: Any,
 ) -> Forecast:
-    """Return a logistic regression on the columns (samples, columns); validation chooses C by the log loss."""
+    """Return a logistic regression on the columns (samples, columns); validation chooses C by the log loss.
+
+    It is fitted on the samples of the mask `labelled`, by default all of the training block.
+    """
     event = problem.event
-    train, rest = problem.inside("train"), problem.inside("val") | problem.inside("test")
+    train = problem.inside("train") if labelled is None else labelled
+    rest = problem.inside("val") | problem.inside("test")
     steps = np.arange(len(event))
     fitted, asked = (Samples(columns[rows], one_hot(event[rows], 2), steps[rows]) for rows in (train, rest))
     found = LogisticHead(costs).predict(fitted, asked, costs)[:, :, 1]

@@ -71,7 +71,7 @@ class Judge:
             own, statistic = statistics[metric]
             names, mean = _over_seeds(own)
             wanted = [name for name in references if name in names]
-            found, paired = compare(_averaged(mean, statistic), self.storms, names, wanted, draws=draws)
+            found, paired = compare(averaged(mean, statistic), self.storms, names, wanted, draws=draws)
             scores.append(found.assign(seed="", target=self.target, metric=metric))
             if len(names) < len(own):
                 scores.append(self._by_seed(own, names, metric, statistic(np.ones(len(self.event)))))
@@ -94,8 +94,8 @@ class Judge:
             if not 0 < event.sum() < len(event) or len(np.unique(storms)) < FEWEST_UNITS:
                 continue
             p = np.stack([one.test[here] for one in own])
-            for metric, statistic in _ranked(p, event, np.zeros(len(event), int)).items():
-                found, _ = compare(_averaged(mean, statistic), storms, names, [], draws=draws)
+            for metric, statistic in ranked(p, event, np.zeros(len(event), int)).items():
+                found, _ = compare(averaged(mean, statistic), storms, names, [], draws=draws)
                 found = found.assign(basin=basin, metric=metric, n=len(event), events=int(event.sum()))
                 parts.append(found.assign(storms=len(np.unique(storms))))
         columns = ["basin", "n", "events", "storms", "row", "metric", "value", "low", "high"]
@@ -105,7 +105,7 @@ class Judge:
         """Return for each metric the rows that have it, and all their scores as a function of sample weights."""
         own = [one for one in self.forecasts if not one.calls]
         p = np.stack([one.test for one in own])
-        made = {name: (own, one) for name, one in _ranked(p, self.event, self.basin).items()}
+        made = {name: (own, one) for name, one in ranked(p, self.event, self.basin).items()}
         error, reference = (p - self.event) ** 2, (self.climatology - self.event) ** 2
         # rounded: the climatology's own skill is 0 but for the order of summation
         made[BSS_TRAIN] = own, lambda w: np.round(1 - error @ w / (reference @ w), 12) + 0.0
@@ -168,7 +168,7 @@ class Judge:
         return pd.concat(parts, ignore_index=True)
 
 
-def _ranked(p: np.ndarray, event: np.ndarray, basin: np.ndarray) -> dict[str, Statistic]:
+def ranked(p: np.ndarray, event: np.ndarray, basin: np.ndarray) -> dict[str, Statistic]:
     """Return Brier skill, AUC and average precision of forecasts (m, n) as functions of sample weights.
 
     The Brier skill's reference is the frequency of each basin in the (reweighted) sample itself, whose summed
@@ -184,7 +184,8 @@ def _ranked(p: np.ndarray, event: np.ndarray, basin: np.ndarray) -> dict[str, St
     return {BSS: skill, AUC: ranking.auc, AP: ranking.average_precision}
 
 
-def _averaged(mean: np.ndarray, statistic: Statistic) -> Statistic:
+def averaged(mean: np.ndarray, statistic: Statistic) -> Statistic:
+    """Return a statistic of forecasts as that of rows, given the matrix (rows, forecasts) that takes the means."""
     return lambda w: mean @ statistic(w)
 
 

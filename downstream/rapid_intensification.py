@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 
 from ..ssl.errors import EarthSSLError
@@ -22,8 +23,11 @@ from ..ssl.sources.planet import Planet
 from ..ssl.splits import PARTS
 from ..ssl.store import Store
 from .best_tracks import IBTRACS, SOURCE, best_tracks, tidy
+from .finetune import FinetuneConfig
+from .fractions import FRACTIONS
 from .intensification_features import PCA_ROLE, FieldsConfig, best_reachable, field_features, planet_of
-from .intensification_figures import basin_figure, reliability_figure, skill_figure
+from .intensification_figures import basin_figure, label_figure, reliability_figure, skill_figure
+from .intensification_labels import UNITS, curve_rows, label_curve
 from .intensification_models import (
     BALANCED,
     BOOSTED,
@@ -39,6 +43,7 @@ from .intensification_models import (
     baselines,
     feature_rows,
 )
+from .intensification_network import SCRATCH, network_rows
 from .intensification_samples import FEWEST, Predictors, base_rates, parts_by_season, parts_by_time, proof, samples_of
 from .intensification_scores import AP, AUC, BSS, METRICS, Judge
 from .sst_climatology import SstClimatology, file_years
@@ -57,7 +62,10 @@ CONVENTION = (
     "rates drift, so it is larger). AUC: of the ROC curve. AP: average precision; of no skill, the base rate. PSS, "
     "HSS: of calls, each with its own threshold. Seeds: the mean of their scores. Intervals: paired bootstrap over "
     "test storms, given these fits. The upper bound, of the planet's storms only: the true model's ensemble from the "
-    "hidden state along the true future track through the true future air, which no forecaster knows."
+    "hidden state along the true future track through the true future air, which no forecaster knows. From scratch, "
+    "fine-tuned: one network from crop to chance, the track joined in its head, its steps chosen on validation. Curve "
+    "over labels: logistic rows on whole training {unit}s drawn at random, features and variants as chosen with all "
+    "labels, C on all of validation; the interval is of the mean over draws and seeds."
 )
 
 
@@ -80,6 +88,12 @@ class RapidIntensificationConfig:
             fewer than 4 of them, for all years before those of the test block. A store's is of its training
             block, whatever this says.
         fields: What of the store the heads are given.
+        finetune: How networks are trained on the events; those from scratch in full and without layer decay.
+        scratch_seeds: Number of networks trained from scratch.
+        finetune_seeds: Number of pretrained encoders, in their order, that are fine-tuned.
+        fractions: Shares of the training labels for the curve; empty for none.
+        label_unit: What the shares are of: season or storm.
+        label_draws: Orders of the units that the shares are drawn in.
         tree_seeds: Seeds of the boosted trees.
         draws: Bootstrap draws.
         members: Of the planet's ensemble for the upper bound.
@@ -97,6 +111,12 @@ class RapidIntensificationConfig:
     sst: str | None = None
     sst_years: list[tuple[int, int]] | None = None
     fields: FieldsConfig = field(default_factory=FieldsConfig)
+    finetune: FinetuneConfig = field(default_factory=lambda: FinetuneConfig(steps=600, batch_size=64, lr=1e-3))
+    scratch_seeds: int = 3
+    finetune_seeds: int = 3
+    fractions: list[float] = field(default_factory=lambda: list(FRACTIONS))
+    label_unit: str = "season"
+    label_draws: int = 5
     tree_seeds: int = 3
     draws: int = 1000
     members: int = 200
@@ -118,6 +138,15 @@ class RapidIntensificationConfig:
         if any(first > last for first, last in self.sst_years or []) or self.sst_years == []:
             raise EarthSSLError(
                 f"{NAME}.sst_years: expected first and last years, got {self.sst_years}; or leave it out"
+            )
+        if not all(0 < share <= 1 for share in self.fractions) or self.label_unit not in UNITS or self.label_draws < 1:
+            raise EarthSSLError(
+                f"{NAME}: expected fractions in (0, 1], label_unit {' or '.join(UNITS)} and label_draws ≥ 1, got "
+                f"{self.fractions}, '{self.label_unit}' and {self.label_draws}"
+            )
+        if min(self.scratch_seeds, self.finetune_seeds) < 0:
+            raise EarthSSLError(
+                f"{NAME}: expected scratch_seeds, finetune_seeds ≥ 0, got {self.scratch_seeds}, {self.finetune_seeds}"
             )
         if self.draws < 100 or self.tree_seeds < 1 or self.members < 1:
             raise EarthSSLError(
@@ -197,11 +226,14 @@ def summarise(config: RapidIntensificationConfig, features: Sequence[SampleFeatu
     samples, part, basins = problems[0].samples, problems[0].part, list(problems[0].basins)
     found = [replace(one, values=one.values[kept]) for one in found]
     notes += _warnings(climatologies, samples["time"][part == "test"].min())
-    notes.append("No end-to-end row, no table of label fractions: encoders are frozen, heads see all training storms.")
     judged, records = [], []
     for number, problem in enumerate(problems):
         periods = list(climatologies) if number == 0 else list(climatologies)[:1]
-        rows = [*baselines(problem, config.tree_seeds, periods), *feature_rows(problem, found)]
+        heads = feature_rows(problem, found)
+        rows = [*baselines(problem, config.tree_seeds, periods), *heads]
+        if number == 0:
+            rows += _networks(problem, config, material)
+            curves, picture = _curve(problem, config, curve_rows(problem, found, heads))
         if material.planet is not None:
             rows.append(_known(problem, material.planet, config.members))
         judge = Judge(problem, rows, rows[0].test)
@@ -214,6 +246,7 @@ def summarise(config: RapidIntensificationConfig, features: Sequence[SampleFeatu
             {"target": judge.target, "row": one.row, "seed": one.seed, **one.chosen} for one in rows if one.chosen
         ]
     tables = {name: pd.concat([one.tables[name] for one in judged], ignore_index=True) for name in judged[0].tables}
+    tables |= curves
     tables |= {
         "by_basin": basin_table,
         "base_rates": base_rates(material.samples, material.part, sorted(config.thresholds_kt)),
@@ -226,7 +259,7 @@ def summarise(config: RapidIntensificationConfig, features: Sequence[SampleFeatu
     return Summary(
         task=NAME,
         title=f"Rapid intensification within 24 h: {_origin(config, material)}",
-        convention=CONVENTION,
+        convention=CONVENTION.format(unit=config.label_unit),
         scores=scores,
         differences=pd.concat([one.differences for one in judged], ignore_index=True),
         record={
@@ -247,10 +280,36 @@ def summarise(config: RapidIntensificationConfig, features: Sequence[SampleFeatu
             "reliability": reliability_figure(of_main, shown, f"Δ24 h ≥ {main}, test seasons"),
             "brier_skill_by_basin": basin_figure(basin_table[basin_table["row"].isin(shown)], BSS,
                                                  f"Brier skill against each basin's test frequency, {main}"),
+            **picture,
         },
         tables=tables,
         notes=notes,
     )  # fmt: skip
+
+
+def _networks(problem: Problem, config: RapidIntensificationConfig, material: Material) -> list[Forecast]:
+    """Return the rows trained end to end, of one threshold; none without fields."""
+    if material.store is None:
+        return []
+    seeds = (config.scratch_seeds, config.finetune_seeds)
+    return network_rows(
+        problem, material.store, config.checkpoints, material.tracks, config.fields, config.finetune, seeds
+    )
+
+
+def _curve(
+    problem: Problem, config: RapidIntensificationConfig, rows: Mapping[str, Sequence[tuple[int | None, np.ndarray]]]
+) -> tuple[dict[str, pd.DataFrame], dict[str, Figure]]:
+    """Return the tables and the picture of the skill by the share of labels; none where no share is asked for."""
+    if not config.fractions:
+        return {}, {}
+    unit = config.label_unit
+    found = label_curve(problem, rows, config.fractions, unit=unit, draws=config.label_draws, resamples=config.draws)
+    tables = {"label_draws": found.draws, "label_fractions": found.means, "label_differences": found.differences}
+    title = (
+        f"Δ24 h ≥ {problem.threshold_kt:g} kt, by share of the training {unit}s; range of {config.label_draws} draws"
+    )
+    return tables, {"skill_by_label_fraction": label_figure(found.draws, BSS, f"share of the training {unit}s", title)}
 
 
 def _origin(config: RapidIntensificationConfig, material: Material) -> str:
@@ -372,7 +431,7 @@ def _references(names: Sequence[str], every: bool) -> list[str]:
     """Return the rows that the others are compared with: what an encoder must beat."""
     warm = [name for name in names if " + SST " in name and not name.endswith((ISOTONIC, PLATT))]
     best = [next((n for n in warm if n.startswith(start)), start) for start in (TRACK, BOOSTED)]
-    fields = [n for n in names if n.startswith(("untrained", PCA_ROLE))]
+    fields = [n for n in names if n.startswith(("untrained", PCA_ROLE)) or n == SCRATCH]
     wanted = [best[1], best[0], TRACK, *fields, SEASONAL] if every else [best[1], best[0], TRACK]
     return [name for name in dict.fromkeys(wanted) if name in names]
 

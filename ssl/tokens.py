@@ -40,7 +40,8 @@ class Patches:
         values: Cells of each patch, 0 where missing, (batch, token, variable, cell).
         valid: Whether each cell was observed, same shape; False in padding.
         area: Share of the sphere of each cell, 0 in padding, (token, cell).
-        place: Features of true latitude, longitude and area, (token, feature).
+        place: Features of true latitude, longitude and area, (token, feature), or (batch, token, feature) where the
+            samples lie in different places.
         layout: Features of the position within the grid at hand, for tasks that hide the place.
         slot: Features of the step within the window, counted back from the last, (token, feature).
         season: Features of the time of year and of day, (batch, token, feature).
@@ -55,7 +56,7 @@ class Patches:
     values: Float[Tensor, "batch token variable cell"]
     valid: Bool[Tensor, "batch token variable cell"]
     area: Float[Tensor, "token cell"]
-    place: Float[Tensor, "token place_feature"]
+    place: Float[Tensor, "*own token place_feature"]
     layout: Float[Tensor, "token layout_feature"]
     slot: Float[Tensor, "token slot_feature"]
     season: Float[Tensor, "batch token season_feature"]
@@ -268,7 +269,7 @@ class Encodings(nn.Module):
         elif LAYOUT not in hide:
             shared = self.layout(patches.layout) + shared
         if ids is not None:
-            out = gather_rows(shared, ids)
+            out = gather(shared, ids) if shared.ndim == 3 else gather_rows(shared, ids)
         else:
             out = shared.expand(patches.values.shape[0], -1, -1)
         if SEASON not in hide:

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from earthssl.downstream.best_tracks import tidy
 from earthssl.downstream.crops import CropConfig
+from earthssl.downstream.finetune import FinetuneConfig
 from earthssl.downstream.intensification_features import FieldsConfig
 from earthssl.downstream.intensification_models import (
     BALANCED,
@@ -39,6 +40,7 @@ from earthssl.downstream.intensification_models import (
     recalibrated,
     table,
 )
+from earthssl.downstream.intensification_network import SCRATCH
 from earthssl.downstream.intensification_samples import Predictors, parts_by_season, samples_of
 from earthssl.downstream.intensification_scores import AUC, BSS, BSS_TRAIN, HSS, PSS, Judge
 from earthssl.downstream.probability import Ranking, brier, calibration_error
@@ -105,9 +107,8 @@ def csv(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def config(csv: str, out: Path, **more: Any) -> RapidIntensificationConfig:
-    return RapidIntensificationConfig(
-        out=str(out), tracks=csv, **SEASONS, **{"thresholds_kt": [THRESHOLD], "tree_seeds": 1, "draws": 100, **more}
-    )
+    small = {"thresholds_kt": [THRESHOLD], "tree_seeds": 1, "draws": 100, "fractions": []}
+    return RapidIntensificationConfig(out=str(out), tracks=csv, **SEASONS, **{**small, **more})
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------
@@ -250,11 +251,14 @@ def test_the_judge_knows_the_limits(problem: Problem) -> None:
 
 @pytest.mark.usefixtures("_few_trees")
 def test_the_task_without_fields_writes_its_folder(csv: str, tmp_path: Path) -> None:
-    folder = run(config(csv, tmp_path / "out", tree_seeds=2), "typed")
+    folder = run(config(csv, tmp_path / "out", tree_seeds=2, fractions=[0.2, 1.0], label_draws=2), "typed")
     names = {file.name for file in folder.iterdir()}
     assert {"scores.csv", "differences.csv", "by_basin.csv", "base_rates.csv", "contingency.csv", "murphy.csv",
             "reliability.csv", "brier_skill.png", "reliability.png", "brier_skill_by_basin.png", "report.html",
+            "label_draws.csv", "label_fractions.csv", "label_differences.csv", "skill_by_label_fraction.png",
             "table.txt", "result.json"} <= names  # fmt: skip
+    curve = pd.read_csv(folder / "label_fractions.csv")
+    assert curve[["row", "asked"]].to_numpy().tolist() == [[TRACK, 0.2], [TRACK, 1.0]]
     scores = pd.read_csv(folder / "scores.csv", dtype={"seed": str}, keep_default_na=False)
     rows = list(dict.fromkeys(scores["row"]))
     assert set(rows) == {CLIMATOLOGY, DAY_CALL, HALF_DAY_CALL, "logistic, ΔV12", TABLE, SEASONAL, TRACK, BOOSTED,
@@ -270,7 +274,7 @@ def test_the_task_without_fields_writes_its_folder(csv: str, tmp_path: Path) -> 
     assert record["synthetic"] is False
     assert record["split_proof"]["storms_in_two_blocks"] == 0
     assert any("No SST was given" in note for note in record["notes"])
-    assert any("No end-to-end row, no table of label fractions" in note for note in record["notes"])
+    assert "whole training seasons drawn at random" in record["convention"]
     assert (folder / "table.txt").read_text().startswith("Rapid intensification within 24 h: ")
 
 
@@ -303,14 +307,18 @@ def test_with_fields_no_row_beats_what_the_planet_itself_knows(tmp_path: Path) -
     store = prepare(PrepareConfig("planet", str(tmp_path / "store"), splits, options, statistics))
     wanted = RapidIntensificationConfig(
         out=str(tmp_path / "out"), tracks="planet", store=str(store), thresholds_kt=[20.0], tree_seeds=1, members=50,
-        draws=100,
+        draws=100, fractions=[], scratch_seeds=1, finetune=FinetuneConfig(steps=20, check_every=10, warmup_steps=2),
         fields=FieldsConfig(CropConfig(20.0), ["last"], [1], [5], 1, EncoderConfig("nano", 2, (1, 2, 2))),
     )  # fmt: skip
     summary = summarise(wanted)
     value = summary.scores.query("seed == '' and metric == 'BSS'").set_index("row")["value"]
-    assert {"untrained encoder", "untrained encoder + track", "PCA of the crop + track", f"{TRACK} + SST 2000"} <= set(
-        value.index
-    )
+    assert {
+        SCRATCH,
+        "untrained encoder",
+        "untrained encoder + track",
+        "PCA of the crop + track",
+        f"{TRACK} + SST 2000",
+    } <= set(value.index)
     assert value.idxmax() == KNOWN == "upper bound (hidden state, future track and air known)"
     assert "The upper bound, of the planet's storms only: " in CONVENTION
     assert np.isfinite(value).all()
@@ -423,6 +431,9 @@ def test_mistakes_are_said(csv: str, tmp_path: Path) -> None:
         ({"tracks": "planet"}, "planet needs a 6-hourly store"),
         ({"sst_years": [(2014, 2010)]}, "sst_years"),
         ({"draws": 10}, "draws ≥ 100,"),
+        ({"fractions": [0.0]}, r"fractions in \(0, 1\]"),
+        ({"label_unit": "sample"}, "label_unit season or storm"),
+        ({"scratch_seeds": -1}, "scratch_seeds, finetune_seeds ≥ 0"),
     ],
 )
 def test_bad_configs_are_refused(change: dict[str, Any], said: str) -> None:
