@@ -129,7 +129,7 @@ class _Solvers:
         return EvalLoader(self.val, self.config.eval_batch, grouping=grouping)
 
     def _trained(self, solver: str, kind: str, censor: str) -> pd.DataFrame:
-        """Train the task on what the censor leaves, and score it on the validation batches."""
+        """Train the task on what the censor leaves, and score it on the validation batches that pose something."""
         module, objectives = self._new()
         run = self.folder / f"{censor or 'task'}-run"
         resume = (run / "last.ckpt").is_file()
@@ -142,9 +142,9 @@ class _Solvers:
             fit(module, data, run, [bar], [bar], resume)
             module.to("cpu").eval()
             with torch.no_grad():
-                found = [
-                    float(objectives(module.encoder, batch).terms[f"{self.name}/{SKILL}"]) for batch in self._batches()
-                ]
+                terms = [objectives(module.encoder, batch).terms for batch in self._batches()]
+        # A batch in which nothing can be asked (every window is a gap, say) has no skill and is no unit.
+        found = {unit: float(t[f"{self.name}/{SKILL}"]) for unit, t in enumerate(terms) if f"{self.name}/{SKILL}" in t}
         if not censor:
             # What analytic cues are scored on too: a teacher's features are targets only once it is trained.
             save_file(objectives.state_dict(), self.folder / "task.safetensors")
@@ -161,17 +161,25 @@ class _Solvers:
         loader = TrainLoader(self.train, training.batch_size, training.seed, grouping=training.batches)
         with torch.no_grad():
             cue.fit(objective, [loader.get(k) for k in range(self.config.fit_batches)], patch)
-            found = [cue.skill(objective, batch, patch) for batch in self._batches()]
+            asked = set(pd.read_csv(self.folder / "task.csv")["unit"])
+            found = {
+                unit: cue.skill(objective, batch, patch) for unit, batch in enumerate(self._batches()) if unit in asked
+            }
         return self._table(cue.name, "analytic", found)
 
-    def _table(self, solver: str, kind: str, found: list[float]) -> pd.DataFrame:
-        bad = [skill for skill in found if skill != skill or abs(skill) == float("inf")]
+    def _table(self, solver: str, kind: str, found: dict[int, float]) -> pd.DataFrame:
+        if not found:
+            raise EarthSSLError(
+                f"audit: expected validation windows in which {self.name} can be asked, got none; change its settings, "
+                "or take data with fewer gaps"
+            )
+        bad = [skill for skill in found.values() if skill != skill or abs(skill) == float("inf")]
         if bad:
             raise EarthSSLError(
                 f"audit: expected a finite skill of '{solver}' at {self.name}, got {bad[0]}; lower training.lr, or "
                 "look for validation windows without data"
             )
         return pd.DataFrame(
-            {"task": self.name, "solver": solver, "kind": kind, "unit": range(len(found)), "skill": found},
+            {"task": self.name, "solver": solver, "kind": kind, "unit": list(found), "skill": list(found.values())},
             columns=list(COLUMNS),
         )

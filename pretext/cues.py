@@ -16,7 +16,7 @@ from torch import Tensor
 from ..ssl.batch import Batch
 from ..ssl.errors import EarthSSLError
 from ..ssl.grid import LatLonGrid
-from ..ssl.objective import Cue
+from ..ssl.objective import Cue, over_chance
 
 EARTH_RADIUS_KM = 6371.0
 
@@ -24,7 +24,7 @@ EARTH_RADIUS_KM = 6371.0
 class Statistics(Cue):
     """Logistic regression on a few numbers of what a classifying task shows.
 
-    The task must offer `pose(batch)`: what it shows, and each sample's class.
+    The task must offer `pose(batch)`: what it shows, and each sample's class; and how many `classes` there are.
     """
 
     def __init__(self, name: str, features: Callable[[Batch], np.ndarray]) -> None:
@@ -36,18 +36,18 @@ class Statistics(Cue):
         posed = [objective.pose(batch) for batch in batches]
         x = np.concatenate([self.features(shown) for shown, _ in posed])
         y = np.concatenate([target.numpy() for _, target in posed])
-        if y.min() == y.max():
+        found = len(np.unique(y))
+        if found < 2:
             raise EarthSSLError(
-                f"cue '{self.name}': expected several classes to fit on, got one; raise audit.fit_batches"
+                f"cue '{self.name}': expected several classes to fit on, got {found}; raise audit.fit_batches"
             )
         self._head = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000)).fit(x, y)
-        self._classes = int(y.max()) + 1
 
     def skill(self, objective: Any, batch: Batch, patch: tuple[int, int, int]) -> float:
         """Return the skill over chance."""
         shown, target = objective.pose(batch)
         accuracy = float((self._head.predict(self.features(shown)) == target.numpy()).mean())
-        return (accuracy - 1 / self._classes) / (1 - 1 / self._classes)
+        return float(over_chance(torch.tensor(accuracy, dtype=torch.float64), objective.classes))
 
 
 def frame_statistics(batch: Batch) -> np.ndarray:

@@ -96,22 +96,29 @@ def classes(kind: str, table: Int[Tensor, "arrangement frame"]) -> Int[Tensor, "
 
 
 class Order(Objective):
-    """Classify the order of equally spaced steps from their features alone."""
+    """Classify the order of equally spaced steps from their features alone.
+
+    Attributes:
+        table: The arrangements that are shown.
+        answers: Class of each.
+        classes: Number of classes.
+    """
 
     table: Tensor
-    classes: Tensor
+    answers: Tensor
 
     def __init__(self, config: OrderConfig, context: Context) -> None:
         super().__init__()
         self.config = config
         table = arrangements(config.kind, config.frames)
         self.register_buffer("table", table, persistent=False)
-        self.register_buffer("classes", classes(config.kind, table), persistent=False)
+        self.register_buffer("answers", classes(config.kind, table), persistent=False)
+        self.classes = int(self.answers.max()) + 1
         width = context.encoder.width
         self.head = nn.Sequential(
             nn.Linear(config.frames * width, config.hidden),
             nn.GELU(),
-            nn.Linear(config.hidden, int(self.classes.max()) + 1),
+            nn.Linear(config.hidden, self.classes),
         )
 
     def forward(self, encoder: Encoder, batch: Batch) -> Outcome:
@@ -123,13 +130,13 @@ class Order(Objective):
         logits = self.head(rearrange(frames, "b t d -> b (t d)")).float()
         loss = nn.functional.cross_entropy(logits, target)
         accuracy = (logits.argmax(1) == target).float().mean()
-        return Outcome(loss, {"accuracy": accuracy.detach(), "skill": over_chance(accuracy.detach(), logits.shape[1])})
+        return Outcome(loss, {"accuracy": accuracy.detach(), "skill": over_chance(accuracy.detach(), self.classes)})
 
     def pose(self, batch: Batch) -> tuple[Batch, Int[Tensor, " batch"]]:
         """Return what is shown of a batch, by the samples' keys, and the class of each sample."""
         drawn = uniform(fold(batch.keys, key(0, "order")), 2)
         shown, picks = self.show(batch, drawn[:, 0], drawn[:, 1])
-        return shown, self.classes[picks]
+        return shown, self.answers[picks]
 
     def cues(self) -> list[Cue]:
         """Return the chain of similar frames, and each frame's mean and variance."""
@@ -171,6 +178,6 @@ class ChainSorter(Cue):
         # An arrangement shows frame table[k] at place k: undo it, and walk along the frames in time.
         back = objective.table.argsort(1)
         length = distance[:, back[:, :-1], back[:, 1:]].sum(-1)
-        guess = objective.classes[length.argmin(1)]
+        guess = objective.answers[length.argmin(1)]
         accuracy = (guess == target).float().mean()
-        return float(over_chance(accuracy, int(objective.classes.max()) + 1))
+        return float(over_chance(accuracy, objective.classes))

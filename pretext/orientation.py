@@ -83,8 +83,9 @@ class Orientation(Objective):
         super().__init__()
         self.config = config
         self.kinds = TURNS if config.crop else FLIPS
+        self.classes = len(self.kinds)
         self.head = nn.Sequential(
-            nn.Linear(context.encoder.width, config.hidden), nn.GELU(), nn.Linear(config.hidden, len(self.kinds))
+            nn.Linear(context.encoder.width, config.hidden), nn.GELU(), nn.Linear(config.hidden, self.classes)
         )
 
     def forward(self, encoder: Encoder, batch: Batch) -> Outcome:
@@ -95,12 +96,12 @@ class Orientation(Objective):
         logits = self.head(reduce(features, "b n d -> b d", "mean")).float()
         loss = nn.functional.cross_entropy(logits, picks)
         accuracy = (logits.argmax(1) == picks).float().mean().detach()
-        return Outcome(loss, {"accuracy": accuracy, "skill": over_chance(accuracy, len(self.kinds))})
+        return Outcome(loss, {"accuracy": accuracy, "skill": over_chance(accuracy, self.classes)})
 
     def pose(self, batch: Batch) -> tuple[Batch, Int[Tensor, " batch"]]:
         """Return the maps turned by the samples' keys, and how each was turned."""
         drawn = uniform(fold(batch.keys, key(0, "orientation")), 1)[:, 0]
-        picks = (drawn * len(self.kinds)).long()
+        picks = (drawn * self.classes).long()
         return self.show(batch, picks), picks
 
     def cues(self) -> list[Cue]:

@@ -15,7 +15,7 @@ Trivial cues and how they are closed, for every task of tiles:
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -199,7 +199,8 @@ class Tiling:
     ) -> tuple[Batch, Int[Tensor, " sample"]]:
         """Return the tiles as maps of their own, and the samples that have any.
 
-        A sample is left out if no tiling with enough valid cells was found for it (a window of gaps).
+        A sample is left out if no tiling with enough valid cells was found for it (a window of gaps); there may be
+        none at all.
 
         Args:
             batch: Windows.
@@ -210,7 +211,7 @@ class Tiling:
             A batch of (sample × shown) tiles, those of a sample following one another, and the samples' indices.
 
         Raises:
-            EarthSSLError: If no sample has a tiling with enough valid cells.
+            EarthSSLError: If there is no tiling with enough cells that ever hold a value (land).
         """
         frames = self.frames or batch.values.shape[1]
         batch = batch.cut(batch.values.shape[1] - frames, frames)
@@ -218,10 +219,7 @@ class Tiling:
         enough = reduce(common.float(), "b t v h w -> b v", "mean") >= self.cover
         samples = enough.any(1).nonzero()[:, 0]
         if not len(samples):
-            raise EarthSSLError(
-                f"{purpose}: expected tilings of which {self.cover:g} of a tile's cells are valid in all tiles, found "
-                f"none in {ATTEMPTS} draws (land?); take smaller or fewer tiles, smaller gaps, or lower tiles.cover"
-            )
+            self._expect_known(batch, purpose)
         which, shown = which[samples], which.shape[1]
         rows, columns = tops[samples].gather(1, which), lefts[samples].gather(1, which)
         seen = enough[samples][:, None].expand(-1, shown, -1)
@@ -241,6 +239,16 @@ class Tiling:
             number=batch.number,
         )
         return tiles, samples
+
+    def _expect_known(self, batch: Batch, purpose: str) -> None:
+        """Raise unless some tiling would have enough valid cells if nothing were missing that can be observed."""
+        whole = batch.known.to(batch.valid.device).expand(len(batch), 1, -1, -1, -1)
+        _, _, common = self._find(replace(batch, valid=whole), purpose)
+        if not (reduce(common.float(), "b t v h w -> b v", "mean") >= self.cover).any():
+            raise EarthSSLError(
+                f"{purpose}: expected tilings of which {self.cover:g} of a tile's cells are valid in all tiles, found "
+                f"none in {ATTEMPTS} draws (land?); take smaller or fewer tiles, smaller gaps, or lower tiles.cover"
+            )
 
     def _find(
         self, batch: Batch, purpose: str
@@ -325,13 +333,22 @@ class TileTask(Objective):
         return tiles, picks[samples]
 
     def forward(self, encoder: Encoder, batch: Batch) -> Outcome:
-        """Return the cross-entropy of the class, with accuracy and skill over chance."""
+        """Return the cross-entropy of the class, with accuracy and skill over chance.
+
+        `left_out` is the share of the windows that pose nothing. A batch of nothing else has a loss and a gradient of
+        0, and neither accuracy nor skill.
+        """
         tiles, target = self.pose(batch)
+        left_out = torch.tensor(1 - len(target) / len(batch), device=batch.values.device)
+        if not len(target):
+            trained = [p for p in (*encoder.parameters(), *self.parameters()) if p.requires_grad]
+            return Outcome(sum((0.0 * p.sum() for p in trained), 0.0 * left_out), {"left_out": left_out}, posed=False)
         features = encoder(patchify(tiles, encoder.config.patch), hide=HIDE)
         logits = self.head(reduce(features, "(b k) n d -> b (k d)", "mean", k=self.shown)).float()
         loss = nn.functional.cross_entropy(logits, target)
         accuracy = (logits.argmax(1) == target).float().mean().detach()
-        return Outcome(loss, {"accuracy": accuracy, "skill": over_chance(accuracy, self.classes)})
+        skill = over_chance(accuracy, self.classes)
+        return Outcome(loss, {"accuracy": accuracy, "skill": skill, "left_out": left_out})
 
     def cues(self) -> list[Cue]:
         """Return the solver that joins tiles where their borders agree best."""

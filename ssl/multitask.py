@@ -129,14 +129,17 @@ class Multitask(nn.Module):
             names = [self._drawn(batch.number)]
         terms: dict[str, Tensor] = {}
         losses: dict[str, Tensor] = {}
+        posed: set[str] = set()
         for name in names:
             outcome = self.objectives[name](encoder, batch.cut(0, self.spans.get(name, batch.values.shape[1])))
             losses[name] = outcome.loss
-            terms[f"{name}/loss"] = outcome.loss.detach()
+            if outcome.posed:
+                posed.add(name)
+                terms[f"{name}/loss"] = outcome.loss.detach()
             terms.update({f"{name}/{term}": value for term, value in outcome.terms.items()})
         if self.training and len(names) > 1:
-            terms.update(self._cosines(encoder, losses))
-        total, weights = self._total(encoder, losses)
+            terms.update(self._cosines(encoder, {name: losses[name] for name in names if name in posed}))
+        total, weights = self._total(encoder, losses, posed)
         terms.update({f"{name}/weight": weight for name, weight in weights.items()})
         return Outcome(total, {"loss": total.detach(), **terms})
 
@@ -152,8 +155,8 @@ class Multitask(nn.Module):
         at = uniform(torch.tensor([key(0, "task", number)]), 1)[0, 0] * edges[-1]
         return names[int(torch.searchsorted(edges, at, right=True).clamp(max=len(names) - 1))]
 
-    def _total(self, encoder: Encoder, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the total loss, and the weights found where they are not fixed."""
+    def _total(self, encoder: Encoder, losses: dict[str, Tensor], posed: set[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the total loss, and the weights found where they are not fixed; only posed tasks move those."""
         # A drawn task comes as often as its weight says, so its loss is not weighted again.
         drawn = self.training and self.config.sampling == "one"
         fixed = {name: 1.0 if drawn else self.weights[name] for name in losses}
@@ -166,10 +169,12 @@ class Multitask(nn.Module):
             parts = []
             for name, loss in losses.items():
                 s = self.log_variance[order.index(name)]
+                s = s if name in posed else 0.0 * s
                 found[name] = (-s).exp().detach()
                 parts.append(fixed[name] * ((-s).exp() * loss + s))
         else:
-            self._rebalance(encoder, losses)
+            if posed == set(losses):
+                self._rebalance(encoder, losses)
             found = {name: self.balance[order.index(name)].clone() for name in losses}
             parts = [fixed[name] * found[name] * loss for name, loss in losses.items()]
         return sum(parts[1:], parts[0]), found

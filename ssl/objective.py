@@ -27,10 +27,13 @@ class Outcome:
         loss: To be minimised.
         terms: Named scalars for the log, detached; "skill" among them: 1 where the task is solved, 0 for its
             trivial answer (chance, or the climatology).
+        posed: False where the batch holds nothing to solve: the loss is 0 and so is its gradient, and there is no
+            skill among the terms.
     """
 
     loss: Float[Tensor, ""]
     terms: dict[str, Tensor]
+    posed: bool = True
 
 
 @dataclass(frozen=True)

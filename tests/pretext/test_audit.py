@@ -9,12 +9,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from earthssl.downstream.excess import excess_summary
 from earthssl.pretext.audit import ITSELF, AuditConfig
+from earthssl.pretext.orientation import Orientation
+from earthssl.ssl.data import Windows
 from earthssl.ssl.encoder import EncoderConfig
 from earthssl.ssl.engine import TrainingConfig
 from earthssl.ssl.errors import EarthSSLError
 from earthssl.ssl.files import read_json
+from earthssl.ssl.objective import Outcome
+from earthssl.ssl.store import Store
 from earthssl.workflow import audit
 
 
@@ -49,6 +54,23 @@ def test_every_solver_is_scored_on_the_same_batches_and_kept(config: AuditConfig
     redone = {file.name for file in before if before[file] != after[file]}
     assert redone == {"validity.csv"}
     assert pd.read_csv(again / "scores.csv").equals(table)
+
+
+def test_batches_that_pose_nothing_are_no_unit(config: AuditConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task that can ask nothing in the first validation batch is scored on the others, and so are its cues."""
+    ask = Orientation.forward
+
+    def forward(self: Orientation, encoder: Any, batch: Any) -> Outcome:
+        if not self.training and batch.times.min() == first:
+            return Outcome(torch.zeros(()), {}, posed=False)
+        return ask(self, encoder, batch)
+
+    windows = Windows(Store(config.store), "val", 3, 0)
+    first = windows.batch([0]).times.min()
+    monkeypatch.setattr(Orientation, "forward", forward)
+    audit(replace(config, objectives={"orientation": {}}))
+    for file in (Path(config.out) / "solvers" / "orientation").glob("*.csv"):
+        assert list(pd.read_csv(file).unit) == list(range(1, 10)), file.name
 
 
 def test_an_audit_is_gone_on_with_only_as_it_was_begun(config: AuditConfig) -> None:

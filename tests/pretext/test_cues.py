@@ -80,6 +80,28 @@ def test_gradients_tell_which_way_is_north(batch: Batch) -> None:
     assert cue.skill(task, replace(made, keys=fold(made.keys, 3)), PATCH) == 1
 
 
+def test_chance_is_that_of_the_tasks_classes_whichever_were_drawn(batch: Batch) -> None:
+    """Fitted on two of three classes and never right, the skill is that of accuracy 0 among three: -1/2."""
+
+    class Three:
+        classes = 3
+
+        def __init__(self, answers: list[int]) -> None:
+            self.answers = torch.tensor(answers)
+
+        def pose(self, batch: Batch) -> tuple[Batch, torch.Tensor]:
+            """Return the batch, and fixed answers."""
+            return batch, self.answers
+
+    four = replace(batch, **{name: getattr(batch, name)[:4] for name in ("values", "valid", "times", "keys")})
+    cue = Statistics("what there is", lambda shown: np.array([[0.0], [0], [1], [1]]))
+    cue.fit(Three([0, 0, 1, 1]), [four], PATCH)
+    assert cue.skill(Three([2, 2, 2, 2]), four, PATCH) == pytest.approx(-0.5)
+    assert cue.skill(Three([0, 0, 1, 2]), four, PATCH) == pytest.approx((0.75 - 1 / 3) * 3 / 2)
+    with pytest.raises(EarthSSLError, match="several classes to fit on, got 1"):
+        cue.fit(Three([1, 1, 1, 1]), [four], PATCH)
+
+
 class Holes(Objective):
     """A task that hides fixed cells."""
 

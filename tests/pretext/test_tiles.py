@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from earthssl.pretext import tiles
+from earthssl.pretext.jigsaw import JigsawConfig
+from earthssl.pretext.relative_position import RelativePositionConfig
 from earthssl.pretext.tiles import Tiling, normalise, nowhere
 from earthssl.ssl.batch import Batch, from_fields
 from earthssl.ssl.encoder import EncoderConfig
@@ -20,6 +23,7 @@ NAMES = ("sst", "u10", "v10")
 GLOBE = LatLonGrid(np.linspace(84.375, -84.375, 16), np.arange(24) * 15.0)  # 12 rows within 70°
 REGION = LatLonGrid(np.linspace(33, -33, 14), 100 + np.arange(20) * 5.0)
 SMALL = Tiling((2, 3), (2, 4), jitter=1)
+PAIRS = Tiling((2, 2), (2, 2), jitter=1)
 KEYS = fold(torch.arange(3000), 1)
 
 
@@ -196,7 +200,7 @@ def test_tilings_on_land_are_drawn_again() -> None:
 
 
 def test_windows_of_gaps_are_left_out_and_land_everywhere_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sample without cells poses nothing; where no sample has any the error says so."""
+    """A sample without cells poses nothing; where no cell of any ever holds a value the error says so."""
     monkeypatch.setattr(tiles, "ATTEMPTS", 20)
     batch = fields(GLOBE)
     valid = batch.valid.clone()
@@ -206,8 +210,31 @@ def test_windows_of_gaps_are_left_out_and_land_everywhere_is_an_error(monkeypatc
     shown, samples = SMALL.show(batch, torch.arange(2).expand(4, -1), "x")
     assert samples.tolist() == [0, 1, 3]
     assert torch.equal(shown.values, whole.values[[0, 1, 2, 3, 6, 7]])
+    land = replace(batch, valid=torch.zeros_like(valid), known=torch.zeros_like(batch.known))
     with pytest.raises(EarthSSLError, match=r"x: expected tilings of which 0\.25 .* lower tiles\.cover"):
-        SMALL.show(replace(batch, valid=torch.zeros_like(valid)), torch.arange(2).expand(4, -1), "x")
+        SMALL.show(land, torch.arange(2).expand(4, -1), "x")
+
+
+@pytest.mark.parametrize("config", [RelativePositionConfig(tiles=PAIRS), JigsawConfig(tiles=PAIRS)])
+def test_a_batch_of_gaps_is_skipped(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loss 0 with a gradient of 0 everywhere, all windows counted as left out, and no skill among the terms."""
+    monkeypatch.setattr(tiles, "ATTEMPTS", 5)
+    own = context(GLOBE)
+    task = config.build(own)
+    batch = fields(GLOBE)
+    gaps = replace(batch, valid=torch.zeros_like(batch.valid), values=torch.zeros_like(batch.values))
+    outcome = task(own.encoder, gaps)
+    outcome.loss.backward()
+    assert not outcome.posed
+    assert {name: value.item() for name, value in outcome.terms.items()} == {"left_out": 1.0}
+    assert outcome.loss.item() == 0
+    assert all((p.grad == 0).all() for p in (*own.encoder.parameters(), *task.parameters()) if p.requires_grad)
+    valid = batch.valid.clone()
+    valid[1] = False
+    some = task(own.encoder, replace(batch, valid=valid, values=batch.values * valid))
+    assert some.posed
+    assert some.terms["left_out"].item() == 0.25
+    assert task(own.encoder, batch).terms["left_out"].item() == 0
 
 
 def test_draws_are_a_function_of_the_keys() -> None:

@@ -160,6 +160,33 @@ def test_gradnorm_evens_out_the_gradients(batch: Batch) -> None:
     assert {"balance", "start"} <= set(tasks.state_dict())  # so that a resumed run goes on with them
 
 
+class Idle(Linear):
+    """A task that has nothing to solve in the batch."""
+
+    def forward(self, encoder: Any, batch: Any) -> Outcome:
+        """Return nothing."""
+        return Outcome(0.0 * encoder.blocks[-1].weight.sum(), {"left_out": torch.tensor(1.0)}, posed=False)
+
+
+@pytest.mark.parametrize("weighting", ["fixed", "uncertainty", "gradnorm"])
+def test_a_task_that_poses_nothing_moves_no_weight(weighting: str, batch: Batch) -> None:
+    """No loss and no skill of its own, no cosine with it, and whatever balances the tasks stays where it is."""
+    config = MultitaskConfig(weighting=weighting, cosine_every=1)
+    tasks = Multitask({"a": Linear([1.0, 0.0]), "b": Idle([0.0, 1.0])}, {"a": 1.0, "b": 1.0}, config)
+    encoder: Any = two_numbers()
+    outcome = tasks(encoder, batch)
+    outcome.loss.backward()
+    names = {"loss", "a/loss", "a/skill", "b/left_out"} | ({"a/weight", "b/weight"} if weighting != "fixed" else set())
+    assert set(outcome.terms) == names
+    assert encoder.blocks[-1].weight.grad.tolist() == [[1.0, 0.0]]
+    if weighting == "uncertainty":
+        assert tasks.log_variance.grad[0].item() != 0
+        assert tasks.log_variance.grad[1].item() == 0
+    if weighting == "gradnorm":
+        assert tasks.balance.tolist() == [1, 1]
+        assert tasks.start.tolist() == [0, 0]
+
+
 def test_one_task_a_batch_is_drawn_by_weight(small_windows: Callable[..., Any]) -> None:
     """A function of the batch's number; three batches of four go to the task of three times the weight."""
     windows = small_windows("train")
