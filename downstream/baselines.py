@@ -21,6 +21,7 @@ TROPICAL_PACIFIC = (-30.0, 30.0, 120.0, 290.0)  # south, north, west, east
 LIM_EOFS = (5, 10, 15, 20)
 PCA_COMPONENTS = (5, 10, 20, 40)
 Region = tuple[float, float, float, float]
+CONSTANT_K = 1e-4  # deviation of an index that only rounding (float32 near 300 K) moves, K
 
 
 def climatology(task: EnsoTask) -> Row:
@@ -45,7 +46,13 @@ def damped_persistence(task: EnsoTask) -> Row:
                 "lengthen the training block"
             )
         x, y = task.index[rows], task.target[:, rows]
-        slope = (y - y.mean(axis=1, keepdims=True)) @ (x - x.mean()) / ((x - x.mean()) ** 2).sum()
+        power = ((x - x.mean()) ** 2).sum()
+        if not power > CONSTANT_K**2 * len(x):
+            raise EarthSSLError(
+                f"expected a Niño 3.4 index that varies, got a constant in calendar month {m + 1} of "
+                f"{task.blocks['fit'][0]}…{task.blocks['fit'][1]}; choose data that hold more than the seasonal cycle"
+            )
+        slope = (y - y.mean(axis=1, keepdims=True)) @ (x - x.mean()) / power
         forecast[:, served] = y.mean(axis=1)[:, None] + slope[:, None] * (task.index[served] - x.mean())
     return task.row("damped persistence", forecast, {"fitted on": "initial month and lead"})
 

@@ -170,12 +170,15 @@ class EnsoTask:
     def samples(self, block: str) -> np.ndarray:
         """Return which (lead, initial month) are samples of a block, bool, shape (lead, time).
 
+        A month without any SST in the box (a gap of all cells) is in no sample, neither as input nor as target.
         All leads have the same initial months in "train" and "fit".
         """
         start, end = self.blocks[_known(block, BLOCKS)]
         lead = np.array(self.leads)[:, None]
         first_input = self.time - (self.window - 1)
-        recorded = np.isfinite(self.target) & (first_input >= self.time[0])
+        held = np.isfinite(self.index).astype(int)
+        whole_input = np.convolve(held, np.ones(self.window, dtype=int))[: len(held)] == self.window
+        recorded = np.isfinite(self.target) & (first_input >= self.time[0]) & whole_input
         if block in ("train", "fit"):
             whole = (first_input >= start) & (self.time + (self.leads[-1] + 1) <= end)
             if block == "fit":
@@ -297,7 +300,7 @@ def sst_variable(names: Sequence[str], where: object) -> str:
     for name in ("ssta", "sst"):
         if name in names:
             return name
-    raise EarthSSLError(f"task enso: expected the variable sst or ssta, {where} holds {', '.join(names)}")
+    raise EarthSSLError(f"expected the variable sst or ssta (for Niño 3.4), {where} holds {', '.join(names)}")
 
 
 def _last_fit_init(

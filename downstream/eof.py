@@ -35,8 +35,8 @@ class Eof:
     def fit(cls, fields: np.ndarray, weight: np.ndarray, k: int) -> Eof:
         """Return the k leading EOFs of `fields` (times of the fit period only).
 
-        Cells that miss any value, or have weight 0, are left out. The sign is such that the largest
-        loading of each pattern is positive.
+        Times without any value are left out, then cells that miss any value or have weight 0. The sign is such that
+        the largest loading of each pattern is positive.
 
         Args:
             fields: Shape (times, …cells); the trailing axes are flattened in C order.
@@ -47,6 +47,7 @@ class Eof:
             EarthSSLError: If the data do not carry k patterns.
         """
         data = np.asarray(fields, dtype=np.float64).reshape(len(fields), -1)
+        data = data[np.isfinite(data).any(axis=1)]
         weight = np.asarray(weight, dtype=np.float64).reshape(-1)
         used = np.isfinite(data).all(axis=0) & (weight > 0)
         if k < 1 or k > min(used.sum(), len(data) - 1):
