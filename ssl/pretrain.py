@@ -17,7 +17,7 @@ import xarray as xr
 
 from .checkpoint import Record, save
 from .config import build
-from .data import Windows
+from .data import TrainLoader, Windows
 from .encoder import EncoderConfig
 from .engine import Data, Pretraining, TrainingConfig, fit, parameter_count
 from .errors import EarthSSLError
@@ -111,6 +111,13 @@ def pretrain(
     with torch.no_grad():
         # A rehearsal on one window: settings that cannot work fail here, before anything is written.
         module.objectives(module.encoder, train.batch([0]).to("cpu"))
+    training = config.training
+    TrainLoader(train, training.batch_size, training.seed, grouping=training.batches)  # refuses what cannot be filled
+    if module.objectives.compares and training.batch_size < 2:
+        raise EarthSSLError(
+            f"training.batch_size: expected at least 2, as {', '.join(config.objectives)} compare the windows of a "
+            f"batch, got {training.batch_size}; raise it"
+        )
     _open_run(out, config, _identity(config, store))
     with locked(out):
         return _train(out, config, store, module, train, val, probe)

@@ -199,6 +199,14 @@ def test_a_batch_larger_than_the_data_is_refused(small_pretrain: Callable[..., P
     """It names how many windows there are."""
     with pytest.raises(EarthSSLError, match="238"):
         small_pretrain(tmp_path / "run", batch_size=1000)
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_window_has_nothing_to_be_compared_with(small_pretrain: Callable[..., Path], tmp_path: Path) -> None:
+    """Contrastive tasks need two windows a batch; nothing is written."""
+    with pytest.raises(EarthSSLError, match="expected at least 2, as simclr compare"):
+        small_pretrain(tmp_path / "run", {"simclr": {}}, batch_size=1)
+    assert not (tmp_path / "run").exists()
 
 
 def test_numbers_that_are_none_end_the_run(
