@@ -12,6 +12,7 @@ from earthssl.downstream.skill import (
     root_mean_square_error,
     score,
     std_ratio,
+    valid_mean,
 )
 from earthssl.ssl.errors import EarthSSLError
 
@@ -101,3 +102,11 @@ def test_a_row_that_misses_samples_is_refused() -> None:
         score(Row("short", None, observed.isel(init_time=slice(2, None))), observed)
     with pytest.raises(EarthSSLError, match="transpose"):
         Row("turned", None, observed.T)
+
+
+def test_valid_mean_leaves_gaps_out_and_is_nan_of_nothing() -> None:
+    values = np.array([[1.0, np.nan, 3.0], [np.nan, np.nan, np.nan]])
+    np.testing.assert_allclose(valid_mean(values, -1), [2, np.nan])
+    np.testing.assert_allclose(valid_mean(values, (0, 1)), 2)
+    whole = np.random.default_rng(0).normal(size=(4, 5))
+    np.testing.assert_allclose(valid_mean(whole, 0), whole.mean(0))

@@ -44,6 +44,19 @@ def test_points_lie_where_the_sphere_says() -> None:
     assert abs(angle[1, 1, 2]) == pytest.approx(np.deg2rad(5) * np.tan(np.deg2rad(30)), rel=0.02)
 
 
+@pytest.mark.parametrize("heading", [0.0, 37.0, 90.0, 205.0])
+def test_divergence_and_vorticity_do_not_see_the_turn(heading: float) -> None:
+    """A wind that is linear in place has on the turned square the divergence and vorticity it has on the map."""
+    east, north = np.where(GRID.lon > 180, GRID.lon - 360, GRID.lon)[None, :], GRID.lat[:, None]
+    wind = np.stack([0.3 * east - 0.7 * north, 0.2 * east + 0.5 * north])  # divergence .8, vorticity .9 a degree
+    across, ahead = np.arange(-1.0, 1.1), np.arange(1.0, -1.1, -1)
+    lat, lon, angle = around(np.zeros(1), np.zeros(1), np.array([heading]), across, ahead)
+    u, v = interpolate(wind[None, :, None], GRID, lat, lon)[0, :, 0]
+    u, v = turn_wind(u, v, angle[0])
+    assert (u[1, 2] - u[1, 0]) / 2 + (v[0, 1] - v[2, 1]) / 2 == pytest.approx(0.8, rel=1e-3)
+    assert (v[1, 2] - v[1, 0]) / 2 - (u[0, 1] - u[2, 1]) / 2 == pytest.approx(0.9, rel=1e-3)
+
+
 def test_interpolation_is_exact_for_linear_fields_and_knows_its_gaps() -> None:
     maps = np.broadcast_to(GRID.lat[:, None] + 0.1 * np.minimum(GRID.lon, 360 - GRID.lon), (1, 1, 1, 36, 72)).copy()
     lat, lon = np.array([[11.0, -3.7, 50.0]]), np.array([[33.0, 100.0, 358.0]])

@@ -50,6 +50,7 @@ def test_where_the_root_is_taken_is_jensens_inequality() -> None:
     forecast = truth + np.array([1.0, 3.0])[:, None, None]
     assert wb.wb1_rmse(forecast, truth, GRID.lat) == pytest.approx(5**0.5)
     assert wb.wb1_rmse_paper(forecast, truth, GRID.lat) == pytest.approx(2)
+    assert wb.wb2_squared_error(forecast, truth, GRID) == pytest.approx([1, 9])
     assert wb.wb2_rmse(forecast, truth, GRID) == pytest.approx(5**0.5)
     assert wb.wb2_rmse_sqrt_before_time_avg(forecast, truth, GRID) == pytest.approx(2)
     for seed in range(5):
