@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..ssl.errors import EarthSSLError
+from .normal_equations import solved, squared_error
 
 # Ridge penalties to choose between, each times the weight of the samples, on features of unit variance.
 PENALTIES = tuple(float(p) for p in 10.0 ** np.arange(-6, 1.6, 0.5))
@@ -53,9 +54,8 @@ class Moments:
 
     def error(self, head: PatchHead) -> float:
         """Return the weighted squared error of a head on these samples."""
-        b = head.coefficients
-        square = np.einsum("cd,cde,ce->", b, self.gram, b)
-        return float(self.power.sum() - 2 * (b * self.cross).sum() + square)
+        parts = zip(head.coefficients, self.gram, self.cross, self.power, strict=True)
+        return float(sum(squared_error(b[:, None], gram, c[:, None], p).item() for b, gram, c, p in parts))
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,11 +76,11 @@ class PatchHead:
             raise EarthSSLError("expected some hidden cells to fit a head on, got none; hide more, or train on more")
         mean = total[0, 1:] / total[0, 0]
         variance = np.maximum(np.diag(total)[1:] / total[0, 0] - mean**2, 1e-12)
-        shrink = np.diag(np.concatenate([[0.0], penalty * variance]))
+        shrink = np.concatenate([[0.0], penalty * variance])
         weight = moments.gram[:, 0, 0]
         b = np.zeros(moments.cross.shape)
         for cell in np.flatnonzero(weight > 0):
-            b[cell] = np.linalg.solve(moments.gram[cell] + weight[cell] * shrink, moments.cross[cell])
+            b[cell] = solved(moments.gram[cell], moments.cross[cell], weight[cell] * shrink)
         return cls(b)
 
     @classmethod

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..ssl.errors import EarthSSLError
+from .normal_equations import solved, squared_error
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,11 +100,10 @@ class PatchRidge:
                 continue
             gram = np.tensordot(own, moments.gram, 1) / n
             cross = np.tensordot(own, moments.cross[:, :, columns], 1) / n
-            ridge = np.ones(len(gram))
-            ridge[-1] = 0.0
+            shrunk = np.append(np.ones(len(gram) - 1), 0.0)
             for k, penalty in enumerate(penalties):
                 # A feature that never varies is 0 throughout; its penalty keeps the matrix regular.
-                out[k][:, columns] = np.linalg.solve(gram + penalty * np.diag(ridge), cross)
+                out[k][:, columns] = solved(gram, cross, penalty * shrunk)
         return cls(mean, scale, out, tuple(penalties))
 
     def take(self, columns: slice) -> PatchRidge:
@@ -125,7 +125,7 @@ class PatchRidge:
             cross = np.tensordot(own, moments.cross[:, :, columns], 1) / n
             power = own @ moments.power[:, columns] / n
             for k, b in enumerate(self.coefficients[:, :, columns]):
-                out[k, columns] = power - 2 * (b * cross).sum(axis=0) + (b * (gram @ b)).sum(axis=0)
+                out[k, columns] = squared_error(b, gram, cross, power)
         return out
 
     def predict(self, features: np.ndarray, choice: int) -> np.ndarray:
