@@ -26,6 +26,7 @@ from .fields import DEVICES, MODES
 from .files import disk_full_is_clear
 from .multitask import Multitask
 from .randomness import fold, key, uniform
+from .transfer import Transfer
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
@@ -117,7 +118,13 @@ class TrainingConfig:
 
 
 class Pretraining(pl.LightningModule):
-    """An encoder and its objectives, trained together."""
+    """An encoder and its objectives, trained together.
+
+    Attributes:
+        transfer: What the encoder's weights were taken from, if not from chance.
+    """
+
+    transfer: Transfer | None = None
 
     def __init__(self, encoder: Encoder, objectives: Multitask, config: TrainingConfig) -> None:
         super().__init__()

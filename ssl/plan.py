@@ -107,7 +107,8 @@ def make_plan(config: PretrainConfig, sketch: Sketch, trial: Trial, has_store: b
         free_disk_bytes=free_disk,
         source=sketch.source,
     )
-    return replace(plan, warnings=_warnings(plan), proposals=_proposals(plan, config, trial))
+    plan = replace(plan, warnings=_warnings(plan))
+    return replace(plan, proposals=_proposals(plan, config, trial))
 
 
 def _typical(trial: Trial) -> tuple[float, float]:
@@ -194,19 +195,18 @@ def _existing(path: Path) -> Path:
     return path
 
 
+def _room(device: str, free: int | None, program: int) -> float | None:
+    """Return what a run may take; on a CPU the trial's own program was there already when the rest was counted."""
+    return None if free is None else SHARE * free + (program if device == "cpu" else 0)
+
+
 def _warnings(plan: Plan) -> list[str]:
     said = []
-    free = plan.free_bytes
-    if plan.device == "cpu":
-        need = plan.memory["must"]
-        # What the trial's own process held is free again when it has ended, as `free` was read with it started.
-        room = None if free is None else free + plan.memory["program"]
-    else:
-        need, room = plan.memory["must"], free
-    if room is not None and need > SHARE * room:
+    need, room = plan.memory["must"], _room(plan.device, plan.free_bytes, plan.memory["program"])
+    if room is not None and need > room:
         what = "GPU memory" if plan.device != "cpu" else "RAM"
         said.append(
-            f"the run needs {size(need)} of {what}, {size(room)} are free: it would go out of memory"
+            f"the run needs {size(need)} of {what}, {size(room)} can be had: it would go out of memory"
             + (f" (the fields alone take {size(plan.memory['fields'])})" if plan.device == "cpu" else "")
         )
     if plan.disk["total"] > plan.free_disk_bytes:
@@ -220,8 +220,7 @@ def _proposals(plan: Plan, config: PretrainConfig, trial: Trial) -> list[str]:
     """Return what would make the run fit, with its numbers; empty where it fits."""
     if not any("out of memory" in words for words in plan.warnings):
         return []
-    free = trial.free_bytes or 0
-    room = SHARE * (free + (trial.base_bytes if trial.device == "cpu" else 0))
+    room = _room(trial.device, trial.free_bytes, trial.base_bytes) or 0.0
     held = plan.memory["must"] - plan.memory["step"]
     own = config.training.batch_size
     slack = plan.memory["step"] - max(0, needed(trial.base_bytes, trial.sizes, own) - trial.base_bytes)

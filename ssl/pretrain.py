@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -29,6 +30,7 @@ from .multitask import Multitask, MultitaskConfig, build_objectives
 from .objective import Context, ObjectiveConfig, unknown_task
 from .randomness import key
 from .store import Store
+from .transfer import start_from
 
 CONFIG = "config.json"
 HISTORY = "history.csv"
@@ -63,6 +65,8 @@ class PretrainConfig:
         training: How to train.
         online_probe: What to probe during training.
         licence: Of the data, hence of the weights.
+        start_from: Folder of a checkpoint whose weights the encoder starts with; other variables, grids and patches
+            are adapted by rule, see transfer.py; "" starts anew.
         resume: Go on from the last saved state of a run that was interrupted.
     """
 
@@ -74,6 +78,7 @@ class PretrainConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     online_probe: OnlineProbeConfig = field(default_factory=OnlineProbeConfig)
     licence: str = ""
+    start_from: str = ""
     resume: bool = False
 
 
@@ -119,6 +124,8 @@ def pretrain(
             f"batch, got {training.batch_size}; raise it"
         )
     _open_run(out, config, _identity(config, store))
+    if module.transfer is not None:
+        print("\n".join(module.transfer.lines()), file=sys.stderr)
     with locked(out):
         return _train(out, config, store, module, train, val, probe)
 
@@ -131,11 +138,16 @@ def assemble(
     training = config.training
     torch.manual_seed(key(training.seed, "init") & (2**63 - 1))
     encoder = config.encoder.build(store.variables)
+    transfer = None
+    if config.start_from:  # before the objectives: teachers begin as copies of the encoder
+        transfer = start_from(config.start_from, encoder, store.grid, step_days(store))
     objectives = build_objectives(settings, Context(encoder, store.variables, store.grid), config.multitask)
     loading = Loading.of(training.data, training.data_device, training.accelerator, training.devices)
     train = Windows(store, "train", objectives.span, training.seed, loading)
     val = Windows(store, "val", objectives.span, training.seed, loading)
-    return Pretraining(encoder, objectives, training), train, val
+    module = Pretraining(encoder, objectives, training)
+    module.transfer = transfer
+    return module, train, val
 
 
 def _train(
@@ -205,13 +217,12 @@ def _resumed_step(out: Path) -> int:
 def _export(out: Path, config: PretrainConfig, store: Store, module: Pretraining, val: Windows, steps: int) -> Path:
     """Write the checkpoint folder of a module trained for so many steps: fewer than configured if it stopped early."""
     health = check_health(module.encoder, val)
-    spacing = np.median(np.diff(store.times)) / np.timedelta64(1, "D")
     licence = config.licence or store.manifest["attributes"].get("licence", "as the data")
     record = Record(
         encoder=config.encoder,
         variables=store.variables,
         units=tuple(store.manifest["units"]),
-        step_days=float(spacing),
+        step_days=step_days(store),
         grid=store.grid,
         statistics=store.statistics,
         splits=store.splits,
@@ -223,10 +234,19 @@ def _export(out: Path, config: PretrainConfig, store: Store, module: Pretraining
         source=store.manifest["source"],
         versions=versions(),
         health=health.to_json(),
-        extra={"split_proof": store.manifest["split_proof"]},
+        extra={"split_proof": store.manifest["split_proof"], **_transferred(module)},
     )
     golden = val.batch([0]).to("cpu")
     return save(out / CHECKPOINT, module.encoder, module.objectives, record, golden)
+
+
+def _transferred(module: Pretraining) -> dict[str, Any]:
+    return {} if module.transfer is None else {"transfer": module.transfer.to_json()}
+
+
+def step_days(store: Store) -> float:
+    """Return the median spacing of a store's times, days."""
+    return float(np.median(np.diff(store.times)) / np.timedelta64(1, "D"))
 
 
 def _write_example(out: Path, store: Store, module: Pretraining, val: Windows) -> None:
@@ -271,6 +291,7 @@ def _run_record(
         "val_windows": len(val),
         "peak_memory_mib": peak_rss() / 2**20,
         "health_warnings": warnings,
+        **_transferred(module),
         "versions": versions(),
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
