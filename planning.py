@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from .pretext import TASKS
 from .ssl.config import build, override, read_yaml, section
 from .ssl.errors import EarthSSLError, nearest
 from .ssl.find import draw_rates, find_batch, find_rate
-from .ssl.plan import make_plan, table
+from .ssl.plan import make_plan, short_of_memory, table
 from .ssl.prepare import PrepareConfig
 from .ssl.pretrain import PretrainConfig, assemble
 from .ssl.profile import profile_steps
@@ -67,8 +67,14 @@ def plan(
         )
     if find == "batch":
         return _batch(config, sketch, as_json)
-    trial: Trial = run_apart(try_run, Job(config, sketch, threads=torch.get_num_threads()))
+    job = Job(config, sketch, threads=torch.get_num_threads())
+    trial: Trial = run_apart(try_run, job)
     made = make_plan(config, sketch, trial, sketch.finished)
+    if short_of_memory(made) and not getattr(config.training, "checkpoint_activations", True):
+        saving = replace(config, training=replace(config.training, checkpoint_activations=True))
+        largest = max((one.batch_size for one in trial.sizes), default=2)
+        job = replace(job, config=saving, full=False, largest=largest)
+        made = make_plan(config, sketch, trial, sketch.finished, run_apart(try_run, job))
     return json.dumps(made.to_json()) if as_json else table(made)
 
 

@@ -70,7 +70,9 @@ class Plan:
         return asdict(self)
 
 
-def make_plan(config: PretrainConfig, sketch: Sketch, trial: Trial, has_store: bool) -> Plan:
+def make_plan(
+    config: PretrainConfig, sketch: Sketch, trial: Trial, has_store: bool, checkpointed: Trial | None = None
+) -> Plan:
     """Return the plan of a run from its trial.
 
     Args:
@@ -78,6 +80,7 @@ def make_plan(config: PretrainConfig, sketch: Sketch, trial: Trial, has_store: b
         sketch: Of its store.
         trial: Of its first steps on the sketch.
         has_store: Whether the store is there already, so that its disk is taken.
+        checkpointed: A trial of growing batches with activation checkpointing, to propose it with its numbers.
     """
     training = config.training
     epoch_steps = trial.counts["batches_an_epoch"] / training.accumulate
@@ -108,7 +111,7 @@ def make_plan(config: PretrainConfig, sketch: Sketch, trial: Trial, has_store: b
         source=sketch.source,
     )
     plan = replace(plan, warnings=_warnings(plan))
-    return replace(plan, proposals=_proposals(plan, config, trial))
+    return replace(plan, proposals=_proposals(plan, config, trial, checkpointed))
 
 
 def _typical(trial: Trial) -> tuple[float, float]:
@@ -216,9 +219,15 @@ def _warnings(plan: Plan) -> list[str]:
     return said
 
 
-def _proposals(plan: Plan, config: PretrainConfig, trial: Trial) -> list[str]:
+def short_of_memory(plan: Plan) -> bool:
+    """Return whether the run would need more memory than it may take."""
+    room = _room(plan.device, plan.free_bytes, plan.memory["program"])
+    return room is not None and plan.memory["must"] > room
+
+
+def _proposals(plan: Plan, config: PretrainConfig, trial: Trial, checkpointed: Trial | None) -> list[str]:
     """Return what would make the run fit, with its numbers; empty where it fits."""
-    if not any("out of memory" in words for words in plan.warnings):
+    if not short_of_memory(plan):
         return []
     room = _room(trial.device, trial.free_bytes, trial.base_bytes) or 0.0
     held = plan.memory["must"] - plan.memory["step"]
@@ -237,12 +246,27 @@ def _proposals(plan: Plan, config: PretrainConfig, trial: Trial) -> list[str]:
             )
             break
         size_now //= 2
+    if checkpointed is not None and checkpointed.sizes and trial.sizes:
+        step = needed(checkpointed.base_bytes, checkpointed.sizes, own) - checkpointed.base_bytes + max(0, slack)
+        if held + step <= room:
+            slower = _common_ratio(checkpointed, trial)
+            said.append(
+                f"--training.checkpoint_activations true: {size(held + step)} at the same batch size, a forward and "
+                f"backward pass takes {slower:.2f} times as long"
+            )
     if not said:
         said.append(
             f"the fields and the program alone take {size(held)} of {size(room)}: shorten splits.train, take fewer "
             "variables or a coarser grid, or a machine with more memory"
         )
     return said
+
+
+def _common_ratio(a: Trial, b: Trial) -> float:
+    """Return how many times as long a pass of the largest batch that both tried takes in `a`."""
+    times = {one.batch_size: one.seconds for one in b.sizes}
+    common = [one for one in a.sizes if one.batch_size in times]
+    return common[-1].seconds / times[common[-1].batch_size]
 
 
 def size(count: float) -> str:

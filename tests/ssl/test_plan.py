@@ -131,6 +131,10 @@ def test_too_little_memory_is_said_with_what_to_do(
     assert "--training.batch_size 16 --training.accumulate 4" in made.proposals[0]
     assert any("does not fit" in value for _, value in rows(made))
     assert not make_plan(config, sketch, replace(tight, free_bytes=64 * 2**30), True).proposals
+    less = replace(tight, sizes=[Size(n, base + n * 2 * mib, 0.13) for n in (2, 4, 8, 16)])
+    saving = make_plan(config, sketch, tight, True, less).proposals
+    assert "checkpoint_activations true" in saving[1]
+    assert "1.30 times" in saving[1]
     hopeless = make_plan(config, sketch, replace(tight, free_bytes=mib), True)
     assert "shorten splits.train" in hopeless.proposals[0]
 
