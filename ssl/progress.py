@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sized
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from rich.console import Console
 from rich.progress import track as rich_track
@@ -15,3 +15,16 @@ def track(items: Iterable[Item], description: str) -> Iterator[Item]:
     """Yield the items while a progress bar with the description shows how many are done."""
     total = len(items) if isinstance(items, Sized) else None
     yield from rich_track(items, description, total=total, console=Console(stderr=True))
+
+
+class Counted(Generic[Item]):
+    """An iterator whose number of items is known."""
+
+    def __init__(self, items: Iterator[Item], count: int) -> None:
+        self.items, self.count = items, count
+
+    def __iter__(self) -> Iterator[Item]:
+        return self.items
+
+    def __len__(self) -> int:
+        return self.count

@@ -9,7 +9,8 @@ import numpy as np
 
 from .errors import EarthSSLError
 from .grid import LatLonGrid
-from .prepare import PrepareConfig, _reader, _template
+from .job import read_variable
+from .prepare import PrepareConfig, template_of
 from .sources import open_source
 from .splits import Splits
 from .statistics import Statistics, _choose, _group_values
@@ -109,12 +110,13 @@ def sketch_source(config: PrepareConfig) -> Sketch:
         EarthSSLError: If source and splits do not fit.
     """
     data = open_source(config.source, **config.options)
-    template = _template(data, config)
+    template = template_of(data, config)
     inside = _inside(template.times, template.splits)
     looked = np.unique(np.linspace(0, len(inside) - 1, LOOKS).round().astype(np.int64))
     known = np.zeros(template.shape[1:], bool)
     for position in inside[looked]:
-        known |= np.isfinite(_reader(data, template.variables, int(position), int(position) + 1)[0])
+        read = (read_variable(data, name, int(position), int(position) + 1)[0] for name in template.variables)
+        known |= np.isfinite(np.stack(list(read)))
     noise = np.random.default_rng(0).standard_normal(known.shape, np.float32)
     times = template.times.astype("datetime64[ns]")[inside]
     groups, harmonics = _choose(times, config.statistics)

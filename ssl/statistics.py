@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from .errors import EarthSSLError
-from .progress import track
 from .splits import is_monthly
 
 YEAR_DAYS = 365.2425
-BYTES_PER_BAND = 256 * 2**20
 # A cell whose spread is under this share of its variable's is scaled by the share instead:
 # dividing by the tiny spread of sea ice or a dry desert would blow noise up to signal.
 FLOOR = 0.1
-# A cell seen in one season only (sea ice) does not determine all harmonics: unconstrained, they swing to 1e5 K
-# in the months that training never saw there. Such cells (least eigenvalue of the mean products of the basis
-# below ILL; 0.5 with the whole year) get a weak ridge on the harmonics, not on the mean.
-ILL, RIDGE = 0.1, 1e-4
-
-# Reads time steps [first, last): float array (steps, variables, rows, columns), NaN where missing.
-Reader = Callable[[int, int], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -47,6 +38,36 @@ class StatisticsConfig:
             raise EarthSSLError(f"statistics.climatology: expected auto, month or hour, got '{self.climatology}'")
         if self.scale not in ("cell", "variable"):
             raise EarthSSLError(f"statistics.scale: expected cell or variable, got '{self.scale}'")
+
+
+@dataclass(frozen=True)
+class Calendar:
+    """How a climatology depends on time.
+
+    Attributes:
+        groups: "month" or "hour": which field of the time picks a row.
+        keys: The months (1–12) or hours (0–23) that have a row.
+        harmonics: Harmonics of the year in the basis besides the constant.
+    """
+
+    groups: str
+    keys: tuple[int, ...]
+    harmonics: int
+
+    @classmethod
+    def chosen(cls, times: np.ndarray, config: StatisticsConfig) -> Calendar:
+        """Return the calendar for these training times (datetime64)."""
+        groups, harmonics = _choose(times, config)
+        return cls(groups, tuple(sorted(set(_group_values(times, groups).tolist()))), harmonics)
+
+    @property
+    def size(self) -> int:
+        """Terms of the basis."""
+        return 1 + 2 * self.harmonics
+
+    def of(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the basis at the times, (times, size), and each time's row, (times,)."""
+        return _basis(times, self.harmonics), np.searchsorted(self.keys, _group_values(times, self.groups))
 
 
 @dataclass(frozen=True)
@@ -81,8 +102,15 @@ class Statistics:
         rows = self._rows(times)
         if not self.harmonics:
             return self.coefficients[rows, 0]
-        basis = _basis(times, self.harmonics)
-        return np.einsum("tb,tbchw->tchw", basis.astype(np.float32), self.coefficients[rows])
+        basis = _basis(times, self.harmonics).astype(np.float32)
+        fields = self.coefficients[rows, 0]
+        for row in np.unique(rows):  # term by term: the bits do not depend on how many times are asked for
+            steps = np.flatnonzero(rows == row)
+            mine = fields[steps]
+            for term in range(1, basis.shape[1]):
+                mine += basis[steps, term, None, None, None] * self.coefficients[row, term]
+            fields[steps] = mine
+        return fields
 
     def normalise(self, values: np.ndarray, times: np.ndarray) -> np.ndarray:
         """Return (transformed values - climatology) / scale, float32, same shape; NaN stays NaN."""
@@ -94,8 +122,10 @@ class Statistics:
 
     def select(self, positions: Sequence[int]) -> Statistics:
         """Return the statistics of the variables at the positions, in that order."""
-        chosen = list(positions)
+        chosen: Any = list(positions)
         transforms = tuple(self.transforms[k] for k in chosen) if self.transforms else ()
+        if len(chosen) == 1:  # a view, not a copy
+            chosen = slice(chosen[0], chosen[0] + 1)
         return replace(
             self, coefficients=self.coefficients[:, :, chosen], scale=self.scale[chosen], transforms=transforms
         )
@@ -169,52 +199,6 @@ def _basis(times: np.ndarray, harmonics: int) -> np.ndarray:
     return np.stack(columns, axis=1)
 
 
-def fit_statistics(
-    read: Reader,
-    times: np.ndarray,
-    training: np.ndarray,
-    area: np.ndarray,
-    shape: tuple[int, int, int],
-    chunk_steps: int,
-    config: StatisticsConfig,
-    transforms: tuple[float, ...] = (),
-) -> Statistics:
-    """Return climatology and scale from the training times alone.
-
-    Two passes over the training times, a chunk of steps and a band of rows at a time, so that memory
-    is bounded by the band (256 MB of sums) however long the series.
-
-    Args:
-        read: Reads steps [first, last) of all times as (steps, variables, rows, columns).
-        times: All times, datetime64.
-        training: Mask of the training times, same length.
-        area: Weights of the cells, (rows, columns).
-        shape: Variables, rows, columns.
-        chunk_steps: Steps to read at once.
-        config: Which climatology and which scale.
-        transforms: Scale of each variable's transform, see `transformed`; 0 for none.
-    """
-    groups, harmonics = _choose(times[training], config)
-    keys = tuple(sorted(set(_group_values(times[training], groups).tolist())))
-    chunks = _chunks(training, chunk_steps)
-
-    def shaped(first: int, last: int) -> np.ndarray:
-        return transformed(read(first, last), transforms)
-
-    size = 1 + 2 * harmonics
-    row_bytes = len(keys) * size * (size + 1) * shape[0] * shape[2] * 8
-    band = max(1, min(shape[1], BYTES_PER_BAND // row_bytes))
-    coefficients = np.empty((len(keys), size, *shape), np.float32)
-    for top in range(0, shape[1], band):
-        rows = slice(top, min(top + band, shape[1]))
-        coefficients[:, :, :, rows] = _fit_band(
-            shaped, times, training, chunks, rows, groups, keys, harmonics, f"climatology {top}/{shape[1]}"
-        )
-    unit = Statistics(groups, keys, harmonics, coefficients, np.ones(shape, np.float32))
-    scale = _fit_scale(shaped, times, training, chunks, unit, area, config.scale)
-    return replace(unit, scale=scale, transforms=transforms)
-
-
 def _choose(times: np.ndarray, config: StatisticsConfig) -> tuple[str, int]:
     groups = config.climatology
     if groups == "auto":
@@ -225,87 +209,3 @@ def _choose(times: np.ndarray, config: StatisticsConfig) -> tuple[str, int]:
         return groups, config.harmonics
     span_days = (times[-1] - times[0]) / np.timedelta64(1, "D")
     return groups, 4 if span_days >= 2 * YEAR_DAYS - 3 else 0
-
-
-def _chunks(training: np.ndarray, chunk_steps: int) -> list[tuple[int, int]]:
-    """Return [first, last) ranges of at most `chunk_steps` that hold a training time."""
-    ranges = [(i, min(i + chunk_steps, len(training))) for i in range(0, len(training), chunk_steps)]
-    return [(first, last) for first, last in ranges if training[first:last].any()]
-
-
-def _fit_band(
-    read: Reader,
-    times: np.ndarray,
-    training: np.ndarray,
-    chunks: list[tuple[int, int]],
-    rows: slice,
-    groups: str,
-    keys: tuple[int, ...],
-    harmonics: int,
-    label: str,
-) -> np.ndarray:
-    """Return the least-squares coefficients of a band of rows, (keys, basis, variables, rows, columns)."""
-    gram: np.ndarray | None = None
-    for first, last in track(chunks, label):
-        chosen = training[first:last]
-        values = read(first, last)[chosen][:, :, rows].astype(np.float64)
-        stamps = times[first:last][chosen]
-        basis, member = _basis(stamps, harmonics), _group_values(stamps, groups)
-        if gram is None:
-            size = basis.shape[1]
-            gram = np.zeros((len(keys), size, size, *values.shape[1:]))
-            moment = np.zeros((len(keys), size, *values.shape[1:]))
-        valid = np.isfinite(values)
-        values = np.where(valid, values, 0)
-        for k, key in enumerate(keys):
-            mine = member == key
-            b = basis[mine]
-            gram[k] += np.einsum("ta,tb,tchw->abchw", b, b, valid[mine].astype(np.float64), optimize=True)
-            moment[k] += np.einsum("ta,tchw->achw", b, values[mine], optimize=True)
-    assert gram is not None
-    return _solve(gram, moment)
-
-
-def _solve(gram: np.ndarray, moment: np.ndarray) -> np.ndarray:
-    """Return gram⁻¹ moment for every key and cell; NaN where a cell has fewer values than terms."""
-    size = gram.shape[1]
-    count = gram[:, 0, 0]
-    if size == 1:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(count > 0, moment[:, 0] / count, np.nan)[:, None]
-    g = np.moveaxis(gram, (1, 2), (-2, -1))
-    m = np.moveaxis(moment, 1, -1)[..., None]
-    enough = count > 2 * size
-    g = np.where(enough[..., None, None], g, np.eye(size))
-    scaled = g / np.maximum(count, 1)[..., None, None]
-    ill = enough & (np.linalg.eigvalsh(scaled)[..., 0] < ILL)
-    harmonic = np.eye(size) * (np.arange(size) > 0)
-    g = g + (ill * count * RIDGE)[..., None, None] * harmonic
-    solved = np.linalg.solve(g, np.where(enough[..., None, None], m, np.nan))[..., 0]
-    return np.moveaxis(solved, -1, 1)
-
-
-def _fit_scale(
-    read: Reader,
-    times: np.ndarray,
-    training: np.ndarray,
-    chunks: list[tuple[int, int]],
-    unit: Statistics,
-    area: np.ndarray,
-    kind: str,
-) -> np.ndarray:
-    """Return the root-mean-square training anomaly, (variables, rows, columns), by cell or by variable."""
-    squares = np.zeros(unit.scale.shape)
-    count = np.zeros(unit.scale.shape)
-    for first, last in track(chunks, "scale"):
-        chosen = training[first:last]
-        anomalies = unit.normalise(read(first, last)[chosen], times[first:last][chosen]).astype(np.float64)
-        valid = np.isfinite(anomalies)
-        squares += np.where(valid, anomalies, 0).__pow__(2).sum(0)
-        count += valid.sum(0)
-    whole = np.sqrt((squares * area).sum((1, 2)) / np.maximum((count * area).sum((1, 2)), 1e-30))
-    whole = np.where(whole > 0, whole, 1.0)[:, None, None]
-    if kind == "variable":
-        return np.broadcast_to(whole, squares.shape).astype(np.float32)
-    cells = np.sqrt(squares / np.maximum(count, 1))
-    return np.maximum(cells, FLOOR * whole).astype(np.float32)

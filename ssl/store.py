@@ -7,10 +7,14 @@ hold whole time steps one after another, so a chunk file *is* the array of its s
 
 from __future__ import annotations
 
+import hashlib
+import os
+import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +30,12 @@ from .splits import Splits
 from .statistics import Statistics
 from .variables import lookup
 
-FORMAT_VERSION = 1
+# 2: digests are by step, so that the fingerprint does not depend on the chunks, and a store can be appended to.
+FORMAT_VERSION = 2
+READABLE = (1, 2)
 MANIFEST = "manifest.json"
 TIME_UNITS = "seconds since 1970-01-01"
-MEANING = ("format_version", "variables", "units", "grid", "splits", "dtype", "statistics")
+MEANING = ("format_version", "variables", "units", "grid", "splits", "dtype", "statistics", "appended")
 MAPS = 256  # chunks mapped at once: each holds a file open, and processes often may have 1024
 
 
@@ -83,12 +89,16 @@ def create(path: Path, template: Template, statistics: Statistics) -> zarr.Group
         for name, (values, dims) in plain.items():
             group.create_array(
                 name,
-                data=values,
+                shape=values.shape,
+                dtype=values.dtype,
                 chunks=values.shape,
                 compressors=None,
                 dimension_names=dims,
-                config={"write_empty_chunks": True},  # a climatology of zeros is a file too
             )
+            file = path / name / "c" / _SMALL[name]
+            file.parent.mkdir(parents=True)
+            with open(file, "wb") as handle:  # uncompressed: the bytes are the chunk; Zarr would copy them in memory
+                handle.write(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).data)
         group["time"].attrs.update({"units": TIME_UNITS, "calendar": "proleptic_gregorian"})
         group.create_array(
             "fields",
@@ -122,22 +132,88 @@ def chunk_file(path: Path, number: int) -> Path:
     return path / "fields" / "c" / str(number) / "0" / "0" / "0"
 
 
-def close(path: Path, template: Template, record: dict[str, Any]) -> dict[str, Any]:
-    """Check that every chunk is whole, write the manifest and return it.
+def write_chunk(path: Path, template: Template, number: int, values: np.ndarray) -> None:
+    """Write a chunk: to a temporary neighbour, which is renamed when it is whole.
 
-    The fingerprint is a digest of every chunk and of all that gives the numbers their meaning; provenance
-    (paths, dates, versions) stays outside it, so that the same data prepared elsewhere have the same one.
+    Args:
+        path: The store.
+        template: What it holds.
+        number: Of the chunk.
+        values: In the store's dtype, (steps, variables, rows, columns); fewer steps than a chunk are filled up.
     """
-    expected = template.chunk_bytes
+    file = chunk_file(path, number)
+    temporary = file.with_name(f"{file.name}.{uuid.uuid4().hex}.partial")
+    missing = np.full(template.shape[1:], fill_value(template.dtype), template.dtype)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(temporary, "wb") as handle:
+            handle.write(np.ascontiguousarray(values, template.dtype).data)
+            for _ in range(template.chunk_steps - len(values)):
+                handle.write(missing.data)
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_statistics(path: Path) -> Statistics:
+    """Return the statistics of a store made by `create`, mapped from its files."""
+    group: Any = zarr.open_group(path, mode="r")
+
+    def mapped(name: str) -> np.ndarray:
+        return np.memmap(path / name / "c" / _SMALL[name], "<f4", "r", shape=group[name].shape)
+
+    return Statistics.from_json(group["fields"].attrs["statistics"], mapped("climatology"), mapped("scale"))
+
+
+def step_digests(values: np.ndarray) -> list[bytes]:
+    """Return the SHA-256 of the bytes of each step."""
+    return [hashlib.sha256(np.ascontiguousarray(step).data).digest() for step in values]
+
+
+def digests_of_file(path: Path, template: Template, number: int) -> list[bytes]:
+    """Return the digests of the steps that a chunk's file holds, without those it is filled up with.
+
+    Raises:
+        EarthSSLError: If the file is not as large as a chunk.
+    """
+    file = chunk_file(path, number)
+    if not file.is_file() or file.stat().st_size != template.chunk_bytes:
+        found = file.stat().st_size if file.is_file() else "none"
+        raise EarthSSLError(f"{file}: expected {template.chunk_bytes} bytes, got {found}; prepare again")
+    mapped = np.memmap(file, np.dtype(template.dtype), "r", shape=(template.chunk_steps, *template.shape[1:]))
+    first, last = template.chunks()[number]
+    return step_digests(mapped[: last - first])
+
+
+def close(
+    path: Path,
+    template: Template,
+    record: dict[str, Any],
+    digests: Sequence[Sequence[bytes]] | None = None,
+    earlier: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write the manifest of a store whose chunks are whole, and return it.
+
+    The fingerprint is a digest of every step and of all that gives the numbers their meaning; how steps are cut into
+    chunks and provenance (paths, dates, versions) stay outside it, so that the same data prepared elsewhere have the
+    same one.
+
+    Args:
+        path: The store.
+        template: What it holds.
+        record: Provenance.
+        digests: Of the steps of every chunk, where they are known; else the files are read. After an append, of
+            the chunks from the one on that holds the last step there was.
+        earlier: Manifest of the store before steps were appended to it.
+
+    Raises:
+        EarthSSLError: If a chunk is missing or cut short.
+    """
     for leftover in path.rglob("*.partial"):  # of a chunk that a killed run was writing
         leftover.unlink()
-    chunks = []
-    for number in range(len(template.chunks())):
-        file = chunk_file(path, number)
-        if file.stat().st_size != expected:
-            raise EarthSSLError(f"{file}: expected {expected} bytes, got {file.stat().st_size}; prepare again")
-        chunks.append(sha256(file))
-    parts = {name: sha256(path / name / "c" / zeros) for name, zeros in _SMALL.items()}
+    if digests is None:
+        digests = [digests_of_file(path, template, number) for number in range(len(template.chunks()))]
+    group: Any = zarr.open_group(path, mode="r")
     meaning = {
         "format_version": FORMAT_VERSION,
         "variables": list(template.variables),
@@ -145,20 +221,73 @@ def close(path: Path, template: Template, record: dict[str, Any]) -> dict[str, A
         "grid": template.grid.to_json(),
         "splits": template.splits.to_json(),
         "dtype": template.dtype,
-        "statistics": zarr.open_group(path, mode="r")["fields"].attrs["statistics"],
+        "statistics": group["fields"].attrs["statistics"],
+        "appended": _appended(template, earlier) if earlier else [],
     }
-    fingerprint = digest([meaning, chunks, parts])
+    steps, chunks = _joined(digests, earlier)
+    parts = _small_digests(path, group, len(template.times))
     manifest = {
         **meaning,
         "steps": len(template.times),
         "chunk_steps": template.chunk_steps,
+        "steps_sha256": steps,
         "chunks_sha256": chunks,
         "small_sha256": parts,
-        "fingerprint": fingerprint,
+        "fingerprint": digest([meaning, steps, parts]),
         **record,
     }
     write_json(path / MANIFEST, manifest)
     return manifest
+
+
+def _joined(digests: Sequence[Sequence[bytes]], earlier: dict[str, Any] | None = None) -> tuple[str, list[str]]:
+    """Return the digest of all steps, and that of each chunk's.
+
+    The former is a chain, a digest of the one before and the step's, so that appending goes on from its end.
+    """
+    last, kept, skipped = b"", [], 0
+    if earlier:
+        last = bytes.fromhex(earlier["steps_sha256"])
+        number, skipped = divmod(earlier["steps"], earlier["chunk_steps"])
+        kept = earlier["chunks_sha256"][:number]
+    for step in list(chain.from_iterable(digests))[skipped:]:
+        last = hashlib.sha256(last + step).digest()
+    return last.hex(), kept + [hashlib.sha256(b"".join(chunk)).hexdigest() for chunk in digests]
+
+
+def _appended(template: Template, earlier: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what was appended so far: each time the fingerprint before, the steps, and what the statistics saw."""
+    times = template.times[earlier["steps"] :]
+    new = {
+        "parent": earlier["fingerprint"],
+        "first": str(times[0]),
+        "last": str(times[-1]),
+        "steps": len(times),
+        "statistics": "those of the parent, not fitted again",
+    }
+    return [*earlier.get("appended", []), new]
+
+
+def _small_digests(path: Path, group: Any, steps: int) -> dict[str, str]:
+    """Return the digests of axes and statistics; of the times by value, because appending adds files of them."""
+    parts = {name: sha256(path / name / "c" / zeros) for name, zeros in _SMALL.items() if name != "time"}
+    times = np.ascontiguousarray(group["time"][:steps], np.int64)
+    return {"time": hashlib.sha256(times.data).hexdigest(), **parts}
+
+
+def grow(path: Path, template: Template) -> None:
+    """Let the Zarr metadata and times of a store reach to the last step of a longer template.
+
+    Only the manifest, written afterwards, makes the new steps part of the store.
+    """
+    with disk_full_is_clear(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of consolidated metadata, see `create`
+        group: Any = zarr.open_group(path, mode="r+", use_consolidated=False)
+        times = template.times.astype("datetime64[s]").astype(np.int64)
+        group["fields"].resize(template.shape)
+        group["time"].resize(times.shape)
+        group["time"][:] = times
+        zarr.consolidate_metadata(path)
 
 
 _SMALL = {"time": "0", "lat": "0", "lon": "0", "climatology": "0/0/0/0/0", "scale": "0/0/0"}
@@ -192,9 +321,9 @@ class Store:
             )
             raise EarthSSLError(f"expected a training store at {self.path}, found none; {hint}")
         self.manifest = read_json(self.path / MANIFEST, "a store's manifest")
-        if self.manifest.get("format_version") != FORMAT_VERSION:
+        if self.manifest.get("format_version") not in READABLE:
             raise EarthSSLError(
-                f"{self.path}: expected store format {FORMAT_VERSION}, got "
+                f"{self.path}: expected store format {' or '.join(map(str, READABLE))}, got "
                 f"{self.manifest.get('format_version')}; prepare it again with this version"
             )
         absent = [name for name, file in _SMALL.items() if not (self.path / name / "c" / file).is_file()]
@@ -207,7 +336,8 @@ class Store:
             raise EarthSSLError(f"{self.path}: not readable as Zarr ({error}); prepare the store again") from None
         self.variables: tuple[str, ...] = tuple(self.manifest["variables"])
         self.grid = LatLonGrid.from_json(self.manifest["grid"])
-        self.times = np.asarray(group["time"][:]).astype("datetime64[s]")
+        # An append that was interrupted may have left more times than the manifest knows.
+        self.times = np.asarray(group["time"][: self.manifest["steps"]]).astype("datetime64[s]")
         self.splits = Splits.from_json(self.manifest["splits"])
         kind: Any = fields.attrs["statistics"]
         coefficients, scale = np.asarray(group["climatology"][:]), np.asarray(group["scale"][:])
@@ -320,17 +450,38 @@ class Store:
             EarthSSLError: Naming each file that is missing or differs.
         """
         m = self.manifest
-        expected = {chunk_file(self.path, number): value for number, value in enumerate(m["chunks_sha256"])}
-        expected |= {self.path / name / "c" / _SMALL[name]: value for name, value in m["small_sha256"].items()}
-        bad = [
-            str(file.relative_to(self.path))
-            for file, value in expected.items()
-            if not file.is_file() or sha256(file) != value
-        ]
-        if digest([{name: m.get(name) for name in MEANING}, m["chunks_sha256"], m["small_sha256"]]) != self.fingerprint:
+        bad = []
+        found: list[list[bytes]] = []
+        for number, value in enumerate(m["chunks_sha256"]):
+            if m["format_version"] == 1:
+                file = chunk_file(self.path, number)
+                whole = file.is_file() and sha256(file) == value
+            else:
+                whole = self._whole(number, value, found)
+            if not whole:
+                bad.append(str(chunk_file(self.path, number).relative_to(self.path)))
+        group = zarr.open_group(self.path, mode="r")
+        small = _small_digests(self.path, group, len(self.times))
+        bad += [f"{name}/c/{_SMALL[name]}" for name, value in m["small_sha256"].items() if small[name] != value]
+        names = [name for name in MEANING if name in m]
+        steps = m["chunks_sha256"] if m["format_version"] == 1 else m["steps_sha256"]
+        expected = digest([{name: m[name] for name in names}, steps, m["small_sha256"]])
+        if expected != self.fingerprint or (not bad and found and _joined(found)[0] != steps):
             bad.append(MANIFEST)
         if bad:
             raise EarthSSLError(f"{self.path}: {', '.join(bad)} differ from the manifest; prepare the store again")
+
+    def declared(self) -> Template:
+        """Return what the store holds, as declared before a value was written."""
+        return Template(self.variables, self.grid, self.times, self.splits, self.dtype, self.chunk_steps)
+
+    def _whole(self, number: int, expected: str, found: list[list[bytes]]) -> bool:
+        """Whether a chunk's steps have the digest expected; theirs are added to `found`."""
+        try:
+            found.append(digests_of_file(self.path, self.declared(), number))
+        except EarthSSLError:
+            return False
+        return hashlib.sha256(b"".join(found[-1])).hexdigest() == expected
 
 
 def _damaged(file: Path, why: Exception) -> EarthSSLError:

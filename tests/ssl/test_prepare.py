@@ -15,10 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import xarray as xr
-from earthssl.ssl import prepare as prepare_module
+from earthssl.ssl import job as job_module
 from earthssl.ssl.errors import EarthSSLError
 from earthssl.ssl.prepare import PrepareConfig, describe, prepare
 from earthssl.ssl.splits import SplitsConfig
@@ -63,15 +62,16 @@ def content(store: Path) -> dict[str, str]:
         if file.is_file():
             found[str(file.relative_to(store))] = hashlib.sha256(file.read_bytes()).hexdigest()
     manifest = json.loads((store / "manifest.json").read_text())
-    return {**found, "manifest.json": json.dumps({**manifest, "created": ""})}
+    return {**found, "manifest.json": json.dumps({**manifest, "created": "", "run": ""})}
 
 
 def killed(source: Path, out: Path, ready: Callable[[], bool]) -> None:
     """Run prepare slowly in a process of its own and kill it, past all handlers, when `ready`."""
     slow = """
         import pathlib, time
-        read, store = module._reader, pathlib.Path(config.out + ".partial", "store")
-        module._reader = lambda *a: (time.sleep(0.05 if store.exists() else 0.002), read(*a))[1]
+        from earthssl.ssl import job
+        read, store = job.read_variable, pathlib.Path(config.out + ".partial", "store")
+        job.read_variable = lambda *a: (time.sleep(0.02), read(*a))[1]
         prepare(config)
     """
     process = subprocess.Popen(script(slow, source, out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -110,19 +110,14 @@ def test_a_killed_run_goes_on_where_it_stopped(source: Path, tmp_path: Path) -> 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, error: BaseException, after: int) -> None:
     """Let writing fail after some chunks."""
-    opened = prepare_module.open_fields
+    write, left = job_module.write_chunk, iter(range(after))
 
-    class Failing:
-        def __init__(self, path: Path) -> None:
-            self.fields, self.left = opened(path), after
+    def failing(*arguments: Any) -> None:
+        if next(left, None) is None:
+            raise error
+        write(*arguments)
 
-        def __setitem__(self, steps: slice, values: np.ndarray) -> None:
-            if not self.left:
-                raise error
-            self.left -= 1
-            self.fields[steps] = values
-
-    monkeypatch.setattr(prepare_module, "open_fields", Failing)
+    monkeypatch.setattr(job_module, "write_chunk", failing)
 
 
 def test_a_chunk_that_is_not_whole_is_written_again(
@@ -268,9 +263,11 @@ def peak_mib(days: int, folder: Path) -> float:
         import dask.array as da
         import numpy as np
         import xarray as xr
+        from earthssl.ssl import job
         from earthssl.ssl import prepare as module
         from earthssl.ssl.splits import SplitsConfig
 
+        job.PIECE_BYTES = 2**20
         times = np.datetime64("2000-01-01", "ns") + np.arange({days}) * np.timedelta64(1, "D")
         axes = {{"time": times, "lat": np.linspace(88, -88, 45), "lon": np.arange(0.0, 360, 4)}}
         noise = da.random.default_rng(0).standard_normal(({days}, 45, 90), dtype="f4", chunks=(64, 45, 90))

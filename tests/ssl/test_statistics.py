@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from earthssl.ssl import statistics
+from earthssl.ssl import moments
 from earthssl.ssl.encoding import decode, encode
 from earthssl.ssl.errors import EarthSSLError
-from earthssl.ssl.statistics import FLOOR, Statistics, StatisticsConfig, fit_statistics, restored, transformed
+from earthssl.ssl.fit import fit_statistics
+from earthssl.ssl.statistics import FLOOR, Statistics, StatisticsConfig, restored, transformed
 from earthssl.ssl.variables import lookup
 
 MONTHS = np.arange("1980-01", "1995-01", dtype="datetime64[M]").astype("datetime64[ns]")
@@ -30,12 +31,18 @@ def fields(seed: int = 0) -> np.ndarray:
 
 
 def fit(
-    values: np.ndarray, times: np.ndarray = MONTHS, training: np.ndarray = TRAIN, chunk: int = 17, **config: Any
+    values: np.ndarray,
+    times: np.ndarray = MONTHS,
+    training: np.ndarray = TRAIN,
+    chunk: int = 17,
+    bands: int = 1,
+    **config: Any,
 ) -> Statistics:
     """Fit on an array in memory."""
     area = np.ones(values.shape[2:]) if values.shape[2:] != AREA.shape else AREA
+    settings = StatisticsConfig(**config)
     return fit_statistics(
-        lambda a, b: values[a:b], times, training, area, values.shape[1:], chunk, StatisticsConfig(**config)
+        lambda a, b, k: values[a:b, k], times, training, area, values.shape[1:], settings, chunk, bands
     )
 
 
@@ -201,11 +208,19 @@ def test_how_the_work_is_cut_does_not_matter(monkeypatch: pytest.MonkeyPatch) ->
     values = fields()
     for config in ({}, {"climatology": "hour", "harmonics": 2}):
         whole = fit(values, chunk=1000, **config)
-        monkeypatch.setattr(statistics, "BYTES_PER_BAND", 1)  # one row at a time
-        cut = fit(values, chunk=7, **config)
+        monkeypatch.setattr(moments, "UNIT", 2)  # two cells at a time, in three bands
+        cut = fit(values, chunk=7, bands=3, **config)
         monkeypatch.undo()
         np.testing.assert_allclose(cut.coefficients, whole.coefficients, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(cut.scale, whole.scale, rtol=1e-6)
+
+
+def test_a_climatology_has_the_same_bits_for_one_time_and_for_many() -> None:
+    fitted = fit(fields(), climatology="hour", harmonics=3)
+    whole = fitted.climatology(MONTHS)
+    one_by_one = np.concatenate([fitted.climatology(MONTHS[k : k + 1]) for k in range(len(MONTHS))])
+    np.testing.assert_array_equal(whole, one_by_one)
+    np.testing.assert_array_equal(fitted.select([1]).climatology(MONTHS), whole[:, 1:])
 
 
 @pytest.mark.parametrize(
@@ -242,7 +257,7 @@ def test_statistics_of_a_transformed_variable_are_those_of_its_transform() -> No
     rng = np.random.default_rng(1)
     rain = np.where(rng.random((len(MONTHS), 1, 2, 3)) < 0.5, 0, rng.gamma(0.4, 4e-3, (len(MONTHS), 1, 2, 3)))
     s, config = 1e-4, StatisticsConfig("month")
-    fitted = fit_statistics(lambda a, b: rain[a:b], MONTHS, TRAIN, AREA, (1, 2, 3), 50, config, (s,))
+    fitted = fit_statistics(lambda a, b, k: rain[a:b, k], MONTHS, TRAIN, AREA, (1, 2, 3), config, 50, transforms=(s,))
     plain = fit(transformed(rain, (s,)), chunk=50, climatology="month")
     np.testing.assert_array_equal(fitted.coefficients, plain.coefficients)
     np.testing.assert_array_equal(fitted.scale, plain.scale)
