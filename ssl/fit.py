@@ -83,10 +83,16 @@ def sum_segment(
 
 
 def first_values(read: Reader, stretches: Stretches, variable: int) -> np.ndarray:
-    """Return the variable at the first training time, 0 where missing, (cells,): what its sums are shifted by."""
+    """Return the variable at the first training time, its mean where missing, (cells,): what sums are shifted by."""
     first = int(np.flatnonzero(stretches.training)[0])
-    values = read(first, first + 1, variable).reshape(-1)
-    return np.where(np.isfinite(values), values, 0).astype(np.float32)
+    return shift_of(read(first, first + 1, variable).reshape(-1))
+
+
+def shift_of(values: np.ndarray) -> np.ndarray:
+    """Return the values, float32, their mean where missing, 0 where all are."""
+    valid = np.isfinite(values)
+    mean = values[valid].mean(dtype=float) if valid.any() else 0.0
+    return np.where(valid, values, mean).astype(np.float32)
 
 
 def fit_variable(

@@ -74,9 +74,22 @@ class Job:
             "seen": seen(self.data),
         }
         write_json(self.file, json.loads(json.dumps(record, default=str)))
-        name = str(self.file.absolute())
-        _OPEN[name] = self
-        return name
+        self.remember()
+        return self.name
+
+    @property
+    def name(self) -> str:
+        """What tasks know the job by."""
+        return str(self.file.absolute())
+
+    def remember(self) -> None:
+        """Keep the job open in this process, and no other: a worker may outlive many."""
+        _OPEN.clear()
+        _OPEN[self.name] = self
+
+    def forget(self) -> None:
+        """Let this process open it anew."""
+        _OPEN.pop(self.name, None)
 
     def read(self, first: int, last: int, variable: int) -> np.ndarray:
         """Return steps [first, last) of a variable, (steps, rows, columns), NaN where missing."""
@@ -117,7 +130,7 @@ class Job:
 
     def close(self) -> None:
         """Forget the job in this process, and its file."""
-        _OPEN.pop(str(self.file.absolute()), None)
+        self.forget()
         self.file.unlink(missing_ok=True)
 
 
@@ -166,8 +179,9 @@ def opened(name: str) -> Job:
     Raises:
         EarthSSLError: If this process does not see the file, or sees another source.
     """
-    if name in _OPEN:
-        return _OPEN[name]
+    known = _OPEN.get(name)
+    if known is not None:
+        return known
     m = read_json(Path(name), "the job of `prepare` (workers need the folder of the store on a shared file system)")
     data = open_source(m["source"], **m["options"])
     times = np.asarray(m["times"]).astype("datetime64[s]")
@@ -179,9 +193,9 @@ def opened(name: str) -> Job:
         )
     grid, splits = LatLonGrid.from_json(m["grid"]), Splits.from_json(m["splits"])
     template = Template(tuple(m["variables"]), grid, times, splits, m["dtype"], m["chunk_steps"])
-    _OPEN.clear()  # one at a time: a worker may outlive many
-    _OPEN[name] = Job(Path(name), Path(m["store"]), data, template, m["skip"])
-    return _OPEN[name]
+    job = Job(Path(name), Path(m["store"]), data, template, m["skip"])
+    Job.remember(job)
+    return job
 
 
 def sum_task(

@@ -30,6 +30,8 @@ class Workers(AbstractContextManager["Workers"]):
         peak_mb: Most memory that a process doing tasks has held so far, MiB.
     """
 
+    timeout_s = 20  # for a scheduler to answer
+
     def __init__(self, scheduler: str, count: int) -> None:
         """Start the workers, or connect to them.
 
@@ -46,7 +48,7 @@ class Workers(AbstractContextManager["Workers"]):
 
             self._executor, self.share = get_reusable_executor(max_workers=count, timeout=60), 1
         elif scheduler != "threads":
-            self._client = _connected(scheduler)
+            self._client = _connected(scheduler, self.timeout_s)
             threads = self._client.nthreads()
             self.count, self.share = sum(threads.values()), max(threads.values())
         elif count > 1:
@@ -104,7 +106,7 @@ class Workers(AbstractContextManager["Workers"]):
         return result
 
 
-def _connected(address: str) -> Any:
+def _connected(address: str, timeout_s: float) -> Any:
     try:
         from distributed import Client
     except ImportError:
@@ -112,9 +114,9 @@ def _connected(address: str) -> Any:
             f"prepare.scheduler {address}: needs the package distributed: pip install earthssl[cluster]"
         ) from None
     try:
-        client = Client(address, timeout=20, set_as_default=False)
+        client = Client(address, timeout=timeout_s, set_as_default=False)
         if not client.nthreads():
-            client.wait_for_workers(1, timeout=20)
+            client.wait_for_workers(1, timeout=timeout_s)
     except (OSError, TimeoutError, ValueError) as error:
         raise EarthSSLError(
             f"prepare.scheduler: expected a dask.distributed scheduler with workers at {address}, found none "
