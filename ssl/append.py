@@ -8,6 +8,7 @@ it was, and appending again goes on.
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from .prepare import FREE, PrepareConfig, Run, stamps, write_chunks
 from .sources import open_source
 from .splits import PARTS, Splits, follows, is_monthly
 from .statistics import Calendar
-from .store import Store, Template, chunk_file, close, grow
+from .store import Store, Template, close, grow
 
 RECIPE = "append.json"
 
@@ -194,5 +195,5 @@ def _continue_or_start(job: Job, recipe: dict[str, Any]) -> None:
     numbers = [int(folder.name) for folder in (job.store / "fields" / "c").iterdir() if folder.name.isdigit()]
     for number in numbers:
         if number * job.template.chunk_steps >= job.skip:
-            chunk_file(job.store, number).unlink(missing_ok=True)
+            shutil.rmtree(job.store / "fields" / "c" / str(number))
     write_json(marker, recipe)

@@ -114,9 +114,8 @@ def test_chunks_end_where_those_of_the_source_do(
 ) -> None:
     monkeypatch.setattr(canonical, "CHUNK_BYTES", 500 * 48 * 4)
     lazy = {"eager_bytes": 0}
-    large = Store(prepare(config(source, tmp_path / "large", options=lazy)))
-    assert large.manifest["chunk_steps"] == 200
-    step_bytes = 2 * 6 * 8 * 2
+    large = Store(prepare(config(source, tmp_path / "large", options=lazy, chunk_mb=0.2)))
+    assert large.manifest["chunk_steps"] == 1000
     small = Store(prepare(config(source, tmp_path / "small", options=lazy, chunk_mb=0.04)))
     assert small.manifest["chunk_steps"] == 167  # a third of what is read together
     assert large.fingerprint == small.fingerprint
@@ -181,7 +180,7 @@ def test_a_piece_is_whole_chunks_of_the_source(source: Path) -> None:
 
 def test_a_worker_that_sees_another_source_is_refused(source: Path, alone: Path, tmp_path: Path) -> None:
     data = open_source("files", path=str(source), variables=["t2m", "sst"])
-    job = Job(tmp_path / "job.json", alone, data, Store(alone).template)
+    job = Job(tmp_path / "job.json", alone, data, Store(alone).declared())
     name = job.announce("files", {"path": source, "variables": ["t2m", "sst"]})
     job.forget()
     record = json.loads(job.file.read_text())
