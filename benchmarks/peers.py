@@ -149,8 +149,8 @@ def _measure(size: str, variant: str, steps: int) -> dict[str, float]:
     return {"ms": 1e3 * statistics.median(times), "floor_ms": 1e3 * floor, "step_mib": memory, "canary_gflops": canary}
 
 
-def ours(shape: tuple[int, int, int], rows: int, columns: int, batch: int, size: str) -> tuple[nn.Module, Callable]:
-    """Return this workbench's encoder with the masking objective, as `earthssl pretrain` runs them."""
+def ours_parts(size: str, rows: int, columns: int, batch: int) -> tuple[nn.Module, nn.Module, Any]:
+    """Return this workbench's encoder, its masking objective and a batch, as `earthssl pretrain` puts them together."""
     import numpy as np
     from earthssl.pretext.masking import MaskingConfig
     from earthssl.pretext.masks import MaskConfig
@@ -167,10 +167,15 @@ def ours(shape: tuple[int, int, int], rows: int, columns: int, batch: int, size:
     settings = MaskingConfig(
         masks=[MaskConfig("random", ratio=RATIO)], decoder_width=width, decoder_depth=depth, decoder_heads=heads
     )
-    objective = settings.build(Context(encoder, names, grid))
     fields = torch.randn(batch, 1, CHANNELS, rows, columns)
     known = torch.ones(CHANNELS, rows, columns, dtype=torch.bool)
     data = from_fields(fields, torch.zeros(batch, 1, dtype=torch.int64), torch.arange(batch), known, names, grid)
+    return encoder, settings.build(Context(encoder, names, grid)), data
+
+
+def ours(shape: tuple[int, int, int], rows: int, columns: int, batch: int, size: str) -> tuple[nn.Module, Callable]:
+    """Return this workbench's step."""
+    encoder, objective, data = ours_parts(size, rows, columns, batch)
     return nn.ModuleList([encoder, objective]), lambda: objective(encoder, data).loss
 
 
