@@ -18,6 +18,7 @@ PROBES = {
     "infilling": ("infilling", "InfillingConfig", "run"),
     "forecast": ("forecast", "ForecastConfig", "run"),
     "states": ("states", "StatesConfig", "run"),
+    "vortices": ("vortex_change", "VorticesConfig", "run"),
 }
 # name -> (module, FrozenTask): what the matrix can ask
 FROZEN = {

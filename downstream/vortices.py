@@ -1,4 +1,4 @@
-"""Vortices: centres of cyclonic rotation in fields that come without tracks."""
+"""Vortices: centres of cyclonic rotation in fields that come without tracks, and the paths they take."""
 
 from __future__ import annotations
 
@@ -57,3 +57,56 @@ def vorticity_maxima(
             "vorticity": cyclonic[peak],
         }
     )
+
+
+def followed(centres: pd.DataFrame, radius_deg: float, step: np.timedelta64) -> pd.DataFrame:
+    """Return the centres with those of one vortex under one number in `storm`, sorted by it and by time.
+
+    A centre goes on as the nearest one of the next step, if it lies within the radius (great circle, so the date
+    line is no edge) and in the same hemisphere; of two that would go on as the same, the nearer does, and the other
+    ends. A step without fields ends every vortex.
+
+    Args:
+        centres: Columns `time`, `lat`, `lon`, and any more.
+        radius_deg: Furthest way in a step, degrees of arc.
+        step: Between two times of the fields.
+    """
+    table = centres.sort_values("time", kind="stable", ignore_index=True)
+    y, x = np.deg2rad(table["lat"].to_numpy()), np.deg2rad(table["lon"].to_numpy())
+    sphere = np.stack([np.cos(y) * np.cos(x), np.cos(y) * np.sin(x), np.sin(y)], 1)
+    storm = np.arange(len(table))
+    rows = {time: own.to_numpy() for time, own in pd.Series(np.arange(len(table))).groupby(table["time"])}
+    for time, own in rows.items():
+        after = rows.get(time + pd.Timedelta(step))
+        if after is None:
+            continue
+        cosine = sphere[own] @ sphere[after].T
+        cosine[np.sign(y[own])[:, None] != np.sign(y[after])[None]] = -1.0
+        best = cosine.argmax(axis=1)
+        # the nearest pairs first: what is taken is not taken again
+        taken: set[int] = set()
+        for k in np.argsort(-cosine.max(axis=1), kind="stable"):
+            if cosine[k, best[k]] >= np.cos(np.deg2rad(radius_deg)) - 1e-12 and best[k] not in taken:
+                taken.add(int(best[k]))
+                storm[after[best[k]]] = storm[own[k]]
+    return table.assign(storm=storm).sort_values(["storm", "time"], kind="stable", ignore_index=True)
+
+
+def lowest_around(
+    values: np.ndarray, grid: LatLonGrid, lat: np.ndarray, lon: np.ndarray, radius_deg: float
+) -> np.ndarray:
+    """Return the least value within a radius (great circle) of each centre, (centres,); NaN where none is there.
+
+    Args:
+        values: Map at the time of each centre, (centres, row, column).
+        grid: Of the maps.
+        lat, lon: Centres, degrees.
+        radius_deg: Degrees of arc.
+    """
+    y, x = np.deg2rad(grid.lat)[:, None], np.deg2rad(grid.lon)[None, :]
+    out = np.full(len(values), np.nan)
+    for k, (y0, x0) in enumerate(zip(np.deg2rad(lat), np.deg2rad(lon), strict=True)):
+        cosine = np.sin(y) * np.sin(y0) + np.cos(y) * np.cos(y0) * np.cos(x - x0)
+        near = values[k][(cosine >= np.cos(np.deg2rad(radius_deg)) - 1e-12) & np.isfinite(values[k])]
+        out[k] = near.min() if near.size else np.nan
+    return out
