@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -126,7 +126,9 @@ def train_on_crops(
     beside = torch.from_numpy(standardised(numbers[train], numbers)[1]).float()
     wanted = torch.from_numpy((targets - shift) / scale).float()
     network = CropNetwork(encoder, numbers.shape[1], constant)
-    kind = nn.functional.binary_cross_entropy_with_logits if classes else nn.functional.mse_loss
+    kind: Callable[[Tensor, Tensor], Tensor] = (
+        nn.functional.binary_cross_entropy_with_logits if classes else nn.functional.mse_loss
+    )
 
     def asked(rows: np.ndarray) -> Tensor:
         return network(crops.take(rows), beside[torch.from_numpy(rows)], crops.hide)

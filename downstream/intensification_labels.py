@@ -93,7 +93,7 @@ def label_curve(
         drawn = train & share.rows(units)
         line = {"asked": share.asked, "used": share.used, "draw": share.draw, "units": len(share.years),
                 "labels": int(drawn.sum()), "events": int(problem.event[drawn].sum())}  # fmt: skip
-        for row, seed, columns in ((row, *one) for row, seeds in rows.items() for one in seeds):
+        for row, seed, columns in [(row, seed, own) for row, seeds in rows.items() for seed, own in seeds]:
             key = share.draw, len(share.years), row, seed  # of few units, several shares are one and the same
             if key not in done:
                 done[key] = _chances(problem, columns, drawn)

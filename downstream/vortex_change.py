@@ -130,9 +130,6 @@ class Row:
     chosen: dict[str, Any] = field(default_factory=dict)
 
 
-# ---- Samples ---------------------------------------------------------------------------------------------------
-
-
 def vortex_samples(store: Store, config: VorticesConfig) -> pd.DataFrame:
     """Return the vortices of a store that can be followed for 24 h, one row a centre and time.
 
@@ -181,6 +178,10 @@ def vortex_samples(store: Store, config: VorticesConfig) -> pd.DataFrame:
         table[f"{name}12"] = table[name] - before[name]
         table[target] = after[name] - table[name]
     kept = (table["vorticity"] >= config.threshold * 1e5) & table[[PRESSURE, SPIN]].notna().all(axis=1)
+    if not kept.any():
+        raise EarthSSLError(
+            f"{NAME}: expected vortices followed for {HOURS} h, got none of {len(table)} centres; raise reach_deg"
+        )
     return table[kept].reset_index(drop=True)
 
 
@@ -209,12 +210,9 @@ def scalars_of(samples: pd.DataFrame) -> np.ndarray:
     return np.stack([np.asarray(one, float) for one in columns], 1)
 
 
-# ---- Rows ------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """One target on given samples: `samples`, the block of each in `part`, and the target's column."""
+    """One target on given samples, the block of each in `part`."""
 
     samples: pd.DataFrame
     part: np.ndarray
@@ -306,10 +304,9 @@ def _network(problem: Problem, store: Store, found: Sequence[Contender], config:
     return rows
 
 
-# ---- Scores and the task ---------------------------------------------------------------------------------------
-
-
-def score_rows(rows: Sequence[Row], truth: np.ndarray, storms: np.ndarray, target: str, draws: int) -> tuple[Any, Any]:
+def score_rows(
+    rows: Sequence[Row], truth: np.ndarray, storms: np.ndarray, target: str, draws: int
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return scores (RMSE, skill, r) and their paired differences, columns as in `Summary`.
 
     Args:
@@ -333,10 +330,11 @@ def score_rows(rows: Sequence[Row], truth: np.ndarray, storms: np.ndarray, targe
 
     def r(w: np.ndarray) -> np.ndarray:
         f, o = values - (values @ w / w.sum())[:, None], truth - truth @ w / w.sum()
-        power = (f * f) @ w
-        flat = power <= 1e-12 * np.maximum((values * values) @ w, 1e-300)
-        own = np.where(flat, 0.0, (f * o) @ w / np.sqrt(np.where(flat, 1.0, power) * ((o * o) @ w)))
-        return np.where((member > 0) @ flat, np.nan, member @ own)  # a constant has no correlation
+        power = np.stack([(f * f) @ w, np.broadcast_to((o * o) @ w, len(f))])
+        least = 1e-12 * np.stack([(values * values) @ w, np.broadcast_to((truth * truth) @ w, len(f))])
+        flat = (power <= least).any(axis=0)  # a constant has no correlation
+        own = (f * o) @ w / np.sqrt(np.where(flat, 1.0, power.prod(axis=0)))
+        return np.where((member > 0) @ flat, np.nan, member @ own)
 
     references = [n for n in names if n in (CLIMATOLOGY, SCALARS, SCRATCH) or n.startswith((UNTRAINED, "PCA"))]
     kinds: dict[str, Callable[[np.ndarray], np.ndarray]] = {"RMSE": rmse, "skill": skill, "r": r}

@@ -23,6 +23,7 @@ from earthssl.downstream.vortex_change import (
     STILL,
     Row,
     VorticesConfig,
+    _inside,
     parts_of,
     run,
     scalars_of,
@@ -134,7 +135,9 @@ def test_the_whole_check_finds_what_the_lows_do(lows: Path, tmp_path: Path) -> N
                                   "untrained encoder, rotated + scalars"}  # fmt: skip
     assert value[PRESSURE, SCALARS, "skill"] > 0.7
     assert value[PRESSURE, STILL, "skill"] < -1
-    assert value[PRESSURE, "untrained encoder + scalars", "r"] > 0.7
+    assert np.isfinite(scores.loc[scores["metric"] != "r", "value"]).all()
+    paired = pd.read_csv(folder / "differences.csv").set_index(["target", "row", "reference", "metric"])["verdict"]
+    assert paired[PRESSURE, SCALARS, CLIMATOLOGY, "RMSE"] == "better"
     record = json.loads((folder / "result.json").read_text())
     assert LABEL in record["title"]
     assert record["convention"].startswith(LABEL)
@@ -154,10 +157,14 @@ def test_stores_and_settings_that_cannot_work_are_refused(
         ({"store": str(wave_store)}, "a store with msl and vo850, got u10, vo850; prepare one with msl"),
         ({"store": str(daily_store)}, "prepare one with msl, vo850"),
         ({"threshold": 1.0}, r"centres of vorticity ≥ 1 s-1 between 5° and 25°, got none of \d+"),
-        ({"reach_deg": 1.0}, "20 samples of 4 vortices or more in the train block, got 0 of 0"),
+        ({"reach_deg": 1.0}, r"expected vortices followed for 24 h, got none of \d+ centres"),
     ):
         with pytest.raises(EarthSSLError, match=said):
             run(replace(wanted, **change))
+    found = vortex_samples(Store(lows), wanted)
+    part = parts_of(found, Store(lows).splits)
+    with pytest.raises(EarthSSLError, match="20 samples of 4 vortices or more in the test block, got 0 of 0"):
+        _inside(Store(lows), wanted, found[part != "test"].reset_index(drop=True), 2)
     for change, said in (
         ({"task": "enso"}, "expected vortices"), ({"latitudes": (5.0, 90.0)}, "a pole row is one place"),
         ({"faint": 1.0}, "0 < faint ≤ threshold"), ({"reach_deg": 0.0}, "reach_deg and core_deg > 0"),
