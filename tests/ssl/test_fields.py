@@ -6,10 +6,12 @@ import shutil
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from earthssl.pretext import TASKS
 from earthssl.ssl import fields as fields_module
 from earthssl.ssl.batch import Batch
 from earthssl.ssl.data import EvalLoader, TrainLoader, Windows
@@ -17,9 +19,11 @@ from earthssl.ssl.encoding import encode
 from earthssl.ssl.errors import EarthSSLError
 from earthssl.ssl.fields import Loading, Resident, Ring, Streaming
 from earthssl.ssl.grid import LatLonGrid
+from earthssl.ssl.pretrain import pretrain
 from earthssl.ssl.splits import SplitsConfig
 from earthssl.ssl.statistics import Statistics
 from earthssl.ssl.store import Store, Template, close, create, open_fields
+from safetensors.torch import load_file
 
 STEPS, SHAPE = 1000, (2, 3, 4)
 DTYPES = ("float32", "float16", "int16")
@@ -185,3 +189,15 @@ def test_more_chunks_than_may_be_mapped(store_of: Maker, monkeypatch: pytest.Mon
     order = np.random.default_rng(0).permutation(len(held))[:60]
     read.ahead(order)
     assert same(held.batch(order), read.batch(order))
+
+
+def test_a_run_trains_to_the_same_weights_however_its_fields_are_held(
+    small_config: Callable[..., Any], tmp_path: Path
+) -> None:
+    weights = []
+    for mode in ("resident", "streaming"):
+        config = small_config(tmp_path / mode, steps=3, warmup_steps=1, val_every=3, data=mode)
+        weights.append(load_file(pretrain(config, TASKS) / "encoder.safetensors"))
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    with pytest.raises(EarthSSLError, match=r"training\.data: .* got 'stream'\. Did you mean 'streaming'"):
+        small_config(tmp_path / "no", data="stream")
