@@ -62,7 +62,7 @@ class Ring:
                     del self._slots[k]
                 memory = np.empty(size, np.uint8)
             # torch keeps this array alive as long as anything shares the tensor's storage
-            view = memory[:size].view(dtype).reshape(shape)
+            view: np.ndarray = memory[:size].view(dtype).reshape(shape)
             self._slots.append((memory, weakref.ref(view)))
         return torch.from_numpy(view)
 
