@@ -155,7 +155,7 @@ REFERENCE = {
 
 
 def test_the_kaplan_reference_table_is_reproduced(shared_data: Path) -> None:
-    """Skill at leads 1, 3, …, 18 measured independently on this record, to ±.02.
+    """Skill at leads 1, 3, …, 18 measured independently on this record, to ±.01.
 
     The heads of the reference were fitted on initial months up to 1981-12 for all leads.
     """
