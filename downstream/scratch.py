@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +19,8 @@ from ..ssl.store import Store
 from ..ssl.tokens import patchify
 from .enso import EnsoTask
 from .skill import Row
+
+SCRATCH = "same network from scratch"
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,133 @@ class ScratchConfig:
     check_every: int = 25
 
     def __post_init__(self) -> None:
-        if self.seeds < 0 or self.steps < self.check_every or self.check_every < 1 or self.batch_size < 1:
-            raise EarthSSLError(f"scratch: expected seeds ≥ 0 and steps ≥ check_every ≥ 1, got {self}")
+        if self.seeds < 0 or self.steps < self.check_every or min(self.check_every, self.batch_size) < 1:
+            raise EarthSSLError(
+                f"scratch: expected seeds ≥ 0, steps ≥ check_every ≥ 1 and batch_size ≥ 1, got {self}; mend them"
+            )
+        if not self.lr > 0 or self.weight_decay < 0:
+            raise EarthSSLError(f"scratch: expected lr > 0 and weight_decay ≥ 0, got {self.lr}, {self.weight_decay}")
+
+
+N = TypeVar("N", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Learnt(Generic[N]):
+    """A network trained on labels.
+
+    Attributes:
+        network: Trained on everything but the test block.
+        steps: For so many steps, which validation chose.
+        score: Of the network trained so long on the training block, on validation; smaller is better.
+    """
+
+    network: N
+    steps: int
+    score: float
+
+
+def learn(
+    make: Callable[[], N],
+    loss: Callable[[N, np.ndarray], Tensor],
+    score: Callable[[N], float],
+    train: np.ndarray,
+    fit: np.ndarray,
+    config: ScratchConfig,
+    seed: int,
+) -> Learnt[N]:
+    """Return a network whose number of steps was chosen on validation, then trained anew on all that it may see.
+
+    Args:
+        make: Returns the network before training, the same one each time.
+        loss: Of the network on some samples.
+        score: Of the network on validation; smaller is better.
+        train: Samples to choose on, (n,).
+        fit: Samples of the second training: those of train and validation, (n,).
+        config: How to train.
+        seed: Of the order of the samples.
+
+    Raises:
+        EarthSSLError: If no score is finite.
+    """
+    best_steps, best = 0, np.inf
+    network = make()
+    for step in _train(network, loss, train, "train", config, seed, f"scratch {seed}, select"):
+        if (step + 1) % config.check_every == 0:
+            found = score(network)
+            if found < best:
+                best, best_steps = found, step + 1
+    if not best_steps:
+        raise EarthSSLError(f"scratch: the network of seed {seed} diverged (no finite score); lower scratch.lr")
+    network = make()
+    for step in _train(network, loss, fit, "fit", config, seed, f"scratch {seed}, refit"):
+        if step + 1 == best_steps:
+            break
+    network.eval()
+    return Learnt(network, best_steps, best)
+
+
+def seeded(seed: int) -> None:
+    """Seed torch for the weights of a network trained from scratch."""
+    torch.manual_seed(key(seed, "scratch") & (2**63 - 1))
+
+
+def _train(
+    network: N,
+    loss: Callable[[N, np.ndarray], Tensor],
+    samples: np.ndarray,
+    block: str,
+    config: ScratchConfig,
+    seed: int,
+    label: str,
+) -> Iterator[int]:
+    """Yield after every step."""
+    matrices = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=config.lr)
+    warmup = max(1, config.steps // 10)
+    per_epoch = max(1, len(samples) // config.batch_size)
+    for step in track(range(config.steps), label):
+        rate = min((step + 1) / warmup, 0.5 * (1 + np.cos(np.pi * min(1.0, step / config.steps))))
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * rate
+        epoch, position = divmod(step, per_epoch)
+        order = permutation(seed, f"scratch {block}", epoch, len(samples)).numpy()
+        chosen = samples[order[position * config.batch_size : (position + 1) * config.batch_size]]
+        network.train()
+        value = loss(network, chosen)
+        optimizer.zero_grad()
+        value.backward()
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        yield step
+
+
+class StoreWindows:
+    """Windows that end at given steps of a store, whose fields are held in memory."""
+
+    def __init__(self, store: Store, window: int) -> None:
+        self.store, self.window = store, window
+        self.fields = torch.from_numpy(store.read(np.arange(len(store.times))))
+        self.times = torch.from_numpy(store.times.astype(np.int64))
+
+    def batch(self, last: np.ndarray) -> Batch:
+        """Return the windows whose last steps are given."""
+        steps = torch.from_numpy(last)[:, None] + torch.arange(-self.window + 1, 1)
+        keys = torch.zeros(len(last), dtype=torch.int64)
+        known = torch.from_numpy(self.store.statistics.known)
+        return from_fields(self.fields[steps], self.times[steps], keys, known, self.store.variables, self.store.grid)
+
+    def outputs(self, network: nn.Module, last: np.ndarray) -> np.ndarray:
+        """Return what a network in evaluation mode says of the windows whose last steps are given, (window, …)."""
+        network.eval()
+        with torch.no_grad():
+            parts = np.array_split(last, max(1, len(last) // 128))
+            return np.concatenate([network(self.batch(part)).numpy() for part in parts])
+
+
+# ---- ENSO ------------------------------------------------------------------------------------------------------
 
 
 class Regressor(nn.Module):
@@ -59,83 +188,31 @@ class Regressor(nn.Module):
 
 def scratch_rows(config: ScratchConfig, shape: EncoderConfig, store: Store, task: EnsoTask) -> list[Row]:
     """Return one row a seed: the number of steps chosen on validation, then trained anew on train + validation."""
+    windows = StoreWindows(store, shape.window)
+    scale = task.target[:, task.samples("train")[0]].std(axis=1)
+    targets = torch.from_numpy((task.target / scale[:, None]).T).float()
+    train, fit = (np.flatnonzero(task.samples(block)[0]) for block in ("train", "fit"))
+
+    def loss(network: Regressor, chosen: np.ndarray) -> Tensor:
+        return ((network(windows.batch(chosen)) - targets[torch.from_numpy(chosen)]) ** 2).mean()
+
+    def forecast(network: Regressor, block: str) -> np.ndarray:
+        out, wanted = np.full(task.target.shape, np.nan), np.flatnonzero(task.inits(block))
+        out[:, wanted] = windows.outputs(network, wanted).T * scale[:, None]
+        return out
+
+    def score(network: Regressor) -> float:
+        return -float(task.validation_score(forecast(network, "val")).mean())
+
     rows = []
     for seed in range(config.seeds):
-        window, leads = shape.window, len(task.leads)
-        data = _Samples(store, task, window)
-        best_steps, best = 0, np.inf
-        network = _network(shape, store, leads, seed)
-        for step in _train(network, data, "train", config, seed, f"scratch {seed}, select"):
-            if (step + 1) % config.check_every == 0:
-                score = -float(task.validation_score(data.forecast(network, task.inits("val"))).mean())
-                if score < best:
-                    best, best_steps = score, step + 1
-        if not best_steps:
-            raise EarthSSLError(f"scratch: the network of seed {seed} diverged (no finite score); lower scratch.lr")
-        network = _network(shape, store, leads, seed)
-        for step in _train(network, data, "fit", config, seed, f"scratch {seed}, refit"):
-            if step + 1 == best_steps:
-                break
-        forecast = data.forecast(network, task.inits("test"))
-        settings = {"steps": best_steps, "validation_score": -best, "pooling": "mean", "trained on": "labels only"}
-        rows.append(task.row("same network from scratch", forecast, settings, seed))
+
+        def make(seed: int = seed) -> Regressor:
+            seeded(seed)
+            return Regressor(shape.build(store.variables), len(task.leads))
+
+        found = learn(make, loss, score, train, fit, config, seed)
+        settings = {"steps": found.steps, "validation_score": -found.score, "pooling": "mean",
+                    "trained on": "labels only"}  # fmt: skip
+        rows.append(task.row(SCRATCH, forecast(found.network, "test"), settings, seed))
     return rows
-
-
-def _network(shape: EncoderConfig, store: Store, leads: int, seed: int) -> Regressor:
-    torch.manual_seed(key(seed, "scratch") & (2**63 - 1))
-    return Regressor(shape.build(store.variables), leads)
-
-
-def _train(network: Regressor, data: _Samples, block: str, config: ScratchConfig, seed: int, label: str):  # type: ignore[no-untyped-def]
-    """Yield after every step."""
-    samples = np.flatnonzero(data.task.samples(block)[0])
-    matrices = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=config.lr)
-    warmup = max(1, config.steps // 10)
-    per_epoch = max(1, len(samples) // config.batch_size)
-    for step in track(range(config.steps), label):
-        rate = min((step + 1) / warmup, 0.5 * (1 + np.cos(np.pi * min(1.0, step / config.steps))))
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * rate
-        epoch, position = divmod(step, per_epoch)
-        order = permutation(seed, f"scratch {block}", epoch, len(samples)).numpy()
-        chosen = samples[order[position * config.batch_size : (position + 1) * config.batch_size]]
-        network.train()
-        loss = ((network(data.batch(chosen)) - data.targets[torch.from_numpy(chosen)]) ** 2).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        yield step
-
-
-class _Samples:
-    """Windows that end at given steps of a store, and their targets in standard deviations."""
-
-    def __init__(self, store: Store, task: EnsoTask, window: int) -> None:
-        self.store, self.task, self.window = store, task, window
-        self.fields = torch.from_numpy(store.read(np.arange(len(store.times))))
-        self.times = torch.from_numpy(store.times.astype(np.int64))
-        train = task.samples("train")[0]
-        self.scale = task.target[:, train].std(axis=1)
-        self.targets = torch.from_numpy((task.target / self.scale[:, None]).T).float()
-
-    def batch(self, last: np.ndarray) -> Batch:
-        """Return the windows whose last steps are given."""
-        steps = torch.from_numpy(last)[:, None] + torch.arange(-self.window + 1, 1)
-        keys = torch.zeros(len(last), dtype=torch.int64)
-        known = torch.from_numpy(self.store.statistics.known)
-        return from_fields(self.fields[steps], self.times[steps], keys, known, self.store.variables, self.store.grid)
-
-    def forecast(self, network: Regressor, wanted: np.ndarray) -> np.ndarray:
-        """Return forecasts, K, (lead, time), NaN where not wanted."""
-        network.eval()
-        out = np.full(self.task.target.shape, np.nan)
-        chosen = np.flatnonzero(wanted)
-        with torch.no_grad():
-            for part in np.array_split(chosen, max(1, len(chosen) // 128)):
-                out[:, part] = network(self.batch(part)).numpy().T * self.scale[:, None]
-        return out

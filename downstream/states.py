@@ -12,27 +12,27 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from ..ssl.encoder import Encoder, EncoderConfig
+from ..ssl.encoder import EncoderConfig
 from ..ssl.errors import EarthSSLError, nearest
 from ..ssl.files import refuse_filled
 from ..ssl.store import Store
 from .attentive import STEPS, AttentiveHead, MlpHead
-from .baselines import pca_features
 from .classes import class_tables, confusion, statistics
 from .contenders import PRETRAINED, UNTRAINED, Contender, contenders
-from .features import POOLINGS, RawFeatures, cache_name, cached, candidates, extract
+from .features import POOLINGS, RawFeatures, cache_name, cached, candidates
 from .fractions import FRACTIONS, SHOTS
-from .frozen import Evaluation, FrozenTask
-from .heads import Choice, Head, LogisticHead, NearestHead, Samples, choose, one_hot, squared_error
+from .heads import Head, LogisticHead, NearestHead
 from .label_curve import fraction_curve, shot_curve
 from .probe import layers_to_read
+from .scratch import ScratchConfig
 from .state_figures import confusion_figure, curve_figure
-from .state_labels import SEASON, STATES, StateLabels
+from .state_labels import STATES, StateLabels
+from .state_network import scratch_rows
+from .state_rows import INDEX, Classified, baseline_rows, check_window, classify, components, with_season
 from .summary import DIFFERENCES, SCORES, Summary
 from .uncertainty import uncertainty
 
 HEADS = ("logistic", "kNN", "attentive", "MLP")
-INDEX, ALL_VARIABLES = "Niño index [logistic]", "PCA, all variables"
 FEWEST_YEARS = 9  # of validation, that 90 % intervals are calibrated on
 CONVENTION = (
     "Target: El Niño, neutral or La Niña by the 3-month mean Niño 3.4 anomaly (thresholds ± {threshold:g} K, anomalies "
@@ -40,12 +40,12 @@ CONVENTION = (
     "rule of five seasons in a row). Lead: months from the last input month to the last month of the season (one more "
     "than to its centre); at lead 0 the inputs hold the season, and a logistic regression on the index is the trivial "
     "solution. Brier skill: summed over the classes, against the frequencies by season. Settings (features, layer, "
-    "penalty, k, steps) chosen on validation by the Brier score, heads refitted on train + validation, read once on "
-    "test. Log loss: probabilities below 0.001 count as 0.001. Intervals: paired bootstrap over blocks of test years, "
-    "given these seeds; a row of several seeds scores the mean of its seeds' scores. Curves over labels: fitted on the "
-    "drawn training years (or examples) alone, settings chosen on the whole validation block, no refit."
+    "penalty, k, steps) chosen on validation by the Brier score, heads (and the network from scratch) refitted on "
+    "train + validation, read once on test. Log loss: probabilities below 0.001 count as 0.001. Intervals: paired "
+    "bootstrap over blocks of test years, given these seeds; a row of several seeds scores the mean of its seeds' "
+    "scores. Curves over labels: heads only, fitted on the drawn training years (or examples) alone, settings chosen "
+    "on the whole validation block, no refit."
 )
-Features = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class StatesConfig:
         pca_components: Numbers of principal components of the input to choose from.
         untrained_seeds: Number of randomly initialised twins.
         encoder: Shape of the untrained encoders where there are no checkpoints.
+        scratch: The same network trained on the labels.
         fractions: Shares of the training years for the label curve.
         shots: Examples a class for the few-shot curve.
         shot_separation: Least months between two examples of a class.
@@ -90,6 +91,7 @@ class StatesConfig:
     pca_components: list[int] = field(default_factory=lambda: [5, 10, 20])
     untrained_seeds: int = 3
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    scratch: ScratchConfig = field(default_factory=ScratchConfig)
     fractions: list[float] = field(default_factory=lambda: list(FRACTIONS))
     shots: list[int] = field(default_factory=lambda: list(SHOTS))
     shot_separation: int = 12
@@ -120,35 +122,6 @@ class StatesConfig:
             raise EarthSSLError("states.layers: expected at least one, or null for the last third, got []")
 
 
-@dataclass(frozen=True, eq=False)
-class Classified:
-    """One row's probabilities for the test samples of a lead.
-
-    Attributes:
-        row: Name.
-        seed: None where nothing is random.
-        probabilities: Shape (n, 3).
-        choice: What validation chose; None for rows without settings.
-        chosen: The features it chose, on all times.
-    """
-
-    row: str
-    seed: int | None
-    probabilities: np.ndarray
-    choice: Choice | None = None
-    chosen: np.ndarray | None = None
-
-
-def classify(labels: StateLabels, head: Head, features: Features, lead: int, row: str, seed: int | None) -> Classified:
-    """Return a head's test probabilities: chosen on validation, refitted on train and validation together."""
-    train, val = ({n: labels.samples(f, b, lead) for n, f in features.items()} for b in ("train", "val"))
-    choice = choose(head, train, val)
-    chosen = features[choice.candidate]
-    fit = Samples.joined(train[choice.candidate], val[choice.candidate])
-    found = head.predict(fit, labels.samples(chosen, "test", lead), [choice.setting])[0]
-    return Classified(row, seed, found, choice, chosen)
-
-
 def run(config: StatesConfig, command: str = "") -> Path:
     """Run the task and return the folder of its tables.
 
@@ -167,13 +140,15 @@ def summarise(config: StatesConfig) -> Summary:
     store = Store(config.store)
     labels = StateLabels.from_store(store, config.leads, config.window, config.threshold)
     encoders = contenders(store, config.checkpoints, config.untrained_seeds, config.encoder)
-    _check_window(labels, encoders[0].encoder)
-    pcs = _components(store, labels, config.pca_components)
-    found: dict[int, list[Classified]] = {lead: _baselines(labels, lead, pcs) for lead in labels.leads}
+    check_window(labels, encoders[0].encoder.config)
+    pcs = components(store, labels, config.pca_components)
+    found: dict[int, list[Classified]] = {lead: baseline_rows(labels, lead, pcs) for lead in labels.leads}
     for one in encoders:
         raw = _features(config, store, one)
         for lead in labels.leads:
             found[lead] += _encoder_rows(config, labels, store, one, raw, lead)
+    for lead, rows in scratch_rows(config.scratch, encoders[0].encoder.config, store, labels).items():
+        found[lead] += rows
     scores, differences = _tables(config, labels, found)
     curves = _curves(config, labels, found)
     doubts = _uncertainty(config, labels, found)
@@ -213,39 +188,9 @@ def summarise(config: StatesConfig) -> Summary:
               if 0 in labels.leads else []),
             *([f"No uncertainty at leads {unsure}: fewer than {FEWEST_YEARS} validation years to calibrate on."]
               if unsure else []),
-            "No network is trained from scratch on the states: no row says what the labels alone could teach it.",
+            *([] if config.scratch.seeds else ["No network is trained from scratch: scratch.seeds is 0."]),
         ],
     )  # fmt: skip
-
-
-def with_season(labels: StateLabels, features: Features) -> dict[str, np.ndarray]:
-    """Return the features beside two harmonics of the calendar month, which every logistic row is given."""
-    return {name: np.concatenate([values, labels.season_features()], 1) for name, values in features.items()}
-
-
-def _components(store: Store, labels: StateLabels, ks: Sequence[int]) -> dict[str, dict[str, np.ndarray]]:
-    """Return principal components beside the season by row: of SST, and of all variables where there are more."""
-    others = [name for name in store.variables if name not in ("ssta", "sst")]
-    extra = {name: store.dataset([name])[name].values for name in others}
-    made = {"PCA": pca_features(labels.enso, ks, "train", SEASON)}
-    if extra:
-        made[ALL_VARIABLES] = pca_features(labels.enso, ks, "train", SEASON, extra)
-    return {name: with_season(labels, features) for name, features in made.items()}
-
-
-def index_row(labels: StateLabels, lead: int) -> Classified:
-    """Return logistic regression on Niño 3.4 of the last three months and the season."""
-    features = {"Niño 3.4 × 3 months and season": labels.index_features()}
-    return classify(labels, LogisticHead(), features, lead, INDEX, None)
-
-
-def _baselines(labels: StateLabels, lead: int, pcs: Mapping[str, Features]) -> list[Classified]:
-    rows = [Classified(name, None, found) for name, found in labels.baselines(lead).items()]
-    rows.append(index_row(labels, lead))
-    rows += [classify(labels, LogisticHead(), own, lead, f"{name} [logistic]", None) for name, own in pcs.items()]
-    plain = {name: values[:, :-4] for name, values in pcs["PCA"].items()}
-    rows.append(classify(labels, NearestHead(), plain, lead, "PCA [kNN]", None))
-    return rows
 
 
 def _features(config: StatesConfig, store: Store, one: Contender) -> RawFeatures:
@@ -375,74 +320,3 @@ def _counts(labels: StateLabels) -> dict[str, dict[str, list[int]]]:
         }
         for lead in labels.leads
     }
-
-
-def _check_window(labels: StateLabels, encoder: Encoder) -> None:
-    if encoder.config.window > labels.window:
-        raise EarthSSLError(
-            f"states: expected encoders with a window of at most {labels.window} months, got {encoder.config.window}; "
-            "raise states.window (the gaps between the blocks must hold it)"
-        )
-
-
-class StatesTask(FrozenTask):
-    """The three states by logistic regression on one layer, for the matrix.
-
-    Errors are Brier's, summed over the classes; the reference is the frequencies by season. All leads count
-    together.
-    """
-
-    name = "states"
-    unit = "year"
-
-    def __init__(
-        self,
-        store: Store,
-        leads: Sequence[int] = (0,),
-        window: int = 12,
-        threshold: float = 0.5,
-        poolings: Sequence[str] = ("mean", "pcs", "mean+pcs"),
-        components: Sequence[int] = (10, 20),
-    ) -> None:
-        """Make the labels; the arguments are those of `StatesConfig`."""
-        self.store = store
-        self.labels = StateLabels.from_store(store, leads, window, threshold)
-        self.poolings, self.components = list(poolings), list(components)
-
-    def evaluate(self, encoder: Encoder, layers: Sequence[int]) -> dict[int, Evaluation]:
-        _check_window(self.labels, encoder)
-        raw = extract(encoder, self.store, layers, "features, states")
-        training = self.labels.enso.within("train")
-        sets = candidates(raw, len(self.store.times), training, layers, self.poolings, self.components)
-        pooled = with_season(self.labels, {name: one for named in sets.values() for name, one in named.items()})
-        found = {}
-        for layer in layers:
-            own = {name: values for name, values in pooled.items() if name.startswith(f"layer {layer + 1},")}
-            found[layer] = self._evaluation(
-                {lead: classify(self.labels, LogisticHead(), own, lead, "", None) for lead in self.labels.leads}
-            )
-        return found
-
-    def references(self) -> dict[str, Evaluation]:
-        pcs = _components(self.store, self.labels, [20])
-        named, head = {"PCA": "20 PCs × 3 months"}, LogisticHead()
-        rows: dict[str, dict[int, Classified]] = {}
-        for lead in self.labels.leads:
-            damped = self.labels.baselines(lead)["damped persistence"]
-            for one in (
-                Classified("damped persistence", None, damped),
-                index_row(self.labels, lead),
-                *(classify(self.labels, head, own, lead, named.get(name, name), None) for name, own in pcs.items()),
-            ):
-                rows.setdefault(one.row, {})[lead] = one
-        return {name: self._evaluation(found) for name, found in rows.items()}
-
-    def _evaluation(self, found: Mapping[int, Classified]) -> Evaluation:
-        parts = []
-        for lead, one in found.items():
-            rows = self.labels.rows("test", lead)
-            truth = one_hot(self.labels.target(rows, lead), len(STATES))
-            clim = self.labels.baselines(lead)["climatology"]
-            errors = squared_error(one.probabilities, truth), squared_error(clim, truth)
-            parts.append((self.labels.years(rows, lead), *errors))
-        return Evaluation(*(np.concatenate(part) for part in zip(*parts, strict=True)))

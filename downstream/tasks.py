@@ -25,7 +25,7 @@ FROZEN = {
     ENSO: ("enso_frozen", "EnsoFrozenTask"),
     "infilling": ("infilling", "InfillingTask"),
     "forecast": ("forecast", "ForecastTask"),
-    "states": ("states", "StatesTask"),
+    "states": ("states_frozen", "StatesTask"),
 }
 
 

@@ -10,17 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from earthssl.downstream.heads import LogisticHead
+from earthssl.downstream.scratch import SCRATCH, ScratchConfig
 from earthssl.downstream.state_labels import STATES, StateLabels
-from earthssl.downstream.states import (
-    INDEX,
-    StatesConfig,
-    StatesTask,
-    _uncertainty,
-    classify,
-    index_row,
-    run,
-    with_season,
-)
+from earthssl.downstream.state_network import _targets, scratch_rows
+from earthssl.downstream.state_rows import INDEX, classify, index_row, with_season
+from earthssl.downstream.states import StatesConfig, _uncertainty, run
+from earthssl.downstream.states_frozen import StatesTask
 from earthssl.downstream.summary import SCORES
 from earthssl.ssl.encoder import EncoderConfig
 from earthssl.ssl.errors import EarthSSLError
@@ -193,6 +188,7 @@ def result(small_store: Path, small_run: Path, tmp_path_factory: pytest.TempPath
         str(small_store), str(folder / "out"), [str(small_run)], leads=[0, 2], window=3, draws=1000,
         heads=["logistic", "kNN", "attentive"], steps=[5, 10], poolings=["mean"], layers=[2], untrained_seeds=1,
         pca_components=[5], fractions=[0.1, 1.0], shots=[1, 2], label_draws=1, cache=str(folder / "cache"),
+        scratch=ScratchConfig(2, steps=6, batch_size=16, check_every=3),
     )  # fmt: skip
     return config, run(config, "earthssl probe")
 
@@ -203,13 +199,18 @@ def test_the_tables_hold_every_row_metric_and_lead(result: tuple[StatesConfig, P
     baselines = ["climatology", "majority", "persistence", "damped persistence", INDEX, "PCA [logistic]",
                  "PCA, all variables [logistic]", "PCA [kNN]"]  # fmt: skip
     encoders = [f"{kind} [{head}]" for kind in ("pretrained", "untrained") for head in result[0].heads]
-    assert set(scores.row) == {*baselines, *encoders}
-    assert len(scores) == len({*baselines, *encoders}) * 4 * 2
+    assert set(scores.row) == {*baselines, *encoders, SCRATCH}
+    assert len(scores) == (len({*baselines, *encoders}) + 3) * 4 * 2  # two seeds and their mean
     clim = scores[(scores.row == "climatology") & (scores.metric == "brier_skill")]
     assert clim.value.astype(float).tolist() == [0, 0]
     differences = pd.read_csv(result[1] / "differences.csv")
     assert set(differences.verdict) <= {"better", "worse", "undecided"}
     assert not {"majority", "pretrained [logistic]"} & set(differences.reference)
+    beside = differences[(differences.row == "pretrained [logistic]") & (differences.reference == SCRATCH)]
+    assert set(zip(beside.target, beside.metric, strict=True)) == {
+        (f"lead {lead}", metric)
+        for lead in (0, 2) for metric in ("brier_skill", "accuracy", "balanced_accuracy", "log_loss")
+    }  # fmt: skip
 
 
 def test_curves_confusions_and_record_are_written(result: tuple[StatesConfig, Path]) -> None:
@@ -224,15 +225,18 @@ def test_curves_confusions_and_record_are_written(result: tuple[StatesConfig, Pa
     assert sum(record["samples"]["lead 0"]["test"]) == 46
     assert [one["kind"] for one in record["encoders"]] == ["pretrained", "untrained"]
     said = (out / "table.txt").read_text(encoding="utf-8")
-    for note in ("trivial solution", "No network is trained from scratch", "No uncertainty at leads [0, 2]"):
+    for note in ("trivial solution", "No uncertainty at leads [0, 2]"):
         assert note in said
+    assert "No network is trained from scratch" not in said
     assert not (out / "uncertainty.csv").exists()
 
 
 def test_the_same_config_gives_the_same_scores(result: tuple[StatesConfig, Path], tmp_path: Path) -> None:
     config, out = result
     again = run(replace(config, out=str(tmp_path / "again"), leads=[2], shots=[1], fractions=[1.0]))
-    first, second = (pd.read_csv(folder / "scores.csv") for folder in (out, again))
+    # The network from scratch is one for all leads, so that its scores hang on which there are.
+    tables = (pd.read_csv(folder / "scores.csv") for folder in (out, again))
+    first, second = (table[table.row != SCRATCH].reset_index(drop=True) for table in tables)
     assert first[first.target == "lead 2"].reset_index(drop=True).equals(second)
 
 
@@ -247,13 +251,43 @@ def test_without_checkpoints_untrained_encoders_stand_alone_and_say_how_sure_the
     config = StatesConfig(
         str(store), str(tmp_path / "out"), leads=[0], window=3, heads=["logistic"], poolings=["mean"], layers=[2],
         untrained_seeds=1, pca_components=[5], fractions=[1.0], shots=[1], encoder=SHAPE, draws=1000,
+        scratch=ScratchConfig(0),
     )  # fmt: skip
-    table = pd.read_csv(run(config) / "uncertainty.csv")
+    out = run(config)
+    assert "No network is trained from scratch" in (out / "table.txt").read_text(encoding="utf-8")
+    table = pd.read_csv(out / "uncertainty.csv")
     assert set(table.features) == {"PCA", "untrained"}
     own = table[table.features == "PCA"].set_index(["method", "metric"])["value"]
     assert own["climatology", "crpss"] == 0
     assert own["ridge posterior", "crpss"] > 0.5
     assert 0 < own["conformal", "coverage"] <= 1
+
+
+def test_a_network_from_scratch_learns_the_season_that_its_inputs_hold(small_store: Path, labels: StateLabels) -> None:
+    store = Store(small_store)
+    config = ScratchConfig(1, steps=80, batch_size=32, lr=2e-3, check_every=20)
+    found = scratch_rows(config, SHAPE, store, labels)
+    assert list(found) == [0, 2]
+    for lead, (row,) in found.items():
+        truth = labels.target(labels.rows("test", lead), lead)
+        assert row.probabilities.shape == (len(truth), 3)
+        assert row.probabilities.sum(1) == pytest.approx(1)
+        assert row.choice is not None
+        assert int(row.choice.setting.split()[0]) in (20, 40, 60, 80)
+        error = ((row.probabilities - np.eye(3)[truth]) ** 2).sum(1).mean()
+        clim = ((labels.baselines(lead)["climatology"] - np.eye(3)[truth]) ** 2).sum(1).mean()
+        if lead == 0:
+            assert error < 0.7 * clim
+    assert np.array_equal(scratch_rows(config, SHAPE, store, labels)[0][0].probabilities, found[0][0].probabilities)
+
+
+def test_a_network_from_scratch_never_sees_a_test_label(labels: StateLabels) -> None:
+    targets = _targets(labels, len(labels.classes))
+    for k, lead in enumerate(labels.leads):
+        known = np.flatnonzero(targets[:, k] >= 0)
+        expected = np.concatenate([labels.rows("train", lead), labels.rows("val", lead)])
+        assert np.array_equal(known, expected)
+        assert np.array_equal(targets[known, k], labels.classes[known + lead])
 
 
 def test_results_are_never_overwritten(result: tuple[StatesConfig, Path]) -> None:
