@@ -1,184 +1,220 @@
-"""Storm present in tile: whether a storm's centre lies in a patch at the last step of a window.
-
-The probe is one logistic regression shared by all tiles, on the frozen token of the tile: alone, and beside the
-log odds of the climatology, how often each tile holds a storm in each calendar month. That is what a token's place
-and season give away, so it is what the probe must beat.
-"""
+"""storm_tiles: does a tropical storm's centre lie in a tile, from the frozen token that stands for it?"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 
-from ..ssl.errors import EarthSSLError, nearest
-from ..ssl.grid import LatLonGrid
-from ..ssl.tokens import Patches, padded
-from .heads import LogisticHead, Samples, choose, one_hot
-from .paired import compare
-from .probability import Ranking
+from ..ssl.encoder import EncoderConfig
+from ..ssl.errors import EarthSSLError
+from ..ssl.files import refuse_filled
+from ..ssl.store import Store
+from .best_tracks import IBTRACS, SOURCE, best_tracks, tidy
+from .contenders import PRETRAINED, Contender, contenders
+from .intensification_features import planet_of
+from .patch_features import PatchGrid, encoder_features
+from .scratch import ScratchConfig, StoreWindows
+from .storm_tile_figures import map_figure, roc_figure
+from .storm_tile_labels import BAND, TileLabels, store_tiles
+from .storm_tile_network import scratch_rows
+from .storm_tile_rows import (
+    EXTREMES,
+    PCA,
+    TileRow,
+    climatology_rows,
+    component_features,
+    extreme_features,
+    logistic_row,
+    raw_cells,
+    tile_tables,
+)
+from .summary import DIFFERENCES, SCORES, Summary
 
-COLUMNS = ("storm", "time", "lat", "lon")
-CLIMATOLOGY = "tile and month"
-TOKEN = "logistic on the token"
-BOTH = "logistic on token, tile and month"
+NAME = "storm_tiles"
+PLANET = "planet"
+CONVENTION = (
+    "Target: whether the centre of a storm of {wind:g} kt or more lies in a tile (a patch of the encoder) at the last "
+    "step of its window: diagnosis, no lead. A sample is a tile at a time, every {spacing} h. Brier skill: against the "
+    "climatology of latitude band and season, frequencies of train + validation by row of tiles and DJF, MAM, JJA "
+    "and SON. The other climatology is of each tile and month. All heads and the network from scratch are given the "
+    "log odds of band and season in training. PCA: of the tile's cells over the window, alone or with its neighbours' "
+    "components, as validation chose. Settings (layer, C, components, steps) and the chance from which a storm is "
+    "called, the one of best balanced accuracy, chosen on validation; rows refitted on train + validation, read once "
+    "on test. AUC: of the ROC curve. Average precision: of no skill, the base rate. Balanced accuracy: mean of the "
+    "shares of tiles with and without a storm that were called right; of no skill, .5. Intervals: paired bootstrap "
+    "over blocks of {block} test weeks, given these seeds; a row of several seeds scores the mean of its seeds' scores."
+)
 
 
-def storm_labels(tracks: pd.DataFrame, times: np.ndarray, grid: LatLonGrid, patch: tuple[int, int]) -> np.ndarray:
-    """Return whether a storm's centre lies in each tile at each time, bool (time, tile).
+@dataclass(frozen=True)
+class StormTilesConfig:
+    """What to find and with what.
 
-    Tiles are counted as `Patches.cell` counts them: row × columns + column of the padded grid. A centre belongs to
-    the cell whose bounds hold it (the northern and western ones are its own); outside the grid it is left out.
+    Attributes:
+        store: Folder of a training store with steps of a day at most that covers storms.
+        out: Folder of the results; must be new or empty.
+        checkpoints: Checkpoint folders (or run folders) of one recipe at several seeds; empty: untrained only.
+        task: storm_tiles.
+        tracks: planet (those of the store's own planet), ibtracs (real, 1980–2024; extra `cyclones`), or a CSV or
+            Parquet file with the columns of best_tracks.py.
+        least_wind_kt: Records with less wind are no storm.
+        spacing_hours: Hours between two sample times: neighbouring steps say nearly the same.
+        layers: Blocks to choose from, counted from 0; null for all.
+        costs: C of the logistic regressions to choose from.
+        pca_components: Numbers of principal components of the tiles to choose from.
+        untrained_seeds: Number of randomly initialised twins.
+        encoder: Shape of the untrained encoders where there are no checkpoints.
+        scratch: The same network trained on the labels.
+        draws: Bootstrap draws.
+        block_weeks: Weeks in a bootstrap block: storms live up to two.
+    """
 
-    Args:
-        tracks: Columns storm, time (UTC), lat (degrees north), lon (degrees east, any turn).
-        times: Last step of each window, datetime64, (time,).
-        grid: Cells.
-        patch: Rows and columns of a tile.
+    store: str
+    out: str
+    checkpoints: list[str] = field(default_factory=list)
+    task: str = NAME
+    tracks: str = PLANET
+    least_wind_kt: float = 34.0
+    spacing_hours: int = 24
+    layers: list[int] | None = None
+    costs: list[float] = field(default_factory=lambda: [1e-4, 1e-2, 1.0])
+    pca_components: list[int] = field(default_factory=lambda: [5, 20])
+    untrained_seeds: int = 3
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    scratch: ScratchConfig = field(default_factory=lambda: ScratchConfig(batch_size=32))
+    draws: int = 1000
+    block_weeks: int = 2
+
+    def __post_init__(self) -> None:
+        if self.task != NAME:
+            raise EarthSSLError(f"probe.task: expected {NAME}, got '{self.task}'")
+        if self.spacing_hours < 1 or self.least_wind_kt < 0 or self.untrained_seeds < 0:
+            raise EarthSSLError(
+                f"{NAME}: expected spacing_hours ≥ 1, least_wind_kt ≥ 0 and untrained_seeds ≥ 0, got "
+                f"{self.spacing_hours}, {self.least_wind_kt:g}, {self.untrained_seeds}"
+            )
+        if not self.costs or not min(self.costs) > 0 or min(self.pca_components, default=0) < 1 or self.layers == []:
+            raise EarthSSLError(
+                f"{NAME}: expected costs above 0, pca_components from 1 and layers (or null), at least one each, got "
+                f"{self.costs}, {self.pca_components}, {self.layers}"
+            )
+        if self.draws < 100 or self.block_weeks < 1:
+            raise EarthSSLError(
+                f"{NAME}: expected draws ≥ 100 and block_weeks ≥ 1, got {self.draws} and {self.block_weeks}"
+            )
+
+
+def run(config: StormTilesConfig, command: str = "") -> Path:
+    """Run the task and return the folder of its tables.
 
     Raises:
-        EarthSSLError: If a column or a position is missing, or no record of the tracks is at one of the times.
+        EarthSSLError: If store, tracks and checkpoints do not fit together, a block holds no storm or nothing but
+            storms, or `out` is not empty.
     """
-    for name in COLUMNS:
-        if name not in tracks:
-            raise EarthSSLError(
-                f"tracks: expected the columns {', '.join(COLUMNS)}, got {', '.join(map(str, tracks.columns))}; "
-                f"'{name}' is missing.{nearest(name, map(str, tracks.columns))}"
-            )
-    lat, lon = (tracks[name].to_numpy(dtype=float) for name in ("lat", "lon"))
-    if not (np.isfinite(lat).all() and np.isfinite(lon).all() and (np.abs(lat) <= 90).all()):
-        raise EarthSSLError("tracks: expected finite positions with latitudes within ±90°, got others; drop those rows")
-    wanted = pd.Index(np.asarray(times).astype("datetime64[ns]"))
-    at = wanted.get_indexer(pd.Index(tracks["time"].to_numpy().astype("datetime64[ns]")))
-    if len(tracks) and (at < 0).all():
-        first, last = tracks["time"].min(), tracks["time"].max()
-        raise EarthSSLError(
-            f"tracks: expected records at some of the times {wanted[0]} … {wanted[-1]}, got {first} … {last} and none "
-            "that coincides; choose tracks of this period and step"
-        )
-    row, column = _cell(grid, lat, lon)
-    inside = (at >= 0) & (row >= 0) & (column >= 0)
-    rows, columns = padded(grid.shape[0], patch[0]) // patch[0], padded(grid.shape[1], patch[1]) // patch[1]
-    labels = np.zeros((len(wanted), rows * columns), dtype=bool)
-    labels[at[inside], row[inside] // patch[0] * columns + column[inside] // patch[1]] = True
-    return labels
+    refuse_filled(Path(config.out), "the task's results")
+    with threadpool_limits(1, "blas"):
+        return summarise(config).write(config.out, command)
 
 
-def _cell(grid: LatLonGrid, lat: np.ndarray, lon: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the row and column of each position, -1 where the grid does not reach."""
-    rows, edges = grid.shape[0], grid.lat_bounds[::-1]
-    row = rows - np.searchsorted(edges, lat, side="left")
-    row = np.where(lat == edges[0], rows - 1, np.where((row >= 0) & (row < rows), row, -1))
-    # Degrees east of the western edge, so that the search never meets the date line.
-    east = (lon - grid.lon_bounds[0]) % 360
-    column = np.searchsorted(grid.lon_bounds - grid.lon_bounds[0], east, side="right") - 1
-    return row, np.where(column < grid.shape[1], column, -1)
+def summarise(config: StormTilesConfig) -> Summary:
+    """Return the result of the task."""
+    begun = time.perf_counter()
+    store = Store(config.store)
+    tracks = tidy(planet_of(store).tracks(), "planet") if config.tracks == PLANET else best_tracks(config.tracks)
+    encoders = contenders(store, config.checkpoints, config.untrained_seeds, config.encoder)
+    shape = encoders[0].encoder.config
+    labels = TileLabels.from_store(store, tracks, shape, config.spacing_hours, config.least_wind_kt)
+    windows = StoreWindows(store, shape.window)
+    rows = climatology_rows(labels) + _raw_rows(config, store, windows, shape, labels)
+    rows += [_encoder_row(config, store, windows, one, labels) for one in encoders]
+    rows += scratch_rows(config.scratch, shape, windows, labels)
+    names = list(dict.fromkeys(one.row for one in rows))
+    references = [name for name in names if name != "base rate" and not name.startswith(PRETRAINED)]
+    scores, differences = tile_tables(rows, labels, references, draws=config.draws, block_weeks=config.block_weeks)
+    target = f"storm ≥ {config.least_wind_kt:g} kt in tile"
+    test = labels.inside("test")
+    chances = {name: np.mean([one.chances for one in rows if one.row == name], axis=0) for name in names}
+    mapped = {name: found for name, found in chances.items() if name == BAND or name.startswith(PRETRAINED)}
+    synthetic = "planet" in store.manifest["attributes"]
+    return Summary(
+        task=NAME,
+        title=_title(config, store, shape, synthetic),
+        convention=CONVENTION.format(wind=config.least_wind_kt, spacing=config.spacing_hours, block=config.block_weeks),
+        scores=scores.assign(target=target)[list(SCORES)],
+        differences=differences.assign(target=target)[list(DIFFERENCES)],
+        record={
+            "source": store.manifest["source"],
+            "tracks": SOURCE if config.tracks == IBTRACS else config.tracks,
+            "synthetic": synthetic,
+            "split": store.splits.to_json(),
+            "split_proof": store.splits.proof(store.times.astype("datetime64[ns]")),
+            "store_fingerprint": store.fingerprint,
+            "samples": labels.counts(),
+            "rows": [{"row": one.row, "seed": one.seed, "threshold": one.threshold, **one.chosen} for one in rows],
+            "encoders": [{"kind": one.kind, **one.source} for one in encoders],
+            "seconds": time.perf_counter() - begun,
+            "config": asdict(config),
+        },
+        figures={
+            "roc": roc_figure(chances, labels.storms[test], f"{target}, test block"),
+            "mean_chance_by_tile": map_figure(
+                mapped, labels.storms[test], store_tiles(store, shape), store.grid, shape.patch[1:]
+            ),
+        },
+        tables={"samples": _sample_table(labels.counts())},
+        notes=_notes(config, labels),
+    )  # fmt: skip
 
 
-def last_tiles(patches: Patches) -> np.ndarray:
-    """Return the tile number (`storm_labels`' columns) of each token of the last step, in their order."""
-    last = patches.step == patches.shape[0] - 1
-    return np.asarray(patches.cell[last])
+def _raw_rows(
+    config: StormTilesConfig, store: Store, windows: StoreWindows, shape: EncoderConfig, labels: TileLabels
+) -> list[TileRow]:
+    """Return the rows on the raw fields of a tile: extremes, and principal components."""
+    grid, fields = PatchGrid(store, shape.patch[1:]), windows.fields.numpy()
+    extremes = {"of each variable": extreme_features(fields, grid, labels.steps)}
+    cells = raw_cells(fields, grid, labels.steps, shape.window)
+    pcs = component_features(cells, grid, labels, store_tiles(store, shape), config.pca_components)
+    return [
+        logistic_row(labels, extremes, config.costs, EXTREMES, None),
+        logistic_row(labels, pcs, config.costs, PCA, None),
+    ]
 
 
-def tile_probe(
-    tokens: np.ndarray,
-    labels: np.ndarray,
-    times: np.ndarray,
-    blocks: Mapping[str, np.ndarray],
-    *,
-    most: int = 40_000,
-    costs: Sequence[float] = (1e-4, 1e-2, 1.0),
-    unit: str = "Y",
-    draws: int = 1000,
-    seed: int = 0,
-) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, np.ndarray]]:
-    """Return scores, paired differences from the climatology, and the test chances of the probe on each tile's token.
-
-    Args:
-        tokens: Frozen features, (time, tile, feature).
-        labels: Storm or not, (time, tile).
-        times: datetime64, (time,).
-        blocks: Masks "train", "val", "test" over the times.
-        most: Most training samples: beyond, every k-th time is taken, so that they lie apart in time.
-        costs: C of the logistic regression, chosen on validation.
-        unit: What is drawn by the bootstrap: "Y" (years), "M", "W" or "D" of the test block.
-        draws, seed: Of the bootstrap.
-
-    Returns:
-        Columns row, metric (auc, average_precision, brier_skill), value, low, high; row, reference, metric, value,
-        low, high, verdict; and the chances by row, (time, tile).
-
-    Raises:
-        EarthSSLError: If shapes differ, or a block holds no storm or nothing but storms.
-    """
-    if tokens.shape[:2] != labels.shape or len(times) != len(labels):
-        raise EarthSSLError(
-            f"expected tokens (time, tile, feature), labels (time, tile) and times of the same, got {tokens.shape}, "
-            f"{labels.shape}, {times.shape}"
-        )
-    for name in ("train", "val", "test"):
-        storms = labels[blocks[name]]
-        if not storms.any() or storms.all():
-            raise EarthSSLError(
-                f"storm in tile: expected tiles with and without storms in the {name} block, got "
-                f"{int(storms.sum())} of {storms.size} with one; lengthen the block"
-            )
-    month = times.astype("datetime64[M]").astype(int) % 12
-    climatology = _tile_climatology(labels[blocks["train"]], month[blocks["train"]])[month]
-    odds = np.log(climatology / (1 - climatology))[..., None]
-    chances = {CLIMATOLOGY: climatology[blocks["test"]]}
-    for name, features in ((TOKEN, tokens), (BOTH, np.concatenate([tokens, odds], axis=-1))):
-        chances[name] = _chances(LogisticHead(tuple(costs)), features, labels, blocks, most)
-    truth = labels[blocks["test"]]
-    units = np.repeat(times[blocks["test"]].astype(f"datetime64[{unit}]").astype(int), truth.shape[1])
-    flat = np.stack([p.ravel() for p in chances.values()])
-    scores, differences = [], []
-    for metric, one in _statistics(flat, truth.ravel()).items():
-        found, paired = compare(one, units, list(chances), [CLIMATOLOGY], draws=draws, seed=seed)
-        scores.append(found.assign(metric=metric))
-        differences.append(paired.assign(metric=metric))
-    return pd.concat(scores, ignore_index=True), pd.concat(differences, ignore_index=True), chances
+def _encoder_row(
+    config: StormTilesConfig, store: Store, windows: StoreWindows, one: Contender, labels: TileLabels
+) -> TileRow:
+    """Return the row of a frozen encoder's tokens of the last step, the layer chosen on validation."""
+    layers = list(range(one.encoder.depth)) if config.layers is None else sorted(set(config.layers))
+    found = encoder_features(
+        one.encoder, store, windows.fields.numpy(), labels.steps, layers, ["last"], f"{one.kind} {one.seed}"
+    )
+    tokens = {f"layer {layer + 1}": values.at(labels.steps) for (layer, _), values in found.items()}
+    return logistic_row(labels, tokens, config.costs, f"{one.kind} [logistic]", one.seed)
 
 
-def _chances(
-    head: LogisticHead, features: np.ndarray, labels: np.ndarray, blocks: Mapping[str, np.ndarray], most: int
-) -> np.ndarray:
-    """Return the test chances of a head fitted on train, its setting chosen on validation, (time, tile)."""
-    train, val = (_flat(features, labels, blocks[name], most) for name in ("train", "val"))
-    choice = choose(head, {"": train}, {"": val})
-    test = _flat(features, labels, blocks["test"], labels.size)
-    return head.predict(train, test, [choice.setting])[0][:, 1].reshape(-1, labels.shape[1])
+def _title(config: StormTilesConfig, store: Store, shape: EncoderConfig, synthetic: bool) -> str:
+    source = "the synthetic planet" if synthetic else store.manifest["source"]
+    first, last = (str(instant)[:10] for instant in store.splits.test)
+    rows, columns = shape.patch[1:]
+    return f"Storm present in tile ({rows}×{columns} cells), {source}, test {first} … {last}"
 
 
-def _flat(tokens: np.ndarray, labels: np.ndarray, block: np.ndarray, most: int) -> Samples:
-    """Return the tiles of every k-th time of a block as samples."""
-    steps = np.flatnonzero(block)
-    steps = steps[:: max(1, -(-len(steps) * labels.shape[1] // most))]
-    features = np.asarray(tokens[steps], dtype=np.float32).reshape(-1, tokens.shape[-1])
-    return Samples(features, one_hot(labels[steps].ravel().astype(int), 2), np.repeat(steps, labels.shape[1]))
+def _sample_table(counts: Mapping[str, Mapping[str, int]]) -> pd.DataFrame:
+    return pd.DataFrame([{"block": block, **own} for block, own in counts.items()])
 
 
-def _tile_climatology(labels: np.ndarray, month: np.ndarray) -> np.ndarray:
-    """Return the chance of a storm by calendar month and tile, (12, tile).
-
-    One sample at the mean chance of all is added to each: a tile without storms in training is unlikely to have
-    one, not sure not to.
-    """
-    mean = np.clip(labels.mean(), 1e-6, 1 - 1e-6)
-    counts, storms = np.zeros(12), np.zeros((12, labels.shape[1]))
-    np.add.at(counts, month, 1.0)
-    np.add.at(storms, month, labels.astype(float))
-    return (storms + mean) / (counts[:, None] + 1)
-
-
-def _statistics(chances: np.ndarray, truth: np.ndarray) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
-    """Return AUC, average precision and Brier skill against the first row, as functions of sample weights."""
-    error = (chances - truth) ** 2
-    ranked = Ranking(chances, truth)
-    return {
-        "auc": ranked.auc,
-        "average_precision": ranked.average_precision,
-        "brier_skill": lambda w: 1 - (error @ w) / (error[0] @ w),
-    }
+def _notes(config: StormTilesConfig, labels: TileLabels) -> list[str]:
+    notes: list[Any] = [
+        f"{labels.unknown} times lie outside the tracks' period: left out." if labels.unknown else "",
+        f"{labels.unseen} storms lie in tiles that hold no value, and so have no token: left out."
+        if labels.unseen else "",
+        "" if config.scratch.seeds else "No network is trained from scratch: scratch.seeds is 0.",
+    ]  # fmt: skip
+    return [note for note in notes if note]

@@ -19,6 +19,7 @@ PROBES = {
     "forecast": ("forecast", "ForecastConfig", "run"),
     "states": ("states", "StatesConfig", "run"),
     "vortices": ("vortex_change", "VorticesConfig", "run"),
+    "storm_tiles": ("storm_tiles", "StormTilesConfig", "run"),
 }
 # name -> (module, FrozenTask): what the matrix can ask
 FROZEN = {
