@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .ssl.errors import EarthSSLError
+from .ssl.stop import Stopped, heard
 
 VERBS = {
     "quickstart": "synthetic planet → prepare → pretrain → probe → report, in minutes, no network, no GPU",
@@ -37,7 +38,11 @@ Every verb reads its section of --config FILE (see configs/) and takes overrides
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a verb and return the exit status: 0 done, 2 a mistake of the user's, said in one line."""
+    """Run a verb and return the exit status.
+
+    0 done; 2 a mistake of the user's, said in one line; 130, 143 or 138 where Ctrl-C, SIGTERM or SIGUSR1 ended it in an
+    orderly way: it goes on where it stopped.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
         prog="earthssl",
@@ -54,10 +59,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.help:
             _help(verbs.choices[options.verb], options.verb)
             return 0
-        _run(options, rest, command)
+        with heard():
+            _run(options, rest, command)
     except EarthSSLError as error:
         print(f"earthssl {options.verb}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        how = "--resume goes on" if options.verb == "pretrain" else "the same command goes on"
+        print(f"earthssl {options.verb}: {stopped}; {how}", file=sys.stderr)
+        return stopped.status
     except KeyboardInterrupt:
         how = "with --resume" if options.verb == "pretrain" else "again"
         print(f"earthssl {options.verb}: interrupted; run the same command {how} to go on", file=sys.stderr)

@@ -15,6 +15,7 @@ from .ssl.config import build, override, read_yaml, section
 from .ssl.errors import EarthSSLError
 from .ssl.files import read_json, refuse_filled, write_json
 from .ssl.pretrain import PretrainConfig, parse_objectives
+from .ssl.stop import between_steps
 from .workflow import config_of, pretrain_once, run_verb
 
 STEPS = ("prepare", "pretrain", "probe", "report")
@@ -64,6 +65,7 @@ def run_all(file: str | Path, out: str, words: list[str], say: Callable[[str], N
         run_verb("prepare", settings["prepare"])
     for run, seed in zip(runs, seeds, strict=True):
         _pretrain_once(settings["pretrain"], run, seed, say)
+        between_steps()
     if not folder.exists():
         say(f"3/4 probe: {_task(sections)} → {folder}")
         run_verb("probe", settings["probe"], command)

@@ -52,6 +52,7 @@ from .ssl.parallel import run_jobs
 from .ssl.prepare import PrepareConfig, prepare
 from .ssl.pretrain import OnlineProbeConfig, PretrainConfig, load_objectives, parse_objectives
 from .ssl.pretrain import pretrain as run_pretrain
+from .ssl.stop import between_steps
 from .ssl.store import Store
 
 VERBS: dict[str, type] = {
@@ -235,6 +236,7 @@ def _matrix_encoder(config: MatrixConfig, row: str, objectives: dict[str, Any] |
         checkpoint = pretrain_once(
             PretrainConfig(config.store, str(run), objectives, config.multitask, config.encoder, training)
         )
+        between_steps()
         encoder = load_encoder(checkpoint).encoder
     layers = layers_of(config, encoder)
     for task, options in config.tasks.items():

@@ -72,10 +72,10 @@ class BYOL(TwoViews):
         terms = retrieval(cosines(z.detach()), self.rivals(views))
         return Outcome(loss, terms | {"tau": torch.tensor(self.teacher.tau, device=loss.device)})
 
-    def after_step(self, encoder: Encoder, progress: float) -> None:
+    def after_step(self, encoder: Encoder, progress: float, taken: Tensor | float = 1.0) -> None:
         """Let the target network follow."""
-        self.teacher.follow(encoder, progress)
-        self.teacher_projector.follow(self.projector, progress)
+        self.teacher.follow(encoder, progress, taken)
+        self.teacher_projector.follow(self.projector, progress, taken)
 
 
 def disagreement(prediction: Float[Tensor, "row width"], target: Float[Tensor, "row width"]) -> Float[Tensor, ""]:

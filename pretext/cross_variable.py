@@ -25,6 +25,7 @@ from ..ssl.errors import EarthSSLError, nearest
 from ..ssl.groups import GROUPS, grouped
 from ..ssl.objective import Context, Cue, Example, Objective, ObjectiveConfig, Outcome
 from ..ssl.randomness import fold, key, uniform
+from ..ssl.ranks import averaged
 from ..ssl.tokens import Patches, patchify, unpatchify
 from ..ssl.variables import lookup
 from .fields import by_variable, mean_over, score
@@ -167,8 +168,9 @@ class CrossVariable(Objective):
         asked = [patches.variables.index(name) for name in self.heads]
         truth = patches.values[:, :, asked]
         weight = (patches.valid & hidden[:, None, :, None])[:, :, asked] * patches.area[:, None]
-        nll = by_variable(self.likelihood.nll(raw, truth), weight)
-        loss = mean_over(nll, weight.sum((0, 1, 3)) > 0)
+        nll = by_variable(self.likelihood.nll(raw, truth), weight, joined=self.training)
+        asked_of = weight.sum((0, 1, 3))
+        loss = mean_over(nll, (averaged(asked_of) if self.training else asked_of) > 0)
         with torch.no_grad():
             found = score(self.likelihood.mean(raw), truth, weight)
         return Outcome(loss, found.terms(list(self.heads)))

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..ssl.ranks import averaged
+
 
 def every_head(
     heads: nn.ModuleDict, x: Float[Tensor, "batch token width"], variables: Sequence[str]
@@ -57,19 +59,29 @@ class FieldScore:
         return {"skill": self.skill.detach(), **{f"skill_{name}": skills[k] for k, name in enumerate(variables)}}
 
 
-def score(guess: Tensor, truth: Tensor, weight: Tensor) -> FieldScore:
-    """Return the score of fields or patches whose third axis is the variable; weights broadcast."""
-    return FieldScore(
-        by_variable((guess - truth) ** 2, weight),
-        by_variable(truth**2, weight),
-        weight.expand(truth.shape).sum([axis for axis in range(truth.ndim) if axis != 2]),
-    )
+def score(guess: Tensor, truth: Tensor, weight: Tensor, joined: bool = False) -> FieldScore:
+    """Return the score of fields or patches whose third axis is the variable; weights broadcast.
+
+    Args:
+        guess: Predicted.
+        truth: Observed.
+        weight: Of each cell; 0 where nothing is observed.
+        joined: Whether to share weights and power with the other ranks, all of which then call it: the mean of the
+            ranks' errors, and of their gradients, is then that of the joined batch.
+    """
+    axes = [axis for axis in range(truth.ndim) if axis != 2]
+    weight = weight.expand(truth.shape)
+    sums = torch.stack([weight.sum(axes), (weight * truth**2).sum(axes)])
+    total, power = averaged(sums) if joined else sums
+    safe = torch.where(total > 0, total, torch.ones_like(total))
+    return FieldScore((weight * (guess - truth) ** 2).sum(axes) / safe, power / safe, total)
 
 
-def by_variable(x: Tensor, weight: Tensor) -> Float[Tensor, " variable"]:
-    """Return the weighted mean of each variable (third axis), 0 where it has no weight."""
+def by_variable(x: Tensor, weight: Tensor, joined: bool = False) -> Float[Tensor, " variable"]:
+    """Return the weighted mean of each variable (third axis), 0 where it has no weight; `joined` as in `score`."""
     axes = [axis for axis in range(x.ndim) if axis != 2]
     total = weight.expand(x.shape).sum(axes)
+    total = averaged(total) if joined else total
     return (weight * x).sum(axes) / torch.where(total > 0, total, torch.ones_like(total))
 
 

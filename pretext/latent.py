@@ -122,9 +122,9 @@ class Latent(Objective):
             x = block(x)
         return self.leave(self.norm(x[:, mask.visible :]))
 
-    def after_step(self, encoder: Encoder, progress: float) -> None:
+    def after_step(self, encoder: Encoder, progress: float, taken: Tensor | float = 1.0) -> None:
         """Let the teacher follow."""
-        self.teacher.follow(encoder, progress)
+        self.teacher.follow(encoder, progress, taken)
 
     def cues(self) -> list[Cue]:
         """Return the blend of the nearest visible tokens."""

@@ -97,7 +97,7 @@ class LeadTime(Objective):
         target = patchify(self.truth(batch, picks), self.patch)
         guess = self.predict(encoder, batch, picks)
         weight = target.valid * target.area[:, None]
-        found = score(guess, target.values, weight)
+        found = score(guess, target.values, weight, joined=self.training)
         terms = found.terms(batch.variables)
         with torch.no_grad():
             for k, lead in enumerate(self.config.leads):

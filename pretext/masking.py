@@ -89,7 +89,7 @@ class Masking(Objective):
         mask = draw(self._kind(batch.number), patches, batch.keys)
         mask = thin(mask, self.config.rebuild if self.training else 1.0, batch.keys)
         rebuilt = self.rebuild(encoder, patches, mask)
-        return _score(rebuilt, patches, mask)
+        return _score(rebuilt, patches, mask, joined=self.training)
 
     def _kind(self, number: int) -> MaskConfig:
         """Return the kind of mask of a batch: a function of seed and batch number, equal on all ranks."""
@@ -171,9 +171,9 @@ class Masking(Objective):
         return [Interpolation()]
 
 
-def _score(rebuilt: Float[Tensor, "batch token variable cell"], patches: Patches, mask: Mask) -> Outcome:
-    """Return the score of the hidden, valid cells by area, over the climatology."""
+def _score(rebuilt: Float[Tensor, "batch token variable cell"], patches: Patches, mask: Mask, joined: bool) -> Outcome:
+    """Return the score of the hidden, valid cells by area, over the climatology; `joined` with the other ranks'."""
     truth = gather(patches.values, mask.order)
     weight = (gather(patches.valid, mask.order) & mask.concealed()) * patches.area[mask.order][:, :, None]
-    found = score(rebuilt.float(), truth, weight)
+    found = score(rebuilt.float(), truth, weight, joined)
     return Outcome(found.loss, found.terms(patches.variables))

@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..ssl.bolts import weight_update
 
@@ -48,6 +48,6 @@ class Teacher(nn.Module):
         """Return what the network makes of the arguments, without gradients."""
         return self.network(*args, **kwargs)
 
-    def follow(self, student: nn.Module, progress: float) -> None:
-        """Move towards the student after a step of the optimiser; `progress` in (0, 1] of the run."""
-        self._update.follow(student, self.network, progress)
+    def follow(self, student: nn.Module, progress: float, taken: Tensor | float = 1.0) -> None:
+        """Move towards the student after a step of the optimiser (not where `taken` is 0); `progress` in (0, 1]."""
+        self._update.follow(student, self.network, progress, taken)

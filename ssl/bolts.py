@@ -25,7 +25,7 @@ from types import SimpleNamespace
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -127,8 +127,8 @@ class WeightUpdate(Protocol):
 
     current_tau: float
 
-    def follow(self, online: nn.Module, target: nn.Module, progress: float) -> None:
-        """Move the target after a step of the optimiser; `progress` in (0, 1] of the run."""
+    def follow(self, online: nn.Module, target: nn.Module, progress: float, taken: Tensor | float = 1.0) -> None:
+        """Move the target after a step of the optimiser (not where `taken` is 0); `progress` in (0, 1] of the run."""
 
 
 def weight_update(tau: float) -> WeightUpdate:
@@ -151,8 +151,8 @@ def weight_update(tau: float) -> WeightUpdate:
         """Bolts' schedule and average, driven by the progress of the run instead of a trainer's counters."""
 
         @torch.no_grad()
-        def follow(self, online: nn.Module, target: nn.Module, progress: float) -> None:
-            """Set τ, then move parameters by it and copy buffers."""
+        def follow(self, online: nn.Module, target: nn.Module, progress: float, taken: Tensor | float = 1.0) -> None:
+            """Set τ, then move parameters by it and copy buffers; nothing moves where `taken` is 0, on the device."""
             if not 0 < progress <= 1:
                 raise EarthSSLError(f"expected the progress of the run in (0, 1], got {progress}")
             if _shapes(online) != _shapes(target):
@@ -161,7 +161,11 @@ def weight_update(tau: float) -> WeightUpdate:
                     "copy the online network to make its target"
                 )
             self.update_tau(SimpleNamespace(global_step=progress), whole_run)
+            tau: float = self.current_tau  # type: ignore[has-type]
+            if isinstance(taken, Tensor):
+                self.current_tau = 1 - taken.double() * (1 - tau)
             self.update_weights(online, target)
+            self.current_tau = tau
             for theirs, mine in zip(online.buffers(), target.buffers(), strict=True):
                 mine.copy_(theirs)
 

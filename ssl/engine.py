@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import logging
-import os
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, Checkpoint, EarlyStopping, EMAWeightAveraging
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .batch import Batch
 from .bolts import warmup_cosine
+from .callbacks import Average, Clock, SaveLast, StopEarly
 from .data import ORDERS, EvalLoader, TrainLoader, Windows
 from .encoder import Encoder
 from .errors import EarthSSLError, nearest
 from .fields import DEVICES, MODES
-from .files import disk_full_is_clear
 from .multitask import Multitask
+from .precision import AUTO, check, resolve
 from .randomness import fold, key, uniform
+from .ranks import is_one_of_several, summed
+from .skip import Guard
 from .transfer import Transfer
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+STRATEGIES = ("auto", "ddp", "fsdp")
+HALVINGS = 16  # of the scaler of 16-mixed, from 65536 to 1
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,12 @@ class TrainingConfig:
         variable_dropout: Chance of leaving a variable out of a sample (one always stays).
         ema: Decay of an average of the weights, such as 0.999, which is then what is kept; 0 for none.
         accumulate: Batches a step.
-        precision: Lightning's word: 32-true, bf16-mixed or 16-mixed.
+        precision: 32-true, bf16-mixed or 16-mixed; auto is bf16-mixed where the device multiplies bf16 natively, else
+            32-true, and is recorded as what it was.
+        checkpoint_activations: Whether blocks forget their activations and compute them again on the way back: less
+            memory, a third more arithmetic, the same gradients.
+        max_skipped: Steps in a row with a loss or gradient that is not finite (each is skipped) that end the run; with
+            16-mixed 16 more, the halvings that its scaler may need.
         compile: Whether to compile the transformer blocks (slow to start, faster to run).
         val_every: Steps between validations, which also measure health and run the online probe.
         log_every: Steps between log lines.
@@ -59,7 +70,9 @@ class TrainingConfig:
         data_device: Where resident fields lie: "cpu", "accelerator", or "auto" (on the accelerator where they take
             less than a quarter of its free memory, before the network is on it).
         accelerator: Lightning's word: auto, cpu, gpu.
-        devices: Number of devices; 1 for now.
+        devices: Processes on this machine, each with a device of its own: batch_size is for each of them.
+        nodes: Machines; for more than one, start the program with srun or torchrun on each.
+        strategy: How they share the work: ddp (auto), or fsdp, which also shares out the weights.
     """
 
     steps: int = 1000
@@ -72,7 +85,9 @@ class TrainingConfig:
     variable_dropout: float = 0.0
     ema: float = 0.0
     accumulate: int = 1
-    precision: str = "32-true"
+    precision: str = AUTO
+    checkpoint_activations: bool = False
+    max_skipped: int = 10
     compile: bool = False
     val_every: int = 200
     log_every: int = 20
@@ -83,31 +98,32 @@ class TrainingConfig:
     data_device: str = "auto"
     accelerator: str = "auto"
     devices: int = 1
+    nodes: int = 1
+    strategy: str = "auto"
+
+    @property
+    def processes(self) -> int:
+        """Processes of the run, on all machines."""
+        return self.devices * self.nodes
 
     def __post_init__(self) -> None:
-        counts = ("steps", "batch_size", "accumulate", "val_every", "log_every", "save_every", "devices")
+        counts = ["steps", "batch_size", "accumulate", "val_every", "log_every", "save_every", "devices", "nodes"]
+        counts.append("max_skipped")
         for name in counts:
             if getattr(self, name) < 1:
                 raise EarthSSLError(f"training.{name}: expected a whole number ≥ 1, got {getattr(self, name)}")
-        if self.devices > 1:
-            raise EarthSSLError(f"training.devices: expected 1 (several are not supported yet), got {self.devices}")
         for name in ("lr", "weight_decay", "clip", "patience"):
             least = "> 0" if name == "lr" else "≥ 0"
             if not getattr(self, name) >= 0 or (name == "lr" and not self.lr > 0):
                 raise EarthSSLError(f"training.{name}: expected a number {least}, got {getattr(self, name)}")
-        if self.precision not in PRECISIONS:
-            raise EarthSSLError(
-                f"training.precision: expected {', '.join(PRECISIONS)}, got '{self.precision}'."
-                + nearest(self.precision, PRECISIONS)
-            )
-        if self.batches not in ORDERS:
-            raise EarthSSLError(
-                f"training.batches: expected {', '.join(ORDERS)}, got '{self.batches}'." + nearest(self.batches, ORDERS)
-            )
-        for name, valid in (("data", MODES), ("data_device", DEVICES)):
-            if getattr(self, name) not in valid:
-                got = getattr(self, name)
-                raise EarthSSLError(f"training.{name}: expected {', '.join(valid)}, got '{got}'." + nearest(got, valid))
+        check(self.precision)
+        words = (("batches", ORDERS), ("strategy", STRATEGIES), ("data", MODES), ("data_device", DEVICES))
+        for name, valid in words:
+            value = getattr(self, name)
+            if value not in valid:
+                raise EarthSSLError(
+                    f"training.{name}: expected {', '.join(valid)}, got '{value}'." + nearest(value, valid)
+                )
         for name in ("variable_dropout", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise EarthSSLError(f"training.{name}: expected a number in [0, 1), got {getattr(self, name)}")
@@ -130,44 +146,61 @@ class Pretraining(pl.LightningModule):
         super().__init__()
         self.encoder, self.objectives, self.config = encoder, objectives, config
         # By the names that came together: tasks drawn batch by batch have different terms.
-        self._sums: dict[tuple[str, ...], tuple[Tensor, int]] = {}
+        self._sums: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
         self.latest: dict[str, float] = {}
+        self.guard = Guard(config.max_skipped)
+        self._trained: list[nn.Parameter] = []
+        if config.checkpoint_activations:
+            checkpoint_activations(encoder, objectives)
         if config.compile:
-            for module in (encoder, objectives):
-                for block in module.modules():
-                    if type(block).__name__ == "Block":
-                        block.compile(dynamic=False)
+            for block in blocks(encoder, objectives):
+                block.compile(dynamic=False)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Make dropout a function of seed and step, so that a resumed run draws what the first would have."""
-        torch.manual_seed(key(self.config.seed, "step", batch.number) & (2**63 - 1))
+        rank = [self.global_rank] if self.global_rank else []
+        torch.manual_seed(key(self.config.seed, "step", batch.number, *rank) & (2**63 - 1))
+        self.guard.begin(self, batch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss; terms are summed on the device and read only every `log_every` steps."""
         outcome = self.objectives(self.encoder, drop_variables(batch, self.config.variable_dropout))
         stacked = torch.stack([term.float() for term in outcome.terms.values()])
+        finite = stacked.isfinite()
         names = tuple(outcome.terms)
-        total, count = self._sums.get(names, (torch.zeros_like(stacked), 0))
-        self._sums[names] = total + stacked, count + 1
-        return outcome.loss
+        total, count = self._sums.get(names, (torch.zeros_like(stacked), torch.zeros_like(stacked)))
+        self._sums[names] = total + torch.where(finite, stacked, 0.0), count + finite
+        # A loss that is not finite makes every gradient so, on every rank: see ssl/skip.py.
+        return outcome.loss * torch.where(outcome.loss.isfinite(), 1.0, torch.nan)
 
     def flush(self) -> dict[str, float]:
-        """Return the terms' means since the last call, named `train/…`, and start anew."""
+        """Return the terms' means over what was finite since the last call, named `train/…`, and start anew."""
         if self._sums:
             sums: dict[str, float] = {}
-            counts: dict[str, int] = {}
-            for names, (total, count) in self._sums.items():
-                for name, value in zip(names, total.tolist(), strict=True):
+            counts: dict[str, float] = {}
+            for names, both in self._sums.items():
+                total, count = summed(torch.stack(both)).tolist()
+                for name, value, number in zip(names, total, count, strict=True):
                     sums[name] = sums.get(name, 0.0) + value
-                    counts[name] = counts.get(name, 0) + count
-            self.latest = {f"train/{name}": value / counts[name] for name, value in sums.items()}
+                    counts[name] = counts.get(name, 0) + number
+            self.latest = {f"train/{name}": value / counts[name] for name, value in sums.items() if counts[name]}
             self._sums = {}
         return self.latest
+
+    def read_skipped(self) -> None:
+        """Read which steps were skipped.
+
+        Raises:
+            EarthSSLError: If too many in a row were.
+        """
+        self.guard.read(HALVINGS if self.config.precision == "16-mixed" else 0)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Make the step, then tell the objectives: a teacher follows once a step, before the state is saved."""
         super().optimizer_step(*args, **kwargs)
-        self.objectives.after_step(self.encoder, min(1.0, (self.trainer.global_step + 1) / self.config.steps))
+        step = self.trainer.global_step + 1
+        self.guard.settle(step)
+        self.objectives.after_step(self.encoder, min(1.0, step / self.config.steps), self.guard.taken)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the terms on the validation block, with the same masks and draws at every validation."""
@@ -178,21 +211,36 @@ class Pretraining(pl.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
     ) -> None:
-        """Clip by norm; Lightning's own way refuses fused optimisers in bf16 too, where nothing is scaled."""
-        if gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        """Clip by norm and decide whether the step is taken; Lightning's own way refuses fused optimisers."""
+        self._trained = self._trained or [p for p in self.parameters() if p.requires_grad]
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        self.guard.clip(self.trainer.optimizers[0], self._trained, gradient_clip_val or 0.0, scaler)
+
+    def gather(self) -> None:
+        """Bring sharded weights together (see ssl/sharded.py): here they are whole."""
+
+    def whole(self) -> Pretraining:
+        """Return the module with whole weights: this one."""
+        return self
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what was skipped; a state is not saved where too many steps in a row were."""
+        self.read_skipped()
+        checkpoint["skips"] = self.guard.state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take back what was skipped."""
+        self.guard.restore(checkpoint["skips"])
 
     def make_optimizer(self) -> torch.optim.AdamW:
-        """Return AdamW (fused where it may be) with decay on matrices only, at the peak rate."""
+        """Return fused AdamW with decay on matrices only, at the peak rate."""
         decayed = [p for p in self.parameters() if p.requires_grad and p.ndim > 1]
         plain = [p for p in self.parameters() if p.requires_grad and p.ndim <= 1]
         groups = [
             {"params": decayed, "weight_decay": self.config.weight_decay},
             {"params": plain, "weight_decay": 0.0},
         ]
-        # With the scaler of 16-mixed a fused optimiser scales the gradients itself, so they could not be clipped.
-        fused = self.config.precision != "16-mixed"
-        return torch.optim.AdamW(groups, lr=self.config.lr, betas=(0.9, 0.95), fused=fused)
+        return torch.optim.AdamW(groups, lr=self.config.lr, betas=(0.9, 0.95), fused=True)
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser with warm-up and a half cosine by step."""
@@ -200,6 +248,18 @@ class Pretraining(pl.LightningModule):
         total = int(self.trainer.estimated_stepping_batches)
         schedule = warmup_cosine(optimizer, int(self.config.warmup_steps), total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def blocks(*modules: nn.Module) -> list[nn.Module]:
+    """Return the transformer blocks of the modules, teachers' left out where they are to be trained."""
+    return [block for module in modules for block in module.modules() if type(block).__name__ == "Block"]
+
+
+def checkpoint_activations(*modules: nn.Module) -> None:
+    """Make the trained blocks compute their activations again on the way back instead of keeping them."""
+    for block in blocks(*modules):
+        if next(block.parameters()).requires_grad:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
 def drop_variables(batch: Batch, rate: float) -> Batch:
@@ -251,88 +311,12 @@ class Data(pl.LightningDataModule):
         """Return the validation windows in order."""
         assert self.trainer is not None
         rank, ranks = self.trainer.global_rank, self.trainer.world_size
+        if len(self.val) < ranks:
+            raise EarthSSLError(
+                f"training.devices: expected at most one process for each of the {len(self.val)} validation windows, "
+                f"got {ranks}; lengthen splits.val"
+            )
         return EvalLoader(self.val, self.config.batch_size, rank, ranks, self.grouping)
-
-
-class SaveLast(Checkpoint):
-    """Keeps the state to resume from in one file, replaced atomically.
-
-    At a step that validates, the state is saved after the validation, so that early stopping resumes exactly.
-    """
-
-    def __init__(self, file: Path, every: int, val_every: int) -> None:
-        self.file, self.every, self.val_every = file, every, val_every
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Save after every `every` steps."""
-        stepped = trainer.fit_loop.epoch_loop._should_accumulate() is False
-        if stepped and trainer.global_step % self.every == 0 and trainer.global_step % self.val_every:
-            self.save(trainer)
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save after a validation."""
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self.save(trainer)
-
-    def save(self, trainer: pl.Trainer) -> None:
-        """Write the trainer's state beside the file, then rename it into place."""
-        temporary = self.file.with_name(self.file.name + ".new")
-        with disk_full_is_clear(self.file):
-            trainer.save_checkpoint(temporary)
-            if trainer.is_global_zero:
-                os.replace(temporary, self.file)
-
-
-class Clock(Callback):
-    """Reads the log every few steps: terms, learning rate, samples a second, share of time spent on data."""
-
-    def __init__(self, every: int, sinks: Sequence[Any] = ()) -> None:
-        self.every, self.sinks = every, sinks
-        self._begun = 0.0
-        self._waited = 0.0
-        self._step = 0
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
-        self._begun, self._step, self._waited = time.perf_counter(), trainer.global_step, 0.0
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Send a line to the logger and the sinks."""
-        step = trainer.global_step
-        if step % self.every or step == self._step:
-            return
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        now = time.perf_counter()
-        seconds, samples = now - self._begun, (step - self._step) * data.config.accumulate * data.config.batch_size
-        line = {
-            **pl_module.flush(),  # type: ignore[operator]
-            "lr": trainer.optimizers[0].param_groups[0]["lr"],
-            "samples_per_s": samples * trainer.world_size / seconds,
-            "data_wait_share": (data.loader.waited_s - self._waited) / seconds,
-        }
-        self._begun, self._step, self._waited = now, step, data.loader.waited_s
-        for logger in trainer.loggers:
-            logger.log_metrics(line, step)
-        for sink in self.sinks:
-            sink(step, line)
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Send the validation's terms, and take its time out of the throughput."""
-        line = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("val/")}
-        for sink in self.sinks:
-            sink(trainer.global_step, line)
-        waited = trainer.datamodule.loader.waited_s  # type: ignore[attr-defined]
-        self._begun, self._step, self._waited = time.perf_counter(), trainer.global_step, waited
-
-
-class StopEarly(EarlyStopping):
-    """Early stopping that also stops at once where a resumed run had stopped already, before its export."""
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop before the first step if patience ran out before the run was interrupted."""
-        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
 
 
 def fit(
@@ -344,11 +328,15 @@ def fit(
         EarthSSLError: If `resume` finds no state.
     """
     config = module.config
+    if config.processes > 1 and not is_one_of_several():
+        raise EarthSSLError(
+            f"training.devices: expected 1 here (several are for `earthssl pretrain` and `run`), got {config.devices}"
+        )
     last = folder / "last.ckpt"
     if resume and not last.is_file():
         raise EarthSSLError(f"expected a state to resume from at {last}, found none; start without --resume")
-    extra: list[Callback] = [SaveLast(last, config.save_every, config.val_every)]
-    average = EMAWeightAveraging(decay=config.ema) if config.ema else None
+    extra: list[Callback] = [SaveLast(last, config.save_every, config.val_every, config.log_every)]
+    average = Average(config.ema) if config.ema else None
     if average is not None:
         extra.append(average)
     if config.patience:
@@ -362,7 +350,11 @@ def fit(
             max_epochs=-1,
             accelerator=config.accelerator,
             devices=config.devices,
-            precision=config.precision,  # type: ignore[arg-type]
+            num_nodes=config.nodes,
+            strategy=strategy(module),
+            # Lightning's own answer to SLURM's warning saves and requeues beside ours.
+            plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
+            precision=resolve(config.precision, config.accelerator),  # type: ignore[arg-type]
             accumulate_grad_batches=config.accumulate,
             gradient_clip_val=config.clip,
             val_check_interval=min(config.val_every, config.steps) * config.accumulate,
@@ -375,15 +367,35 @@ def fit(
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
+        # It would broadcast, and wait for the device, at every step; ssl/callbacks.py agrees on signals now and then.
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
         try:
             trainer.fit(module, datamodule=data, ckpt_path=str(last) if resume else None, weights_only=True)
         except SystemExit:
             # What Lightning makes of Ctrl-C.
             raise KeyboardInterrupt from None
+    module.gather()
     if average is not None:
         # Resumed after its last step, a run ends without this hook; where it did run, it changes nothing now.
         average.on_train_end(trainer, module)
     return trainer
+
+
+def strategy(module: Pretraining) -> Any:
+    """Return how the processes share the work, as Lightning wants it."""
+    config = module.config
+    if config.processes == 1:
+        return "auto"
+    if config.strategy == "fsdp":
+        return ModelParallelStrategy(config.processes, 1, save_distributed_checkpoint=False)
+    return DDPStrategy(
+        # What a task does not use gets no gradient: the encodings of what it hides, the heads of a task not drawn.
+        find_unused_parameters=True,
+        gradient_as_bucket_view=True,
+        # Running statistics come from the joined batch and are the same everywhere; broadcasting them at each forward
+        # pass would hang in validation, where the ranks may have unequal numbers of batches.
+        broadcast_buffers=False,
+    )
 
 
 def _quieten() -> None:

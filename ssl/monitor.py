@@ -146,13 +146,13 @@ class HealthMonitor(pl.Callback):
         if not trainer.is_global_zero:
             return
         health = self._measure(trainer, pl_module)
-        for words in health.warnings(pl_module.encoder.width, self.start):  # type: ignore[union-attr, arg-type]
+        for words in health.warnings(pl_module.whole().encoder.width, self.start):  # type: ignore[operator, arg-type]
             message = f"step {trainer.global_step}: {words}"
             self.said.append(message)
             Console(stderr=True).print(f"[bold red]health warning[/] {message}")
 
     def _measure(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> Health:
-        encoder: Any = pl_module.encoder
+        encoder: Any = pl_module.whole().encoder  # type: ignore[operator]
         health = check_health(encoder, self.windows)
         for sink in self.sinks:
             sink(trainer.global_step, {f"health/{name}": value for name, value in health.to_json().items()})
@@ -208,7 +208,7 @@ class OnlineProbe(pl.Callback):
         """Embed, fit, score, log."""
         if not trainer.is_global_zero:
             return
-        encoder: Any = pl_module.encoder
+        encoder: Any = pl_module.whole().encoder  # type: ignore[operator]
         score = self.score(encoder)
         for sink in self.sinks:
             sink(trainer.global_step, {f"probe/{self.labels.name}": score})

@@ -14,6 +14,7 @@ from .encoder import Encoder, EncoderConfig
 from .errors import EarthSSLError, nearest
 from .objective import Context, Objective, ObjectiveConfig, Outcome
 from .randomness import key, uniform
+from .ranks import averaged
 
 SAMPLINGS = ("joint", "one")
 WEIGHTINGS = ("fixed", "uncertainty", "gradnorm")
@@ -143,10 +144,10 @@ class Multitask(nn.Module):
         terms.update({f"{name}/weight": weight for name, weight in weights.items()})
         return Outcome(total, {"loss": total.detach(), **terms})
 
-    def after_step(self, encoder: Encoder, progress: float) -> None:
-        """Tell every task that the optimiser made a step."""
+    def after_step(self, encoder: Encoder, progress: float, taken: Tensor | float = 1.0) -> None:
+        """Tell every task that the optimiser made a step, or (`taken` 0) skipped one."""
         for objective in self.tasks().values():
-            objective.after_step(encoder, progress)
+            objective.after_step(encoder, progress, taken)
 
     def _drawn(self, number: int) -> str:
         """Return the task of a batch: a function of seed and batch number, equal on all ranks."""
@@ -182,12 +183,11 @@ class Multitask(nn.Module):
     def _rebalance(self, encoder: Encoder, losses: dict[str, Tensor]) -> None:
         """Move the weights one step towards equal gradient norms (GradNorm), their sum kept."""
         shared = [p for p in encoder.blocks[-1].parameters() if p.requires_grad]
-        values = torch.stack([loss.detach().float() for loss in losses.values()])
+        values = averaged(torch.stack([loss.detach().float() for loss in losses.values()]))
         norms = torch.stack([_flat_gradient(loss, shared).norm() for loss in losses.values()])
         fixed = torch.tensor([self.weights[name] for name in losses]).to(norms)
         with torch.no_grad():
-            if not bool(self.start.any()):
-                self.start.copy_(values)
+            self.start.copy_(torch.where(self.start.any(), self.start, values))
             pace = values / self.start.clamp(min=1e-12)
             pace = (pace / pace.mean().clamp(min=1e-12)) ** self.config.gradnorm_alpha
             pull = self.balance * fixed * norms
@@ -213,10 +213,10 @@ class Multitask(nn.Module):
 
 
 def _flat_gradient(loss: Tensor, parameters: list[nn.Parameter]) -> Tensor:
-    """Return the gradient of a loss by the parameters as one vector; the graph stays."""
+    """Return the gradient of a loss by the parameters as one vector, its mean over the ranks; the graph stays."""
     found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
     parts = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
-    return torch.cat([part.flatten().float() for part in parts])
+    return averaged(torch.cat([part.flatten().float() for part in parts]))
 
 
 def build_objectives(

@@ -108,8 +108,14 @@ class Objective(nn.Module, ABC):
         """Return new solvers of the task that use a trivial cue only."""
         return []
 
-    def after_step(self, encoder: Encoder, progress: float) -> None:
-        """Do what follows every step of the optimiser (a teacher's update); `progress` in (0, 1] of the run."""
+    def after_step(self, encoder: Encoder, progress: float, taken: Tensor | float = 1.0) -> None:
+        """Do what follows every step of the optimiser (a teacher's update).
+
+        Args:
+            encoder: As the step left it.
+            progress: In (0, 1] of the run.
+            taken: 1, or 0 where the step was skipped and nothing may move; on the device, not to be read.
+        """
 
 
 class ObjectiveConfig(ABC):

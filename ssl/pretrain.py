@@ -7,7 +7,8 @@ import platform
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,16 @@ from .engine import Data, Pretraining, TrainingConfig, fit, parameter_count
 from .errors import EarthSSLError
 from .fields import Loading
 from .files import digest, locked, read_json, refuse_filled, write_json
+from .launch import launch
 from .memory import peak_rss
-from .monitor import HealthMonitor, History, OnlineProbe, ProbeLabels, ProgressBar, check_health
+from .monitor import HealthMonitor, History, OnlineProbe, ProbeLabels, ProgressBar, check_health, undisturbed
 from .multitask import Multitask, MultitaskConfig, build_objectives
 from .objective import Context, ObjectiveConfig, unknown_task
+from .precision import AUTO, resolve
 from .randomness import key
+from .ranks import is_one_of_several, rank, started_outside
+from .sharded import Sharded
+from .stop import deferred
 from .store import Store
 from .transfer import start_from
 
@@ -109,25 +115,41 @@ def pretrain(
     Raises:
         EarthSSLError: If config, store and output folder do not fit together.
     """
+    training = config.training
+    outside = started_outside()
+    # Alone, it starts the processes of one machine itself.
+    if training.processes > 1 and outside != training.processes and (outside or training.nodes > 1):
+        raise EarthSSLError(
+            f"training: expected {training.nodes} node(s) × {training.devices} device(s) = {training.processes} "
+            f"processes started with srun or torchrun, got {outside}; start as many, or change devices and nodes"
+        )
+    if training.devices > 1 and not is_one_of_several():
+        return launch(partial(pretrain, config, tasks, label), training.devices, torch.get_num_threads())
     out = Path(config.out)
     store = Store(config.store)
+    config = replace(config, training=_resolved(config))
+    training = config.training
     module, train, val = assemble(config, store, tasks)
     probe = OnlineProbe(label(store, train.shortened(config.encoder.window)), []) if label is not None else None
-    with torch.no_grad():
+    with undisturbed(module):
         # A rehearsal on one window: settings that cannot work fail here, before anything is written.
         module.objectives(module.encoder, train.batch([0]).to("cpu"))
-    training = config.training
-    TrainLoader(train, training.batch_size, training.seed, grouping=training.batches)  # refuses what cannot be filled
-    if module.objectives.compares and training.batch_size < 2:
+    # It refuses batches that cannot be filled.
+    TrainLoader(train, training.batch_size, training.seed, ranks=training.processes, grouping=training.batches)
+    if module.objectives.compares and training.batch_size * training.processes < 2:
         raise EarthSSLError(
             f"training.batch_size: expected at least 2, as {', '.join(config.objectives)} compare the windows of a "
             f"batch, got {training.batch_size}; raise it"
         )
-    _open_run(out, config, _identity(config, store))
-    if module.transfer is not None:
-        print("\n".join(module.transfer.lines()), file=sys.stderr)
-    with locked(out):
-        return _train(out, config, store, module, train, val, probe)
+    with deferred():
+        if rank(training.processes > 1) > 0:
+            fit(module, Data(train, val, training, module.objectives.compares), out, [], [], config.resume)
+            return out / CHECKPOINT
+        _open_run(out, config, _identity(config, store))
+        if module.transfer is not None:
+            print("\n".join(module.transfer.lines()), file=sys.stderr)
+        with locked(out):
+            return _train(out, config, store, module, train, val, probe)
 
 
 def assemble(
@@ -145,7 +167,8 @@ def assemble(
     loading = Loading.of(training.data, training.data_device, training.accelerator, training.devices)
     train = Windows(store, "train", objectives.span, training.seed, loading)
     val = Windows(store, "val", objectives.span, training.seed, loading)
-    module = Pretraining(encoder, objectives, training)
+    kind = Sharded if training.strategy == "fsdp" and training.processes > 1 else Pretraining
+    module = kind(encoder, objectives, training)
     module.transfer = transfer
     return module, train, val
 
@@ -173,12 +196,24 @@ def _train(
         module, Data(train, val, training, module.objectives.compares), out, callbacks, [history, bar], config.resume
     ).global_step
     seconds = time.perf_counter() - begun
-    module.to("cpu").eval()
+    module.read_skipped()
+    skipped = module.guard.skipped
+    module = module.whole().to("cpu").eval()
+    module.guard.skipped = skipped
     short = val.shortened(config.encoder.window)
     _write_example(out, store, module, short)
     write_json(out / RUN, _run_record(module, seconds, steps, health.said, train, val))
     # Last: a run that has its checkpoint is finished.
     return _export(out, config, store, module, short, steps)
+
+
+def _resolved(config: PretrainConfig) -> TrainingConfig:
+    """Return the training with its precision decided: a run that goes on keeps what it began with."""
+    training, begun = config.training, Path(config.out) / CONFIG
+    if config.resume and training.precision == AUTO and begun.is_file():
+        kept = read_json(begun, "the config of an interrupted run")["identity"]["training"]
+        return replace(training, precision=kept.get("precision", "32-true"))
+    return replace(training, precision=resolve(training.precision, training.accelerator))
 
 
 def _identity(config: PretrainConfig, store: Store) -> dict[str, Any]:
@@ -292,6 +327,8 @@ def _run_record(
         "peak_memory_mib": peak_rss() / 2**20,
         "health_warnings": warnings,
         **_transferred(module),
+        "skipped_steps": module.guard.skipped,
+        "precision": module.config.precision,
         "versions": versions(),
         "processor": platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .batch import Batch
 from .engine import Pretraining, drop_variables
+from .precision import resolve
 from .randomness import key
 
 KINDS = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -26,7 +27,7 @@ class Stepper:
         self.device = device_of(module.config.accelerator)
         self.module = module.to(self.device).train()
         self.optimizer = module.make_optimizer()
-        self.kind = KINDS.get(str(module.config.precision))
+        self.kind = KINDS.get(resolve(module.config.precision, module.config.accelerator))
 
     def backward(self, batch: Batch) -> Tensor:
         """Return the detached loss of a batch; its gradients are added to those at hand."""

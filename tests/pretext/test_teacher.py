@@ -118,8 +118,8 @@ def followed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
     found: list[tuple[float, float]] = []
     follow = Teacher.follow
 
-    def noting(self: Teacher, student: nn.Module, progress: float) -> None:
-        follow(self, student, progress)
+    def noting(self: Teacher, student: nn.Module, progress: float, taken: Any) -> None:
+        follow(self, student, progress, taken)
         if type(student).__name__ == "Encoder":
             found.append((progress, self.tau))
 

@@ -120,6 +120,35 @@ def test_accumulation_takes_every_batch_once(
     assert json.loads((tmp_path / "run" / "run.json").read_text())["steps"] == 12
 
 
+def test_accumulation_equals_the_large_batch(small_pretrain: Callable[..., Path], tmp_path: Path) -> None:
+    """Of a loss that is a mean over samples: 4 × 4 windows give the step of 16; contrastive losses cannot."""
+    options = {"steps": 3, "val_every": 3, "warmup_steps": 1, "lr": 1e-4}
+    tasks: dict[str, Any] = {"orientation": {}, "order": {}}
+    large = small_pretrain(tmp_path / "large", tasks, batch_size=16, **options)
+    small = small_pretrain(tmp_path / "small", tasks, batch_size=4, accumulate=4, **options)
+    first, second = (load_file(run / "encoder.safetensors") for run in (large, small))
+    for name in first:
+        # Of three steps of 1e-4; biases of keys, whose true gradient is 0, move by the noise of sums.
+        torch.testing.assert_close(first[name], second[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("weighting", ["fixed", "gradnorm"])
+def test_forgotten_activations_change_nothing(
+    weighting: str, small_pretrain: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Computed again on the way back, with the same blocks left out, they give the same bytes."""
+    from earthssl.ssl.multitask import MultitaskConfig
+
+    options = {"steps": 3, "val_every": 3, "drop_path": 0.3, "ema": 0.5}
+    tasks: dict[str, Any] = {"masking": {}, "latent": {}}
+    found = []
+    for forget in (False, True):
+        run = tmp_path / str(forget)
+        multitask = MultitaskConfig(weighting=weighting)
+        found.append(small_pretrain(run, tasks, multitask=multitask, checkpoint_activations=forget, **options))
+    assert encoder_bytes(found[0]) == encoder_bytes(found[1])
+
+
 def test_early_stopping_stops(small_pretrain: Callable[..., Path], tmp_path: Path) -> None:
     """A loss that does not fall ends the run after `patience` validations; the steps really done are recorded."""
     checkpoint = small_pretrain(tmp_path / "run", lr=1e-12, patience=2, val_every=2, steps=12)
@@ -133,16 +162,16 @@ def test_averaged_weights_are_what_is_kept(
     small_run: Path, small_pretrain: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With an average, the checkpoint holds decay × average + (1 - decay) × weights, step by step from the first."""
-    from earthssl.ssl import engine
+    from earthssl.ssl import callbacks
 
     seen: list[dict[str, torch.Tensor]] = []
-    end = engine.Clock.on_train_batch_end
+    end = callbacks.Clock.on_train_batch_end
 
     def noting(self: Any, trainer: Any, module: Any, *rest: Any) -> None:
         seen.append({name: value.detach().clone() for name, value in module.encoder.state_dict().items()})
         end(self, trainer, module, *rest)
 
-    monkeypatch.setattr(engine.Clock, "on_train_batch_end", noting)
+    monkeypatch.setattr(callbacks.Clock, "on_train_batch_end", noting)
     checkpoint = small_pretrain(tmp_path / "run", ema=0.8)
     kept = load_file(checkpoint / "encoder.safetensors")
     plain = load_file(small_run / "checkpoint" / "encoder.safetensors")
@@ -157,13 +186,13 @@ def test_averaged_weights_are_what_is_kept(
 
 def test_half_precision_trains(small_run: Path, small_pretrain: Callable[..., Path], tmp_path: Path) -> None:
     """bf16-mixed: weights stay float32 and finite, losses are those of float32 to a few percent."""
-    checkpoint = small_pretrain(
-        tmp_path / "run", {"masking": {}, "order": {}, "orientation": {}}, precision="bf16-mixed"
-    )
+    tasks: dict[str, Any] = {"masking": {}, "order": {}, "orientation": {}}
+    checkpoint = small_pretrain(tmp_path / "run", tasks, precision="bf16-mixed", clip=0.5)
     weights = load_file(checkpoint / "encoder.safetensors")
     assert all(value.dtype == torch.float32 and value.isfinite().all() for value in weights.values())
     plain = history(small_run)["val/masking/loss"]
     assert history(tmp_path / "run")["val/masking/loss"][12] == pytest.approx(plain[12], rel=0.1)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["skipped_steps"] == []
 
 
 def test_the_record_of_a_run(small_run: Path) -> None:
@@ -235,7 +264,7 @@ def test_objectives_hear_of_every_step_once(
     from earthssl.pretext.orientation import Orientation
 
     heard: list[float] = []
-    monkeypatch.setattr(Orientation, "after_step", lambda self, encoder, progress: heard.append(progress))
+    monkeypatch.setattr(Orientation, "after_step", lambda self, encoder, progress, taken: heard.append(progress))
     config = small_config(tmp_path / "run", {"orientation": {}}, steps=4, accumulate=2, warmup_steps=1, val_every=4)
     pretrain_module.pretrain(config, TASKS)
     assert heard == [0.25, 0.5, 0.75, 1.0]

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from earthssl.ssl.errors import EarthSSLError
+from earthssl.ssl.multitask import MultitaskConfig
 
 # Starts one process a run and lets each kill itself, without any clean-up, at the moment asked for. The last
 # run is the script's own, to be killed from outside.
@@ -95,7 +96,7 @@ def killed(small_config: Callable[..., Any], tmp_path_factory: pytest.TempPathFa
     with open(folder / "output", "wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
         try:
-            kill(process, (folder / OUTSIDE / "last.ckpt").exists, 120)
+            kill(process, (folder / OUTSIDE / "last.ckpt").exists, 240)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{(folder / 'output').read_text()[-3000:]}") from None
         finally:
@@ -124,6 +125,81 @@ def test_resumes_to_the_same_bytes(
         == json.loads((whole / "record.json").read_text())["steps"]
     )
     assert steps(killed / case) == steps(tmp_path / "whole")
+
+
+# One process that forks a child a try, so that the libraries are imported once. Each child goes on with the run, as
+# `earthssl run` and `matrix` do, and is killed from outside after a time drawn between nothing and a whole run.
+KILLER = """
+import json, os, pickle, random, signal, sys, time
+from dataclasses import replace
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from earthssl import workflow
+
+def begin(config):
+    child = os.fork()
+    if child == 0:
+        workflow.pretrain_once(config)
+        os._exit(0)
+    return child
+
+with open(sys.argv[1], "rb") as handle:
+    configs, kills, each, seed = pickle.load(handle)
+draw, done, tries = random.Random(seed), [], 0
+wholes = []
+for config in configs:
+    begun = time.perf_counter()
+    assert os.waitpid(begin(replace(config, out=config.out + "-whole")), 0)[1] == 0
+    wholes.append(time.perf_counter() - begun)
+while len(done) < kills or tries % each:
+    number, attempt = divmod(tries, each)
+    config, whole = configs[number % len(configs)], wholes[number % len(configs)]
+    config = replace(config, out=f"{config.out}-{number}")
+    tries += 1
+    child = begin(config)
+    time.sleep(draw.uniform(0, whole))
+    os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    if os.WIFSIGNALED(status):
+        state = Path(config.out) / "last.ckpt"
+        step = int(torch.load(state, weights_only=True)["global_step"]) if state.is_file() else 0
+        done.append([config.out, step])
+    else:
+        assert status == 0, (config.out, status)
+    if attempt == each - 1:
+        assert os.waitpid(begin(config), 0)[1] == 0, config.out
+Path(sys.argv[2]).write_text(json.dumps(done))
+"""
+
+
+@pytest.mark.parametrize(
+    ("kills", "seed"), [(3, 1), pytest.param(24, 2, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+)
+def test_killed_at_random_moments(kills: int, seed: int, small_config: Callable[..., Any], tmp_path: Path) -> None:
+    """Killed from outside again and again, every run ends with the bytes of one that was never killed."""
+    every: dict[str, Any] = {"masking": {}, "byol": {"tau": 0.9}, "latent": {"tau": 0.9}}
+    common = {"save_every": 1, "ema": 0.9, "drop_path": 0.2, "variable_dropout": 0.3, "steps": 9, "val_every": 4}
+    configs = [
+        small_config(tmp_path / "a", every, multitask=MultitaskConfig(weighting="uncertainty"), accumulate=2, **common),
+        small_config(
+            tmp_path / "b", {"simclr": {}, "order": {}}, multitask=MultitaskConfig(weighting="gradnorm"), **common
+        ),
+        small_config(tmp_path / "c", {"masking": {}}, patience=4, **common),
+    ]
+    chosen = configs[:1] if kills < 10 else configs
+    (tmp_path / "jobs").write_bytes(pickle.dumps((chosen, kills, 3 if kills < 10 else 4, seed)))
+    (tmp_path / "killer.py").write_text(KILLER)
+    command = [sys.executable, str(tmp_path / "killer.py"), str(tmp_path / "jobs"), str(tmp_path / "done")]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    done = json.loads((tmp_path / "done").read_text())
+    assert len(done) >= kills
+    print(f"killed {len(done)} times, after steps {[step for _, step in done]}")
+    for run in {run for run, _ in done}:
+        whole = Path(run.rpartition("-")[0] + "-whole")
+        assert weights(Path(run) / "checkpoint") == weights(whole / "checkpoint"), run
+        assert steps(Path(run)) == steps(whole), run
 
 
 def steps(run: Path) -> list[tuple[str, str]]:
