@@ -72,8 +72,11 @@ def widen(stored: Shaped[Tensor, ...], out: Float[Tensor, ...], valid: Shaped[Te
     """
     out.copy_(stored)
     if stored.dtype == torch.int16:
-        torch.ne(out, MISSING, out=valid)
-        out.mul_(STEP).mul_(valid)
+        out.mul_(STEP)
+        valid.fill_(True)
+        if int(stored.amin()) == MISSING:
+            torch.ne(out, MISSING * STEP, out=valid)
+            out.mul_(valid)
     elif torch.isfinite(out.sum()):
         valid.fill_(True)
     else:
