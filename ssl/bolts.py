@@ -161,7 +161,7 @@ def weight_update(tau: float) -> WeightUpdate:
                     "copy the online network to make its target"
                 )
             self.update_tau(SimpleNamespace(global_step=progress), whole_run)
-            tau: float = self.current_tau  # type: ignore[has-type]
+            tau: Any = self.current_tau  # type: ignore[has-type]
             if isinstance(taken, Tensor):
                 self.current_tau = 1 - taken.double() * (1 - tau)
             self.update_weights(online, target)
