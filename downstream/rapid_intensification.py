@@ -65,7 +65,7 @@ CONVENTION = (
     "hidden state along the true future track through the true future air, which no forecaster knows. From scratch, "
     "fine-tuned: one network from crop to chance, the track joined in its head, its steps chosen on validation. Curve "
     "over labels: logistic rows on whole training {unit}s drawn at random, features and variants as chosen with all "
-    "labels, C on all of validation; the interval is of the mean over draws and seeds."
+    "labels, C on all of validation; the interval is of the mean over draws and seeds, given these."
 )
 
 

@@ -136,7 +136,7 @@ def vortex_samples(store: Store, config: VorticesConfig) -> pd.DataFrame:
     Returns:
         Columns `storm`, `time`, `lat`, `lon`, `vorticity` (cyclonic, 1e-5 s-1), `pressure` (hPa), their changes 12 h
         before (`vorticity12`, `pressure12`, NaN where not known) and 24 h ahead (targets PRESSURE and SPIN), and
-        `heading` (degrees clockwise from north; 0 where the vortex has not moved).
+        `heading` (way it last moved, degrees clockwise from north; 0 before).
 
     Raises:
         EarthSSLError: If the store lacks a variable, is not 6-hourly, or holds no such vortex.
@@ -166,7 +166,8 @@ def vortex_samples(store: Store, config: VorticesConfig) -> pd.DataFrame:
         for k in np.unique(at)
     ])  # fmt: skip
     table = followed(found.assign(pressure=lowest / 100, vorticity=found["vorticity"] * 1e5), config.reach_deg, step)
-    table["heading"] = np.nan_to_num(headings(table))
+    # on a coarse grid a vortex stays in its cell for many steps: the way it last moved still holds
+    table["heading"] = pd.Series(headings(table)).groupby(table["storm"]).ffill().fillna(0.0)
     known = table.set_index(["storm", "time"])[["pressure", "vorticity"]]
 
     def at_hours(hours: int) -> pd.DataFrame:
@@ -436,7 +437,7 @@ def _inside(
     kept = part != ""
     samples = every[kept].reset_index(drop=True)
     still = int((samples["heading"] == 0).sum())
-    notes.append(f"{still} of {len(samples)} vortices moved due north or not at all: rotated crops show north up.")
+    notes.append(f"{still} of {len(samples)} vortices last moved due north, or never yet: rotated crops show north up.")
     return samples, part[kept], notes
 
 
