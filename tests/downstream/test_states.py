@@ -265,20 +265,26 @@ def test_without_checkpoints_untrained_encoders_stand_alone_and_say_how_sure_the
 
 def test_a_network_from_scratch_learns_the_season_that_its_inputs_hold(small_store: Path, labels: StateLabels) -> None:
     store = Store(small_store)
-    config = ScratchConfig(1, steps=80, batch_size=32, lr=2e-3, check_every=20)
-    found = scratch_rows(config, SHAPE, store, labels)
+    config = ScratchConfig(1, steps=60, batch_size=32, lr=2e-3, check_every=20)
+    found = scratch_rows(config, EncoderConfig("nano", 3, (3, 2, 3)), store, labels)
     assert list(found) == [0, 2]
     for lead, (row,) in found.items():
         truth = labels.target(labels.rows("test", lead), lead)
         assert row.probabilities.shape == (len(truth), 3)
         assert row.probabilities.sum(1) == pytest.approx(1)
         assert row.choice is not None
-        assert int(row.choice.setting.split()[0]) in (20, 40, 60, 80)
+        assert int(row.choice.setting.split()[0]) in (20, 40, 60)
         error = ((row.probabilities - np.eye(3)[truth]) ** 2).sum(1).mean()
         clim = ((labels.baselines(lead)["climatology"] - np.eye(3)[truth]) ** 2).sum(1).mean()
         if lead == 0:
-            assert error < 0.7 * clim
-    assert np.array_equal(scratch_rows(config, SHAPE, store, labels)[0][0].probabilities, found[0][0].probabilities)
+            assert error < 0.8 * clim
+
+
+def test_a_network_from_scratch_is_a_function_of_its_seed(small_store: Path, labels: StateLabels) -> None:
+    store, config = Store(small_store), ScratchConfig(2, steps=2, batch_size=8, check_every=1)
+    first, again = (scratch_rows(config, SHAPE, store, labels)[2] for _ in range(2))
+    assert np.array_equal(first[0].probabilities, again[0].probabilities)
+    assert not np.array_equal(first[0].probabilities, first[1].probabilities)
 
 
 def test_a_network_from_scratch_never_sees_a_test_label(labels: StateLabels) -> None:
