@@ -31,12 +31,13 @@ def crops_figure(
     for across, (words, crops) in zip(panels, ways.items(), strict=True):
         fields = StormCrops(store, strongest, 1, crops).fields()[:, 0]
         extent = (-crops.radius_deg, crops.radius_deg, -crops.radius_deg, crops.radius_deg)
-        for axis, field_, one in zip(across, fields, strongest.itertuples(), strict=True):
+        for axis, field_, (_, one) in zip(across, fields, strongest.iterrows(), strict=True):
             axis.imshow(field_[names.index("vo850")], cmap="RdBu_r", vmin=-4, vmax=4, extent=extent)
             axis.contour(np.flipud(field_[names.index("msl")]), colors="black", linewidths=0.6, extent=extent)
             axis.plot(0, 0, marker="+", color="lime", ms=8)
-            side = "S, mirrored" if one.lat < 0 else "N"
-            where = f"{one.time:%d %b %HZ}, {abs(one.lat):g}°{side}, {one.lon:g}°E"
+            lat, lon, when = float(one["lat"]), float(one["lon"]), pd.Timestamp(one["time"])
+            side = "S, mirrored" if lat < 0 else "N"
+            where = f"{when:%d %b %HZ}, {abs(lat):g}°{side}, {lon:g}°E"
             axis.set_title(where + (words or ", north up"), fontsize=6)
             axis.tick_params(labelsize=6)
     drawn.suptitle(f"Crops: vorticity (colours), pressure (contours), normalised; {label}", fontsize=8)
