@@ -20,11 +20,12 @@ from .budget import check_disk
 from .errors import EarthSSLError
 from .files import digest, locked, read_json, write_json
 from .job import Job
+from .layout import Template
 from .prepare import FREE, PrepareConfig, Run, stamps, write_chunks
 from .sources import open_source
 from .splits import PARTS, Splits, follows, is_monthly
 from .statistics import Calendar
-from .store import Store, Template, close, grow
+from .store import Store, close, grow
 
 RECIPE = "append.json"
 

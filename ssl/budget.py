@@ -10,9 +10,9 @@ import numpy as np
 
 from .errors import EarthSSLError
 from .fit import sums_bytes
+from .layout import Template
 from .moments import UNIT
 from .statistics import Calendar
-from .store import Template
 
 MIB = 2**20
 # Copies of one piece of one variable (float32) while it is read, converted, masked, compared with its climatology.

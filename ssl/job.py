@@ -22,12 +22,13 @@ from .errors import EarthSSLError
 from .files import digest, disk_full_is_clear, read_json, write_json
 from .fit import SEGMENT, Reader, Stretches, shaped, sum_segment
 from .grid import LatLonGrid
+from .layout import Template, chunk_file, digests_of_file, step_digests, write_chunk
 from .moments import Sums
 from .sources import open_source
 from .sources.canonical import reading
 from .splits import Splits
 from .statistics import Calendar, Statistics
-from .store import Template, chunk_file, digests_of_file, read_statistics, step_digests, write_chunk
+from .store import read_statistics
 from .variables import lookup
 
 PIECE_BYTES = 128 * 2**20  # of one variable, read at once, where the source leaves the choice

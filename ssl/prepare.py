@@ -24,12 +24,13 @@ from .files import digest, disk_full_is_clear, read_json, refuse_filled, write_j
 from .fitted import fitted_statistics
 from .grid import LatLonGrid
 from .job import Job, source_steps, write_task
+from .layout import Template
 from .progress import Counted, track
 from .sources import open_source
 from .sources.files import matched
 from .splits import SplitsConfig
 from .statistics import Calendar, StatisticsConfig
-from .store import Store, Template, close, create
+from .store import Store, close, create
 from .tasks import LOCAL, Workers, default_workers, forget_peak, held_mb, memory_of_machine_mb, peak_mb
 
 RECIPE = "recipe.json"

@@ -10,11 +10,12 @@ import numpy as np
 from .errors import EarthSSLError
 from .grid import LatLonGrid
 from .job import read_variable
+from .layout import Template
 from .prepare import PrepareConfig, template_of
 from .sources import open_source
 from .splits import Splits
 from .statistics import Statistics, _choose, _group_values
-from .store import Store, Template
+from .store import Store
 
 LOOKS = 3  # training steps looked at to learn where there never is a value
 AXIS_BYTES = 8

@@ -8,11 +8,8 @@ hold whole time steps one after another, so a chunk file *is* the array of its s
 from __future__ import annotations
 
 import hashlib
-import os
-import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import chain
 from pathlib import Path
@@ -26,6 +23,7 @@ from .encoding import CF, decode, fill_value
 from .errors import EarthSSLError, nearest
 from .files import digest, disk_full_is_clear, read_json, sha256, write_json
 from .grid import LatLonGrid
+from .layout import Template, chunk_file, digests_of_file
 from .splits import Splits
 from .statistics import Statistics
 from .variables import lookup
@@ -37,42 +35,6 @@ MANIFEST = "manifest.json"
 TIME_UNITS = "seconds since 1970-01-01"
 MEANING = ("format_version", "variables", "units", "grid", "splits", "dtype", "statistics", "appended")
 MAPS = 256  # chunks mapped at once: each holds a file open, and processes often may have 1024
-
-
-@dataclass(frozen=True)
-class Template:
-    """What a store will hold, declared before a value is written.
-
-    Attributes:
-        variables: Canonical names, in the order of the channels.
-        grid: Where the cells lie.
-        times: UTC, datetime64[s], ascending.
-        splits: The blocks of time.
-        dtype: "float32"; "float16" or "int16" at half the size: their errors stand in `encoding`.
-        chunk_steps: Time steps in one chunk.
-    """
-
-    variables: tuple[str, ...]
-    grid: LatLonGrid
-    times: np.ndarray
-    splits: Splits
-    dtype: str
-    chunk_steps: int
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """Steps, variables, rows, columns."""
-        return (len(self.times), len(self.variables), *self.grid.shape)
-
-    @property
-    def chunk_bytes(self) -> int:
-        """Size of every chunk's file; the last one is filled up."""
-        return self.chunk_steps * int(np.prod(self.shape[1:])) * np.dtype(self.dtype).itemsize
-
-    def chunks(self) -> list[tuple[int, int]]:
-        """Return the [first, last) steps of every chunk."""
-        steps = len(self.times)
-        return [(i, min(i + self.chunk_steps, steps)) for i in range(0, steps, self.chunk_steps)]
 
 
 def create(path: Path, template: Template, statistics: Statistics) -> zarr.Group:
@@ -127,34 +89,6 @@ def open_fields(path: Path) -> zarr.Array:
     return fields
 
 
-def chunk_file(path: Path, number: int) -> Path:
-    """Return the file of a chunk of `fields`."""
-    return path / "fields" / "c" / str(number) / "0" / "0" / "0"
-
-
-def write_chunk(path: Path, template: Template, number: int, values: np.ndarray) -> None:
-    """Write a chunk: to a temporary neighbour, which is renamed when it is whole.
-
-    Args:
-        path: The store.
-        template: What it holds.
-        number: Of the chunk.
-        values: In the store's dtype, (steps, variables, rows, columns); fewer steps than a chunk are filled up.
-    """
-    file = chunk_file(path, number)
-    temporary = file.with_name(f"{file.name}.{uuid.uuid4().hex}.partial")
-    missing = np.full(template.shape[1:], fill_value(template.dtype), template.dtype)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(temporary, "wb") as handle:
-            handle.write(np.ascontiguousarray(values, template.dtype).data)
-            for _ in range(template.chunk_steps - len(values)):
-                handle.write(missing.data)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def read_statistics(path: Path) -> Statistics:
     """Return the statistics of a store made by `create`, mapped from its files."""
     group: Any = zarr.open_group(path, mode="r")
@@ -163,26 +97,6 @@ def read_statistics(path: Path) -> Statistics:
         return np.memmap(path / name / "c" / _SMALL[name], "<f4", "r", shape=group[name].shape)
 
     return Statistics.from_json(group["fields"].attrs["statistics"], mapped("climatology"), mapped("scale"))
-
-
-def step_digests(values: np.ndarray) -> list[bytes]:
-    """Return the SHA-256 of the bytes of each step."""
-    return [hashlib.sha256(np.ascontiguousarray(step).data).digest() for step in values]
-
-
-def digests_of_file(path: Path, template: Template, number: int) -> list[bytes]:
-    """Return the digests of the steps that a chunk's file holds, without those it is filled up with.
-
-    Raises:
-        EarthSSLError: If the file is not as large as a chunk.
-    """
-    file = chunk_file(path, number)
-    if not file.is_file() or file.stat().st_size != template.chunk_bytes:
-        found = file.stat().st_size if file.is_file() else "none"
-        raise EarthSSLError(f"{file}: expected {template.chunk_bytes} bytes, got {found}; prepare again")
-    mapped = np.memmap(file, np.dtype(template.dtype), "r", shape=(template.chunk_steps, *template.shape[1:]))
-    first, last = template.chunks()[number]
-    return step_digests(mapped[: last - first])
 
 
 def close(

@@ -18,11 +18,12 @@ from earthssl.ssl.budget import plan
 from earthssl.ssl.errors import EarthSSLError
 from earthssl.ssl.grid import LatLonGrid
 from earthssl.ssl.job import Job, opened, piece_steps
+from earthssl.ssl.layout import Template
 from earthssl.ssl.prepare import PrepareConfig, describe, prepare
 from earthssl.ssl.sources import canonical, open_source
 from earthssl.ssl.splits import SplitsConfig
 from earthssl.ssl.statistics import Calendar
-from earthssl.ssl.store import Store, Template
+from earthssl.ssl.store import Store
 from earthssl.ssl.tasks import Workers
 
 SPLITS = SplitsConfig(("2000", "2002"), ("2003-02", "2003-06"), ("2003-08", "2003-12"), 20)
