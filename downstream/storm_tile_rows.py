@@ -115,13 +115,13 @@ def component_features(
         grid: How the globe is cut.
         labels: Says which times are training.
         tiles: Number of each place's tile, (place,).
-        counts: Numbers of components.
+        counts: Numbers of components; those beyond what the tiles carry are all there are.
     """
     raw = PatchFeatures(np.arange(len(cells)), cells)
     found = pca_features(raw, np.flatnonzero(labels.inside("train")), grid.area, max(counts)).values
     columns = -(-grid.store.grid.shape[1] // grid.patch[1])
     made = {}
-    for count in counts:
+    for count in sorted({min(count, found.shape[-1]) for count in counts}):
         own = found[..., :count]
         made[f"{count} components"] = own
         made[f"{count} components of it and its neighbours"] = with_neighbours(

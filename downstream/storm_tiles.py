@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
@@ -84,8 +83,8 @@ class StormTilesConfig:
     least_wind_kt: float = 34.0
     spacing_hours: int = 24
     layers: list[int] | None = None
-    costs: list[float] = field(default_factory=lambda: [1e-4, 1e-2, 1.0])
-    pca_components: list[int] = field(default_factory=lambda: [5, 20])
+    costs: list[float] = field(default_factory=lambda: [1e-2, 1.0, 1e2])
+    pca_components: list[int] = field(default_factory=lambda: [5, 20, 40])
     untrained_seeds: int = 3
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     scratch: ScratchConfig = field(default_factory=lambda: ScratchConfig(batch_size=32))
@@ -140,7 +139,8 @@ def summarise(config: StormTilesConfig) -> Summary:
     scores, differences = tile_tables(rows, labels, references, draws=config.draws, block_weeks=config.block_weeks)
     target = f"storm ≥ {config.least_wind_kt:g} kt in tile"
     test = labels.inside("test")
-    chances = {name: np.mean([one.chances for one in rows if one.row == name], axis=0) for name in names}
+    # The first seed of each row: a mean over seeds would be another, better forecast.
+    chances = {name: next(one.chances for one in rows if one.row == name) for name in names}
     mapped = {name: found for name, found in chances.items() if name == BAND or name.startswith(PRETRAINED)}
     synthetic = "planet" in store.manifest["attributes"]
     return Summary(
