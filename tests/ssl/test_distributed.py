@@ -174,3 +174,49 @@ def test_one_that_ends_badly_ends_all(end: str, message: str) -> None:
     with pytest.raises(EarthSSLError, match=message):
         launch(work, 2, 2)
     assert time.monotonic() - begun < 300
+
+
+COMPARED = {"simclr": {}, "vicreg": {}, "byol": {}}
+
+
+def test_gradients_of_compared_batches_are_those_of_the_joined_batch(
+    small_config: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Before any optimiser, whose steps blow up rounding: the mean over two ranks against one process."""
+    configs = {name: small_config(tmp_path / name, {name: own}) for name, own in COMPARED.items()}
+    windows = torch.arange(16) * 12  # one month of sixteen years: all are fair rivals
+
+    def gradients(config: Any, chosen: torch.Tensor) -> dict[str, torch.Tensor]:
+        from earthssl.pretext import TASKS
+        from earthssl.ssl.pretrain import assemble
+        from earthssl.ssl.store import Store
+
+        module, train, _ = assemble(config, Store(config.store), TASKS)
+        module.train()
+        module.objectives(module.encoder, train.batch(chosen)).loss.backward()
+        return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+
+    def work() -> Path:
+        import torch.distributed as dist
+
+        rank = int(os.environ["LOCAL_RANK"])
+        dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meet", rank=rank, world_size=2)
+        for name, config in configs.items():
+            own = gradients(config, windows[rank * 8 : rank * 8 + 8])
+            for value in own.values():
+                dist.all_reduce(value)
+                value /= 2
+            if rank == 0:
+                torch.save(own, tmp_path / f"{name}.pt")
+        dist.destroy_process_group()
+        return tmp_path
+
+    launch(work, 2, 2)
+    for name, config in configs.items():
+        one = gradients(config, windows)
+        two = torch.load(tmp_path / f"{name}.pt", weights_only=True)
+        assert one.keys() == two.keys()
+        whole = torch.cat([value.flatten() for value in one.values()])
+        apart = torch.cat([(value - two[key]).flatten() for key, value in one.items()])
+        assert float(whole.norm()) > 1e-3, name
+        assert float(apart.norm() / whole.norm()) < 1e-4, name
