@@ -21,6 +21,9 @@ check: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/loading.py
+	$(BIN)/python benchmarks/plan.py
+	$(BIN)/python benchmarks/peers.py
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
