@@ -16,7 +16,7 @@ from .statistics import Calendar
 
 MIB = 2**20
 # Copies of one piece of one variable (float32) while it is read, converted, masked, compared with its climatology.
-COPIES = 6
+COPIES = 8
 
 
 @dataclass(frozen=True)
