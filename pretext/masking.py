@@ -171,7 +171,9 @@ class Masking(Objective):
         return [Interpolation()]
 
 
-def _score(rebuilt: Float[Tensor, "batch token variable cell"], patches: Patches, mask: Mask, joined: bool) -> Outcome:
+def _score(
+    rebuilt: Float[Tensor, "batch token variable cell"], patches: Patches, mask: Mask, joined: bool = False
+) -> Outcome:
     """Return the score of the hidden, valid cells by area, over the climatology; `joined` with the other ranks'."""
     truth = gather(patches.values, mask.order)
     weight = (gather(patches.valid, mask.order) & mask.concealed()) * patches.area[mask.order][:, :, None]
