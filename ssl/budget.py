@@ -15,8 +15,9 @@ from .moments import UNIT
 from .statistics import Calendar
 
 MIB = 2**20
-# Copies of one piece of one variable (float32) while it is read, converted, masked, compared with its climatology.
-COPIES = 8
+# Copies of one piece of one variable (float32) while it is read, converted, masked, compared with its climatology:
+# about eight were seen (benchmarks/prepare.py), and memory given back late asks for a margin.
+COPIES = 10
 
 
 @dataclass(frozen=True)
