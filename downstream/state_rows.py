@@ -69,6 +69,7 @@ def index_row(labels: StateLabels, lead: int) -> Classified:
 
 
 def baseline_rows(labels: StateLabels, lead: int, pcs: Mapping[str, Features]) -> list[Classified]:
+    """Return the rows that need no encoder: the labels' own baselines, the index, and heads on principal components."""
     rows = [Classified(name, None, found) for name, found in labels.baselines(lead).items()]
     rows.append(index_row(labels, lead))
     rows += [classify(labels, LogisticHead(), own, lead, f"{name} [logistic]", None) for name, own in pcs.items()]
@@ -78,6 +79,7 @@ def baseline_rows(labels: StateLabels, lead: int, pcs: Mapping[str, Features]) -
 
 
 def check_window(labels: StateLabels, shape: EncoderConfig) -> None:
+    """Raise an EarthSSLError if an encoder wants a longer window than the samples have."""
     if shape.window > labels.window:
         raise EarthSSLError(
             f"states: expected encoders with a window of at most {labels.window} months, got {shape.window}; "
