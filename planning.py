@@ -70,7 +70,7 @@ def plan(
     job = Job(config, sketch, threads=torch.get_num_threads())
     trial: Trial = run_apart(try_run, job)
     made = make_plan(config, sketch, trial, sketch.finished)
-    if short_of_memory(made) and not getattr(config.training, "checkpoint_activations", True):
+    if short_of_memory(made) and not config.training.checkpoint_activations:
         saving = replace(config, training=replace(config.training, checkpoint_activations=True))
         largest = max((one.batch_size for one in trial.sizes), default=2)
         job = replace(job, config=saving, full=False, largest=largest)
