@@ -72,7 +72,7 @@ def test_probing_leaves_no_trace(encoder: Encoder, small_windows: Callable[..., 
         lines.append(line)
 
     trainer = SimpleNamespace(is_global_zero=True, global_step=7)
-    module = SimpleNamespace(encoder=encoder)
+    module = SimpleNamespace(whole=lambda: SimpleNamespace(encoder=encoder))
     for callback in (
         OnlineProbe(labels_of(windows, np.cos(months / 2)), [sink]),
         OnlineProbe(labels_of(windows, (months > 5).astype(int), 2), [sink]),
@@ -185,7 +185,8 @@ def test_health_of_an_encoder(encoder: Encoder, small_windows: Callable[..., Any
         encoder.norm.weight.zero_()
         encoder.norm.bias.fill_(1)
     monitor = HealthMonitor(windows, [])
-    monitor.on_validation_end(SimpleNamespace(is_global_zero=True, global_step=3), SimpleNamespace(encoder=encoder))  # type: ignore[arg-type]
+    module = SimpleNamespace(whole=lambda: SimpleNamespace(encoder=encoder))
+    monitor.on_validation_end(SimpleNamespace(is_global_zero=True, global_step=3), module)  # type: ignore[arg-type]
     assert any(words.startswith("step 3: ") and "collapsed" in words for words in monitor.said)
 
 
