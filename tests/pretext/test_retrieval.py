@@ -229,9 +229,13 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
             torch.testing.assert_close(one[task][name], whole[name])
             assert torch.equal(one[task][name], two[task][name])
         assert len(whole) > 30
+        # Rounding of a sum is that of its largest parts: biases before a batch norm have gradients of 0 but for it.
+        rounding = 1e-5 * max(
+            float(value.abs().max()) for name, value in whole.items() if name not in ("loss", "skill")
+        )
         for name in whole:
             mean = (one[task][name] + two[task][name]) / 2
-            torch.testing.assert_close(mean, whole[name], rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(mean, whole[name], rtol=1e-4, atol=rounding)
 
 
 def test_one_process_gathers_nothing() -> None:
