@@ -9,8 +9,9 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 quickstart: .venv/ready
 	$(BIN)/earthssl quickstart
 
+# Two processes of one thread: the networks of the tests are too small for two threads to help.
 test: .venv/ready
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/ready
 	$(BIN)/ruff format --check .
