@@ -1,8 +1,8 @@
 """What the workbench costs around a bare training step: python benchmarks/step.py
 
 Prints milliseconds a step of (a) forward + backward + AdamW on fixed batches, (b) the same with batches drawn
-from the store, (c) Lightning's trainer with history, schedule, clipping and logging, and their ratios.
-Interleaved rounds, median; run it on an idle machine.
+from the store, (c) Lightning's trainer with history, schedule, clipping, progress bar, logging and the guard against
+steps that are not finite. Medians over the steps after a warm-up, interleaved rounds; run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import tempfile
 import time
 from pathlib import Path
 
+import pytorch_lightning as pl
 import torch
 from earthssl.pretext import TASKS
 from earthssl.ssl.data import TrainLoader, Windows
 from earthssl.ssl.encoder import EncoderConfig
 from earthssl.ssl.engine import Data, Pretraining, TrainingConfig, fit
-from earthssl.ssl.monitor import History
+from earthssl.ssl.monitor import History, ProgressBar
 from earthssl.ssl.multitask import build_objectives
 from earthssl.ssl.objective import Context
 from earthssl.ssl.prepare import PrepareConfig, prepare
@@ -26,7 +27,8 @@ from earthssl.ssl.pretrain import parse_objectives
 from earthssl.ssl.splits import SplitsConfig
 from earthssl.ssl.store import Store
 
-STEPS = 30
+STEPS = 40
+WARM_UP = 10
 ROUNDS = 5
 
 
@@ -61,22 +63,36 @@ def _loop(store: Store, windows: Windows, fixed: bool) -> float:
     module, loader = _parts(store), TrainLoader(windows, 32, 0)
     optimizer = torch.optim.AdamW(module.parameters(), fused=True)
     batch = loader.get(0)
-    begun = 0.0
-    for step in range(STEPS + 2):
-        if step == 2:
-            begun = time.perf_counter()
+    ends = []
+    for step in range(STEPS):
         module.objectives(module.encoder, batch if fixed else loader.get(step)).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    return 1000 * (time.perf_counter() - begun) / STEPS
+        ends.append(time.perf_counter())
+    return _median_ms(ends)
+
+
+class Stamps(pl.Callback):
+    """Notes the time after every step."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_train_batch_end(self, *_: object) -> None:
+        """Note it."""
+        self.ends.append(time.perf_counter())
 
 
 def _lightning(store: Store, windows: Windows, val: Windows, folder: Path) -> float:
     folder.mkdir()
-    module = _parts(store)
-    begun = time.perf_counter()
-    fit(module, Data(windows, val, module.config), folder, [], [History(folder / "history.csv")], resume=False)
-    return 1000 * (time.perf_counter() - begun) / STEPS
+    module, stamps, bar = _parts(store), Stamps(), ProgressBar(STEPS, "pretrain")
+    history = History(folder / "history.csv")
+    fit(module, Data(windows, val, module.config), folder, [bar, stamps], [history, bar], resume=False)
+    return _median_ms(stamps.ends)
+
+
+def _median_ms(ends: list[float]) -> float:
+    return 1000 * statistics.median(b - a for a, b in zip(ends[WARM_UP:], ends[WARM_UP + 1 :], strict=False))
 
 
 if __name__ == "__main__":
