@@ -27,6 +27,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
+from earthssl.ssl.precision import cpu_has_bf16
 from torch import Tensor, nn
 
 CHANNELS, PATCH, RATIO = 12, 4, 0.75
@@ -62,19 +63,12 @@ def main() -> None:
     if options.worker:
         print(json.dumps(_measure(*options.worker, options.steps)))
         return
-    variants = options.variants or [*FP32, *(BF16 if fast_bf16() else ())]
+    variants = options.variants or [*FP32, *(BF16 if cpu_has_bf16() else ())]
     print(f"{_machine()}, {options.threads} threads, {options.rounds} rounds of {options.steps} steps")
-    if not fast_bf16():
+    if not cpu_has_bf16():
         print("bf16 was not run: this processor has no bf16 matrix instructions")
     for size in options.sizes:
         _table(size, variants, options)
-
-
-def fast_bf16() -> bool:
-    """Return whether bf16 products run in hardware: AMX or AVX512-BF16, or a GPU."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
 def _table(size: str, variants: list[str], options: argparse.Namespace) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -161,25 +161,24 @@ def transformed(values: np.ndarray, scales: Sequence[float]) -> np.ndarray:
     extremes would drown. The logarithm is linear below s and gives every decade above it the same room. An error e
     of the transformed value is one of e (s + |x|) of the value: relative for rain, absolute (e s) for none.
     """
-    if not any(scales):
-        return values
-    out = np.array(values, np.result_type(values, np.float32))
-    for k, s in enumerate(scales):
-        if s:
-            x = values[:, k].astype(np.float64)
-            out[:, k] = np.sign(x) * np.log1p(np.abs(x) / s)
-    return out
+    return _scaled(values, scales, lambda x, s: np.sign(x) * np.log1p(np.abs(x) / s))
 
 
 def restored(values: np.ndarray, scales: Sequence[float]) -> np.ndarray:
     """Return what `transformed` was given."""
+    return _scaled(values, scales, lambda y, s: np.sign(y) * s * np.expm1(np.abs(y)))
+
+
+def _scaled(
+    values: np.ndarray, scales: Sequence[float], change: Callable[[np.ndarray, float], np.ndarray]
+) -> np.ndarray:
+    """Return the values with the variables (axis 1) that have a scale changed, in double precision."""
     if not any(scales):
         return values
     out = np.array(values, np.result_type(values, np.float32))
     for k, s in enumerate(scales):
         if s:
-            y = values[:, k].astype(np.float64)
-            out[:, k] = np.sign(y) * s * np.expm1(np.abs(y))
+            out[:, k] = change(values[:, k].astype(np.float64), s)
     return out
 
 
