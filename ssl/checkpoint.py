@@ -5,7 +5,9 @@
     heads.safetensors      weights of the pretext heads (the decoder), to rebuild fields or train on
     statistics.safetensors climatology and scale of the data it was trained on
     golden.safetensors     a tiny input and the output it gave at home
-    manifest.json          SHA-256 of every file above
+    task.safetensors       weights of a fine-tuned head; only where the record names a task
+    card.md                the model card, made from the record
+    manifest.json          SHA-256 and size of every file above
 
 Nothing in it is code or names code to run.
 """
@@ -14,8 +16,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,133 +27,68 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .batch import Batch
-from .encoder import Encoder, EncoderConfig
+from .card import card
+from .encoder import Encoder
 from .errors import EarthSSLError
-from .files import disk_full_is_clear, read_json, refuse_filled, sha256, write_json
+from .files import disk_full_is_clear, read_json, refuse_filled, sha256, write_json, write_text
 from .grid import LatLonGrid
-from .splits import Splits
-from .statistics import Statistics
+from .migration import FORMAT_VERSION, version_of
+from .record import Record
 from .tokens import patchify
 
-FORMAT = "earthssl checkpoint"
-FORMAT_VERSION = 1
-FILES = (
+FILES_V1 = (
     "record.json", "encoder.safetensors", "heads.safetensors", "statistics.safetensors", "golden.safetensors"
 )  # fmt: skip
+FILES = (*FILES_V1, "card.md")
+TASK_FILE = "task.safetensors"
+MANIFEST = "manifest.json"
+Weights = nn.Module | Mapping[str, Tensor]
 GOLDEN_TOLERANCE = 1e-3  # fp32 on other processors differs in the last digits; a wrong weight by far more
 
 
-@dataclass(frozen=True)
-class Record:
-    """What a checkpoint says of itself.
-
-    Attributes:
-        encoder: Shape of the encoder.
-        variables: Canonical names it has weights for, with `units` and `step_days` between time steps.
-        units: Of each variable.
-        step_days: Median spacing of the time steps, days.
-        grid: Where the cells lie.
-        statistics: Climatology and scale that its inputs are normalised with.
-        splits: The blocks of time of its pretraining.
-        fingerprint: Of the training store.
-        seed, steps: Of the training.
-        config: Everything that was configured.
-        licence: Of the data and hence of the weights.
-        source: Where the data came from.
-        versions: Of the libraries.
-        health: As measured at the end.
-        extra: Anything more: split proof, history, duration.
-    """
-
-    encoder: EncoderConfig
-    variables: tuple[str, ...]
-    units: tuple[str, ...]
-    step_days: float
-    grid: LatLonGrid
-    statistics: Statistics
-    splits: Splits
-    fingerprint: str
-    seed: int
-    steps: int
-    config: dict[str, Any]
-    licence: str
-    source: str
-    versions: dict[str, str]
-    health: dict[str, float]
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all but the arrays of the statistics as plain JSON."""
-        plain = {
-            name: getattr(self, name)
-            for name in ("step_days", "fingerprint", "seed", "steps", "config", "licence", "source", "versions",
-                         "health", "extra")
-        }  # fmt: skip
-        return {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "encoder": self.encoder.to_json(),
-            "variables": list(self.variables),
-            "units": list(self.units),
-            "grid": self.grid.to_json(),
-            "statistics": self.statistics.to_json(),
-            "splits": self.splits.to_json(),
-            **plain,
-        }
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any], arrays: dict[str, Tensor], where: Path) -> Record:
-        """Return the record of a folder.
-
-        Raises:
-            EarthSSLError: If it is of another format or lacks a field.
-        """
-        if not isinstance(record, dict):
-            raise EarthSSLError(
-                f"{where}: expected the record as a mapping, got {type(record).__name__}; fetch it again"
-            )
-        if record.get("format") != FORMAT or record.get("format_version") != FORMAT_VERSION:
-            raise EarthSSLError(
-                f"{where}: expected format '{FORMAT}' version {FORMAT_VERSION}, got '{record.get('format')}' version "
-                f"{record.get('format_version')}; use the release of earthssl that wrote it"
-            )
-        try:
-            kind = record["statistics"]
-            encoder = {**record["encoder"], "patch": tuple(record["encoder"]["patch"])}
-            return cls(
-                encoder=EncoderConfig(**encoder),
-                variables=tuple(record["variables"]),
-                units=tuple(record["units"]),
-                grid=LatLonGrid.from_json(record["grid"]),
-                statistics=Statistics.from_json(kind, arrays["coefficients"].numpy(), arrays["scale"].numpy()),
-                splits=Splits.from_json(record["splits"]),
-                **{name: record[name] for name in ("step_days", "fingerprint", "seed", "steps", "config", "licence",
-                                                   "source", "versions", "health", "extra")},
-            )  # fmt: skip
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise EarthSSLError(f"{where}: the record lacks or mistypes a field ({error}); fetch it again") from None
-
-
-def save(folder: Path, encoder: Encoder, heads: nn.Module, record: Record, golden: Batch) -> Path:
+def save(
+    folder: Path,
+    encoder: Encoder,
+    heads: Weights,
+    record: Record,
+    golden: Batch,
+    task: Weights | None = None,
+) -> Path:
     """Write a checkpoint folder; it appears under its name only when every file is whole.
 
+    Args:
+        folder: New or empty.
+        encoder: The network; LoRA is to be merged into it.
+        heads: Pretext heads (a module or its tensors); none of a fine-tuned encoder whose heads no longer fit: {}.
+        record: What it is; with `task` set if, and only if, a head is given.
+        golden: A tiny input.
+        task: Head of a fine-tuned encoder, as a module or its tensors.
+
     Raises:
-        EarthSSLError: If the folder holds something already, or the disk is full.
+        EarthSSLError: If the folder holds something already, the disk is full, or record and head disagree.
     """
+    if (task is None) != (record.task is None):
+        raise EarthSSLError(
+            f"expected record.task and the head of the task both or neither, got {record.task} and "
+            f"{'no head' if task is None else 'a head'}"
+        )
     refuse_filled(folder, "the checkpoint")
     making = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(making, ignore_errors=True)
     try:
         with disk_full_is_clear(folder):
             making.mkdir(parents=True)
-            save_file(_weights(encoder), making / "encoder.safetensors")
-            save_file(_weights(heads), making / "heads.safetensors")
             arrays = {"coefficients": record.statistics.coefficients, "scale": record.statistics.scale}
-            save_file({k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()},
-                      making / "statistics.safetensors")  # fmt: skip
-            save_file(_golden(encoder, golden), making / "golden.safetensors")
+            _save(making / "encoder.safetensors", encoder)
+            _save(making / "heads.safetensors", heads)
+            _save(making / "statistics.safetensors",
+                  {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()})  # fmt: skip
+            _save(making / "golden.safetensors", _golden(encoder, golden))
+            if task is not None:
+                _save(making / TASK_FILE, task)
             write_json(making / "record.json", record.to_json())
-            write_json(making / "manifest.json", {"sha256": {name: sha256(making / name) for name in FILES}})
+            write_text(making / "card.md", card(record))
+            write_json(making / MANIFEST, manifest_of(making, files_of(record.task is not None)))
         if folder.exists():
             folder.rmdir()
         os.replace(making, folder)
@@ -161,8 +97,23 @@ def save(folder: Path, encoder: Encoder, heads: nn.Module, record: Record, golde
     return folder
 
 
-def _weights(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+def files_of(tuned: bool) -> tuple[str, ...]:
+    """Return the names of the files of a folder, without the manifest, of a fine-tuned encoder or another."""
+    return (*FILES, TASK_FILE) if tuned else FILES
+
+
+def manifest_of(folder: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Return what the manifest of a folder with these files holds."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "sha256": {name: sha256(folder / name) for name in names},
+        "bytes": {name: (folder / name).stat().st_size for name in names},
+    }
+
+
+def _save(file: Path, weights: Weights) -> None:
+    tensors = weights.state_dict() if isinstance(weights, nn.Module) else weights
+    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, file)
 
 
 def _golden(encoder: Encoder, batch: Batch) -> dict[str, Tensor]:
@@ -177,28 +128,30 @@ def _golden(encoder: Encoder, batch: Batch) -> dict[str, Tensor]:
     }
 
 
-def check_files(folder: Path) -> None:
-    """Compare every file with the manifest.
+def check_files(folder: Path) -> tuple[str, ...]:
+    """Compare every file with the manifest and return their names.
 
     Raises:
         EarthSSLError: If there is no checkpoint, naming every file that is missing, changed or too many.
     """
     if not folder.is_dir():
         raise EarthSSLError(f"expected a checkpoint folder at {folder}, found none; see `earthssl pretrain`")
-    manifest = read_json(folder / "manifest.json", "a checkpoint's manifest")
+    manifest = read_json(folder / MANIFEST, "a checkpoint's manifest")
     hashes = manifest.get("sha256") if isinstance(manifest, dict) else None
-    if not isinstance(hashes, dict) or set(hashes) != set(FILES):
-        raise EarthSSLError(f"{folder}/manifest.json: expected the hashes of {', '.join(FILES)}; fetch it again")
+    if not isinstance(hashes, dict) or set(hashes) not in map(set, (FILES_V1, files_of(False), files_of(True))):
+        raise EarthSSLError(f"{folder}/{MANIFEST}: expected the hashes of {', '.join(FILES)}; fetch it again")
+    names = tuple(name for name in files_of(True) if name in hashes)
     wrong = []
-    for name in FILES:
+    for name in names:
         if not (folder / name).is_file():
             wrong.append(f"{name} is missing")
         elif sha256(folder / name) != hashes[name]:
             wrong.append(f"{name} was changed or damaged (SHA-256 differs)")
     wrong += [f"{entry.name} does not belong there" for entry in sorted(folder.iterdir())
-              if entry.name not in (*FILES, "manifest.json")]  # fmt: skip
+              if entry.name not in (*names, MANIFEST)]  # fmt: skip
     if wrong:
         raise EarthSSLError(f"{folder}: expected the files of its manifest, but {'; '.join(wrong)}; fetch it again")
+    return names
 
 
 def read(folder: str | Path) -> tuple[Encoder, Record]:
@@ -220,6 +173,21 @@ def read_heads(folder: str | Path, heads: nn.Module) -> None:
     """Load the weights of the pretext heads into a module of the same shape, or list every difference."""
     file = Path(folder) / "heads.safetensors"
     load_exactly(heads, _load(file), file)
+
+
+def read_task(folder: str | Path) -> dict[str, Tensor]:
+    """Return the tensors of a fine-tuned head; `Record.task` says what they are.
+
+    Raises:
+        EarthSSLError: If the folder has no task, or the file cannot be read.
+    """
+    file = Path(folder) / TASK_FILE
+    if not file.exists():
+        raise EarthSSLError(
+            f"expected the head of a fine-tuned encoder at {file}, found none: this one is only pretrained; "
+            "see `earthssl finetune`"
+        )
+    return _load(file)
 
 
 def _load(file: Path) -> dict[str, Tensor]:
@@ -258,7 +226,11 @@ def verify(folder: str | Path) -> dict[str, Any]:
         EarthSSLError: On the first thing that is not as it should be.
     """
     folder = Path(folder)
+    names = check_files(folder)
+    version = version_of(read_json(folder / "record.json", "a checkpoint's record"), folder)
     encoder, record = read(folder)
+    if (record.task is not None) != (TASK_FILE in names):
+        raise EarthSSLError(f"{folder}: expected {TASK_FILE} if and only if the record names a task; fetch it again")
     encoder.eval()
     golden = _load(folder / "golden.safetensors")
     batch = Batch(
@@ -273,7 +245,12 @@ def verify(folder: str | Path) -> dict[str, Any]:
             f"{folder}: the golden input gives an output that differs by {difference:.2e}, expected at most "
             f"{GOLDEN_TOLERANCE:.0e}; the weights or this installation are wrong"
         )
-    return {"golden_difference": difference, "tolerance": GOLDEN_TOLERANCE, "files": list(FILES)}
+    return {
+        "golden_difference": difference,
+        "tolerance": GOLDEN_TOLERANCE,
+        "files": list(names),
+        "format_version": version,
+    }
 
 
 def load_encoder(folder: str | Path) -> Any:

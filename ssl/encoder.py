@@ -15,6 +15,7 @@ from .errors import EarthSSLError, nearest
 from .tokens import Embedding, Encodings, Patches
 
 SIZES: dict[str, tuple[int, int, int]] = {  # width, depth, heads
+    "pico": (16, 2, 2),  # for tests and walk-throughs
     "nano": (64, 3, 4),
     "micro": (128, 6, 4),
     "tiny": (192, 12, 3),
@@ -29,7 +30,7 @@ class EncoderConfig:
     """Shape of the encoder.
 
     Attributes:
-        size: nano, micro, tiny, small, base or large.
+        size: pico, nano, micro, tiny, small, base or large.
         window: Time steps of a window.
         patch: Steps, rows and columns of a patch.
         drop_path: Chance of leaving a block out of a sample, rising linearly with depth to this.

@@ -7,6 +7,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,17 @@ import pytest
 import torch
 from earthssl.pretext import TASKS
 from earthssl.ssl import checkpoint as module
-from earthssl.ssl.checkpoint import FILES, differences, load_encoder, load_exactly, read, read_heads, save, verify
+from earthssl.ssl.checkpoint import (
+    FILES,
+    differences,
+    load_encoder,
+    load_exactly,
+    read,
+    read_heads,
+    read_task,
+    save,
+    verify,
+)
 from earthssl.ssl.errors import EarthSSLError
 from earthssl.ssl.files import sha256
 from earthssl.ssl.grid import LatLonGrid
@@ -193,7 +204,7 @@ def test_weights_that_were_exchanged_fail_the_golden_sample(folder: Path) -> Non
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda r: r.update(format_version=2), "expected format 'earthssl checkpoint' version 1, got .* version 2"),
+        (lambda r: r.update(format_version=3), "expected format version 1 to 2, got version 3, .*; upgrade earthssl"),
         (lambda r: r.update(format="another"), "got 'another'"),
         (lambda r: r.pop("grid"), "lacks or mistypes a field"),
         (lambda r: r.update(variables=None), "lacks or mistypes a field"),
@@ -228,7 +239,7 @@ def test_nothing_is_unpickled_or_run(folder: Path, monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(owner, name, forbidden)
     verify(folder)
     load_encoder(folder)
-    assert {path.suffix for path in folder.iterdir()} == {".json", ".safetensors"}
+    assert {path.suffix for path in folder.iterdir()} == {".json", ".safetensors", ".md"}
 
 
 def test_a_filled_folder_is_not_overwritten(folder: Path, small_windows: Any, tmp_path: Path) -> None:
@@ -278,3 +289,24 @@ def test_differences_are_all_listed(small_run: Path) -> None:
     said = differences(record, ["msl", "t2m"], other, 1.0)
     assert [words.split(":")[0] for words in said] == ["variables", "grid", "time step"]
     assert "msl, t2m" in said[0]
+
+
+def test_a_fine_tuned_head_travels_with_its_encoder(folder: Path, small_windows: Any, tmp_path: Path) -> None:
+    """Tensors bit for bit, record and card; head and record go together, and a pretrained folder has none."""
+    encoder, record = read(folder)
+    with pytest.raises(EarthSSLError, match="only pretrained"):
+        read_task(folder)
+    golden, head = small_windows("val").batch([0]), nn.Linear(64, 3)
+    tuned = replace(record, task={"kind": "regression", "targets": ["a", "b", "c"]})
+    again = save(tmp_path / "tuned", encoder, {}, tuned, golden, head)
+    assert torch.equal(read_task(again)["weight"], head.weight)
+    assert read(again)[1].task == tuned.task
+    assert "task.safetensors" in verify(again)["files"]
+    assert "Fine-tuned" in (again / "card.md").read_text()
+    for wrong in ((record, head), (tuned, None)):
+        with pytest.raises(EarthSSLError, match="both or neither"):
+            save(tmp_path / "no", encoder, {}, wrong[0], golden, wrong[1])
+    (again / "task.safetensors").unlink()
+    sign(again)
+    with pytest.raises(EarthSSLError, match="if and only if the record names a task"):
+        verify(again)

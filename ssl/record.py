@@ -1,0 +1,100 @@
+"""Record: what a checkpoint says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from .encoder import EncoderConfig
+from .errors import EarthSSLError
+from .grid import LatLonGrid
+from .migration import FORMAT, FORMAT_VERSION, migrate
+from .splits import Splits
+from .statistics import Statistics
+
+PLAIN = (
+    "step_days", "fingerprint", "seed", "steps", "config", "licence", "source", "versions", "health", "extra", "task"
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a checkpoint says of itself.
+
+    Attributes:
+        encoder: Shape of the encoder.
+        variables: Canonical names it has weights for, with `units` and `step_days` between time steps.
+        units: Of each variable.
+        step_days: Median spacing of the time steps, days.
+        grid: Where the cells lie.
+        statistics: Climatology and scale that its inputs are normalised with.
+        splits: The blocks of time of its pretraining.
+        fingerprint: Of the training store.
+        seed, steps: Of the training.
+        config: Everything that was configured.
+        licence: Of the data and hence of the weights.
+        source: Where the data came from.
+        versions: Of the libraries.
+        health: As measured at the end.
+        extra: Anything more: split proof, history, duration, probe scores.
+        task: What a fine-tuned encoder was tuned for: kind (regression, classification or field), targets, head,
+            parent, …; None for a pretrained one.
+    """
+
+    encoder: EncoderConfig
+    variables: tuple[str, ...]
+    units: tuple[str, ...]
+    step_days: float
+    grid: LatLonGrid
+    statistics: Statistics
+    splits: Splits
+    fingerprint: str
+    seed: int
+    steps: int
+    config: dict[str, Any]
+    licence: str
+    source: str
+    versions: dict[str, str]
+    health: dict[str, float]
+    extra: dict[str, Any] = field(default_factory=dict)
+    task: dict[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all but the arrays of the statistics as plain JSON."""
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "encoder": self.encoder.to_json(),
+            "variables": list(self.variables),
+            "units": list(self.units),
+            "grid": self.grid.to_json(),
+            "statistics": self.statistics.to_json(),
+            "splits": self.splits.to_json(),
+            **{name: getattr(self, name) for name in PLAIN},
+        }
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any], arrays: dict[str, Tensor], where: Path) -> Record:
+        """Return the record of a folder, an older one brought up to date.
+
+        Raises:
+            EarthSSLError: If it is of another format, newer than this release, or lacks a field.
+        """
+        record = migrate(record, where)
+        try:
+            kind = record["statistics"]
+            encoder = {**record["encoder"], "patch": tuple(record["encoder"]["patch"])}
+            return cls(
+                encoder=EncoderConfig(**encoder),
+                variables=tuple(record["variables"]),
+                units=tuple(record["units"]),
+                grid=LatLonGrid.from_json(record["grid"]),
+                statistics=Statistics.from_json(kind, arrays["coefficients"].numpy(), arrays["scale"].numpy()),
+                splits=Splits.from_json(record["splits"]),
+                **{name: record[name] for name in PLAIN},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise EarthSSLError(f"{where}: the record lacks or mistypes a field ({error}); fetch it again") from None
