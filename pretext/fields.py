@@ -74,7 +74,8 @@ def score(guess: Tensor, truth: Tensor, weight: Tensor, joined: bool = False) ->
     sums = torch.stack([weight.sum(axes), (weight * truth**2).sum(axes)])
     total, power = averaged(sums) if joined else sums
     safe = torch.where(total > 0, total, torch.ones_like(total))
-    return FieldScore((weight * (guess - truth) ** 2).sum(axes) / safe, power / safe, total)
+    error = (guess - truth).square().mul_(weight).sum(axes)  # in place: fields this large set the peak of memory
+    return FieldScore(error / safe, power / safe, total)
 
 
 def by_variable(x: Tensor, weight: Tensor, joined: bool = False) -> Float[Tensor, " variable"]:

@@ -88,8 +88,11 @@ class Masking(Objective):
             check(kind, patches)
         mask = draw(self._kind(batch.number), patches, batch.keys)
         mask = thin(mask, self.config.rebuild if self.training else 1.0, batch.keys)
-        rebuilt = self.rebuild(encoder, patches, mask)
-        return _score(rebuilt, patches, mask, joined=self.training)
+        rebuilt = self.rebuild(encoder, patches, mask).float()
+        truth, weight = asked(patches, mask)
+        del patches  # the cells a second time, just where memory is at its peak
+        found = score(rebuilt, truth, weight, joined=self.training)
+        return Outcome(found.loss, found.terms(batch.variables))
 
     def _kind(self, number: int) -> MaskConfig:
         """Return the kind of mask of a batch: a function of seed and batch number, equal on all ranks."""
@@ -150,8 +153,7 @@ class Masking(Objective):
         for count in counts.unique().tolist():  # windows that show equally many tokens go together
             own = counts == count
             part = replace(patches, values=patches.values[own], valid=patches.valid[own], season=patches.season[own])
-            nothing = torch.zeros(len(part.values), len(part.variables), dtype=torch.bool, device=seen.device)
-            made = self.rebuild(encoder, part, Mask(order[own], count, nothing))
+            made = self.rebuild(encoder, part, Mask(order[own], count))
             rebuilt[own] = gather(made.float(), order[own].argsort(1))
         fields = unpatchify(torch.where(patches.valid, patches.values, rebuilt), patches, encoder.config.patch)
         return torch.where(batch.known.to(fields.device), fields, torch.full_like(fields, math.nan))
@@ -171,11 +173,9 @@ class Masking(Objective):
         return [Interpolation()]
 
 
-def _score(
-    rebuilt: Float[Tensor, "batch token variable cell"], patches: Patches, mask: Mask, joined: bool = False
-) -> Outcome:
-    """Return the score of the hidden, valid cells by area, over the climatology; `joined` with the other ranks'."""
-    truth = gather(patches.values, mask.order)
+def asked(
+    patches: Patches, mask: Mask
+) -> tuple[Float[Tensor, "batch token variable cell"], Float[Tensor, "batch token variable cell"]]:
+    """Return the cells in the order of the mask, and their weights: the area of those that are hidden and valid."""
     weight = (gather(patches.valid, mask.order) & mask.concealed()) * patches.area[mask.order][:, :, None]
-    found = score(rebuilt.float(), truth, weight, joined)
-    return Outcome(found.loss, found.terms(patches.variables))
+    return gather(patches.values, mask.order), weight

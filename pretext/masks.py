@@ -61,13 +61,13 @@ class Mask:
     Attributes:
         order: A permutation of the tokens of each sample, the visible ones first, (batch, token).
         visible: How many are visible: the same for all samples.
-        hidden_variables: Variables hidden everywhere, (batch, variable).
+        hidden_variables: Variables hidden everywhere, (batch, variable); None where none can be.
         hidden_cells: Cells hidden in all variables, by token id; None where whole tokens are hidden only.
     """
 
     order: Int[Tensor, "batch token"]
     visible: int
-    hidden_variables: Bool[Tensor, "batch variable"]
+    hidden_variables: Bool[Tensor, "batch variable"] | None = None
     hidden_cells: Bool[Tensor, "batch every_token cell"] | None = None
 
     @property
@@ -82,7 +82,8 @@ class Mask:
 
     def shown(self, patches: Patches) -> Patches:
         """Return the patches without what is hidden inside the visible tokens."""
-        patches = patches.without(self.hidden_variables)
+        if self.hidden_variables is not None:
+            patches = patches.without(self.hidden_variables)
         if self.hidden_cells is None:
             return patches
         seen = ~self.hidden_cells[:, :, None]
@@ -91,7 +92,9 @@ class Mask:
     def concealed(self) -> Bool[Tensor, "batch token variable _"]:
         """Return what is hidden, token by token in the order of `order`; one cell stands for all where all are."""
         place = torch.arange(self.order.shape[1], device=self.order.device) >= self.visible
-        hidden = (place[None, :, None] | self.hidden_variables[:, None, :])[..., None]
+        hidden = place[None, :, None, None].expand(len(self.order), -1, -1, -1)
+        if self.hidden_variables is not None:
+            hidden = hidden | self.hidden_variables[:, None, :, None]
         if self.hidden_cells is None:
             return hidden
         return hidden | gather(self.hidden_cells, self.order)[:, :, None]
@@ -127,7 +130,6 @@ def draw(config: MaskConfig, patches: Patches, keys: Int[Tensor, " batch"]) -> M
     steps = patches.shape[0]
     places = patches.count // steps
     keys = fold(keys, key(0, f"mask {config.kind}"))
-    hidden_variables = torch.zeros(len(keys), len(patches.variables), dtype=torch.bool, device=keys.device)
     if config.kind in ("tube", "block"):
         if config.kind == "tube":
             scores = uniform(fold(keys, 1), patches.shape[1] * patches.shape[2])[:, patches.cell[:places]]
@@ -136,12 +138,13 @@ def draw(config: MaskConfig, patches: Patches, keys: Int[Tensor, " batch"]) -> M
         chosen = scores.argsort(dim=1, stable=True)
         # The tokens of a place lie `places` apart.
         order = (chosen[:, :, None] + places * torch.arange(steps, device=keys.device)).flatten(1)
-        return Mask(order, steps * visible_count(places, config.ratio), hidden_variables)
+        return Mask(order, steps * visible_count(places, config.ratio))
     if config.kind == "cells":
-        return _draw_cells(config, patches, keys, hidden_variables)
+        return _draw_cells(config, patches, keys)
     scores = uniform(keys, patches.count)
     if config.kind == "last":
         scores = patches.step + scores
+    hidden_variables = None
     if config.kind == "variable":
         hidden_variables = _draw_variables(uniform(fold(keys, 1), len(patches.variables) + 1))
     return Mask(scores.argsort(dim=1, stable=True), visible_count(patches.count, config.ratio), hidden_variables)
@@ -182,9 +185,7 @@ def _closeness_to_centres(
     return (centres @ points.T).amax(1)
 
 
-def _draw_cells(
-    config: MaskConfig, patches: Patches, keys: Int[Tensor, " batch"], hidden_variables: Bool[Tensor, "batch variable"]
-) -> Mask:
+def _draw_cells(config: MaskConfig, patches: Patches, keys: Int[Tensor, " batch"]) -> Mask:
     """Return a mask with gaps where a random field is high: in tokens where its mean is, and in cells of the others.
 
     The field is smooth bumps, the same at all steps of a window, and noise of a weight that each sample draws:
@@ -204,7 +205,7 @@ def _draw_cells(
     stay = candidates - (share * candidates).long()
     rank = field.flatten(1).argsort(dim=1, stable=True).argsort(1).unflatten(1, field.shape[1:])
     lowest = nn.functional.one_hot(field.argmin(2), field.shape[2]).bool()
-    return Mask(order, visible, hidden_variables, (rank >= stay[:, None, None]) & field.isfinite() & ~lowest)
+    return Mask(order, visible, None, (rank >= stay[:, None, None]) & field.isfinite() & ~lowest)
 
 
 def _cell_points(patches: Patches) -> Float[Tensor, "token cell 3"]:

@@ -185,7 +185,7 @@ def test_skill_by_hand() -> None:
     torch.manual_seed(0)
     place = 3 * torch.randn(1, 6, 4)
     everything = place + torch.randn(400, 6, 4)
-    mask = Mask(torch.rand(400, 6).argsort(1), 2, torch.zeros(400, 1, dtype=torch.bool))
+    mask = Mask(torch.rand(400, 6).argsort(1), 2)
     truth = gather(everything, mask.hidden)
     mean = gather(place.expand(400, -1, -1), mask.hidden)
     assert float(explained(truth, everything, mask)["skill"]) == 1
@@ -204,12 +204,10 @@ def test_few_samples_do_not_favour_their_own_mean() -> None:
     powers = []
     for _ in range(400):
         everything = torch.randn(3, 4, 8)
-        mask = Mask(torch.arange(4).expand(3, -1), 1, torch.zeros(3, 1, dtype=torch.bool))
+        mask = Mask(torch.arange(4).expand(3, -1), 1)
         powers.append(float(explained(everything[:, 1:], everything, mask)["spread"]) ** 2)
     assert np.mean(powers) == pytest.approx(1, abs=0.02)
-    one = explained(
-        torch.randn(1, 3, 8), torch.randn(1, 4, 8), Mask(torch.arange(4)[None], 1, mask.hidden_variables[:1])
-    )
+    one = explained(torch.randn(1, 3, 8), torch.randn(1, 4, 8), Mask(torch.arange(4)[None], 1))
     assert float(one["skill"]) == float(one["spread"]) == 0
 
 
@@ -231,7 +229,7 @@ def test_neighbours_are_blended_by_distance(batch: Batch) -> None:
     column = patches.cell % 8
     shown = (column == 0) | (column == 4)
     order = torch.cat([shown.nonzero()[:, 0], (~shown).nonzero()[:, 0]])[None]
-    mask = Mask(order, int(shown.sum()), torch.zeros(1, 1, dtype=torch.bool))
+    mask = Mask(order, int(shown.sum()))
     points, steps = patches.place[:, :3].double(), patches.step.double()[:, None]
     features = torch.cat([points, steps], 1)[None]
     sharp = Neighbours._blend(features.float(), patches, mask, 1e-5)[0].double()
