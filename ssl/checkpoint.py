@@ -16,24 +16,26 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from . import schema
 from .batch import Batch
 from .card import card
 from .encoder import Encoder
 from .errors import EarthSSLError
-from .files import disk_full_is_clear, read_json, refuse_filled, sha256, write_json, write_text
+from .files import disk_full_is_clear, refuse_filled, sha256, write_json, write_text
 from .grid import LatLonGrid
-from .migration import FORMAT_VERSION, version_of
-from .record import Record
+from .migration import FORMAT_VERSION, migrate, version_of
+from .record import Record, check_lengths
+from .strict import read_header, read_strict_json, read_tensors
 from .tokens import patchify
 
 FILES_V1 = (
@@ -41,8 +43,14 @@ FILES_V1 = (
 )  # fmt: skip
 FILES = (*FILES_V1, "card.md")
 TASK_FILE = "task.safetensors"
+RECORD = "record.json"
 MANIFEST = "manifest.json"
+MANIFEST_BYTES = 65536
+SHOWN = 12  # differences listed; a folder of another kind has hundreds
+GOLDEN_WINDOWS = 64
 Weights = nn.Module | Mapping[str, Tensor]
+Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
+_DTYPE = {torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
 GOLDEN_TOLERANCE = 1e-3  # fp32 on other processors differs in the last digits; a wrong weight by far more
 
 
@@ -72,6 +80,9 @@ def save(
             f"expected record.task and the head of the task both or neither, got {record.task} and "
             f"{'no head' if task is None else 'a head'}"
         )
+    plain = record.to_json()
+    schema.check(plain, schema.RECORD, "the record to be saved", "correct it")
+    check_lengths(plain, "the record to be saved")
     refuse_filled(folder, "the checkpoint")
     making = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(making, ignore_errors=True)
@@ -86,7 +97,7 @@ def save(
             _save(making / "golden.safetensors", _golden(encoder, golden))
             if task is not None:
                 _save(making / TASK_FILE, task)
-            write_json(making / "record.json", record.to_json())
+            write_json(making / RECORD, plain)
             write_text(making / "card.md", card(record))
             write_json(making / MANIFEST, manifest_of(making, files_of(record.task is not None)))
         if folder.exists():
@@ -132,21 +143,21 @@ def check_files(folder: Path) -> tuple[str, ...]:
     """Compare every file with the manifest and return their names.
 
     Raises:
-        EarthSSLError: If there is no checkpoint, naming every file that is missing, changed or too many.
+        EarthSSLError: If there is no checkpoint, naming every file that is missing, changed, a link or too many.
     """
     if not folder.is_dir():
         raise EarthSSLError(f"expected a checkpoint folder at {folder}, found none; see `earthssl pretrain`")
-    manifest = read_json(folder / MANIFEST, "a checkpoint's manifest")
-    hashes = manifest.get("sha256") if isinstance(manifest, dict) else None
-    if not isinstance(hashes, dict) or set(hashes) not in map(set, (FILES_V1, files_of(False), files_of(True))):
-        raise EarthSSLError(f"{folder}/{MANIFEST}: expected the hashes of {', '.join(FILES)}; fetch it again")
-    names = tuple(name for name in files_of(True) if name in hashes)
-    wrong = []
-    for name in names:
-        if not (folder / name).is_file():
-            wrong.append(f"{name} is missing")
-        elif sha256(folder / name) != hashes[name]:
-            wrong.append(f"{name} was changed or damaged (SHA-256 differs)")
+    manifest = read_strict_json(folder / MANIFEST, "a checkpoint's manifest", MANIFEST_BYTES)
+    schema.check(manifest, schema.MANIFEST, folder / MANIFEST)
+    hashes, sizes = manifest["sha256"], manifest.get("bytes", {})
+    fitting = (FILES_V1,) if manifest.get("format_version", 1) == 1 else (files_of(False), files_of(True))
+    names = next((names for names in fitting if set(names) == set(hashes)), None)
+    if names is None or (sizes and set(sizes) != set(hashes)):
+        raise EarthSSLError(
+            f"{folder}/{MANIFEST}: expected hash and size of {', '.join(fitting[0])}, got those of "
+            f"{', '.join(sorted(hashes))}; fetch it again"
+        )
+    wrong = [f"{name} {why}" for name in names if (why := _damage(folder / name, hashes[name], sizes.get(name)))]
     wrong += [f"{entry.name} does not belong there" for entry in sorted(folder.iterdir())
               if entry.name not in (*names, MANIFEST)]  # fmt: skip
     if wrong:
@@ -154,32 +165,106 @@ def check_files(folder: Path) -> tuple[str, ...]:
     return names
 
 
+def _damage(file: Path, expected: str, size: int | None) -> str:
+    """Return in words how a file differs from its entry in the manifest; "" where it does not."""
+    try:
+        found = os.lstat(file)
+    except FileNotFoundError:
+        return "is missing"
+    if not stat.S_ISREG(found.st_mode):
+        return "is a link" if stat.S_ISLNK(found.st_mode) else "is no regular file"
+    if size is not None and found.st_size != size:
+        return f"was changed or damaged ({found.st_size} bytes, expected {size})"
+    return "" if sha256(file) == expected else "was changed or damaged (SHA-256 differs)"
+
+
 def read(folder: str | Path) -> tuple[Encoder, Record]:
     """Return the encoder and the record of a checkpoint, files checked, weights complete.
 
     Raises:
-        EarthSSLError: If a file differs from its hash, or names or shapes of the weights do: all listed.
+        EarthSSLError: If a file differs from its hash, the record does not fit its schema, or names, shapes or types
+            of tensors do not follow from the record: all listed. No memory is taken for weights before that.
     """
     folder = Path(folder)
-    check_files(folder)
-    arrays = _load(folder / "statistics.safetensors")
-    record = Record.from_json(read_json(folder / "record.json", "a checkpoint's record"), arrays, folder)
+    return _read(folder, check_files(folder))
+
+
+def _read(folder: Path, names: Sequence[str]) -> tuple[Encoder, Record]:
+    """Return encoder and record of a folder whose files have been checked."""
+    record = _read_record(folder, names)
+    file = folder / "encoder.safetensors"
+    with torch.device("meta"):
+        expected = record.encoder.build(record.variables).state_dict()
+    _check_shapes(read_header(file), {name: (_DTYPE[t.dtype], tuple(t.shape)) for name, t in expected.items()}, file)
     encoder = record.encoder.build(record.variables)
-    load_exactly(encoder, _load(folder / "encoder.safetensors"), folder / "encoder.safetensors")
+    load_exactly(encoder, read_tensors(file), file)
     return encoder, record
+
+
+def read_record(folder: str | Path) -> Record:
+    """Return the record of a checkpoint, files checked, without its weights.
+
+    Raises:
+        EarthSSLError: See `read`.
+    """
+    folder = Path(folder)
+    return _read_record(folder, check_files(folder))
+
+
+def _read_record(folder: Path, names: Sequence[str]) -> Record:
+    """Return the record of a folder whose files have been checked."""
+    plain = read_strict_json(folder / RECORD, "a checkpoint's record")
+    version = version_of(plain, folder / RECORD)
+    if (version == 1) != (set(names) == set(FILES_V1)):
+        raise EarthSSLError(f"{folder}: record and manifest are of different format versions; fetch it again")
+    plain = migrate(plain, folder / RECORD)
+    schema.check(plain, schema.RECORD, folder / RECORD)
+    if (plain["task"] is not None) != (TASK_FILE in names):
+        raise EarthSSLError(f"{folder}: expected {TASK_FILE} if and only if the record names a task; fetch it again")
+    check_lengths(plain, folder / RECORD)
+    file = folder / "statistics.safetensors"
+    _check_shapes(read_header(file), _statistics_shapes(plain), file)
+    arrays = read_tensors(file)
+    scale = arrays["scale"]
+    if bool(arrays["coefficients"].isinf().any()) or not bool((scale.isfinite() & (scale > 0)).all()):
+        raise EarthSSLError(f"{file}: expected coefficients without infinity and a finite scale > 0; fetch it again")
+    return Record.from_json(plain, arrays, folder / RECORD)
+
+
+def _statistics_shapes(record: dict[str, Any]) -> Shapes:
+    kind, grid = record["statistics"], record["grid"]
+    fields = (len(record["variables"]), len(grid["lat"]), len(grid["lon"]))
+    return {"coefficients": ("F32", (len(kind["keys"]), 1 + 2 * kind["harmonics"], *fields)), "scale": ("F32", fields)}
+
+
+def _check_shapes(found: Shapes, expected: Shapes, where: Path) -> None:
+    """Raise where names, shapes or types of tensors are others than expected, listing every difference."""
+    wrong = [f"{name} is missing" for name in expected if name not in found]
+    wrong += [f"{name} is unknown here" for name in found if name not in expected]
+    for name in expected.keys() & found.keys():
+        (dtype, shape), (other, got) = expected[name], found[name]
+        if shape != got:
+            wrong.append(f"{name}: expected shape {shape}, got {got}")
+        elif dtype != other:
+            wrong.append(f"{name}: expected {dtype}, got {other}")
+    if wrong:
+        more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise EarthSSLError(
+            f"{where}: the tensors do not fit the record: {'; '.join(sorted(wrong)[:SHOWN])}{more}; fetch it again"
+        )
 
 
 def read_heads(folder: str | Path, heads: nn.Module) -> None:
     """Load the weights of the pretext heads into a module of the same shape, or list every difference."""
     file = Path(folder) / "heads.safetensors"
-    load_exactly(heads, _load(file), file)
+    load_exactly(heads, read_tensors(file), file)
 
 
 def read_task(folder: str | Path) -> dict[str, Tensor]:
     """Return the tensors of a fine-tuned head; `Record.task` says what they are.
 
     Raises:
-        EarthSSLError: If the folder has no task, or the file cannot be read.
+        EarthSSLError: If the folder has no task, or the file cannot be read or holds values that are not finite.
     """
     file = Path(folder) / TASK_FILE
     if not file.exists():
@@ -187,18 +272,19 @@ def read_task(folder: str | Path) -> dict[str, Tensor]:
             f"expected the head of a fine-tuned encoder at {file}, found none: this one is only pretrained; "
             "see `earthssl finetune`"
         )
-    return _load(file)
+    tensors = read_tensors(file)
+    _check_finite(tensors, file)
+    return tensors
 
 
-def _load(file: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise EarthSSLError(f"{file}: expected safetensors, but it cannot be read ({error}); fetch it again") from None
+def _check_finite(tensors: Mapping[str, Tensor], where: Path) -> None:
+    wrong = [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+    if wrong:
+        raise EarthSSLError(f"{where}: {', '.join(wrong[:SHOWN])} holds values that are not finite; fetch it again")
 
 
 def load_exactly(module: nn.Module, weights: dict[str, Tensor], where: Path) -> None:
-    """Load weights that match the module in every name and shape and are finite.
+    """Load weights that match the module in every name, shape and type and are finite.
 
     Raises:
         EarthSSLError: Listing every difference; the module is then unchanged.
@@ -209,48 +295,81 @@ def load_exactly(module: nn.Module, weights: dict[str, Tensor], where: Path) -> 
     for name in own.keys() & weights.keys():
         if own[name].shape != weights[name].shape:
             wrong.append(f"{name}: expected shape {tuple(own[name].shape)}, got {tuple(weights[name].shape)}")
+        elif weights[name].is_floating_point() != own[name].is_floating_point():
+            wrong.append(f"{name}: expected {own[name].dtype}, got {weights[name].dtype}")
         elif weights[name].is_floating_point() and not weights[name].isfinite().all():
             wrong.append(f"{name} holds values that are not finite")
     if wrong:
-        raise EarthSSLError(f"{where}: the weights do not fit the record: {'; '.join(sorted(wrong))}")
+        raise EarthSSLError(f"{where}: the weights do not fit the record: {'; '.join(sorted(wrong))}; fetch it again")
     module.load_state_dict(weights)
 
 
 def verify(folder: str | Path) -> dict[str, Any]:
-    """Check hashes, record, weights, and that the encoder still does what it did at home.
+    """Check hashes, record, weights, and that the encoder still does what it did at home; on the CPU, offline.
 
     Returns:
-        The largest difference of the golden output and the tolerance.
+        `golden_difference` (largest difference of the golden output) and its `tolerance`, the `files`, the
+        `format_version` the folder was written in, and the `checks` passed, in words.
 
     Raises:
         EarthSSLError: On the first thing that is not as it should be.
     """
     folder = Path(folder)
     names = check_files(folder)
-    version = version_of(read_json(folder / "record.json", "a checkpoint's record"), folder)
-    encoder, record = read(folder)
-    if (record.task is not None) != (TASK_FILE in names):
-        raise EarthSSLError(f"{folder}: expected {TASK_FILE} if and only if the record names a task; fetch it again")
-    encoder.eval()
-    golden = _load(folder / "golden.safetensors")
-    batch = Batch(
-        golden["values"], golden["valid"], golden["times"], torch.zeros(len(golden["values"]), dtype=torch.int64),
-        torch.from_numpy(record.statistics.known), record.variables, record.grid,
-    )  # fmt: skip
-    with torch.no_grad():
-        output = encoder(patchify(batch, encoder.config.patch))
-    difference = float((output - golden["output"]).abs().max())
-    if not difference <= GOLDEN_TOLERANCE:
-        raise EarthSSLError(
-            f"{folder}: the golden input gives an output that differs by {difference:.2e}, expected at most "
-            f"{GOLDEN_TOLERANCE:.0e}; the weights or this installation are wrong"
-        )
+    checks = [f"{len(names)} files as the manifest says (SHA-256), none missing, none too many, no links"]
+    encoder, record = _read(folder, names)
+    version = version_of(read_strict_json(folder / RECORD, "a checkpoint's record"), folder)
+    older = "" if version == FORMAT_VERSION else f", migrated to {FORMAT_VERSION}"
+    checks += [
+        f"record fits the schema of format version {version}{older}",
+        f"{len(encoder.state_dict())} tensors of the encoder with the record's names, shapes and types, all finite",
+    ]
+    rest = ["heads.safetensors", *([TASK_FILE] if record.task is not None else [])]
+    for name in rest:
+        _check_finite(read_tensors(folder / name), folder / name)
+    checks.append(f"statistics of {len(record.variables)} variables fit the grid; {', '.join(rest)} finite")
+    difference = _replay(folder / "golden.safetensors", encoder.eval(), record)
+    checks.append(f"golden input gives the output it gave at home to {difference:.1e} (at most {GOLDEN_TOLERANCE:.0e})")
     return {
         "golden_difference": difference,
         "tolerance": GOLDEN_TOLERANCE,
         "files": list(names),
         "format_version": version,
+        "checks": checks,
     }
+
+
+def _replay(file: Path, encoder: Encoder, record: Record) -> float:
+    """Return the largest difference between the golden output and what the encoder makes of the golden input."""
+    header = read_header(file)
+    windows = (*header.get("values", ("", ()))[1], 0)[0]
+    tokens = header.get("output", ("", ()))[1][1:2]  # how many there are the encoder will tell
+    shape = (windows, record.encoder.window, len(record.variables), *record.grid.shape)
+    expected: Shapes = {
+        "values": ("F32", shape),
+        "valid": ("BOOL", shape),
+        "times": ("I64", shape[:2]),
+        "output": ("F32", (windows, *tokens, encoder.width)),
+    }
+    _check_shapes(header, expected, file)
+    if not 1 <= windows <= GOLDEN_WINDOWS:
+        raise EarthSSLError(f"{file}: expected 1 to {GOLDEN_WINDOWS} windows, got {windows}; fetch it again")
+    golden = read_tensors(file)
+    _check_finite(golden, file)
+    batch = Batch(
+        golden["values"], golden["valid"], golden["times"], torch.zeros(windows, dtype=torch.int64),
+        torch.from_numpy(record.statistics.known), record.variables, record.grid,
+    )  # fmt: skip
+    with torch.no_grad():
+        output = encoder(patchify(batch, encoder.config.patch))
+    _check_shapes(header, {**expected, "output": ("F32", tuple(output.shape))}, file)
+    difference = float((output - golden["output"]).abs().max())
+    if not difference <= GOLDEN_TOLERANCE:
+        raise EarthSSLError(
+            f"{file.parent}: the golden input gives an output that differs by {difference:.2e}, expected at most "
+            f"{GOLDEN_TOLERANCE:.0e}; the weights or this installation are wrong"
+        )
+    return difference
 
 
 def load_encoder(folder: str | Path) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .errors import EarthSSLError
+from .strict import short
 
 FORMAT = "earthssl checkpoint"
 FORMAT_VERSION = 2
@@ -32,12 +33,12 @@ def version_of(record: Any, where: object) -> int:
         raise EarthSSLError(f"{where}: expected the record as a mapping, got {type(record).__name__}; fetch it again")
     if record.get("format") != FORMAT:
         raise EarthSSLError(
-            f"{where}: expected format '{FORMAT}', got {_short(record.get('format'))}; it is no checkpoint of earthssl"
+            f"{where}: expected format '{FORMAT}', got {short(record.get('format'))}; it is no checkpoint of earthssl"
         )
     version = record.get("format_version")
     if type(version) is not int or version < 1:  # True is an int, too
         raise EarthSSLError(
-            f"{where}: expected format_version as a whole number from 1 to {FORMAT_VERSION}, got {_short(version)}; "
+            f"{where}: expected format_version as a whole number from 1 to {FORMAT_VERSION}, got {short(version)}; "
             "fetch it again"
         )
     if version > FORMAT_VERSION:
@@ -57,8 +58,3 @@ def migrate(record: Any, where: object) -> dict[str, Any]:
     for version in range(version_of(record, where), FORMAT_VERSION):
         record = STEPS[version](record)
     return dict(record)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:40] + "…"

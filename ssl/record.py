@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -11,7 +10,7 @@ from torch import Tensor
 from .encoder import EncoderConfig
 from .errors import EarthSSLError
 from .grid import LatLonGrid
-from .migration import FORMAT, FORMAT_VERSION, migrate
+from .migration import FORMAT, FORMAT_VERSION
 from .splits import Splits
 from .statistics import Statistics
 
@@ -77,13 +76,12 @@ class Record:
         }
 
     @classmethod
-    def from_json(cls, record: dict[str, Any], arrays: dict[str, Tensor], where: Path) -> Record:
-        """Return the record of a folder, an older one brought up to date.
+    def from_json(cls, record: dict[str, Any], arrays: dict[str, Tensor], where: object) -> Record:
+        """Return the record that the JSON of the present version and the arrays of the statistics describe.
 
         Raises:
-            EarthSSLError: If it is of another format, newer than this release, or lacks a field.
+            EarthSSLError: If it lacks a field, or one contradicts another.
         """
-        record = migrate(record, where)
         try:
             kind = record["statistics"]
             encoder = {**record["encoder"], "patch": tuple(record["encoder"]["patch"])}
@@ -98,3 +96,20 @@ class Record:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise EarthSSLError(f"{where}: the record lacks or mistypes a field ({error}); fetch it again") from None
+
+
+def check_lengths(record: dict[str, Any], where: object) -> None:
+    """Check of a record that fits its schema what a schema cannot say: fields that must be as long as others.
+
+    Raises:
+        EarthSSLError: Listing them.
+    """
+    wrong = []
+    count = len(record["variables"])
+    if len(record["units"]) != count:
+        wrong.append(f"$.units: expected {count} entries, one a variable, got {len(record['units'])}")
+    transforms = record["statistics"].get("transforms", [])
+    if transforms and len(transforms) != count:
+        wrong.append(f"$.statistics.transforms: expected {count} entries, one a variable, got {len(transforms)}")
+    if wrong:
+        raise EarthSSLError(f"{where}: {'; '.join(wrong)}; fetch it again")
