@@ -16,6 +16,8 @@ _PUBLIC = {
     "pretrain": ".workflow",
     "load_encoder": ".ssl.checkpoint",
     "probe": ".workflow",
+    "finetune": ".workflow",
+    "load_finetuned": ".downstream.finetuned",
     "report": ".workflow",
 }
 

@@ -24,13 +24,14 @@ VERBS = {
     "plan": "config → memory, hours and disk of its pretraining, measured on its first steps; finders, profiler",
     "pretrain": "training store → checkpoint (--resume goes on with an interrupted run)",
     "probe": "checkpoints → the table beside every baseline they must beat (task: enso, states, forecast, …)",
+    "finetune": "checkpoint, store and own labels → tuned checkpoint, predictions, and the table of what it must beat",
     "audit": "pretext tasks → how much of their skill is left above trivial cues",
     "matrix": "pretext tasks × downstream tasks × layers at equal budget; goes on where it was interrupted",
     "report": "store, runs and probe → one self-contained HTML file",
     "verify": "check a checkpoint: hashes, weights, and that it does what it did at home",
     "embed": "checkpoint and data → features as NetCDF",
 }
-CONFIGURED = ("prepare", "pretrain", "probe", "report", "audit", "matrix")
+CONFIGURED = ("prepare", "pretrain", "probe", "finetune", "report", "audit", "matrix")
 EPILOG = """\
 Every verb reads its section of --config FILE (see configs/) and takes overrides, values in YAML:
   earthssl pretrain --config configs/kaplan.yaml --out runs/mine --training.steps 200
@@ -143,7 +144,7 @@ def _run(options: argparse.Namespace, rest: list[str], command: str) -> None:
         if verb == "pretrain":
             settings.pop("seeds", None)  # for `earthssl run`, which pretrains once for each
         path = run_verb(verb, override(settings, rest), command)
-        if verb in ("probe", "audit", "matrix"):
+        if verb in ("probe", "finetune", "audit", "matrix"):
             _show_table(path)
         print(path)
 

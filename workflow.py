@@ -17,6 +17,7 @@ import torch
 
 from .downstream.enso import EnsoTask, sst_variable
 from .downstream.excess import excess_summary
+from .downstream.finetuning import FinetuningConfig, finetune
 from .downstream.matrix import (
     UNTRAINED,
     MatrixConfig,
@@ -59,6 +60,7 @@ VERBS: dict[str, type] = {
     "prepare": PrepareConfig,
     "pretrain": PretrainConfig,
     "probe": ProbeConfig,
+    "finetune": FinetuningConfig,
     "report": ReportConfig,
     "audit": AuditConfig,
     "matrix": MatrixConfig,
@@ -304,7 +306,9 @@ def _record(store: Store, config: Any, begun: float) -> dict[str, Any]:
 def run_verb(verb: str, settings: dict[str, Any], command: str = "") -> Path:
     """Build a verb's config from plain settings, run it, and return where its results lie."""
     config: Any = build(config_of(verb, settings), settings, verb)
-    with_command: dict[str, Callable[..., Path]] = {"probe": probe, "audit": audit, "matrix": matrix}
+    with_command: dict[str, Callable[..., Path]] = {
+        "probe": probe, "finetune": finetune, "audit": audit, "matrix": matrix,
+    }  # fmt: skip
     if verb in with_command:
         return with_command[verb](config, command)
     functions: dict[str, Callable[[Any], Path]] = {"prepare": prepare, "pretrain": pretrain, "report": report}

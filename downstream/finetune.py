@@ -1,13 +1,15 @@
-"""Fine-tuning: train an encoder, or its last blocks, or only the head on it, on labels.
+"""Fine-tuning: train an encoder, its last blocks, additions of low rank to it, or only the head on it, on labels.
 
-Every group of parameters carries its own learning rate, lr × layer_decay^(distance from the head), and the
-schedule scales each group's own rate, so that the decay holds at every step.
+What is not trained is proved to have stayed as it was: no gradient at any step, the same bytes at the end. Every group
+of parameters carries its own learning rate, lr × layer_decay^(distance from the head), and the schedule scales each
+group's own rate, so that the decay holds at every step.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,8 +24,9 @@ from ..ssl.encoder import Encoder
 from ..ssl.errors import EarthSSLError, nearest
 from ..ssl.progress import track
 from ..ssl.randomness import key, permutation
+from .lora import adapt, merge
 
-MODES = ("head", "last", "full")
+MODES = ("head", "last", "full", "lora")
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,11 @@ class FinetuneConfig:
     """How to fine-tune.
 
     Attributes:
-        mode: "head" (the encoder stays as it is), "last" (its last blocks and the head) or "full".
+        mode: "head" (the encoder stays as it is), "last" (its last blocks and the head), "full", or "lora"
+            (additions of low rank to the attention's layers, and the head; see lora.py).
         blocks: Number of last blocks that "last" trains.
+        rank: Of LoRA's additions.
+        alpha: LoRA's additions count alpha / rank.
         steps: Most optimiser steps; validation chooses how many count.
         batch_size: Samples a step.
         lr: Peak learning rate of the head (AdamW).
@@ -47,6 +53,8 @@ class FinetuneConfig:
 
     mode: str = "full"
     blocks: int = 1
+    rank: int = 4
+    alpha: float = 8.0
     steps: int = 300
     batch_size: int = 32
     lr: float = 5e-4
@@ -63,7 +71,7 @@ class FinetuneConfig:
             raise EarthSSLError(
                 f"finetune.mode: expected {', '.join(MODES)}, got '{self.mode}'." + nearest(str(self.mode), MODES)
             )
-        for name in ("blocks", "steps", "batch_size", "check_every"):
+        for name in ("blocks", "rank", "steps", "batch_size", "check_every"):
             if getattr(self, name) < 1:
                 raise EarthSSLError(f"finetune.{name}: expected a whole number ≥ 1, got {getattr(self, name)}")
         if not 1 <= self.warmup_steps < self.steps or self.check_every > self.steps:
@@ -76,6 +84,8 @@ class FinetuneConfig:
                 f"finetune: expected lr and clip > 0, weight_decay and patience ≥ 0, got {self.lr}, {self.clip}, "
                 f"{self.weight_decay}, {self.patience}"
             )
+        if not self.alpha > 0:
+            raise EarthSSLError(f"finetune.alpha: expected a number > 0, got {self.alpha}")
         if not 0 < self.layer_decay <= 1:
             raise EarthSSLError(f"finetune.layer_decay: expected a factor in (0, 1], got {self.layer_decay}")
         if not 0 <= self.drop_path < 1:
@@ -90,11 +100,16 @@ class Finetuned:
         steps: Steps after which validation was best: the network is left with the weights it had then.
         score: Validation score there; smaller is better.
         history: Step and validation score at each look, from step 0.
+        trained: Number of trained values.
+        frozen: The proof that the rest stayed as it was: number of tensors and values, their SHA-256 before and
+            after, and the steps after which none had a gradient.
     """
 
     steps: int
     score: float
     history: list[tuple[int, float]] = field(default_factory=list)
+    trained: int = 0
+    frozen: Mapping[str, Any] = field(default_factory=dict)
 
 
 def first_trained_block(encoder: Encoder, config: FinetuneConfig) -> int:
@@ -109,10 +124,12 @@ def first_trained_block(encoder: Encoder, config: FinetuneConfig) -> int:
                 f"finetune.blocks: expected 1 to {encoder.depth} (the encoder's blocks), got {config.blocks}"
             )
         return encoder.depth - config.blocks
-    return 0 if config.mode == "full" else encoder.depth
+    return 0 if config.mode in ("full", "lora") else encoder.depth
 
 
-def parameter_groups(network: nn.Module, encoder: Encoder, config: FinetuneConfig) -> list[dict[str, Any]]:
+def parameter_groups(
+    network: nn.Module, encoder: Encoder, config: FinetuneConfig, new: Collection[str] = ()
+) -> list[dict[str, Any]]:
     """Freeze what is not trained, and return the trained parameters grouped by layer, each with its own rate.
 
     Layers count from 0, what makes the tokens, over the blocks to the final norm and everything of the network
@@ -123,6 +140,7 @@ def parameter_groups(network: nn.Module, encoder: Encoder, config: FinetuneConfi
         network: Holds the encoder and a head.
         encoder: A part of it.
         config: Which layers to train, and the rates.
+        new: Variables whose embedding is trained in every mode, at the head's rate: pretraining never saw them.
 
     Returns:
         Groups with params, lr, weight_decay, and their layer.
@@ -133,7 +151,10 @@ def parameter_groups(network: nn.Module, encoder: Encoder, config: FinetuneConfi
     for name, parameter in encoder.named_parameters():
         parts = name.split(".")
         layer = int(parts[1]) + 1 if parts[0] == "blocks" else top if parts[0] == "norm" else 0
-        trained = config.mode == "full" or (config.mode == "last" and layer > first)
+        added = config.mode == "lora" and parts[-1] in ("down", "up")
+        fresh = parts[:2] == ["embedding", "blocks"] and parts[-1] in new
+        layer = top if fresh else layer
+        trained = config.mode == "full" or (config.mode == "last" and layer > first) or added or fresh
         parameter.requires_grad_(trained)
         if trained:
             layers[layer].append(parameter)
@@ -182,6 +203,7 @@ def fine_tune(
     config: FinetuneConfig,
     seed: int,
     label: str,
+    new: Collection[str] = (),
 ) -> Finetuned:
     """Train a network in place and leave it in evaluation mode with the weights that did best on validation.
 
@@ -196,18 +218,22 @@ def fine_tune(
         config: How to train.
         seed: Of order and drop-path.
         label: For the progress bar.
+        new: Variables that the encoder was given new embeddings for, see `parameter_groups`.
 
     Raises:
-        EarthSSLError: If there is no sample, or the first score is not finite.
+        EarthSSLError: If there is no sample, the first score is not finite, or a frozen weight did not stay so.
     """
     if not len(samples):
         raise EarthSSLError(f"{label}: expected training samples, got none; lengthen the training block")
-    optimizer, schedule = optimizer_and_schedule(parameter_groups(network, encoder, config), config)
+    if config.mode == "lora":
+        adapt(encoder, config.rank, config.alpha, seed)
+    optimizer, schedule = optimizer_and_schedule(parameter_groups(network, encoder, config, new), config)
     set_drop_path(encoder, config)
     best = Finetuned(0, _scored(network, score))
     if not math.isfinite(best.score):
         raise EarthSSLError(f"{label}: expected a finite validation score at the start, got {best.score}")
     history, weights, waited = [(0, best.score)], _copied(network), 0
+    frozen = Frozen(network)
     size = min(config.batch_size, len(samples))
     per_epoch = len(samples) // size
     order = np.empty(0, np.int64)
@@ -221,6 +247,7 @@ def fine_tune(
             value = loss(samples[order[position * size : (position + 1) * size]])
             optimizer.zero_grad()
             value.backward()
+            frozen.check_gradients(step)
             nn.utils.clip_grad_norm_([p for p in network.parameters() if p.grad is not None], config.clip)
             optimizer.step()
             schedule.step()
@@ -233,9 +260,47 @@ def fine_tune(
                 best, weights, waited = Finetuned(step + 1, found), _copied(network), 0
             if config.patience and waited >= config.patience:
                 break
+    proof = frozen.proof(step + 1)
     network.load_state_dict(weights)
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    merge(encoder)
     network.eval()
-    return Finetuned(best.steps, best.score, history)
+    return Finetuned(best.steps, best.score, history, trained, proof)
+
+
+class Frozen:
+    """The weights that must stay as they are while the others are trained."""
+
+    def __init__(self, network: nn.Module) -> None:
+        """Take down what they are."""
+        self._parameters = {name: p for name, p in network.named_parameters() if not p.requires_grad}
+        self._before = self._sha256()
+
+    def check_gradients(self, step: int) -> None:
+        """Raise an EarthSSLError if a frozen weight got a gradient."""
+        wrong = [name for name, p in self._parameters.items() if p.grad is not None or p.requires_grad]
+        if wrong:
+            raise EarthSSLError(f"fine-tuning, step {step}: the frozen weight {wrong[0]} got a gradient; report this")
+
+    def proof(self, steps: int) -> dict[str, Any]:
+        """Return what was checked, as plain JSON.
+
+        Raises:
+            EarthSSLError: If a byte of them differs.
+        """
+        after = self._sha256()
+        if after != self._before:
+            raise EarthSSLError("fine-tuning: frozen weights are not what they were before; report this")
+        count = sum(p.numel() for p in self._parameters.values())
+        return {"tensors": len(self._parameters), "values": count, "sha256_before": self._before,
+                "sha256_after": after, "steps_without_gradient": steps}  # fmt: skip
+
+    def _sha256(self) -> str:
+        made = hashlib.sha256()
+        for name, parameter in self._parameters.items():
+            made.update(name.encode())
+            made.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+        return made.hexdigest()
 
 
 def _train_mode(network: nn.Module, encoder: Encoder, config: FinetuneConfig) -> None:

@@ -114,7 +114,7 @@ def patchify(batch: Batch, patch: tuple[int, int, int]) -> Patches:
         x = nn.functional.pad(x, pad)
         return rearrange(x, form, p=steps, q=rows, s=columns)[:, tokens]
 
-    seasons = _season_features(batch.times[:, steps - 1 :: steps])
+    seasons = season_features(batch.times[:, steps - 1 :: steps])
     step = geometry.step.to(tokens.device)
     return Patches(
         values=cut(batch.values),
@@ -219,7 +219,7 @@ def _fourier(x: np.ndarray, octaves: int) -> np.ndarray:
     return np.concatenate([np.sin(angles), np.cos(angles)], 2).reshape(len(x), -1)
 
 
-def _season_features(times: Int[Tensor, "batch step"]) -> Float[Tensor, "batch step season_feature"]:
+def season_features(times: Int[Tensor, "batch step"]) -> Float[Tensor, "batch step season_feature"]:
     """Return two harmonics of the year and one of the day, from UTC seconds."""
     year = (times.double() % YEAR_S) * (2 * math.pi / YEAR_S)
     day = (times.double() % 86400.0) * (2 * math.pi / 86400.0)
