@@ -63,7 +63,7 @@ def append(config: PrepareConfig) -> Path:
         with run.workers() as workers:
             planned = run.plan(workers, job, Calendar(kind.groups, kind.keys, kind.harmonics))
             name = job.announce(config.source, config.options)
-            digests = write_chunks(job, name, workers, planned)
+            written = write_chunks(job, name, workers, planned)
         made = {"recipe": recipe, **run.record(workers, planned, template)}
         job.close()
         grow(path, template)
@@ -71,7 +71,7 @@ def append(config: PrepareConfig) -> Path:
             key: m[key] for key in ("source", "attributes", "recipe", "valid_share", "created", "versions", "run")
         }
         record |= {"split_proof": proof, "appends": [*m.get("appends", []), made]}
-        close(path, template, record, digests, m)
+        close(path, template, record, written, m)
         (path / RECIPE).unlink()
     return path
 

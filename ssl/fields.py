@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from .encoding import MISSING, STEP, widen
+from .encoding import MISSING, STEP, widen, widen_known
 from .errors import EarthSSLError
 from .memory import Meter
 from .store import MAPS, Store
@@ -72,6 +73,33 @@ class Ring:
         return sum(memory.nbytes for memory, _ in self._slots)
 
 
+@dataclass(frozen=True)
+class Run:
+    """Neighbouring variables that are read in one way.
+
+    Attributes:
+        variables: Their positions.
+        steady: Whether the known cells are valid in every step, and no others.
+        mask: int16, of these variables: -1 where known, 0 where not; None where every cell is.
+    """
+
+    variables: slice
+    steady: bool
+    mask: Tensor | None
+
+
+def runs_of(store: Store) -> list[Run]:
+    """Return all variables of a store in runs of neighbours that are read in one way."""
+    kinds = [(bool(steady), bool(known.all())) for steady, known in zip(store.steady, store.known, strict=True)]
+    found: list[Run] = []
+    for (steady, whole), members in groupby(range(len(kinds)), kinds.__getitem__):
+        positions = list(members)
+        inside = slice(positions[0], positions[-1] + 1)
+        mask = torch.from_numpy(-store.known[inside].astype(np.int16)) if steady and not whole else None
+        found.append(Run(inside, steady, mask))
+    return found
+
+
 class Fields(ABC):
     """The stored steps [first, last) of a store.
 
@@ -85,6 +113,9 @@ class Fields(ABC):
         self.store, self.first, self.last, self.device = store, first, last, device
         self.pinned = False
         self._ring = Ring()
+        self._runs = runs_of(store)
+        self._known = torch.from_numpy(store.known).to(device)
+        self._constant = torch.empty(0, dtype=torch.bool)
 
     def windows(self, starts: Int[np.ndarray, " window"], length: int) -> tuple[Block, Mask]:
         """Return windows that begin at the steps of the store: values (0 where missing) and where they are valid.
@@ -95,16 +126,40 @@ class Fields(ABC):
         shape = (len(starts), length, *self.store.shape[1:])
         if self.pinned:  # torch keeps these for re-use itself, and knows when a copy to the accelerator has ended
             values = torch.empty(shape, dtype=torch.float32, pin_memory=True)
-            valid = torch.empty(shape, dtype=torch.bool, pin_memory=True)
         else:
-            values, valid = self._ring.take(shape, np.float32), self._ring.take(shape, np.bool_)
+            values = self._ring.take(shape, np.float32)
+        constant = all(run.steady for run in self._runs)
+        valid = self._same_validity(shape) if constant else self._empty_mask(shape)
         for k, start in enumerate(starts.tolist()):
             done = 0
             for piece in self._pieces(start, start + length):
-                inside = slice(done, done + len(piece))
-                widen(piece, values[k, inside], valid[k, inside])
-                done += len(piece)
+                for step in piece:
+                    for run in self._runs:
+                        out = values[k, done, run.variables]
+                        if run.steady:
+                            widen_known(step[run.variables], out, run.mask)
+                        else:
+                            widen(step[run.variables], out, valid[k, done, run.variables])
+                        if run.steady and not constant:
+                            valid[k, done, run.variables] = self._known[run.variables]
+                    done += 1
         return values, valid
+
+    def _empty_mask(self, shape: tuple[int, ...]) -> Mask:
+        if self.pinned:
+            return torch.empty(shape, dtype=torch.bool, pin_memory=True)
+        return self._ring.take(shape, np.bool_)
+
+    def _same_validity(self, shape: tuple[int, ...]) -> Mask:
+        """Return the known cells in the shape of a batch: one map shown many times, which no one can write to.
+
+        For an accelerator it is laid out once, because only then is it copied while the processor goes on.
+        """
+        if not self.pinned:
+            return self._known.expand(shape)
+        if self._constant.shape != shape:
+            self._constant = self._known.expand(shape).contiguous().pin_memory()
+        return self._constant
 
     @abstractmethod
     def _pieces(self, first: int, last: int) -> Iterator[Shaped[Tensor, "step variable row column"]]:
@@ -144,6 +199,8 @@ class Resident(Fields):
         """Return the windows by one indexing operation, without waiting for the device."""
         first = torch.from_numpy(starts - self.first).to(self.device, non_blocking=True)
         stored = self._held[first[:, None] + torch.arange(length, device=self.device)]
+        if all(run.steady and run.mask is None for run in self._runs):
+            return stored.float() * (STEP if stored.dtype == torch.int16 else 1), self._known.expand(stored.shape)
         if stored.dtype == torch.int16:
             valid = stored != MISSING
             return (stored * STEP) * valid, valid

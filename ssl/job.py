@@ -22,7 +22,7 @@ from .errors import EarthSSLError
 from .files import digest, disk_full_is_clear, read_json, write_json
 from .fit import SEGMENT, Reader, Stretches, shaped, sum_segment
 from .grid import LatLonGrid
-from .layout import Template, chunk_file, digests_of_file, step_digests, write_chunk
+from .layout import Contents, Template, chunk_file, contents, contents_of_file, write_chunk
 from .moments import Sums
 from .sources import open_source
 from .sources.canonical import reading
@@ -123,6 +123,11 @@ class Job:
         whole = read_statistics(self.store)
         return [whole.select([k]) for k in range(len(self.template.variables))]
 
+    @cached_property
+    def known(self) -> np.ndarray:
+        """Cells that training saw a value in, (variables, rows, columns)."""
+        return np.concatenate([statistics.known for statistics in self.statistics])
+
     def is_whole(self, number: int) -> bool:
         """Whether a chunk needs no writing; the one that holds steps there were before is always written again."""
         file = chunk_file(self.store, number)
@@ -207,12 +212,12 @@ def sum_task(
     return sum_segment(job.shaped, job.stretches, calendar, shift, variable, segment, band)
 
 
-def write_task(name: str, numbers: Sequence[int]) -> list[list[bytes]]:
-    """Write the chunks (consecutive numbers) that are not whole, and return the digests of every chunk's steps."""
+def write_task(name: str, numbers: Sequence[int]) -> list[Contents]:
+    """Write the chunks (consecutive numbers) that are not whole, and return what the manifest says of each."""
     job = opened(name)
     template, chunks = job.template, job.template.chunks()
     missing = [number for number in numbers if not job.is_whole(number)]
-    found: dict[int, list[bytes]] = {}
+    found: dict[int, Contents] = {}
     if missing:
         first, last = chunks[missing[0]][0], chunks[missing[-1]][1]
         values = np.empty((last - first, *template.shape[1:]), template.dtype)
@@ -227,5 +232,5 @@ def write_task(name: str, numbers: Sequence[int]) -> list[list[bytes]]:
             own = values[chunks[number][0] - first : chunks[number][1] - first]
             with disk_full_is_clear(job.store):
                 write_chunk(job.store, template, number, own)
-            found[number] = step_digests(own)
-    return [found.get(number) or digests_of_file(job.store, template, number) for number in numbers]
+            found[number] = contents(own, job.known)
+    return [found.get(number) or contents_of_file(job.store, template, number, job.known) for number in numbers]

@@ -7,10 +7,11 @@ import os
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from .encoding import fill_value
+from .encoding import fill_value, is_valid
 from .errors import EarthSSLError
 from .grid import LatLonGrid
 from .splits import Splits
@@ -80,13 +81,34 @@ def write_chunk(path: Path, template: Template, number: int, values: np.ndarray)
         temporary.unlink(missing_ok=True)
 
 
-def step_digests(values: np.ndarray) -> list[bytes]:
-    """Return the SHA-256 of the bytes of each step."""
-    return [hashlib.sha256(np.ascontiguousarray(step).data).digest() for step in values]
+class Contents(NamedTuple):
+    """What the manifest says of a chunk's steps, without those it is filled up with.
+
+    Attributes:
+        digests: SHA-256 of the bytes of each step.
+        steady: Of each variable, whether its valid cells are the known ones in every step: no gap comes or goes.
+    """
+
+    digests: list[bytes]
+    steady: list[bool]
 
 
-def digests_of_file(path: Path, template: Template, number: int) -> list[bytes]:
-    """Return the digests of the steps that a chunk's file holds, without those it is filled up with.
+def contents(values: np.ndarray, known: np.ndarray) -> Contents:
+    """Return what the manifest says of steps.
+
+    Args:
+        values: As stored, (steps, variables, rows, columns).
+        known: Cells that training saw a value in, (variables, rows, columns).
+    """
+    digests, steady = [], np.ones(len(known), bool)
+    for step in values:
+        digests.append(hashlib.sha256(np.ascontiguousarray(step).data).digest())
+        steady &= (is_valid(step) == known).all((1, 2))
+    return Contents(digests, steady.tolist())
+
+
+def contents_of_file(path: Path, template: Template, number: int, known: np.ndarray) -> Contents:
+    """Return what the manifest says of the steps that a chunk's file holds.
 
     Raises:
         EarthSSLError: If the file is not as large as a chunk.
@@ -97,4 +119,4 @@ def digests_of_file(path: Path, template: Template, number: int) -> list[bytes]:
         raise EarthSSLError(f"{file}: expected {template.chunk_bytes} bytes, got {found}; prepare again")
     mapped = np.memmap(file, np.dtype(template.dtype), "r", shape=(template.chunk_steps, *template.shape[1:]))
     first, last = template.chunks()[number]
-    return step_digests(mapped[: last - first])
+    return contents(mapped[: last - first], known)

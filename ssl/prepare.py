@@ -24,7 +24,7 @@ from .files import digest, disk_full_is_clear, read_json, refuse_filled, write_j
 from .fitted import fitted_statistics
 from .grid import LatLonGrid
 from .job import Job, source_steps, write_task
-from .layout import Template
+from .layout import Contents, Template
 from .progress import Counted, track
 from .sources import open_source
 from .sources.files import matched
@@ -121,18 +121,17 @@ def prepare(config: PrepareConfig) -> Path:
             fresh = job.store.with_name("store.new")
             create(fresh, template, statistics)
             os.replace(fresh, job.store)
-        digests = write_chunks(job, name, workers, planned)
-    known = np.stack([statistics.known[0] for statistics in job.statistics])
+        written = write_chunks(job, name, workers, planned)
     record = {
         "source": str(data.attrs.get("source", config.source)),
         "attributes": {key: str(value) for key, value in data.attrs.items()},
         "recipe": recipe,
         "split_proof": proof,
-        "valid_share": {name: float(known[k].mean()) for k, name in enumerate(template.variables)},
+        "valid_share": {name: float(job.known[k].mean()) for k, name in enumerate(template.variables)},
         **run.record(workers, planned, template),
     }
     job.close()
-    close(job.store, template, record, digests)
+    close(job.store, template, record, written)
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.exists():
         out.rmdir()
@@ -203,13 +202,13 @@ def template_of(data: xr.Dataset, config: PrepareConfig) -> Template:
     return Template(variables, grid, times, config.splits.build(), config.dtype, min(chunk_steps, len(times)))
 
 
-def write_chunks(job: Job, name: str, workers: Workers, planned: Plan) -> list[list[bytes]]:
-    """Write the chunks that are not there yet, and return the digests of the steps of each from the job's first on."""
+def write_chunks(job: Job, name: str, workers: Workers, planned: Plan) -> list[Contents]:
+    """Write the chunks that are not there yet; return what the manifest says of each from the job's first on."""
     first = job.skip // job.template.chunk_steps
     numbers = range(first, len(job.template.chunks()))
     groups = [numbers[k : k + planned.chunks_together] for k in range(0, len(numbers), planned.chunks_together)]
     done = workers.in_order(write_task, [(name, group) for group in groups], planned.writes)
-    found: list[list[bytes]] = []
+    found: list[Contents] = []
     for part in track(Counted(done, len(groups)), "store"):
         found += part
     return found

@@ -23,7 +23,7 @@ from .encoding import CF, decode, fill_value
 from .errors import EarthSSLError, nearest
 from .files import digest, disk_full_is_clear, read_json, sha256, write_json
 from .grid import LatLonGrid
-from .layout import Template, chunk_file, digests_of_file
+from .layout import Contents, Template, chunk_file, contents_of_file
 from .splits import Splits
 from .statistics import Statistics
 from .variables import lookup
@@ -103,7 +103,7 @@ def close(
     path: Path,
     template: Template,
     record: dict[str, Any],
-    digests: Sequence[Sequence[bytes]] | None = None,
+    written: Sequence[Contents] | None = None,
     earlier: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the manifest of a store whose chunks are whole, and return it.
@@ -116,8 +116,8 @@ def close(
         path: The store.
         template: What it holds.
         record: Provenance.
-        digests: Of the steps of every chunk, where they are known; else the files are read. After an append, of
-            the chunks from the one on that holds the last step there was.
+        written: Of every chunk, where that is known; else the files are read. After an append, of the chunks from
+            the one on that holds the last step there was.
         earlier: Manifest of the store before steps were appended to it.
 
     Raises:
@@ -125,8 +125,9 @@ def close(
     """
     for leftover in path.rglob("*.partial"):  # of a chunk that a killed run was writing
         leftover.unlink()
-    if digests is None:
-        digests = [digests_of_file(path, template, number) for number in range(len(template.chunks()))]
+    if written is None:
+        known = read_statistics(path).known
+        written = [contents_of_file(path, template, number, known) for number in range(len(template.chunks()))]
     group: Any = zarr.open_group(path, mode="r")
     meaning = {
         "format_version": FORMAT_VERSION,
@@ -138,7 +139,7 @@ def close(
         "statistics": group["fields"].attrs["statistics"],
         "appended": _appended(template, earlier) if earlier else [],
     }
-    steps, chunks = _joined(digests, earlier)
+    steps, chunks = _joined([chunk.digests for chunk in written], earlier)
     parts = _small_digests(path, group, len(template.times))
     manifest = {
         **meaning,
@@ -147,6 +148,7 @@ def close(
         "steps_sha256": steps,
         "chunks_sha256": chunks,
         "small_sha256": parts,
+        "steady": _steady(template.variables, written, earlier),
         "fingerprint": digest([meaning, steps, parts]),
         **record,
     }
@@ -167,6 +169,16 @@ def _joined(digests: Sequence[Sequence[bytes]], earlier: dict[str, Any] | None =
     for step in list(chain.from_iterable(digests))[skipped:]:
         last = hashlib.sha256(last + step).digest()
     return last.hex(), kept + [hashlib.sha256(b"".join(chunk)).hexdigest() for chunk in digests]
+
+
+def _steady(variables: Sequence[str], written: Sequence[Contents], earlier: dict[str, Any] | None = None) -> list[str]:
+    """Return the variables whose valid cells are the known ones in every step: readers look for no gaps in these.
+
+    It follows from the steps, so the fingerprint has no need of it; a store of before it was noted has none.
+    """
+    flags = np.all([chunk.steady for chunk in written], axis=0)
+    before = earlier.get("steady", []) if earlier else variables
+    return [name for name, flag in zip(variables, flags, strict=True) if flag and name in before]
 
 
 def _appended(template: Template, earlier: dict[str, Any]) -> list[dict[str, Any]]:
@@ -217,6 +229,7 @@ class Store:
         grid, times, splits, statistics: As prepared; times are datetime64[s], UTC.
         dtype: Of the files, see `encoding`.
         chunk_steps: Time steps in a chunk.
+        steady: Of each variable, whether its valid cells are those of `statistics.known` in every step.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -258,11 +271,18 @@ class Store:
         self.statistics = Statistics.from_json(kind, coefficients, scale)
         self.chunk_steps = int(self.manifest["chunk_steps"])
         self.dtype = str(self.manifest["dtype"])
+        steady = self.manifest.get("steady", [])
+        self.steady = np.array([name in steady for name in self.variables])
 
     @property
     def fingerprint(self) -> str:
         """A digest of all data and of what gives them meaning."""
         return str(self.manifest["fingerprint"])
+
+    @cached_property
+    def known(self) -> np.ndarray:
+        """Mask of the cells that training saw a value in, (variables, rows, columns)."""
+        return self.statistics.known
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -365,7 +385,7 @@ class Store:
         """
         m = self.manifest
         bad = []
-        found: list[list[bytes]] = []
+        found: list[Contents] = []
         for number, value in enumerate(m["chunks_sha256"]):
             if m["format_version"] == 1:
                 file = chunk_file(self.path, number)
@@ -380,8 +400,12 @@ class Store:
         names = [name for name in MEANING if name in m]
         steps = m["chunks_sha256"] if m["format_version"] == 1 else m["steps_sha256"]
         expected = digest([{name: m[name] for name in names}, steps, m["small_sha256"]])
-        if expected != self.fingerprint or (not bad and found and _joined(found)[0] != steps):
+        if expected != self.fingerprint or (
+            not bad and found and _joined([chunk.digests for chunk in found])[0] != steps
+        ):
             bad.append(MANIFEST)
+        elif not bad and found and not set(m.get("steady", [])) <= set(_steady(self.variables, found)):
+            bad.append(f"{MANIFEST} (steady)")
         if bad:
             raise EarthSSLError(f"{self.path}: {', '.join(bad)} differ from the manifest; prepare the store again")
 
@@ -389,13 +413,13 @@ class Store:
         """Return what the store holds, as declared before a value was written."""
         return Template(self.variables, self.grid, self.times, self.splits, self.dtype, self.chunk_steps)
 
-    def _whole(self, number: int, expected: str, found: list[list[bytes]]) -> bool:
-        """Whether a chunk's steps have the digest expected; theirs are added to `found`."""
+    def _whole(self, number: int, expected: str, found: list[Contents]) -> bool:
+        """Whether a chunk's steps have the digest expected; what it holds is added to `found`."""
         try:
-            found.append(digests_of_file(self.path, self.declared(), number))
+            found.append(contents_of_file(self.path, self.declared(), number, self.known))
         except EarthSSLError:
             return False
-        return hashlib.sha256(b"".join(found[-1])).hexdigest() == expected
+        return hashlib.sha256(b"".join(found[-1].digests)).hexdigest() == expected
 
 
 def _damaged(file: Path, why: Exception) -> EarthSSLError:
