@@ -16,10 +16,10 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -114,6 +114,8 @@ def _measure(size: str, variant: str, steps: int) -> dict[str, float]:
         for module in model.modules():
             if hasattr(module, "fused_attn"):
                 module.fused_attn = False
+    # Before anything is compiled: a hook's own list would be guarded on, and a block compiled anew for each.
+    shapes = _gemm_shapes(model, loss)
     if compiled:
         for module in model.modules():
             if type(module).__name__ == "Block":
@@ -129,8 +131,6 @@ def _measure(size: str, variant: str, steps: int) -> dict[str, float]:
         optimizer.step()
         optimizer.zero_grad()
 
-    shapes = _gemm_shapes(model, loss)
-    before = _rss_mib()
     step()
     step()
     times = []
@@ -138,7 +138,7 @@ def _measure(size: str, variant: str, steps: int) -> dict[str, float]:
         begun = time.perf_counter()
         step()
         times.append(time.perf_counter() - begun)
-    memory = _rss_mib() - before
+    memory = _peak_mib(step)
     floor = _alone(shapes, torch.bfloat16 if bf16 else torch.float32)
     return {"ms": 1e3 * statistics.median(times), "floor_ms": 1e3 * floor, "step_mib": memory, "canary_gflops": canary}
 
@@ -309,8 +309,20 @@ def _canary() -> float:
     return 3 * 2 * 2048**3 / (time.perf_counter() - begun) / 1e9
 
 
-def _rss_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def _peak_mib(step: Callable[[], None]) -> float:
+    """Return the most that a step holds at once beyond what was there before it, as the allocator counts it.
+
+    Resident memory would add what the allocator keeps for later, which varies by a tenth from process to process.
+    """
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as watched:
+        step()
+    with tempfile.TemporaryDirectory() as folder:
+        trace = os.path.join(folder, "trace.json")
+        watched.export_chrome_trace(trace)
+        with open(trace) as file:
+            events = json.load(file)["traceEvents"]
+    held = [event["args"]["Total Allocated"] for event in events if event.get("name") == "[memory]"]
+    return (max(held) - held[0]) / 2**20
 
 
 def _machine() -> str:
