@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from .hubbing import HUB_VERBS, add_hub_options, run_hub_verb
 from .ssl.errors import EarthSSLError
 from .ssl.stop import Stopped, heard
 
@@ -28,6 +29,9 @@ VERBS = {
     "audit": "pretext tasks → how much of their skill is left above trivial cues",
     "matrix": "pretext tasks × downstream tasks × layers at equal budget; goes on where it was interrupted",
     "report": "store, runs and probe → one self-contained HTML file",
+    "pull": "bring a checkpoint here from file:, https:, s3: or hf:, whole and verified",
+    "push": "put a checkpoint into a registry (a folder, s3:) or a repository (hf:)",
+    "list": "what a registry holds, with its scores; without one: what was pulled",
     "verify": "check a checkpoint: hashes, weights, and that it does what it did at home",
     "embed": "checkpoint and data → features as NetCDF",
 }
@@ -100,8 +104,12 @@ def _add_options(parser: argparse.ArgumentParser, verb: str) -> None:
         parser.add_argument("--source", choices=["planet", "ersst"], default="planet", help="what to train on")
     if verb in ("quickstart", "run"):
         parser.add_argument("--out", metavar="FOLDER", help="where everything goes (default runs/NAME)")
-    if verb in ("verify", "embed"):
-        parser.add_argument("checkpoint", nargs="?", help="a checkpoint folder, or the folder of its run")
+    if verb in HUB_VERBS:
+        add_hub_options(parser, verb)
+    if verb == "embed":
+        parser.add_argument(
+            "checkpoint", nargs="?", help="a checkpoint folder, that of its run, or an address (see pull)"
+        )
     if verb == "embed":
         parser.add_argument("data", nargs="?", help="NetCDF, GRIB or Zarr on the checkpoint's grid")
         parser.add_argument("--out", metavar="FILE", default="features.nc", help="NetCDF to write")
@@ -132,10 +140,10 @@ def _run(options: argparse.Namespace, rest: list[str], command: str) -> None:
         _run_all(options, rest, command)
     elif verb == "plan":
         _plan(options, rest)
-    elif verb in ("verify", "embed"):
+    elif verb in (*HUB_VERBS, "embed"):
         if rest:
             raise EarthSSLError(f"unknown option '{rest[0]}'; see `earthssl {verb} --help`")
-        _use(options)
+        _use(options) if verb == "embed" else run_hub_verb(options)
     else:
         from .ssl.config import override, section
         from .workflow import run_verb
@@ -183,19 +191,9 @@ def _show_table(folder: Path) -> None:
 def _use(options: argparse.Namespace) -> None:
     if not options.checkpoint:
         raise EarthSSLError("expected a checkpoint folder, got none")
-    from .ssl import checkpoint
-
-    folder = Path(options.checkpoint)
-    folder = folder / "checkpoint" if (folder / "checkpoint").is_dir() else folder
-    if options.verb == "verify":
-        result = checkpoint.verify(folder)
-        print(
-            f"{folder}: whole; golden output differs by {result['golden_difference']:.1e} (at most "
-            f"{result['tolerance']:.0e})"
-        )
-        return
     if not options.data:
         raise EarthSSLError("embed: expected data to embed, got none; earthssl embed CHECKPOINT DATA")
+    from .ssl.checkpoint import load_encoder
     from .ssl.files import disk_full_is_clear
     from .ssl.sources import open_source
 
@@ -204,7 +202,7 @@ def _use(options: argparse.Namespace) -> None:
         raise EarthSSLError(f"{out} exists already; choose another --out, or remove it")
     if not out.absolute().parent.is_dir():
         raise EarthSSLError(f"expected a folder to write {out} into, {out.absolute().parent} does not exist; make it")
-    encoder = checkpoint.load_encoder(folder)
+    encoder = load_encoder(options.checkpoint)
     features = encoder.embed(open_source("files", path=options.data), pooling=options.pooling, layer=options.layer)
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
     try:

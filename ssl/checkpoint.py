@@ -139,6 +139,24 @@ def _golden(encoder: Encoder, batch: Batch) -> dict[str, Tensor]:
     }
 
 
+def names_in(manifest: Any, where: object) -> tuple[str, ...]:
+    """Return the names of the files of a parsed manifest, the record first.
+
+    Raises:
+        EarthSSLError: If it is none, or names other files than those of a checkpoint.
+    """
+    schema.check(manifest, schema.MANIFEST, where)
+    hashes, sizes = manifest["sha256"], manifest.get("bytes", {})
+    fitting = (FILES_V1,) if manifest.get("format_version", 1) == 1 else (files_of(False), files_of(True))
+    names = next((names for names in fitting if set(names) == set(hashes)), None)
+    if names is None or (sizes and set(sizes) != set(hashes)):
+        raise EarthSSLError(
+            f"{where}: expected hash and size of {', '.join(fitting[0])}, got those of "
+            f"{', '.join(sorted(hashes))}; fetch it again"
+        )
+    return names
+
+
 def check_files(folder: Path) -> tuple[str, ...]:
     """Compare every file with the manifest and return their names.
 
@@ -148,15 +166,8 @@ def check_files(folder: Path) -> tuple[str, ...]:
     if not folder.is_dir():
         raise EarthSSLError(f"expected a checkpoint folder at {folder}, found none; see `earthssl pretrain`")
     manifest = read_strict_json(folder / MANIFEST, "a checkpoint's manifest", MANIFEST_BYTES)
-    schema.check(manifest, schema.MANIFEST, folder / MANIFEST)
+    names = names_in(manifest, folder / MANIFEST)
     hashes, sizes = manifest["sha256"], manifest.get("bytes", {})
-    fitting = (FILES_V1,) if manifest.get("format_version", 1) == 1 else (files_of(False), files_of(True))
-    names = next((names for names in fitting if set(names) == set(hashes)), None)
-    if names is None or (sizes and set(sizes) != set(hashes)):
-        raise EarthSSLError(
-            f"{folder}/{MANIFEST}: expected hash and size of {', '.join(fitting[0])}, got those of "
-            f"{', '.join(sorted(hashes))}; fetch it again"
-        )
     wrong = [f"{name} {why}" for name in names if (why := _damage(folder / name, hashes[name], sizes.get(name)))]
     wrong += [f"{entry.name} does not belong there" for entry in sorted(folder.iterdir())
               if entry.name not in (*names, MANIFEST)]  # fmt: skip
@@ -372,11 +383,12 @@ def _replay(file: Path, encoder: Encoder, record: Record) -> float:
     return difference
 
 
-def load_encoder(folder: str | Path) -> Any:
-    """Return the `FrozenEncoder` of a checkpoint folder."""
+def load_encoder(address: str | Path) -> Any:
+    """Return the `FrozenEncoder` of a checkpoint: a folder, that of its run, or any address that `pull` takes."""
     from .embed import FrozenEncoder
+    from .hub import load_folder
 
-    encoder, record = read(folder)
+    encoder, record = read(load_folder(address))
     return FrozenEncoder(encoder, record)
 
 

@@ -63,6 +63,22 @@ def locked(folder: Path) -> Iterator[None]:
         (folder / ".lock").unlink(missing_ok=True)
 
 
+@contextmanager
+def waited_for(lock: Path) -> Iterator[None]:
+    """Hold a lock file, waiting for whoever holds it; the lock goes with the process, the empty file stays."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock, "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def cache_folder(cache: str | Path | None = None) -> Path:
+    """Return the folder for downloads: the one given, $EARTHSSL_CACHE, or earthssl in $XDG_CACHE_HOME or ~/.cache."""
+    if chosen := cache or os.environ.get("EARTHSSL_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "earthssl"
+
+
 def write_text(path: Path, text: str) -> None:
     """Write the text to a temporary neighbour, then rename it into place."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -6,7 +6,6 @@ import hashlib
 import http.client
 import json
 import os
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -14,11 +13,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import xarray as xr
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from ..errors import EarthSSLError
-from ..files import disk_full_is_clear, sha256, write_text
+from ..files import cache_folder, disk_full_is_clear, sha256, write_text
+from ..progress import transfer_bar
 from .files import check_whole, open_files
 
 URL = "https://downloads.psl.noaa.gov/Datasets/noaa.ersst.v5/sst.mnmean.nc"
@@ -42,8 +40,7 @@ def open_ersst(
 
     Args:
         url: Where to download from.
-        cache: Folder to keep the file in; None is the environment variable EARTHSSL_CACHE, or else
-            ~/.cache/earthssl.
+        cache: Folder to keep the file in; None is the usual one, see `cache_folder`.
         refresh: Download again even where the file is at hand.
         timeout: Seconds without an answer after which the download is given up.
         **options: Fields of `Selection`: variables, time, region, coarsen, …
@@ -60,11 +57,6 @@ def open_ersst(
     ds.attrs |= {"source": "NOAA ERSST v5", "licence": LICENCE, "citation": CITATION, "url": url}
     ds.attrs["sha256"] = _recorded(file)
     return ds
-
-
-def cache_folder(cache: str | Path | None = None) -> Path:
-    """Return the folder for downloads: the one given, $EARTHSSL_CACHE, or ~/.cache/earthssl."""
-    return Path(cache or os.environ.get("EARTHSSL_CACHE") or "~/.cache/earthssl").expanduser()
 
 
 def fetch(url: str, file: Path, *, refresh: bool = False, timeout: float = 30.0) -> Path:
@@ -126,7 +118,7 @@ def _download(url: str, part: Path, timeout: float) -> None:
         write_text(_stamp(part), json.dumps({"url": url, "version": version}))
         left = answer.headers.get("Content-Length")
         total = done + int(left) if left else None
-        with open(part, "r+b" if done else "wb") as handle, _bar() as bar:
+        with open(part, "r+b" if done else "wb") as handle, transfer_bar() as bar:
             handle.seek(done)
             task = bar.add_task(f"download {part.name.removesuffix('.part')}", total=total, completed=done)
             while block := answer.read(BLOCK):
@@ -137,11 +129,6 @@ def _download(url: str, part: Path, timeout: float) -> None:
             os.fsync(handle.fileno())
     if total is not None and got != total:
         raise OSError(f"the connection broke off after {got} of {total} bytes; the same command goes on from there")
-
-
-def _bar() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
 
 
 def _stamp(part: Path) -> Path:

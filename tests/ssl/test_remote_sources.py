@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import xarray as xr
 from earthssl.ssl.errors import EarthSSLError
+from earthssl.ssl.files import cache_folder
 from earthssl.ssl.sources import open_source
-from earthssl.ssl.sources.ersst import cache_folder
 
 
 @dataclass
@@ -172,6 +172,9 @@ def test_cache_folder(monkeypatch):
     assert cache_folder() == Path("somewhere")
     assert cache_folder("else") == Path("else")
     monkeypatch.delenv("EARTHSSL_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "xdg")
+    assert cache_folder() == Path("xdg/earthssl")
+    monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder() == Path.home() / ".cache" / "earthssl"
 
 

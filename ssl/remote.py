@@ -1,0 +1,212 @@
+"""Places that hold files: one small interface for a folder, a web server, S3 and the Hugging Face Hub.
+
+A place is opened at an offset and gives blocks; `download.py` does the rest (resuming, limits, retries, hashes), once
+for all of them. Names are the caller's: none comes from the other side.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .address import Address
+from .errors import EarthSSLError
+
+BLOCK = 1 << 20  # bytes
+TIMEOUT_S = 30.0  # without a byte
+
+
+class Absent(EarthSSLError):
+    """There is no such file."""
+
+
+class Transient(Exception):
+    """It failed, but may succeed when tried again.
+
+    Attributes:
+        wait_s: Seconds that the other side asks to wait, or 0.
+    """
+
+    def __init__(self, said: str, wait_s: float = 0.0) -> None:
+        super().__init__(said)
+        self.wait_s = wait_s
+
+
+@dataclass
+class Opened:
+    """A file that is being read.
+
+    Attributes:
+        start: Offset of the first block, bytes: what was asked for, or 0 where the place begins anew.
+        total: Size of the whole file, bytes, where the place says so; it may lie.
+        version: What tells this version of the file from another, or "" where nothing does.
+        blocks: Its bytes from `start` on.
+    """
+
+    start: int
+    total: int | None
+    version: str
+    blocks: Iterator[bytes]
+
+
+class Remote(ABC):
+    """A place that holds the files of a checkpoint or a registry's index."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+
+    def where(self, name: str) -> str:
+        """Return the file's address for messages and stamps."""
+        return f"{self.address.bare.rstrip('/')}/{name}"
+
+    @abstractmethod
+    def open(self, name: str, start: int = 0, version: str = "") -> AbstractContextManager[Opened]:
+        """Open a file at an offset if it is still of this version, else at its beginning.
+
+        Raises:
+            Absent: If there is none.
+            Transient: If trying again may help.
+            EarthSSLError: If it does not.
+        """
+
+
+class Folder(Remote):
+    """A folder of this machine."""
+
+    @contextmanager
+    def open(self, name: str, start: int = 0, version: str = "") -> Iterator[Opened]:
+        path = Path(self.address.place) / name
+        try:
+            # A link may lead anywhere, and a pipe never ends.
+            handle = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+        except (FileNotFoundError, NotADirectoryError):
+            raise Absent(f"expected a file at {path}, found none; check the address") from None
+        except OSError as error:
+            raise EarthSSLError(f"{path}: expected a plain file, but {os.strerror(error.errno or 0)}") from None
+        with handle:
+            state = os.fstat(handle.fileno())
+            if not stat.S_ISREG(state.st_mode):
+                raise EarthSSLError(f"{path}: expected a plain file, got something else; the folder is not trusted")
+            present = f"{state.st_ino}-{state.st_size}-{state.st_mtime_ns}"
+            start = start if version == present else 0
+            handle.seek(start)
+            yield Opened(start, state.st_size, present, iter(lambda: handle.read(BLOCK), b""))
+
+
+class S3(Remote):
+    """A prefix of a bucket; endpoint and credentials come from the usual AWS environment variables and files."""
+
+    def __init__(self, address: Address) -> None:
+        super().__init__(address)
+        try:
+            import s3fs
+        except ImportError:
+            raise EarthSSLError(f"{address}: s3:// needs s3fs; pip install 'earthssl[s3]'") from None
+        times = {"connect_timeout": TIMEOUT_S, "read_timeout": TIMEOUT_S, "retries": {"max_attempts": 0}}
+        self.bucket, _, self.prefix = address.place.partition("/")
+        anonymous = not self._credentials()
+        self.fs = s3fs.S3FileSystem(anon=anonymous, config_kwargs=times, skip_instance_cache=True)
+        self.fs.retries = 1
+
+    @staticmethod
+    def _credentials() -> bool:
+        import botocore.session
+
+        return botocore.session.Session().get_credentials() is not None
+
+    def _at(self, name: str) -> dict[str, str]:
+        return {"Bucket": self.bucket, "Key": f"{self.prefix}/{name}" if self.prefix else name}
+
+    def call(self, method: str, name: str, **how: Any) -> Any:
+        """Return the answer to a request for one object; a body is read whole, as `answer["Body"]`."""
+        from fsspec.asyn import sync
+
+        async def ask() -> Any:
+            answer = await self.fs._call_s3(method, **self._at(name), **how)
+            if method == "get_object":
+                async with answer["Body"] as body:
+                    answer["Body"] = await body.read()
+            return answer
+
+        try:
+            return sync(self.fs.loop, ask)
+        except FileNotFoundError:
+            raise Absent(f"expected an object at {self.where(name)}, found none; check the address") from None
+        except FileExistsError:
+            raise Changed(self.where(name)) from None
+        except PermissionError as error:
+            raise EarthSSLError(f"{self.where(name)}: access denied ({error}); check the AWS credentials") from None
+        except Exception as error:
+            code = str(getattr(error.__cause__, "response", {}).get("Error", {}).get("Code", ""))
+            if code in ("PreconditionFailed", "412"):
+                raise Changed(self.where(name)) from None
+            if code in ("InvalidBucketName", "InvalidRange", "NotImplemented"):
+                raise EarthSSLError(f"{self.where(name)}: {error} ({code})") from None
+            raise Transient(f"{type(error).__name__}: {error}") from None
+
+    @contextmanager
+    def open(self, name: str, start: int = 0, version: str = "") -> Iterator[Opened]:
+        head = self.call("head_object", name)
+        total, present = int(head["ContentLength"]), str(head["ETag"])
+        start = start if version == present and start < total else 0
+        yield Opened(start, total, present, self._blocks(name, start, total, present))
+
+    def _blocks(self, name: str, start: int, total: int, version: str) -> Iterator[bytes]:
+        while start < total:
+            last = min(start + 8 * BLOCK, total) - 1
+            answer = self.call("get_object", name, Range=f"bytes={start}-{last}", IfMatch=version)
+            block = answer["Body"]
+            if not str(answer.get("ContentRange", "")).startswith(f"bytes {start}-") or not block:
+                raise EarthSSLError(f"{self.where(name)}: asked for a range, got something else; use another endpoint")
+            yield block
+            start += len(block)
+
+    def write(self, name: str, data: bytes, **condition: str) -> None:
+        """Put an object; `IfMatch` or `IfNoneMatch` make it conditional.
+
+        Raises:
+            Changed: If the condition does not hold.
+        """
+        self.call("put_object", name, Body=data, **condition)
+
+    def send(self, name: str, file: Path) -> None:
+        """Upload a file, in parts where it is large."""
+        at = self._at(name)
+        try:
+            self.fs.put_file(str(file), f"{at['Bucket']}/{at['Key']}")
+        except PermissionError as error:
+            raise EarthSSLError(f"{self.where(name)}: access denied ({error}); check the AWS credentials") from None
+        except Exception as error:
+            raise Transient(f"{type(error).__name__}: {error}") from None
+
+    def remove(self, name: str) -> None:
+        """Delete an object; one that is not there is no error."""
+        self.call("delete_object", name)
+
+
+class Changed(Transient):
+    """The object is not, or no longer, of the version that was named."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(f"{where} was changed meanwhile by someone else")
+
+
+def remote_of(address: Address, *, allow_http: bool = False) -> Remote:
+    """Return the place that an address names; a hf:// revision must be a commit."""
+    if address.scheme == "file":
+        return Folder(address)
+    if address.scheme == "s3":
+        return S3(address)
+    if address.scheme == "hf":
+        from .hugging import Hf
+
+        return Hf(address)
+    from .web import Web
+
+    return Web(address, allow_http=allow_http)

@@ -1,0 +1,196 @@
+"""Files behind a web server: ranges that go on from where they stopped, redirects that are watched, no endless wait."""
+
+from __future__ import annotations
+
+import contextlib
+import email.message
+import http.client
+import re
+import socket
+import ssl
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+from . import remote
+from .address import Address, is_loopback
+from .errors import EarthSSLError
+from .remote import BLOCK, Absent, Opened, Remote, Transient
+
+REDIRECTS = 5
+AGAIN = {408, 425, 429, 500, 502, 503, 504}
+SLOWEST = 1024  # bytes a second, over a time-out's length
+
+
+class Web(Remote):
+    """A URL under which files lie."""
+
+    def __init__(self, address: Address, *, allow_http: bool = False) -> None:
+        super().__init__(address)
+        self.opener = urllib.request.build_opener(_Watched(allow_http), _Http(), _Https())
+
+    def url(self, name: str) -> str:
+        """Return the file's URL."""
+        return self.where(name)
+
+    def headers(self) -> dict[str, str]:
+        """Return what is said with every request."""
+        return {"User-Agent": "earthssl", "Accept-Encoding": "identity"}
+
+    @contextmanager
+    def open(self, name: str, start: int = 0, version: str = "") -> Iterator[Opened]:
+        headers = self.headers()
+        if start and version:
+            # Without If-Range, a file that was replaced meanwhile would be glued to the old half.
+            headers |= {"Range": f"bytes={start}-", "If-Range": version}
+        request = urllib.request.Request(self.url(name), headers=headers)
+        with _clear(self.url(name)):
+            answer = self.opener.open(request, timeout=remote.TIMEOUT_S)
+            with answer:
+                yield self._opened(answer, name, start)
+
+    def _opened(self, answer: Any, name: str, asked: int) -> Opened:
+        said = answer.headers
+        if said.get("Content-Encoding", "identity") != "identity":
+            raise EarthSSLError(
+                f"{self.url(name)}: expected the bytes as they are, got them {said['Content-Encoding']}"
+            )
+        start, length = 0, _number(said.get("Content-Length"))
+        if answer.status == 206:
+            found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", said.get("Content-Range", ""))
+            if found is None or int(found[1]) != asked:
+                raise Transient("the server sent another range than was asked for")
+            start = asked
+        elif answer.status != 200:
+            raise EarthSSLError(f"{self.url(name)}: expected a file, got status {answer.status}")
+        tag = said.get("ETag", "")
+        version = said.get("Last-Modified", "") if tag.startswith("W/") or not tag else tag
+        return Opened(start, start + length if length is not None else None, version, _blocks(answer, length))
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and re.fullmatch(r"\d{1,18}", text) else None
+
+
+def _blocks(answer: Any, length: int | None) -> Iterator[bytes]:
+    """Yield the `length` bytes that were announced; a trickle that never ends is ended as a time-out."""
+    begin, got, total = time.monotonic(), 0, 0
+    while length is None or total < length:
+        block = answer.read1(BLOCK if length is None else min(BLOCK, length - total))
+        if not block:
+            break
+        got, total = got + len(block), total + len(block)
+        yield block
+        if (passed := time.monotonic() - begin) > remote.TIMEOUT_S:
+            if got < SLOWEST * passed:
+                raise Transient(f"only {got} bytes came in {passed:.0f} s")
+            begin, got = time.monotonic(), 0
+    if length is not None and total < length:
+        raise Transient(f"the connection broke off {length - total} bytes before the announced end")
+
+
+@contextmanager
+def _clear(url: str) -> Iterator[None]:
+    """Tell what trying again may mend from what it cannot."""
+    try:
+        yield
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code in (404, 410):
+            raise Absent(f"expected a file at {url}, the server has none ({error.code}); check the address") from None
+        if error.code in (401, 403, 407):
+            raise EarthSSLError(f"{url}: the server refuses access ({error.code}); check the rights to it") from None
+        if error.code in AGAIN or error.code == 416:
+            wait = _number(error.headers.get("Retry-After") if error.headers else None)
+            raise Refused(f"the server answers {error.code} {error.reason}", wait or 0, error.code) from None
+        raise EarthSSLError(f"{url}: expected a file, the server answers {error.code} {error.reason}") from None
+    except urllib.error.URLError as error:
+        if "CERTIFICATE" in str(error.reason).upper():
+            raise EarthSSLError(
+                f"{url}: the server's certificate is not valid ({error.reason}); check host and clock"
+            ) from None
+        raise Transient(str(error.reason)) from None
+    except http.client.InvalidURL as error:
+        raise EarthSSLError(f"{url}: expected a URL, but {error}") from None
+    except (ConnectionError, TimeoutError, ssl.SSLError, http.client.HTTPException) as error:
+        raise Transient(str(error) or type(error).__name__) from None
+
+
+class Refused(Transient):
+    """The server gave a status instead of the file.
+
+    Attributes:
+        status: Of HTTP.
+    """
+
+    def __init__(self, said: str, wait_s: float, status: int) -> None:
+        super().__init__(said, wait_s)
+        self.status = status
+
+
+class _Prompt(http.client.HTTPConnection):
+    """A connection on which the head of an answer must have come within the time-out, not only its next byte."""
+
+    def getresponse(self) -> http.client.HTTPResponse:
+        sock = self.sock
+        timer = threading.Timer(remote.TIMEOUT_S, _hang_up, (sock,))
+        timer.daemon = True
+        timer.start()
+        try:
+            return super().getresponse()
+        finally:
+            timer.cancel()
+
+
+class _PromptTls(_Prompt, http.client.HTTPSConnection):
+    """The same, encrypted."""
+
+
+def _hang_up(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+class _Http(urllib.request.HTTPHandler):
+    def do_open(self, http_class: Any, req: urllib.request.Request, **how: Any) -> Any:
+        return super().do_open(_Prompt, req, **how)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def do_open(self, http_class: Any, req: urllib.request.Request, **how: Any) -> Any:
+        return super().do_open(_PromptTls, req, **how)
+
+
+class _Watched(urllib.request.HTTPRedirectHandler):
+    """Redirects only to where the first address could have pointed, a few times, and without its secrets."""
+
+    max_redirections = REDIRECTS
+
+    def __init__(self, allow_http: bool) -> None:
+        self.allow_http = allow_http
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: email.message.Message,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        old, new = urlsplit(req.full_url), urlsplit(newurl)
+        plain = new.scheme == "http" and old.scheme == "http"
+        both_here = is_loopback(old.hostname or "") and is_loopback(new.hostname or "")
+        if "@" in new.netloc or not (new.scheme == "https" or (plain and (both_here or self.allow_http))):
+            raise EarthSSLError(
+                f"{req.full_url}: the server sends on to {newurl:.200}, which is not as safe; not followed"
+            )
+        request = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if request is not None and new.netloc != old.netloc:
+            request.remove_header("Authorization")
+        return request
