@@ -67,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with heard():
             _run(options, rest, command)
     except EarthSSLError as error:
-        print(f"earthssl {options.verb}: {' '.join(str(error).split())}", file=sys.stderr)
+        line = "".join(sign if sign.isprintable() else "?" for sign in " ".join(str(error).split()))
+        print(f"earthssl {options.verb}: {line}", file=sys.stderr)  # no sign that a terminal would obey
         return 2
     except Stopped as stopped:
         how = "--resume goes on" if options.verb == "pretrain" else "the same command goes on"

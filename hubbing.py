@@ -66,6 +66,8 @@ def _verify(options: argparse.Namespace) -> None:
     from .ssl.hub import verify
 
     result = verify(options.address, offline=options.offline or None, allow_http=options.allow_http)
+    for check in result["checks"]:
+        print(f"  {check}")
     print(
         f"{result['folder']}: whole; golden output differs by {result['golden_difference']:.1e} (at most "
         f"{result['tolerance']:.0e})"
@@ -84,10 +86,12 @@ def _list(options: argparse.Namespace) -> None:
 
 def _table(entries: list[dict[str, Any]]) -> str:
     """Return the entries as a table; signs that a terminal would obey are left out."""
+    from .ssl.registry import score_words
+
     head = ("name", "MB", "variables", "grid", "step", "licence", "scores", "summary", "manifest SHA-256")
     rows = [head]
     for entry in entries:
-        scores = "; ".join(f"{task} {_score(value)}" for task, value in sorted(entry["scores"].items()))
+        scores = "; ".join(score_words(table) for table in entry["scores"])
         cells = (
             entry["name"], f"{entry['bytes'] / 1e6:.2f}", ", ".join(entry["variables"]), entry["grid"],
             f"{entry['step_days']:.3g} d", entry["licence"], scores or "–", entry["summary"],
@@ -96,14 +100,6 @@ def _table(entries: list[dict[str, Any]]) -> str:
         rows.append(tuple(_plain(cell) for cell in cells))
     widths = [max(len(row[k]) for row in rows) for k in range(len(head))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
-
-
-def _score(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_score(inner)}" for key, inner in sorted(value.items()))
-    return str(value)
 
 
 def _plain(cell: str) -> str:

@@ -36,7 +36,7 @@ ENTRY: dict[str, Any] = {
         "step_days": {"type": "number", "exclusiveMinimum": 0},
         "steps": {"type": "integer", "minimum": 0},
         "licence": _TEXT,
-        "scores": {"type": "object", "maxProperties": 1000},
+        "scores": {"type": "array", "items": {"$ref": "#/$defs/scores"}, "maxItems": 50},
         "summary": _TEXT,
     },
 }
@@ -67,8 +67,11 @@ def parse_index(content: bytes, where: str) -> dict[str, dict[str, Any]]:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import best_match
 
+    from .schema import RECORD, schema
+
     index = parse_json(content, "the index of a registry", where)
-    wrong = best_match(Draft202012Validator(SCHEMA).iter_errors(index))
+    known = {**SCHEMA, "$defs": schema(RECORD)["$defs"]}  # a score is what the record of a checkpoint calls one
+    wrong = best_match(Draft202012Validator(known).iter_errors(index))
     if wrong is not None:
         raise EarthSSLError(
             f"{where}: expected the index of a registry, but at {wrong.json_path:.200}: {wrong.message:.200}"
@@ -111,8 +114,23 @@ def describe(folder: Path) -> dict[str, Any]:
         "step_days": record["step_days"],
         "steps": record["steps"],
         "licence": str(record["licence"])[:1000],
-        "scores": record["extra"].get("scores") or {},
+        "scores": [
+            {key: value for key, value in table.items() if key not in ("convention", "command")}
+            for table in record["extra"].get("scores", [])
+        ],
         "summary": f"{encoder['size']} encoder, window {encoder['window']}, patch {patch}, {what}; {record['source']}"[
             :1000
         ],
     }
+
+
+def score_words(table: dict[str, Any]) -> str:
+    """Return a score table in a few words: the encoder's value, and the best that stands beside it."""
+    rows = table["rows"]
+    own = next((row for row in rows if row.get("kind") in ("pretrained", "finetuned", "fine-tuned")), rows[0])
+    others = sorted((row for row in rows if row is not own), key=lambda row: float(row["value"]))
+    said = f"{table['task']} {own['value']:.3g}"
+    if not others:
+        return said
+    best = others[-1 if table["better"] == "higher" else 0]
+    return f"{said} (beside it {best['name']} {best['value']:.3g})"

@@ -101,14 +101,15 @@ def _clear(url: str) -> Iterator[None]:
         yield
     except urllib.error.HTTPError as error:
         error.close()
+        said = " ".join(str(error.reason).split())[:200]
         if error.code in (404, 410):
             raise Absent(f"expected a file at {url}, the server has none ({error.code}); check the address") from None
         if error.code in (401, 403, 407):
             raise EarthSSLError(f"{url}: the server refuses access ({error.code}); check the rights to it") from None
         if error.code in AGAIN or error.code == 416:
             wait = _number(error.headers.get("Retry-After") if error.headers else None)
-            raise Refused(f"the server answers {error.code} {error.reason}", wait or 0, error.code) from None
-        raise EarthSSLError(f"{url}: expected a file, the server answers {error.code} {error.reason}") from None
+            raise Refused(f"the server answers {error.code} {said}", wait or 0, error.code) from None
+        raise EarthSSLError(f"{url}: expected a file, the server answers {error.code} {said}") from None
     except urllib.error.URLError as error:
         if "CERTIFICATE" in str(error.reason).upper():
             raise EarthSSLError(
@@ -137,21 +138,30 @@ class _Prompt(http.client.HTTPConnection):
     """A connection on which the head of an answer must have come within the time-out, not only its next byte."""
 
     def getresponse(self) -> http.client.HTTPResponse:
-        sock = self.sock
-        timer = threading.Timer(remote.TIMEOUT_S, _hang_up, (sock,))
+        late = threading.Event()
+        timer = threading.Timer(remote.TIMEOUT_S, _hang_up, (self.sock, late))
         timer.daemon = True
         timer.start()
         try:
-            return super().getresponse()
+            answer = super().getresponse()
+        except (OSError, http.client.HTTPException):
+            if late.is_set():
+                raise TimeoutError("timed out") from None
+            raise
         finally:
             timer.cancel()
+        if late.is_set():
+            answer.close()
+            raise TimeoutError("timed out")
+        return answer
 
 
 class _PromptTls(_Prompt, http.client.HTTPSConnection):
     """The same, encrypted."""
 
 
-def _hang_up(sock: socket.socket) -> None:
+def _hang_up(sock: socket.socket, late: threading.Event) -> None:
+    late.set()
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_RDWR)
 
@@ -187,6 +197,7 @@ class _Watched(urllib.request.HTTPRedirectHandler):
         plain = new.scheme == "http" and old.scheme == "http"
         both_here = is_loopback(old.hostname or "") and is_loopback(new.hostname or "")
         if "@" in new.netloc or not (new.scheme == "https" or (plain and (both_here or self.allow_http))):
+            fp.close()
             raise EarthSSLError(
                 f"{req.full_url}: the server sends on to {newurl:.200}, which is not as safe; not followed"
             )

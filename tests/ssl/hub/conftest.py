@@ -32,7 +32,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
         golden["values"], golden["valid"], golden["times"], torch.zeros(len(golden["values"]), dtype=torch.int64),
         torch.from_numpy(record.statistics.known), record.variables, record.grid,
     )  # fmt: skip
-    scored = dataclasses.replace(record, extra={**record.extra, "scores": {"enso": {"lead 3": 0.625}}})
+    rows = [{"name": "pretrained", "kind": "pretrained", "value": 0.625}, {"name": "PCA", "value": 0.5}]
+    scores = [{"task": "enso", "metric": "correlation", "better": "higher", "rows": rows}]
+    scored = dataclasses.replace(record, extra={**record.extra, "scores": scores})
     return save(tmp_path_factory.mktemp("tiny") / "tiny", encoder, {"weight": torch.arange(5000.0)}, scored, batch)
 
 
