@@ -33,7 +33,7 @@ from .task_head import check_pooling
 from .tuned_checkpoint import Parent, Tuned, predictions, save_tuned
 from .tuned_rows import TunedRow, label_rows, last_probe, network_row, probe_row, raw_rows
 from .tuned_scores import tuned_tables, unit_of
-from .tuning import Problem, make_network, outputs, tune
+from .tuning import Probe, Problem, make_network, outputs, tune
 
 PROBE = "pretrained [linear probe]"
 UNTRAINED = "untrained [linear probe]"
@@ -194,6 +194,7 @@ class _Run:
         self.unit, self.units = unit_of(samples.times[samples.parts["test"]], config.unit)
         components = tuple(config.components or (10, 20))
         self.problem = Problem(samples, StoreWindows(store, shape.window), config.near, components, config.pooling)
+        self.start: Probe | None = None  # of the pretrained encoder, the same for every mode and seed
         self.layers = layers_to_read(config.layers, donor.depth)
 
     def _untrained(self, seed: int) -> Encoder:
@@ -229,7 +230,11 @@ class _Run:
     def _train(self, encoder: Encoder, mode: str, seed: int, name: str, new: Sequence[str]) -> Tuned:
         problem = self.problem
         label = f"fine-tune {mode}" if mode != "scratch" else "train from scratch"
-        network = make_network(problem, encoder, last_probe(problem, encoder, f"{label}, features"))
+        if mode == "scratch":
+            probe = last_probe(problem, encoder, f"{label}, features")
+        else:
+            self.start = probe = self.start or last_probe(problem, encoder, "fine-tune, features")
+        network = make_network(problem, encoder, probe)
         trained = tune(problem, network, self.config.training(mode), seed, f"{label} seed {seed}", new)
         out = outputs(problem, network, problem.samples.parts["test"])
         settings = {"pooling": network.head.pooling, "steps": trained.steps, "validation_error": trained.score,
@@ -291,7 +296,7 @@ class _Run:
     def _convention(self) -> str:
         samples = self.problem.samples
         what = {
-            "regression": "1 - squared error over that of climatology",
+            "regression": "1 - squared error over that of climatology; r: of departures from it",
             "field": "1 - squared error over that of climatology, by area over labelled cells that have a patch",
             "classification": "Brier skill against climatology; log loss: probabilities below 0.001 count as 0.001",
         }[samples.kind]

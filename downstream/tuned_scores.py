@@ -126,7 +126,7 @@ def _numbers(samples: LabelSamples, rows: Sequence[TunedRow], area: np.ndarray) 
     made = {}
     for k, name in enumerate(samples.labels.names):
         error, reference = (predicted[:, :, k] - truth[:, k]) ** 2, (climatology[:, k] - truth[:, k]) ** 2
-        correlated = _correlation(predicted[:, :, k], truth[:, k])
+        correlated = _correlation(predicted[:, :, k] - climatology[:, k], truth[:, k] - climatology[:, k])
         made[name] = {**_skill(error, reference, np.ones(len(test))), "r": correlated}
     return made
 
@@ -140,7 +140,7 @@ def _skill(error: np.ndarray, reference: np.ndarray, share: np.ndarray) -> dict[
 
 
 def _correlation(predicted: np.ndarray, truth: np.ndarray) -> Statistic:
-    """Return Pearson's r; 0 for a row that is constant."""
+    """Return Pearson's r of departures from climatology; 0 for a row that is constant."""
 
     def statistic(w: np.ndarray) -> np.ndarray:
         share = w / w.sum()

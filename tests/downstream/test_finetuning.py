@@ -21,8 +21,8 @@ FAST: dict[str, Any] = {
 
 
 def write_series(file: Path, data: xr.Dataset, words: bool = False) -> Path:
-    """Labels that the winds tell: the mean of u10 north of the equator, as numbers or as three classes."""
-    values = data["u10"].isel(lat=slice(0, 3)).mean(("lat", "lon")).values
+    """Labels that the winds tell: the mean of u10 in a box, as numbers or as three classes."""
+    values = data["u10"].isel(lat=slice(2, 5), lon=slice(0, 3)).mean(("lat", "lon")).values
     if words:
         low, high = np.quantile(values[:240], [1 / 3, 2 / 3])
         values = np.where(values < low, "calm", np.where(values > high, "strong", "fair"))
