@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import dask
+import dask.array as da
 import numpy as np
 import torch
 import xarray as xr
+from dask.utils import SerializableLock
 from torch import Tensor
 
 from .batch import Batch, from_fields
-from .checkpoint import Record, differences
+from .checkpoint import Record
 from .encoder import Encoder
 from .errors import EarthSSLError
-from .grid import LatLonGrid
-from .progress import track
-from .sources.canonical import canonicalise
+from .progress import dask_progress
+from .screen import Screened, screen
 from .splits import unbroken_starts
+from .statistics import Statistics
 from .tokens import Patches, patchify
 
 POOLINGS = ("mean", "last", "tokens")
+CHUNK_BYTES = 16 * 2**20  # fields read at once, where a batch does not need more
+TASK = "embed-windows"
 
 
 class FrozenEncoder:
@@ -34,103 +42,238 @@ class FrozenEncoder:
     def __init__(self, encoder: Encoder, record: Record) -> None:
         self.encoder = encoder.eval().requires_grad_(False)
         self.record = record
+        self._one_at_a_time = SerializableLock()  # torch shares its threads out; one batch's memory, not one a thread's
 
-    def embed(self, data: xr.Dataset, pooling: str = "mean", layer: int = -1, batch_size: int = 64) -> xr.DataArray:
+    def embed(
+        self,
+        data: xr.Dataset | xr.DataArray,
+        pooling: str = "mean",
+        layer: int | Sequence[int] = -1,
+        batch_size: int = 64,
+        *,
+        lazy: bool | None = None,
+        check_range: bool = True,
+        units: Mapping[str, str] | None = None,
+        rename: Mapping[str, str] | None = None,
+    ) -> xr.DataArray:
         """Return features of every window of unbroken steps in the data.
 
+        Fields are read, normalised and encoded some batches at a time, each step once per chunk (with the overlap of
+        its windows); beside the result, nothing of the length of the series is held in memory. Missing variables
+        are allowed, since the encoder takes any subset: a warning and the attribute `missing_variables` name them; so
+        do a warning and `unused_variables` with those it has no weights for.
+
         Args:
-            data: Fields in any spelling that `open_source` understands (names, units, orientation), on the
-                grid of the checkpoint. Variables may be missing: the encoder takes any subset, and warns.
+            data: Fields in any spelling that `open_source` understands (names, units, orientation), on the grid of the
+                checkpoint. A DataArray is one variable under its name, or several along a dimension `variable`.
             pooling: "mean" (over all tokens), "last" (over the tokens of the last step) or "tokens" (none).
-            layer: Block whose output is taken, counted from 0, or from the end if negative.
+            layer: Block whose output is taken, counted from 0, or from the end if negative; or several.
             batch_size: Windows at once.
+            lazy: Return dask chunks that are computed when they are asked for (`compute`, `to_netcdf`, `to_zarr`; by
+                threads or by processes). None does where the data themselves are made of dask chunks.
+            check_range: Refuse values far from the climatology of training (8 standard deviations, root mean square;
+                from 3 on a warning): most often wrong units. False where such values are meant. What no place on
+                Earth has is refused all the same, and a wrong factor below about 3 is not seen.
+            units: Units by variable, where the data do not say or misstate them.
+            rename: Canonical names by the data's own, where a name is not understood.
 
         Returns:
             (time, feature), or (time, token, feature) with the latitude and longitude of each token and its
-            step; `time` is the last step of each window.
+            step; `time` is the last step of each window; `layer` is a coordinate, and a dimension after time where
+            several were asked for.
 
         Raises:
             EarthSSLError: If the data do not fit the record; every difference is listed.
         """
+        layers = self._layers(layer)
         if pooling not in POOLINGS:
             raise EarthSSLError(f"pooling: expected {', '.join(POOLINGS)}, got '{pooling}'")
-        depth = self.encoder.depth
-        if not -depth <= layer < depth:
-            raise EarthSSLError(f"layer: expected {-depth} to {depth - 1}, got {layer}")
-        windows = self._windows(canonicalise(data, where="the dataset to embed"))
-        outputs, patches = [], None
-        for batch in track(list(windows.batches(batch_size)), "embed"):
-            patches = patchify(batch, self.encoder.config.patch)
-            with torch.no_grad():
-                features = self.encoder.layers(patches)[layer]
-            outputs.append(pool(features, patches, pooling).numpy())
-        assert patches is not None
-        return self._label(np.concatenate(outputs), windows.times, patches, pooling)
-
-    def _windows(self, data: xr.Dataset) -> _Windows:
-        record = self.record
-        grid = LatLonGrid(data["lat"].values, data["lon"].values)
-        times = data["time"].values
-        step_days = float(np.median(np.diff(times)) / np.timedelta64(1, "D")) if len(times) > 1 else record.step_days
-        names = [str(name) for name in data.data_vars]
-        said = differences(record, names, grid, step_days)
-        if said:
-            raise EarthSSLError(f"the data do not fit the checkpoint: {'; '.join(said)}; regrid or choose other data")
-        present = [name for name in record.variables if name in names]
-        missing = [name for name in record.variables if name not in names]
-        if missing:
-            warnings.warn(
-                f"embedding without {', '.join(missing)}: the encoder was trained on {', '.join(record.variables)}",
-                stacklevel=3,
-            )
-        positions = [record.variables.index(name) for name in present]
-        statistics = record.statistics.select(positions)
-        raw = np.stack([data[name].values for name in present], 1)
-        fields = torch.from_numpy(statistics.normalise(raw, times))
-        known = torch.from_numpy(statistics.known)
-        return _Windows(fields, times, known, tuple(present), grid, record.encoder.window)
-
-    def _label(self, values: np.ndarray, times: np.ndarray, patches: Patches, pooling: str) -> xr.DataArray:
-        attrs = {"fingerprint": self.record.fingerprint, "pooling": pooling, "long_name": "frozen encoder features"}
-        if pooling != "tokens":
-            return xr.DataArray(values, {"time": times}, ("time", "feature"), "features", attrs)
-        lat, lon = token_places(patches)
-        coords = {
-            "time": times,
-            "lat": ("token", lat, {"units": "degrees_north"}),
-            "lon": ("token", lon, {"units": "degrees_east"}),
-            "step": ("token", patches.step.numpy()),
+        if batch_size < 1:
+            raise EarthSSLError(f"batch_size: expected at least 1 window, got {batch_size}")
+        screened = screen(data, self.record, units=units, rename=rename, check_range=check_range)
+        for text in screened.said:
+            warnings.warn(text, stacklevel=2)
+        series = Series.of(screened, self.record.encoder.window)
+        view = View(pooling, layers, isinstance(layer, (int, np.integer)), batch_size)
+        features = self._label(self._chunks(series, view), series, view)
+        features.attrs |= {
+            f"{kind}_variables": ", ".join(names)
+            for kind, names in (("missing", screened.missing), ("unused", screened.unused))
+            if names
         }
-        return xr.DataArray(values, coords, ("time", "token", "feature"), "features", attrs)
+        if lazy or (lazy is None and _is_lazy(data)):
+            return features
+        with dask_progress(TASK, features.data.npartitions, "embed"):
+            return features.compute(scheduler="threads")
+
+    def encode(self, batch: Batch, view: View) -> np.ndarray:
+        """Return features of a batch of normalised windows, (batch, layer, [token,] feature), float32."""
+        with self._one_at_a_time, torch.no_grad():
+            patches = patchify(batch, self.encoder.config.patch)
+            outputs = self.encoder.layers(patches)
+            return torch.stack([pool(outputs[k], patches, view.pooling) for k in view.layers], 1).numpy()
+
+    def _layers(self, layer: int | Sequence[int]) -> tuple[int, ...]:
+        depth = self.encoder.depth
+        asked = [layer] if isinstance(layer, (int, np.integer)) else list(layer)
+        wrong = [k for k in asked if not -depth <= k < depth]
+        if wrong or not asked:
+            raise EarthSSLError(f"layer: expected {-depth} to {depth - 1}, got {', '.join(map(str, wrong)) or 'none'}")
+        layers = tuple(int(k) % depth for k in asked)
+        if len(set(layers)) < len(layers):
+            raise EarthSSLError(f"layer: expected every block once, got {', '.join(map(str, asked))}")
+        return layers
+
+    def _chunks(self, series: Series, view: View) -> da.Array:
+        """Return the features of all windows, (time, layer, [token,] feature), still to be computed."""
+        tokens = (series.patches(self).count,) if view.pooling == "tokens" else ()
+        rest = (len(view.layers), *tokens, self.encoder.width)
+        token = uuid.uuid4().hex
+        work = dask.delayed(_Work(self, series.statistics, series.variables, view), name=f"encoder-{token}",
+                            traverse=False)  # fmt: skip
+        size = series.windows_per_chunk(view.batch_size)
+        blocks = []
+        for number, first in enumerate(range(0, len(series.starts), size)):
+            steps, windows = series.block(first, size)
+            fields = [series.data[variable].isel(time=steps).data for variable in series.data.data_vars]
+            times = series.data["time"].values[steps]
+            done = work.features(fields, times, windows, dask_key_name=f"{TASK}-{token}-{number}")
+            shape = (len(windows), *rest)
+            blocks.append(da.from_delayed(done, shape, np.float32, name=f"features-{token}-{number}"))
+        return da.concatenate(blocks)
+
+    def _label(self, values: da.Array, series: Series, view: View) -> xr.DataArray:
+        attrs = {"fingerprint": self.record.fingerprint, "pooling": view.pooling,
+                 "variables": ", ".join(series.variables), "long_name": "frozen encoder features"}  # fmt: skip
+        coords: dict[str, Any] = {"time": series.times}
+        dims = ["time", "layer", "feature"]
+        if view.pooling == "tokens":
+            patches = series.patches(self)
+            lat, lon = token_places(patches)
+            coords |= {
+                "lat": ("token", lat, {"units": "degrees_north"}),
+                "lon": ("token", lon, {"units": "degrees_east"}),
+                "step": ("token", patches.step.numpy()),
+            }
+            dims.insert(2, "token")
+        if view.single:
+            dims.remove("layer")
+            values = values[:, 0]
+        coords["layer"] = view.layers[0] if view.single else ("layer", list(view.layers))
+        return xr.DataArray(values, coords, dims, "features", attrs)
 
 
-class _Windows:
-    """Every window of unbroken steps of a canonical dataset, normalised."""
+@dataclass(frozen=True)
+class View:
+    """What is taken of the encoder: pooling, blocks, whether one was named and not a list, windows at once."""
 
-    def __init__(
-        self,
-        fields: Tensor,
-        times: np.ndarray,
-        known: Tensor,
-        variables: tuple[str, ...],
-        grid: LatLonGrid,
-        length: int,
-    ) -> None:
-        self.fields, self.known, self.variables, self.grid, self.length = fields, known, variables, grid, length
+    pooling: str
+    layers: tuple[int, ...]
+    single: bool
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Series:
+    """Every window of unbroken steps of screened data.
+
+    Attributes:
+        data: Canonical dataset; may be lazy.
+        statistics: Of its variables.
+        variables: Their names.
+        starts: First step of every window, (window,).
+        length: Steps of a window.
+    """
+
+    data: xr.Dataset
+    statistics: Statistics
+    variables: tuple[str, ...]
+    starts: np.ndarray
+    length: int
+
+    @classmethod
+    def of(cls, screened: Screened, length: int) -> Series:
+        """Return the windows of the data.
+
+        Raises:
+            EarthSSLError: If not one fits between the gaps in time.
+        """
+        times = screened.data["time"].values
         starts = unbroken_starts(times, length)
         if not len(starts):
             raise EarthSSLError(
                 f"expected at least {length} unbroken time steps (the encoder's window), got {len(times)} steps"
             )
-        self.starts, self.times = starts, times[starts + length - 1]
-        self.seconds = torch.from_numpy(times.astype("datetime64[s]").astype(np.int64))
+        return cls(screened.data, screened.statistics, screened.variables, starts, length)
 
-    def batches(self, size: int) -> Iterator[Batch]:
-        """Yield the windows in order."""
-        for begin in range(0, len(self.starts), size):
-            steps = torch.from_numpy(self.starts[begin : begin + size])[:, None] + torch.arange(self.length)
-            keys = torch.zeros(len(steps), dtype=torch.int64)
-            yield from_fields(self.fields[steps], self.seconds[steps], keys, self.known, self.variables, self.grid)
+    @property
+    def times(self) -> np.ndarray:
+        """Last step of every window, datetime64, (window,)."""
+        return self.data["time"].values[self.starts + self.length - 1]
+
+    def windows_per_chunk(self, batch_size: int) -> int:
+        """Return how many windows are worked on together: whole batches, within `CHUNK_BYTES` of fields if they can."""
+        step_bytes = 4 * len(self.variables) * self.data.sizes["lat"] * self.data.sizes["lon"]
+        return batch_size * max(1, CHUNK_BYTES // (step_bytes * batch_size))
+
+    def block(self, first: int, size: int) -> tuple[Any, np.ndarray]:
+        """Return the steps that `size` windows from the first on need, and each window's places among them."""
+        wanted = self.starts[first : first + size][:, None] + np.arange(self.length)
+        steps, places = np.unique(wanted, return_inverse=True)
+        places = places.reshape(wanted.shape)
+        if steps[-1] - steps[0] + 1 == len(steps):
+            return slice(int(steps[0]), int(steps[-1]) + 1), places
+        return steps, places
+
+    def patches(self, frozen: FrozenEncoder) -> Patches:
+        """Return the patches of one empty window: how many there are, and where."""
+        fields = np.zeros((self.length, len(self.variables), *frozen.record.grid.shape), np.float32)
+        times = np.zeros(self.length, "datetime64[s]")
+        batch = _batch(fields, times, np.arange(self.length)[None], self.statistics, self.variables, frozen.record)
+        return patchify(batch, frozen.encoder.config.patch)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What every chunk of a series needs besides its own fields."""
+
+    frozen: FrozenEncoder
+    statistics: Statistics
+    variables: tuple[str, ...]
+    view: View
+
+    def features(self, fields: list[np.ndarray], times: np.ndarray, windows: np.ndarray) -> np.ndarray:
+        """Return features, (window, layer, [token,] feature).
+
+        Args:
+            fields: Of each variable, in its units, (step, row, column).
+            times: Of the steps.
+            windows: Which steps each window holds, (window, step).
+        """
+        normal = self.statistics.normalise(np.stack(fields, 1), times)
+        parts = [windows[k : k + self.view.batch_size] for k in range(0, len(windows), self.view.batch_size)]
+        record = self.frozen.record
+        batches = (_batch(normal, times, part, self.statistics, self.variables, record) for part in parts)
+        return np.concatenate([self.frozen.encode(batch, self.view) for batch in batches])
+
+
+def _batch(
+    normal: np.ndarray,
+    times: np.ndarray,
+    windows: np.ndarray,
+    statistics: Statistics,
+    variables: tuple[str, ...],
+    record: Record,
+) -> Batch:
+    seconds = times.astype("datetime64[s]").astype(np.int64)
+    keys = torch.zeros(len(windows), dtype=torch.int64)
+    fields, known = torch.from_numpy(normal[windows]), torch.from_numpy(statistics.known)
+    return from_fields(fields, torch.from_numpy(seconds[windows]), keys, known, variables, record.grid)
+
+
+def _is_lazy(data: xr.Dataset | xr.DataArray) -> bool:
+    arrays = data.data_vars.values() if isinstance(data, xr.Dataset) else [data]
+    return any(array.chunks is not None for array in arrays)
 
 
 def pool(features: Tensor, patches: Patches, pooling: str) -> Tensor:

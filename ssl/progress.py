@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sized
-from typing import Generic, TypeVar
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -23,6 +24,23 @@ def transfer_bar() -> Progress:
     """Return a bar that counts bytes and their speed; to be entered with `with`; silent where no one looks."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     return Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+
+
+@contextmanager
+def dask_progress(prefix: str, total: int, description: str) -> Iterator[None]:
+    """Show how many of the `total` dask tasks whose names begin with the prefix are done, of those computed inside."""
+    from dask.callbacks import Callback
+
+    with Progress(console=Console(stderr=True)) as bar:
+        line = bar.add_task(description, total=total)
+
+        def after(key: Any, *rest: Any) -> None:
+            name = key[0] if isinstance(key, tuple) else key
+            if str(name).startswith(prefix):
+                bar.advance(line)
+
+        with Callback(posttask=after):
+            yield
 
 
 class Counted(Generic[Item]):

@@ -99,7 +99,7 @@ class Statistics:
 
     def climatology(self, times: np.ndarray) -> np.ndarray:
         """Return the climatological fields at the times, float32 (times, variables, rows, columns)."""
-        rows = self._rows(times)
+        rows = self.rows(times)
         if not self.harmonics:
             return self.coefficients[rows, 0]
         basis = _basis(times, self.harmonics).astype(np.float32)
@@ -130,7 +130,12 @@ class Statistics:
             self, coefficients=self.coefficients[:, :, chosen], scale=self.scale[chosen], transforms=transforms
         )
 
-    def _rows(self, times: np.ndarray) -> np.ndarray:
+    def rows(self, times: np.ndarray) -> np.ndarray:
+        """Return the row of `coefficients` of each time.
+
+        Raises:
+            EarthSSLError: If training saw no such month or hour.
+        """
         values = _group_values(times, self.groups)
         unknown = sorted(set(values.tolist()) - set(self.keys))
         if unknown:

@@ -85,6 +85,24 @@ def canonicalise(
     return result
 
 
+def contents(ds: xr.Dataset, where: str, rename: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Return the canonical names of what the data hold, and the gridded variables that are not understood.
+
+    Args:
+        ds: As opened; nothing is read.
+        where: What the data are called in error messages.
+        rename: Canonical names by the data's own.
+
+    Raises:
+        EarthSSLError: If the data are not gridded, or none of their variables is understood.
+    """
+    ds = canonical_axes(ds, where)
+    selection = Selection(rename=rename)
+    _check_rename(ds, selection, where)
+    known, left_out = _known(ds, selection, where)
+    return _names(ds, known), left_out
+
+
 @contextmanager
 def reading(where: str) -> Iterator[None]:
     """Turn a failure to read into an error that names the file or store."""
