@@ -128,18 +128,34 @@ class FrozenEncoder:
         """Return the features of all windows, (time, layer, [token,] feature), still to be computed."""
         tokens = (series.patches(self).count,) if view.pooling == "tokens" else ()
         rest = (len(view.layers), *tokens, self.encoder.width)
+        # One graph of arrays throughout: dask would read what two delayed calls share once for each.
         token = uuid.uuid4().hex
         work = dask.delayed(_Work(self, series.statistics, series.variables, view), name=f"encoder-{token}",
                             traverse=False)  # fmt: skip
+        sources = [da.asarray(series.data[name].data) for name in series.variables]
         size = series.windows_per_chunk(view.batch_size)
+        axes = "wlkf" if tokens else "wlf"
         blocks = []
         for number, first in enumerate(range(0, len(series.starts), size)):
             steps, windows = series.block(first, size)
-            fields = [series.data[variable].isel(time=steps).data for variable in series.data.data_vars]
-            times = series.data["time"].values[steps]
-            done = work.features(fields, times, windows, dask_key_name=f"{TASK}-{token}-{number}")
-            shape = (len(windows), *rest)
-            blocks.append(da.from_delayed(done, shape, np.float32, name=f"features-{token}-{number}"))
+            whole = [source[steps].rechunk(-1) for source in sources]
+            lengths = dict(zip(axes, (len(windows), *rest), strict=True))
+            blocks.append(
+                da.blockwise(
+                    _features,
+                    axes,
+                    *(part for fields in whole for part in (fields, "tyx")),
+                    new_axes=lengths,
+                    name=f"{TASK}-{token}-{number}",
+                    concatenate=True,
+                    align_arrays=False,
+                    dtype=np.float32,
+                    meta=np.empty((0,) * len(axes), np.float32),
+                    work=work,
+                    times=series.data["time"].values[steps],
+                    windows=windows,
+                )  # fmt: skip
+            )
         return da.concatenate(blocks)
 
     def _label(self, values: da.Array, series: Series, view: View) -> xr.DataArray:
@@ -255,6 +271,11 @@ class _Work:
         record = self.frozen.record
         batches = (_batch(normal, times, part, self.statistics, self.variables, record) for part in parts)
         return np.concatenate([self.frozen.encode(batch, self.view) for batch in batches])
+
+
+def _features(*fields: np.ndarray, work: _Work, times: np.ndarray, windows: np.ndarray) -> np.ndarray:
+    """Return `work.features`: what dask calls."""
+    return work.features(list(fields), times, windows)
 
 
 def _batch(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import dask
@@ -67,13 +69,16 @@ def write(features: xr.DataArray, out: Path) -> None:
         with (
             disk_full_is_clear(out),
             dask_progress(TASK, features.data.numblocks[0], "embed"),
-            dask.config.set(scheduler="threads"),
+            ThreadPoolExecutor() as threads,  # left only when all have ended: after an error none goes on writing
+            dask.config.set(scheduler="threads", pool=threads),
         ):
             if SUFFIXES[out.suffix] == "Zarr":
-                features.to_zarr(temporary, consolidated=False)
+                with warnings.catch_warnings():  # xarray looks for consolidated metadata, zarr warns of writing them
+                    warnings.filterwarnings("ignore", "Consolidated metadata")
+                    features.to_zarr(temporary, consolidated=True)
             else:
                 features.to_netcdf(temporary)
-            os.replace(temporary, out)
+        os.replace(temporary, out)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)

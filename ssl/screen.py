@@ -120,9 +120,7 @@ def as_dataset(data: xr.Dataset | xr.DataArray) -> xr.Dataset:
 def _incomplete(record: Record, missing: tuple[str, ...], unused: tuple[str, ...]) -> list[str]:
     said = []
     if missing:
-        said.append(
-            f"embedding without {', '.join(missing)}: the encoder was trained on {', '.join(record.variables)}"
-        )
+        said.append(f"embedding without {', '.join(missing)}: the encoder was trained on {', '.join(record.variables)}")
     if unused:
         said.append(f"embedding makes no use of {', '.join(unused)}: the encoder knows {', '.join(record.variables)}")
     return said
