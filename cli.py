@@ -17,6 +17,7 @@ from typing import Any
 from .hubbing import HUB_VERBS, add_hub_options, run_hub_verb
 from .ssl.errors import EarthSSLError
 from .ssl.stop import Stopped, heard
+from .use import USE_VERBS, add_use_options, run_use_verb
 
 VERBS = {
     "quickstart": "synthetic planet → prepare → pretrain → probe → report, in minutes, no network, no GPU",
@@ -33,7 +34,8 @@ VERBS = {
     "push": "put a checkpoint into a registry (a folder, s3:) or a repository (hf:)",
     "list": "what a registry holds, with its scores; without one: what was pulled",
     "verify": "check a checkpoint: hashes, weights, and that it does what it did at home",
-    "embed": "checkpoint and data → features as NetCDF",
+    "embed": "checkpoint and data → features as NetCDF or Zarr, chunk by chunk",
+    "export": "checkpoint → ONNX, torch.export or TorchScript file that takes raw fields, compared with the encoder",
 }
 CONFIGURED = ("prepare", "pretrain", "probe", "finetune", "report", "audit", "matrix")
 EPILOG = """\
@@ -107,15 +109,8 @@ def _add_options(parser: argparse.ArgumentParser, verb: str) -> None:
         parser.add_argument("--out", metavar="FOLDER", help="where everything goes (default runs/NAME)")
     if verb in HUB_VERBS:
         add_hub_options(parser, verb)
-    if verb == "embed":
-        parser.add_argument(
-            "checkpoint", nargs="?", help="a checkpoint folder, that of its run, or an address (see pull)"
-        )
-    if verb == "embed":
-        parser.add_argument("data", nargs="?", help="NetCDF, GRIB or Zarr on the checkpoint's grid")
-        parser.add_argument("--out", metavar="FILE", default="features.nc", help="NetCDF to write")
-        parser.add_argument("--pooling", default="mean", help="mean, last or tokens")
-        parser.add_argument("--layer", type=int, default=-1, help="block whose output is taken")
+    if verb in USE_VERBS:
+        add_use_options(parser, verb)
 
 
 def _help(parser: argparse.ArgumentParser, verb: str) -> None:
@@ -141,10 +136,10 @@ def _run(options: argparse.Namespace, rest: list[str], command: str) -> None:
         _run_all(options, rest, command)
     elif verb == "plan":
         _plan(options, rest)
-    elif verb in (*HUB_VERBS, "embed"):
+    elif verb in (*HUB_VERBS, *USE_VERBS):
         if rest:
             raise EarthSSLError(f"unknown option '{rest[0]}'; see `earthssl {verb} --help`")
-        _use(options) if verb == "embed" else run_hub_verb(options)
+        run_hub_verb(options) if verb in HUB_VERBS else run_use_verb(options)
     else:
         from .ssl.config import override, section
         from .workflow import run_verb
@@ -187,29 +182,3 @@ def _show_table(folder: Path) -> None:
     from .downstream.table import table
 
     print("\n" + table(folder) + "\n")
-
-
-def _use(options: argparse.Namespace) -> None:
-    if not options.checkpoint:
-        raise EarthSSLError("expected a checkpoint folder, got none")
-    if not options.data:
-        raise EarthSSLError("embed: expected data to embed, got none; earthssl embed CHECKPOINT DATA")
-    from .ssl.checkpoint import load_encoder
-    from .ssl.files import disk_full_is_clear
-    from .ssl.sources import open_source
-
-    out = Path(options.out)
-    if out.exists():
-        raise EarthSSLError(f"{out} exists already; choose another --out, or remove it")
-    if not out.absolute().parent.is_dir():
-        raise EarthSSLError(f"expected a folder to write {out} into, {out.absolute().parent} does not exist; make it")
-    encoder = load_encoder(options.checkpoint)
-    features = encoder.embed(open_source("files", path=options.data), pooling=options.pooling, layer=options.layer)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        with disk_full_is_clear(out):
-            features.to_netcdf(temporary)
-            os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
-    print(out)

@@ -85,16 +85,11 @@ class FrozenEncoder:
         Raises:
             EarthSSLError: If the data do not fit the record; every difference is listed.
         """
-        layers = self._layers(layer)
-        if pooling not in POOLINGS:
-            raise EarthSSLError(f"pooling: expected {', '.join(POOLINGS)}, got '{pooling}'")
-        if batch_size < 1:
-            raise EarthSSLError(f"batch_size: expected at least 1 window, got {batch_size}")
+        view = self.view(pooling, layer, batch_size)
         screened = screen(data, self.record, units=units, rename=rename, check_range=check_range)
         for text in screened.said:
             warnings.warn(text, stacklevel=2)
         series = Series.of(screened, self.record.encoder.window)
-        view = View(pooling, layers, isinstance(layer, (int, np.integer)), batch_size)
         features = self._label(self._chunks(series, view), series, view)
         features.attrs |= {
             f"{kind}_variables": ", ".join(names)
@@ -113,6 +108,53 @@ class FrozenEncoder:
             outputs = self.encoder.layers(patches)
             return torch.stack([pool(outputs[k], patches, view.pooling) for k in view.layers], 1).numpy()
 
+    def of_windows(self, fields: np.ndarray, times: np.ndarray, variables: Sequence[str], view: View) -> np.ndarray:
+        """Return features of raw windows, float32 (window, layer, [token,] feature).
+
+        Args:
+            fields: (window, step, variable, row, column) in the units and on the grid of the record, NaN where missing.
+            times: Of every step, datetime64, (window, step).
+            variables: Canonical names, some of the record's.
+            view: What is wanted.
+        """
+        names = tuple(variables)
+        statistics = self.record.statistics.select([self.record.variables.index(name) for name in names])
+        work = _Work(self, statistics, names, view)
+        parts = []
+        for k in range(0, len(fields), view.batch_size):
+            part, when = fields[k : k + view.batch_size], times[k : k + view.batch_size]
+            places = np.arange(when.size).reshape(when.shape)
+            flat = [part[:, :, n].reshape(-1, *part.shape[3:]) for n in range(len(names))]
+            parts.append(work.features(flat, when.reshape(-1), places))
+        return np.concatenate(parts)
+
+    def of_series(self, series: Series, view: View) -> np.ndarray:
+        """Return features of every window of a series, in memory; shape as for `of_windows`."""
+        chunks = self._chunks(series, view)
+        with dask_progress(TASK, chunks.npartitions, "embed"):
+            return np.asarray(chunks.compute(scheduler="threads"))
+
+    def patches(self, variables: Sequence[str]) -> Patches:
+        """Return the patches of one empty window of the variables: how many there are, and where."""
+        record, length = self.record, self.record.encoder.window
+        statistics = record.statistics.select([record.variables.index(name) for name in variables])
+        fields = np.zeros((length, len(variables), *record.grid.shape), np.float32)
+        times = np.zeros(length, "datetime64[s]")
+        batch = _batch(fields, times, np.arange(length)[None], statistics, tuple(variables), record)
+        return patchify(batch, self.encoder.config.patch)
+
+    def view(self, pooling: str, layer: int | Sequence[int], batch_size: int) -> View:
+        """Return what is wanted, checked.
+
+        Raises:
+            EarthSSLError: If the encoder has no such block, or there is no such pooling.
+        """
+        if pooling not in POOLINGS:
+            raise EarthSSLError(f"pooling: expected {', '.join(POOLINGS)}, got '{pooling}'")
+        if batch_size < 1:
+            raise EarthSSLError(f"batch_size: expected at least 1 window, got {batch_size}")
+        return View(pooling, self._layers(layer), isinstance(layer, (int, np.integer)), batch_size)
+
     def _layers(self, layer: int | Sequence[int]) -> tuple[int, ...]:
         depth = self.encoder.depth
         asked = [layer] if isinstance(layer, (int, np.integer)) else list(layer)
@@ -126,7 +168,7 @@ class FrozenEncoder:
 
     def _chunks(self, series: Series, view: View) -> da.Array:
         """Return the features of all windows, (time, layer, [token,] feature), still to be computed."""
-        tokens = (series.patches(self).count,) if view.pooling == "tokens" else ()
+        tokens = (self.patches(series.variables).count,) if view.pooling == "tokens" else ()
         rest = (len(view.layers), *tokens, self.encoder.width)
         # One graph of arrays throughout: dask would read what two delayed calls share once for each.
         token = uuid.uuid4().hex
@@ -154,7 +196,7 @@ class FrozenEncoder:
                     work=work,
                     times=series.data["time"].values[steps],
                     windows=windows,
-                )  # fmt: skip
+                )
             )
         return da.concatenate(blocks)
 
@@ -164,7 +206,7 @@ class FrozenEncoder:
         coords: dict[str, Any] = {"time": series.times}
         dims = ["time", "layer", "feature"]
         if view.pooling == "tokens":
-            patches = series.patches(self)
+            patches = self.patches(series.variables)
             lat, lon = token_places(patches)
             coords |= {
                 "lat": ("token", lat, {"units": "degrees_north"}),
@@ -240,13 +282,6 @@ class Series:
         if steps[-1] - steps[0] + 1 == len(steps):
             return slice(int(steps[0]), int(steps[-1]) + 1), places
         return steps, places
-
-    def patches(self, frozen: FrozenEncoder) -> Patches:
-        """Return the patches of one empty window: how many there are, and where."""
-        fields = np.zeros((self.length, len(self.variables), *frozen.record.grid.shape), np.float32)
-        times = np.zeros(self.length, "datetime64[s]")
-        batch = _batch(fields, times, np.arange(self.length)[None], self.statistics, self.variables, frozen.record)
-        return patchify(batch, frozen.encoder.config.patch)
 
 
 @dataclass(frozen=True)

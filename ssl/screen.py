@@ -18,7 +18,7 @@ WHERE = "the data to embed"
 EAGER_BYTES = 64 * 2**20  # data that are not in memory are read at once up to this size; larger ones stay lazy
 SAMPLED_STEPS = 5
 # Root mean square of the deviations from the climatology of training, in its standard deviations: 1 for the training
-# data. Kelvin taken for Celsius, metres for geopotential, hPa for Pa lie tens to thousands away; another climate 1 to 3.
+# data, 1 to 3 for another climate; °C taken for K, metres for geopotential, hPa for Pa lie tens to thousands away.
 DOUBTED, REFUSED = 3.0, 8.0
 
 
@@ -87,7 +87,7 @@ def screen(
     unused = (*before, *left_out, *(name for name in there if name not in record.variables))
     missing = tuple(name for name in record.variables if name not in present)
     canonical = canonical[present]
-    doubts = _doubts(canonical, statistics, ds) if check_range else ()
+    doubts = _doubts(canonical, statistics) if check_range else ()
     return Screened(canonical, statistics, missing, unused, (*_incomplete(record, missing, unused), *doubts))
 
 
@@ -126,7 +126,7 @@ def _incomplete(record: Record, missing: tuple[str, ...], unused: tuple[str, ...
     return said
 
 
-def _doubts(data: xr.Dataset, statistics: Statistics, raw: xr.Dataset) -> tuple[str, ...]:
+def _doubts(data: xr.Dataset, statistics: Statistics) -> tuple[str, ...]:
     """Return sentences on variables whose values are odd; refuse those that cannot be in the units they claim."""
     steps = np.unique(np.linspace(0, data.sizes["time"] - 1, SAMPLED_STEPS).astype(int))
     sample = data.isel(time=steps).load()

@@ -42,7 +42,7 @@ def test_a_data_array_is_a_variable(frozen: FrozenEncoder, two_years: xr.Dataset
         frozen.embed(two_years["sst"].rename(None))
     with pytest.raises(EarthSSLError, match="names along the dimension 'variable'"):
         frozen.embed(stacked.drop_vars("variable"))
-    with pytest.raises(EarthSSLError, match="expected an xarray.Dataset or DataArray to embed, got ndarray"):
+    with pytest.raises(EarthSSLError, match=r"expected an xarray\.Dataset or DataArray to embed, got ndarray"):
         frozen.embed(two_years["sst"].values)  # type: ignore[arg-type]
 
 
@@ -51,7 +51,7 @@ def test_missing_and_unused_variables_are_named(frozen: FrozenEncoder, two_years
     more = two_years.drop_vars("v10").assign(
         u850=two_years["u10"], msl=two_years["sst"].assign_attrs(units="?"), depth=two_years["sst"] * 0
     )
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="embedding") as caught:
         features = frozen.embed(more)
     said = [str(one.message) for one in caught]
     assert any("embedding without v10" in text for text in said)
