@@ -20,7 +20,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_checks
 
 SMALL = str(Path(__file__).parent.parent / "data" / "checkpoint-v1")
-# Those that make no X. All others of scikit-learn fit a two-dimensional table of numbers, which is no field: they
+# Those that fit nothing. All others of scikit-learn fit a two-dimensional table of numbers, which is no field: they
 # cannot apply, as their tag `two_d_array` says.
 CHECKS = (
     "check_estimator_cloneable",
@@ -29,6 +29,9 @@ CHECKS = (
     "check_valid_tag_types",
     "check_mixin_order",
     "check_no_attributes_set_in_init",
+    "check_do_not_raise_errors_in_init_or_set_params",
+    "check_get_feature_names_out_error",
+    "check_transformers_unfitted",
     "check_get_params_invariance",
     "check_set_params",
 )
