@@ -14,11 +14,13 @@ from .pretext import TASKS
 from .ssl.config import build, override, read_yaml, section
 from .ssl.errors import EarthSSLError
 from .ssl.files import read_json, refuse_filled, write_json
+from .ssl.prepare import PrepareConfig
 from .ssl.pretrain import PretrainConfig, parse_objectives
 from .ssl.stop import between_steps
 from .workflow import config_of, pretrain_once, run_verb
 
 STEPS = ("prepare", "pretrain", "probe", "report")
+OTHERS = "prepare_others"
 STUDIES = ("audit", "matrix")
 
 
@@ -27,7 +29,8 @@ def run_all(file: str | Path, out: str, words: list[str], say: Callable[[str], N
 
     Args:
         file: A run's config with the sections prepare, pretrain, probe and (for ENSO) report, or prepare and any of
-            audit and matrix; their folders are put under `out`.
+            audit and matrix; their folders are put under `out`. A section prepare_others holds the settings of prepare
+            for data sets that are trained on beside the first, by their names in pretrain.stores.
         out: Folder of everything; new or empty, or that of a run that was interrupted: finished steps are kept.
         words: Overrides, `--section.key value`.
         say: Told what happens.
@@ -46,6 +49,8 @@ def run_all(file: str | Path, out: str, words: list[str], say: Callable[[str], N
             )
         return _run_study(file, out, words, say, command)
     steps = STEPS if _task(found) == ENSO else STEPS[:3]
+    if OTHERS in found:
+        steps = (*steps, OTHERS)
     sections = override({verb: section(file, verb) for verb in steps}, words)
     unknown = [name for name in sections if name not in steps]
     if unknown:
@@ -56,13 +61,15 @@ def run_all(file: str | Path, out: str, words: list[str], say: Callable[[str], N
     seeds = _seeds(sections["pretrain"])
     store, folder = root / "store", root / "probe"
     runs = [root / f"pretrain-seed{seed}" for seed in seeds]
-    settings = _settings(sections, store, runs, folder, root / "report.html")
+    others = {name: root / f"store-{name}" for name in sections.get(OTHERS, {})}
+    settings = _settings(sections, store, runs, folder, root / "report.html", others)
     _validate(settings)
-    _open(root, sections, store, runs, folder)
+    _open(root, sections, store, runs, folder, others)
     begun = time.perf_counter()
-    if not store.exists():
-        say(f"1/4 prepare: {sections['prepare'].get('source')} → {store}")
-        run_verb("prepare", settings["prepare"])
+    for made, own in ((store, settings["prepare"]), *((others[name], settings[OTHERS][name]) for name in others)):
+        if not made.exists():
+            say(f"1/4 prepare: {own.get('source')} → {made}")
+            run_verb("prepare", own)
     for run, seed in zip(runs, seeds, strict=True):
         _pretrain_once(settings["pretrain"], run, seed, say)
         between_steps()
@@ -129,11 +136,18 @@ def _seeds(pretrain_section: dict[str, Any]) -> list[int]:
 
 
 def _settings(
-    sections: dict[str, Any], store: Path, runs: list[Path], folder: Path, report_file: Path
+    sections: dict[str, Any],
+    store: Path,
+    runs: list[Path],
+    folder: Path,
+    report_file: Path,
+    others: dict[str, Path],
 ) -> dict[str, dict[str, Any]]:
     """Return each verb's settings with the folders of the run put in."""
     places = [str(run) for run in runs]
     plain = {name: value for name, value in sections["pretrain"].items() if name != "seeds"}
+    if others:
+        plain["stores"] = _with_stores(plain.get("stores"), others)
     made = {
         "prepare": {**sections["prepare"], "out": str(store)},
         "pretrain": {**plain, "store": str(store), "out": places[0]},
@@ -142,11 +156,34 @@ def _settings(
     if "report" in sections:
         rest = {"store": str(store), "runs": places, "probe": str(folder), "out": str(report_file)}
         made["report"] = {**sections["report"], **rest}
+    if others:
+        made[OTHERS] = {name: {**_mapping(sections, name), "out": str(place)} for name, place in others.items()}
     return made
+
+
+def _mapping(sections: dict[str, Any], name: str) -> dict[str, Any]:
+    settings = sections[OTHERS][name]
+    if not isinstance(settings, dict):
+        raise EarthSSLError(f"{OTHERS}.{name}: expected the settings of prepare, got {settings!r}; mend it")
+    return settings
+
+
+def _with_stores(settings: Any, others: dict[str, Path]) -> dict[str, Any]:
+    """Return pretrain.stores with the folders of the data sets that are prepared."""
+    named = dict(settings) if isinstance(settings, dict) else {}
+    absent = [name for name in others if not isinstance(named.get(name), dict)]
+    if absent:
+        raise EarthSSLError(
+            f"pretrain.stores: expected {', '.join(absent)}, prepared by {OTHERS}, with a weight, found none; add it"
+        )
+    return named | {name: {**named[name], "store": str(place)} for name, place in others.items()}
 
 
 def _validate(settings: dict[str, dict[str, Any]]) -> None:
     """Build every config before anything is done, so that a mistake in the last section costs no training."""
+    settings = dict(settings)
+    for name, other in settings.pop(OTHERS, {}).items():
+        build(PrepareConfig, other, f"{OTHERS}.{name}").splits.build()
     built: dict[str, Any] = {verb: build(config_of(verb, own), own, verb) for verb, own in settings.items()}
     parse_objectives(built["pretrain"].objectives, TASKS)
     splits = built["prepare"].splits.build()
@@ -155,15 +192,18 @@ def _validate(settings: dict[str, dict[str, Any]]) -> None:
         check_embargo(splits, max(built["pretrain"].encoder.window, probed.pca_window), max(probed.leads))
 
 
-def _open(root: Path, sections: dict[str, Any], store: Path, runs: list[Path], folder: Path) -> None:
+def _open(
+    root: Path, sections: dict[str, Any], store: Path, runs: list[Path], folder: Path, others: dict[str, Path]
+) -> None:
     """Make the run's folder, or check that what is finished there was made with the same settings."""
     marker = root / ".config.json"
     if marker.is_file():
         made = read_json(marker, "the config of an interrupted run")
         finished = {"prepare": store.exists(), "pretrain": any(run.exists() for run in runs), "probe": folder.exists()}
+        finished[OTHERS] = any(place.exists() for place in others.values())
         for name, there in finished.items():
-            if there and made.get(name) != sections[name]:
-                where = {"prepare": root, "pretrain": root, "probe": folder}[name]
+            if there and made.get(name) != sections.get(name):
+                where = folder if name == "probe" else root
                 raise EarthSSLError(
                     f"{root} was begun with another config (its section '{name}' differs); choose another --out, or "
                     f"remove {where} to make it anew"

@@ -126,7 +126,7 @@ class Clock(Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Send the validation's terms, and take its time out of the throughput."""
-        line = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("val/")}
+        line = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith(("val/", "val-"))}
         for sink in self.sinks:
             sink(trainer.global_step, line)
         waited = trainer.datamodule.loader.waited_s  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@ import yaml
 from .errors import EarthSSLError, nearest
 
 Config = TypeVar("Config")
-SECTIONS = ("prepare", "pretrain", "probe", "finetune", "report", "audit", "matrix")
+SECTIONS = ("prepare", "prepare_others", "pretrain", "probe", "finetune", "report", "audit", "matrix")
 
 
 class _Loader(yaml.SafeLoader):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -104,12 +105,62 @@ class Windows:
         )
 
 
-class TrainLoader:
-    """Endless batches; batch k is a function of (seed, k), so a run resumes by asking for batch k.
+class Endless(ABC):
+    """Batches without end; batch k is a function of (seed, k), so a run resumes by asking for batch k.
+
+    The reading of batch k + 1 begins when batch k is asked for.
+
+    Attributes:
+        first: Asked when iteration starts: the number of batches already trained on.
+        threaded: Whether a thread makes the next batch while this one is trained on.
+        waited_s: Seconds that batches were waited for.
+    """
+
+    def __init__(self, first: Callable[[], int], threaded: bool) -> None:
+        self.first, self.threaded = first, threaded
+        self.waited_s = 0.0
+
+    @abstractmethod
+    def get(self, number: int) -> Batch:
+        """Return this rank's slice of the run's batch of that number."""
+
+    @abstractmethod
+    def ahead(self, number: int) -> None:
+        """Begin to read this rank's slice of a batch, without waiting for it."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        number = self.first()
+        self.ahead(number)
+        if self.threaded:
+            yield from self._threaded(number)
+        while True:
+            begun = time.perf_counter()
+            batch = self._fetch(number)
+            self.waited_s += time.perf_counter() - begun
+            yield batch
+            number += 1
+
+    def _threaded(self, number: int) -> Iterator[Batch]:
+        with ThreadPoolExecutor(1, "batches") as thread:
+            coming = thread.submit(self._fetch, number)
+            while True:
+                begun = time.perf_counter()
+                batch = coming.result()
+                number += 1
+                coming = thread.submit(self._fetch, number)
+                self.waited_s += time.perf_counter() - begun
+                yield batch
+
+    def _fetch(self, number: int) -> Batch:
+        self.ahead(number + 1)
+        return self.get(number)
+
+
+class TrainLoader(Endless):
+    """The batches of one data set.
 
     Every epoch is a new order of the windows (see `shuffle`); the windows that do not fill a batch wait for
-    another epoch's. With several ranks each takes, and reads, its own slice of the same global batch. The reading
-    of batch k + 1 begins when batch k is asked for.
+    another epoch's. With several ranks each takes, and reads, its own slice of the same global batch.
     """
 
     def __init__(
@@ -145,7 +196,8 @@ class TrainLoader:
                 f"batch_size: expected 1 to {len(windows) // ranks} (the training block holds {len(windows)} "
                 f"windows for {ranks} process(es)), got {batch_size}"
             )
-        self.windows, self.batch_size, self.seed, self.first = windows, batch_size, seed, first
+        super().__init__(first, threaded)
+        self.windows, self.batch_size, self.seed = windows, batch_size, seed
         self.rank, self.ranks = rank, ranks
         self._groups: np.ndarray | None = None
         self.batches_per_epoch = len(windows) // (batch_size * ranks)
@@ -158,36 +210,11 @@ class TrainLoader:
                     f"batch_size: expected 1 to {sizes.max() // ranks} with training.batches season (the fullest "
                     f"calendar month holds {sizes.max()} windows for {ranks} process(es)), got {batch_size}"
                 )
-        self.threaded = threaded
-        self.waited_s = 0.0
         self._order: tuple[int, Tensor] | None = None
 
-    def __iter__(self) -> Iterator[Batch]:
-        number = self.first()
+    def ahead(self, number: int) -> None:
+        """Begin to read this rank's slice of a batch, without waiting for it."""
         self.windows.ahead(self._chosen(number)[0])
-        if self.threaded:
-            yield from self._threaded(number)
-        while True:
-            begun = time.perf_counter()
-            batch = self._fetch(number)
-            self.waited_s += time.perf_counter() - begun
-            yield batch
-            number += 1
-
-    def _threaded(self, number: int) -> Iterator[Batch]:
-        with ThreadPoolExecutor(1, "batches") as thread:
-            coming = thread.submit(self._fetch, number)
-            while True:
-                begun = time.perf_counter()
-                batch = coming.result()
-                number += 1
-                coming = thread.submit(self._fetch, number)
-                self.waited_s += time.perf_counter() - begun
-                yield batch
-
-    def _fetch(self, number: int) -> Batch:
-        self.windows.ahead(self._chosen(number + 1)[0])
-        return self.get(number)
 
     def get(self, number: int) -> Batch:
         """Return this rank's slice of the run's batch of that number."""

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 from .batch import Batch
 from .bolts import warmup_cosine
 from .callbacks import Average, Clock, SaveLast, StopEarly
-from .data import ORDERS, EvalLoader, TrainLoader, Windows
+from .data import ORDERS, Endless, EvalLoader, TrainLoader, Windows
 from .encoder import Encoder
 from .errors import EarthSSLError, nearest
 from .fields import DEVICES, MODES
@@ -30,6 +30,7 @@ from .multitask import Multitask
 from .precision import AUTO, check, resolve
 from .randomness import fold, key, uniform
 from .ranks import is_one_of_several, summed
+from .sets import DataSet, Draws, Mixture
 from .skip import Guard
 from .transfer import Transfer
 
@@ -202,11 +203,16 @@ class Pretraining(pl.LightningModule):
         self.guard.settle(step)
         self.objectives.after_step(self.encoder, min(1.0, step / self.config.steps), self.guard.taken)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log the terms on the validation block, with the same masks and draws at every validation."""
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Log the terms on the validation block, with the same masks and draws at every validation.
+
+        Home's are named val/…, as they select; those of another data set val-NAME/….
+        """
         outcome = self.objectives(self.encoder, batch)
-        terms = {f"val/{name}": value for name, value in outcome.terms.items()}
-        self.log_dict(terms, on_epoch=True, batch_size=len(batch), sync_dist=True)
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        part = f"val-{data.others[dataloader_idx - 1].name}" if dataloader_idx else "val"
+        terms = {f"{part}/{name}": value for name, value in outcome.terms.items()}
+        self.log_dict(terms, on_epoch=True, batch_size=len(batch), sync_dist=True, add_dataloader_idx=False)
 
     def configure_gradient_clipping(
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None
@@ -283,40 +289,66 @@ def drop_variables(batch: Batch, rate: float) -> Batch:
 
 
 class Data(pl.LightningDataModule):
-    """The training and validation windows of a store as Lightning wants them."""
+    """The training and validation windows of a run's data sets as Lightning wants them."""
 
-    def __init__(self, train: Windows, val: Windows, config: TrainingConfig, compares: bool = False) -> None:
+    def __init__(
+        self,
+        train: Windows,
+        val: Windows,
+        config: TrainingConfig,
+        compares: bool = False,
+        others: Sequence[DataSet] = (),
+        weights: Sequence[float] = (),
+    ) -> None:
+        """Prepare.
+
+        Args:
+            train, val: Home's windows.
+            config: How to train.
+            compares: Whether a task compares the windows of a batch.
+            others: The data sets beside home.
+            weights: Of all sets, home first; not looked at where there is one.
+        """
         super().__init__()
-        self.train, self.val, self.config = train, val, config
+        self.train, self.val, self.config, self.others = train, val, config, list(others)
         self.grouping = "spread" if compares and config.batches == "random" else config.batches
-        self.loader: TrainLoader | None = None
+        self.draws = Draws(config.seed, weights) if self.others else None
+        self.loader: Endless | None = None
 
-    def train_dataloader(self) -> TrainLoader:
+    def train_dataloader(self) -> Endless:
         """Return endless batches that start where the trainer's step counter says."""
         trainer = self.trainer
         assert trainer is not None
-        self.loader = TrainLoader(
-            self.train,
-            self.config.batch_size,
-            self.config.seed,
-            first=lambda: trainer.global_step * self.config.accumulate,
-            rank=trainer.global_rank,
-            ranks=trainer.world_size,
-            grouping=self.config.batches,
-            threaded=trainer.strategy.root_device.type != "cpu" and self.train.fields.device.type == "cpu",
-        )
+        loaders = [
+            TrainLoader(
+                windows,
+                self.config.batch_size,
+                seed,
+                rank=trainer.global_rank,
+                ranks=trainer.world_size,
+                grouping=self.config.batches,
+            )
+            for windows, seed in ((self.train, self.config.seed), *((own.train, own.seed) for own in self.others))
+        ]
+        self.loader = loaders[0] if self.draws is None else Mixture(loaders, self.draws)
+        self.loader.first = lambda: trainer.global_step * self.config.accumulate
+        held = [loader.windows.fields.device.type for loader in loaders]
+        self.loader.threaded = trainer.strategy.root_device.type != "cpu" and "cpu" in held
         return self.loader
 
-    def val_dataloader(self) -> EvalLoader:
-        """Return the validation windows in order."""
+    def val_dataloader(self) -> EvalLoader | list[EvalLoader]:
+        """Return the validation windows in order, home's first."""
         assert self.trainer is not None
         rank, ranks = self.trainer.global_rank, self.trainer.world_size
-        if len(self.val) < ranks:
+        parts = [self.val, *(own.val for own in self.others)]
+        fewest = min(len(windows) for windows in parts)
+        if fewest < ranks:
             raise EarthSSLError(
-                f"training.devices: expected at most one process for each of the {len(self.val)} validation windows, "
+                f"training.devices: expected at most one process for each of the {fewest} validation windows, "
                 f"got {ranks}; lengthen splits.val"
             )
-        return EvalLoader(self.val, self.config.batch_size, rank, ranks, self.grouping)
+        loaders = [EvalLoader(windows, self.config.batch_size, rank, ranks, self.grouping) for windows in parts]
+        return loaders if self.others else loaders[0]
 
 
 def fit(

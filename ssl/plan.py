@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .pretrain import PretrainConfig
+from .sets import HOME, weights_of
 from .sketch import Sketch
 from .store import MAPS
 from .trial import SHARE, Trial, needed
@@ -28,7 +29,8 @@ class Plan:
     Attributes:
         device, threads: Where it was tried.
         counts: Parameters, tokens, FLOPs a step, windows.
-        steps, steps_an_epoch, epochs: Of the optimiser.
+        steps, steps_an_epoch, epochs: Of the optimiser; of several data sets, the steps that home's windows take, and
+            how often these are seen in the steps that home's weight gives them.
         step_s: Mean of the timed steps but for the tenth at either end; a mean, as masks of several kinds take
             several times.
         median_step_s, timed_steps: The median, and how many were timed; 0 where the batch does not fit.
@@ -84,6 +86,7 @@ def make_plan(
     """
     training = config.training
     epoch_steps = trial.counts["batches_an_epoch"] / training.accumulate
+    share = weights_of(config.stores)[0] / sum(weights_of(config.stores))
     step, median = _typical(trial)
     parts = _times(config, trial, step)
     run_s = sum(parts.values())
@@ -96,7 +99,7 @@ def make_plan(
         counts=trial.counts,
         steps=training.steps,
         steps_an_epoch=epoch_steps,
-        epochs=training.steps / epoch_steps,
+        epochs=share * training.steps / epoch_steps,
         step_s=step,
         median_step_s=median,
         timed_steps=len(trial.steps_s),
@@ -110,7 +113,7 @@ def make_plan(
         free_disk_bytes=free_disk,
         source=sketch.source,
     )
-    plan = replace(plan, warnings=_warnings(plan))
+    plan = replace(plan, warnings=_warnings(plan) + _sets(config, share))
     return replace(plan, proposals=_proposals(plan, config, trial, checkpointed))
 
 
@@ -217,6 +220,17 @@ def _warnings(plan: Plan) -> list[str]:
     if plan.epochs < 1:
         said.append(f"{plan.steps} steps see {100 * plan.epochs:.0f} % of the training windows once")
     return said
+
+
+def _sets(config: PretrainConfig, share: float) -> list[str]:
+    """Return what the plan leaves out where there are several data sets."""
+    others = [name for name in config.stores if name != HOME]
+    if not others:
+        return []
+    return [
+        f"{share:.0%} of the batches are home's, which alone was tried: those of {', '.join(others)} take time by "
+        "their own tokens, and their fields memory of their own"
+    ]
 
 
 def short_of_memory(plan: Plan) -> bool:

@@ -6,14 +6,13 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import xarray as xr
 
@@ -33,6 +32,7 @@ from .objective import Context, ObjectiveConfig, unknown_task
 from .precision import AUTO, resolve
 from .randomness import key
 from .ranks import is_one_of_several, rank, started_outside
+from .sets import DataSet, SetConfig, describe_sets, open_sets, open_stores, step_days, weights_of
 from .sharded import Sharded
 from .stop import deferred
 from .store import Store
@@ -70,7 +70,9 @@ class PretrainConfig:
         encoder: Shape of the encoder.
         training: How to train.
         online_probe: What to probe during training.
-        licence: Of the data, hence of the weights.
+        licence: Of the data, hence of the weights; by default what the stores say.
+        stores: Data sets trained on beside `store`, by name; a batch comes from one of them, drawn by weight. Under the
+            name home, the weight of `store` itself, which is 1. See sets.py.
         start_from: Folder of a checkpoint whose weights the encoder starts with; other variables, grids and patches
             are adapted by rule, see transfer.py; "" starts anew.
         resume: Go on from the last saved state of a run that was interrupted.
@@ -84,6 +86,7 @@ class PretrainConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     online_probe: OnlineProbeConfig = field(default_factory=OnlineProbeConfig)
     licence: str = ""
+    stores: dict[str, SetConfig] = field(default_factory=dict)
     start_from: str = ""
     resume: bool = False
 
@@ -127,15 +130,14 @@ def pretrain(
         return launch(partial(pretrain, config, tasks, label), training.devices, torch.get_num_threads())
     out = Path(config.out)
     store = Store(config.store)
+    opened = open_stores(store, config.stores)
     config = replace(config, training=_resolved(config))
     training = config.training
     module, train, val = assemble(config, store, tasks)
+    others = open_sets(config.stores, opened, train.length, training.seed, _loading(training))
+    data = Data(train, val, training, module.objectives.compares, others, weights_of(config.stores))
     probe = OnlineProbe(label(store, train.shortened(config.encoder.window)), []) if label is not None else None
-    with undisturbed(module):
-        # A rehearsal on one window: settings that cannot work fail here, before anything is written.
-        module.objectives(module.encoder, train.batch([0]).to("cpu"))
-    # It refuses batches that cannot be filled.
-    TrainLoader(train, training.batch_size, training.seed, ranks=training.processes, grouping=training.batches)
+    _rehearse(module, config, data)
     if module.objectives.compares and training.batch_size * training.processes < 2:
         raise EarthSSLError(
             f"training.batch_size: expected at least 2, as {', '.join(config.objectives)} compare the windows of a "
@@ -143,13 +145,43 @@ def pretrain(
         )
     with deferred():
         if rank(training.processes > 1) > 0:
-            fit(module, Data(train, val, training, module.objectives.compares), out, [], [], config.resume)
+            fit(module, data, out, [], [], config.resume)
             return out / CHECKPOINT
-        _open_run(out, config, _identity(config, store))
+        _open_run(out, config, _identity(config, store, opened))
         if module.transfer is not None:
             print("\n".join(module.transfer.lines()), file=sys.stderr)
         with locked(out):
-            return _train(out, config, store, module, train, val, probe)
+            return _train(out, config, store, module, data, probe)
+
+
+def _rehearse(module: Pretraining, config: PretrainConfig, data: Data) -> None:
+    """Try one window of every data set: settings that cannot work fail here, before anything is written.
+
+    Raises:
+        EarthSSLError: Where the tasks cannot be posed, or batches not be filled; of all sets beside home at once.
+    """
+    training = config.training
+
+    def attempt(windows: Windows) -> None:
+        with undisturbed(module):
+            module.objectives(module.encoder, windows.batch([0]).to("cpu"))
+        TrainLoader(windows, training.batch_size, training.seed, ranks=training.processes, grouping=training.batches)
+
+    attempt(data.train)
+    wrong = []
+    for own in data.others:
+        try:
+            attempt(own.train)
+        except EarthSSLError as error:
+            wrong.append(f"stores.{own.name}: {error}")
+        except (ValueError, LookupError, RuntimeError) as error:  # of tasks that take all variables for granted
+            tasks, names = ", ".join(config.objectives), ", ".join(own.store.variables)
+            wrong.append(
+                f"stores.{own.name}: {tasks} cannot be posed on its {names} ({type(error).__name__}: {error}); prepare "
+                "it with home's variables, or leave the task out"
+            )
+    if wrong:
+        raise EarthSSLError("; ".join(wrong))
 
 
 def assemble(
@@ -164,7 +196,7 @@ def assemble(
     if config.start_from:  # before the objectives: teachers begin as copies of the encoder
         transfer = start_from(config.start_from, encoder, store.grid, step_days(store))
     objectives = build_objectives(settings, Context(encoder, store.variables, store.grid), config.multitask)
-    loading = Loading.of(training.data, training.data_device, training.accelerator, training.devices)
+    loading = _loading(training)
     train = Windows(store, "train", objectives.span, training.seed, loading)
     val = Windows(store, "val", objectives.span, training.seed, loading)
     kind = Sharded if training.strategy == "fsdp" and training.processes > 1 else Pretraining
@@ -173,17 +205,15 @@ def assemble(
     return module, train, val
 
 
+def _loading(training: TrainingConfig) -> Loading:
+    return Loading.of(training.data, training.data_device, training.accelerator, training.devices)
+
+
 def _train(
-    out: Path,
-    config: PretrainConfig,
-    store: Store,
-    module: Pretraining,
-    train: Windows,
-    val: Windows,
-    probe: OnlineProbe | None,
+    out: Path, config: PretrainConfig, store: Store, module: Pretraining, data: Data, probe: OnlineProbe | None
 ) -> Path:
     """Train in an opened run's folder and return the folder of the checkpoint."""
-    training = config.training
+    training, val = config.training, data.val
     history = History(out / HISTORY, _resumed_step(out) if config.resume else 0)
     bar = ProgressBar(training.steps, "pretrain " + " + ".join(config.objectives))
     health = HealthMonitor(val.shortened(config.encoder.window), [history])
@@ -192,9 +222,7 @@ def _train(
         probe.sinks = [history]
         callbacks.append(probe)
     begun = time.perf_counter()
-    steps = fit(
-        module, Data(train, val, training, module.objectives.compares), out, callbacks, [history, bar], config.resume
-    ).global_step
+    steps = fit(module, data, out, callbacks, [history, bar], config.resume).global_step
     seconds = time.perf_counter() - begun
     module.read_skipped()
     skipped = module.guard.skipped
@@ -202,9 +230,10 @@ def _train(
     module.guard.skipped = skipped
     short = val.shortened(config.encoder.window)
     _write_example(out, store, module, short)
-    write_json(out / RUN, _run_record(module, seconds, steps, health.said, train, val))
+    extra = {**_transferred(module), **_sets(config, store, data, steps)}
+    write_json(out / RUN, {**_run_record(module, seconds, steps, health.said, data.train, val), **extra})
     # Last: a run that has its checkpoint is finished.
-    return _export(out, config, store, module, short, steps)
+    return _export(out, config, store, module, short, steps, extra, data.others)
 
 
 def _resolved(config: PretrainConfig) -> TrainingConfig:
@@ -216,9 +245,21 @@ def _resolved(config: PretrainConfig) -> TrainingConfig:
     return replace(training, precision=resolve(training.precision, training.accelerator))
 
 
-def _identity(config: PretrainConfig, store: Store) -> dict[str, Any]:
-    """Return what must be the same for a run to go on."""
+def _plain(config: PretrainConfig) -> dict[str, Any]:
+    """Return the config as plain JSON, without where anything lies."""
     plain = {name: value for name, value in asdict(config).items() if name not in ("out", "resume", "store")}
+    for own in plain["stores"].values():
+        del own["store"]
+    if not plain["stores"]:  # as runs that were begun before there were several have it
+        del plain["stores"]
+    return plain
+
+
+def _identity(config: PretrainConfig, store: Store, opened: Mapping[str, Store]) -> dict[str, Any]:
+    """Return what must be the same for a run to go on."""
+    plain = _plain(config)
+    for name, own in opened.items():
+        plain["stores"][name]["fingerprint"] = own.fingerprint
     # How the fields are held changes no sample: a run may go on where memory is less.
     plain["training"] = {k: v for k, v in plain["training"].items() if k not in ("data", "data_device")}
     return {**plain, "fingerprint": store.fingerprint}
@@ -233,7 +274,8 @@ def _open_run(out: Path, config: PretrainConfig, identity: dict[str, Any]) -> No
     if (out / CHECKPOINT).exists():
         raise EarthSSLError(f"{out} is finished, its checkpoint is {out / CHECKPOINT}; there is nothing to resume")
     found = read_json(out / CONFIG, "the config of an interrupted run")["identity"]
-    changed = [name for name in identity if digest(found.get(name)) != digest(identity[name])]
+    names = {**identity, **found}
+    changed = [name for name in names if digest(found.get(name)) != digest(identity.get(name))]
     if changed:
         name = changed[0]
         what = "the data changed (another fingerprint)" if name == "fingerprint" else f"'{name}' differs"
@@ -249,10 +291,20 @@ def _resumed_step(out: Path) -> int:
     return int(torch.load(file, map_location="cpu", weights_only=True)["global_step"])
 
 
-def _export(out: Path, config: PretrainConfig, store: Store, module: Pretraining, val: Windows, steps: int) -> Path:
+def _export(
+    out: Path,
+    config: PretrainConfig,
+    store: Store,
+    module: Pretraining,
+    val: Windows,
+    steps: int,
+    extra: dict[str, Any],
+    others: Sequence[DataSet] = (),
+) -> Path:
     """Write the checkpoint folder of a module trained for so many steps: fewer than configured if it stopped early."""
     health = check_health(module.encoder, val)
-    licence = config.licence or store.manifest["attributes"].get("licence", "as the data")
+    found = [own.manifest["attributes"].get("licence", "as the data") for own in (store, *(o.store for o in others))]
+    licence = config.licence or "; ".join(dict.fromkeys(found))
     record = Record(
         encoder=config.encoder,
         variables=store.variables,
@@ -264,12 +316,12 @@ def _export(out: Path, config: PretrainConfig, store: Store, module: Pretraining
         fingerprint=store.fingerprint,
         seed=config.training.seed,
         steps=steps,
-        config={name: value for name, value in asdict(config).items() if name not in ("out", "store", "resume")},
+        config=_plain(config),
         licence=licence,
         source=store.manifest["source"],
         versions=versions(),
         health=health.to_json(),
-        extra={"split_proof": store.manifest["split_proof"], **_transferred(module)},
+        extra={"split_proof": store.manifest["split_proof"], **extra},
     )
     golden = val.batch([0]).to("cpu")
     return save(out / CHECKPOINT, module.encoder, module.objectives, record, golden)
@@ -279,9 +331,12 @@ def _transferred(module: Pretraining) -> dict[str, Any]:
     return {} if module.transfer is None else {"transfer": module.transfer.to_json()}
 
 
-def step_days(store: Store) -> float:
-    """Return the median spacing of a store's times, days."""
-    return float(np.median(np.diff(store.times)) / np.timedelta64(1, "D"))
+def _sets(config: PretrainConfig, store: Store, data: Data, steps: int) -> dict[str, Any]:
+    """Return what is said of several data sets; nothing where there is one."""
+    if data.draws is None:
+        return {}
+    seen = data.draws.counts(steps * config.training.accumulate)
+    return {"data_sets": describe_sets(store, data.others, weights_of(config.stores), seen)}
 
 
 def _write_example(out: Path, store: Store, module: Pretraining, val: Windows) -> None:
@@ -326,7 +381,6 @@ def _run_record(
         "val_windows": len(val),
         "peak_memory_mib": peak_rss() / 2**20,
         "health_warnings": warnings,
-        **_transferred(module),
         "skipped_steps": module.guard.skipped,
         "precision": module.config.precision,
         "versions": versions(),

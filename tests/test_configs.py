@@ -10,6 +10,7 @@ import pytest
 from earthssl.downstream.tasks import ENSO, frozen_task
 from earthssl.pretext import TASKS
 from earthssl.ssl.config import build, read_yaml
+from earthssl.ssl.prepare import PrepareConfig
 from earthssl.ssl.pretrain import parse_objectives
 from earthssl.workflow import config_of
 
@@ -31,7 +32,11 @@ def test_there_are_configs() -> None:
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_every_section_is_valid_and_the_gaps_hold_window_and_lead(file: Path) -> None:
     built: dict[str, Any] = {}
-    for verb, settings in read_yaml(file).items():
+    content = read_yaml(file)
+    others = content.pop("prepare_others", {})
+    for name, settings in others.items():
+        build(PrepareConfig, {**settings, "out": "x"}, name).splits.build()
+    for verb, settings in content.items():
         settings.pop("seeds", None) if verb == "pretrain" else None
         kind = config_of(verb, settings)
         links = {name: value for name, value in LINKS[verb].items() if name in {f.name for f in fields(kind)}}
@@ -39,6 +44,7 @@ def test_every_section_is_valid_and_the_gaps_hold_window_and_lead(file: Path) ->
     for verb in ("pretrain", "audit"):
         if verb in built:
             parse_objectives(built[verb].objectives, TASKS)
+    assert set(others) <= set(built["pretrain"].stores if others else ())
     if "matrix" in built:
         for objectives in built["matrix"].all_recipes().values():
             parse_objectives(objectives, TASKS)

@@ -23,6 +23,7 @@ from earthssl.ssl.memory import Meter, free_ram
 from earthssl.ssl.plan import make_plan, rows, table
 from earthssl.ssl.pretrain import assemble
 from earthssl.ssl.profile import group_of, profile_steps
+from earthssl.ssl.sets import SetConfig
 from earthssl.ssl.sketch import Sketch, sketch_store
 from earthssl.ssl.store import Store
 from earthssl.ssl.trial import Job, Size, Trial, needed, run_trial
@@ -69,6 +70,16 @@ def test_the_plan_is_what_the_run_takes(
     assert made.epochs == pytest.approx(12 * 8 / run["train_windows"], rel=0.05)
     assert made.run_s > 12 * min(trial.steps_s)
     assert "GFLOP" in table(made)
+
+
+def test_of_several_sets_home_is_planned(small_config: Callable[..., Any], sketch: Sketch, trial: Trial) -> None:
+    """Its epochs are by its share of the batches, and what was left out is said."""
+    alone = small_config(Path("none"))
+    several = replace(alone, stores={"other": SetConfig("x", 3.0)})
+    one, made = (make_plan(config, sketch, trial, True) for config in (alone, several))
+    assert made.epochs == pytest.approx(one.epochs / 4)
+    assert any("25% of the batches are home's" in words for words in made.warnings)
+    assert not any("home's" in words for words in one.warnings)
 
 
 @pytest.mark.slow
