@@ -36,6 +36,7 @@ from .transfer import Transfer
 
 STRATEGIES = ("auto", "ddp", "fsdp")
 HALVINGS = 16  # of the scaler of 16-mixed, from 65536 to 1
+COMPILED_SHAPES = 64  # that a block may be compiled for
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,9 @@ class Pretraining(pl.LightningModule):
         if config.checkpoint_activations:
             checkpoint_activations(encoder, objectives)
         if config.compile:
+            # Each kind of mask, in training and in validation, is a shape of its own; past the limit a block would
+            # run uncompiled, and only the log would say so.
+            torch._dynamo.config.recompile_limit = max(COMPILED_SHAPES, torch._dynamo.config.recompile_limit)
             for block in blocks(encoder, objectives):
                 block.compile(dynamic=False)
 

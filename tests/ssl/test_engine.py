@@ -281,3 +281,15 @@ def test_tasks_drawn_batch_by_batch_are_logged_apart(small_pretrain: Callable[..
     found = history(out)
     assert {"train/orientation/skill", "train/order/skill", "val/orientation/loss", "val/order/loss"} <= set(found)
     assert 0 < found["train/order/loss"][12] < 5
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # dynamo looks at gradients that are not there
+def test_every_kind_of_mask_is_compiled(small_pretrain: Callable[..., Path], tmp_path: Path) -> None:
+    """Six ratios of masks are twelve shapes in training alone: more than dynamo compiles unless it is told."""
+    torch._dynamo.reset()
+    masks = [{"kind": "random", "ratio": ratio} for ratio in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)]
+    small_pretrain(tmp_path / "run", {"masking": {"masks": masks, "rebuild": 0.5}}, steps=60, compile=True)
+    counted = torch._dynamo.utils.counters
+    assert counted["stats"]["unique_graphs"] > 12
+    assert not [reason for reason in counted["graph_break"] if "limit" in reason]
