@@ -34,6 +34,7 @@ VERBS = {
     "push": "put a checkpoint into a registry (a folder, s3:) or a repository (hf:)",
     "list": "what a registry holds, with its scores; without one: what was pulled",
     "verify": "check a checkpoint: hashes, weights, and that it does what it did at home",
+    "card": "print a checkpoint's model card; --probe FOLDER attaches the table of a probe of it first",
     "embed": "checkpoint and data → features as NetCDF or Zarr, chunk by chunk",
     "export": "checkpoint → ONNX, torch.export or TorchScript file that takes raw fields, compared with the encoder",
 }
@@ -109,6 +110,9 @@ def _add_options(parser: argparse.ArgumentParser, verb: str) -> None:
         parser.add_argument("--out", metavar="FOLDER", help="where everything goes (default runs/NAME)")
     if verb in HUB_VERBS:
         add_hub_options(parser, verb)
+    if verb == "card":
+        parser.add_argument("checkpoint", nargs="?", help="a checkpoint folder, or the folder of its run")
+        parser.add_argument("--probe", metavar="FOLDER", help="what `earthssl probe` wrote")
     if verb in USE_VERBS:
         add_use_options(parser, verb)
 
@@ -136,10 +140,10 @@ def _run(options: argparse.Namespace, rest: list[str], command: str) -> None:
         _run_all(options, rest, command)
     elif verb == "plan":
         _plan(options, rest)
-    elif verb in (*HUB_VERBS, *USE_VERBS):
+    elif verb in (*HUB_VERBS, *USE_VERBS, "card"):
         if rest:
             raise EarthSSLError(f"unknown option '{rest[0]}'; see `earthssl {verb} --help`")
-        run_hub_verb(options) if verb in HUB_VERBS else run_use_verb(options)
+        _card(options) if verb == "card" else run_hub_verb(options) if verb in HUB_VERBS else run_use_verb(options)
     else:
         from .ssl.config import override, section
         from .workflow import run_verb
@@ -182,3 +186,11 @@ def _show_table(folder: Path) -> None:
     from .downstream.table import table
 
     print("\n" + table(folder) + "\n")
+
+
+def _card(options: argparse.Namespace) -> None:
+    if not options.checkpoint:
+        raise EarthSSLError("card: expected a checkpoint folder, got none")
+    from .workflow import model_card
+
+    print(model_card(options.checkpoint, options.probe), end="")

@@ -86,12 +86,12 @@ def _list(options: argparse.Namespace) -> None:
 
 def _table(entries: list[dict[str, Any]]) -> str:
     """Return the entries as a table; signs that a terminal would obey are left out."""
-    from .ssl.registry import score_words
+    from .ssl.card import headline
 
     head = ("name", "MB", "variables", "grid", "step", "licence", "scores", "summary", "manifest SHA-256")
     rows = [head]
     for entry in entries:
-        scores = "; ".join(score_words(table) for table in entry["scores"])
+        scores = "; ".join(headline(table) for table in entry["scores"])
         cells = (
             entry["name"], f"{entry['bytes'] / 1e6:.2f}", ", ".join(entry["variables"]), entry["grid"],
             f"{entry['step_days']:.3g} d", entry["licence"], scores or "–", entry["summary"],

@@ -31,6 +31,7 @@ from .downstream.matrix import (
 )
 from .downstream.paired import FEWEST_UNITS
 from .downstream.probe import ProbeConfig
+from .downstream.probe_scores import probe_scores
 from .downstream.report import ReportConfig
 from .downstream.report import report as write_report
 from .downstream.summary import Summary
@@ -39,13 +40,14 @@ from .pretext import TASKS
 from .pretext.audit import AuditConfig, audit_task
 from .pretext.masking import Masking
 from .ssl.batch import from_fields
-from .ssl.checkpoint import Record, load_encoder, read
+from .ssl.card import card
+from .ssl.checkpoint import Record, attach_scores, load_encoder, read, read_record
 from .ssl.config import build
 from .ssl.data import TrainLoader, Windows
 from .ssl.encoder import Encoder, EncoderConfig
 from .ssl.engine import TrainingConfig
 from .ssl.errors import EarthSSLError
-from .ssl.files import read_json, refuse_filled, write_json
+from .ssl.files import read_json, refuse_filled, sha256, write_json
 from .ssl.monitor import ProbeLabels
 from .ssl.multitask import build_objectives
 from .ssl.objective import Context
@@ -122,6 +124,18 @@ def _filled(encoder: Encoder, masking: Masking, record: Record, fields: np.ndarr
         record.grid,
     )
     return masking.fill(encoder, batch).numpy()
+
+
+def model_card(checkpoint: str | Path, probe_folder: str | Path | None = None) -> str:
+    """Return a checkpoint's model card, after attaching the table of a probe of it where one is given.
+
+    Raises:
+        EarthSSLError: If either folder is not whole, or the probe is of other weights.
+    """
+    folder = Path(checkpoint) / "checkpoint" if (Path(checkpoint) / "checkpoint").is_dir() else Path(checkpoint)
+    if probe_folder is not None:
+        attach_scores(folder, [probe_scores(probe_folder, sha256(folder / "encoder.safetensors"))])
+    return card(read_record(folder))
 
 
 def report(config: ReportConfig) -> Path:

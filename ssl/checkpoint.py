@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,27 +32,25 @@ from .batch import Batch
 from .card import card
 from .encoder import Encoder
 from .errors import EarthSSLError
-from .files import disk_full_is_clear, refuse_filled, sha256, write_json, write_text
+from .files import disk_full_is_clear, refuse_filled, write_json, write_text
+from .folder import CARD, FILES, FILES_V1, MANIFEST, RECORD, TASK_FILE, check_files, files_of, manifest_of, names_in
 from .grid import LatLonGrid
 from .migration import FORMAT_VERSION, migrate, version_of
 from .record import Record, check_lengths
 from .strict import read_header, read_strict_json, read_tensors
 from .tokens import patchify
 
-FILES_V1 = (
-    "record.json", "encoder.safetensors", "heads.safetensors", "statistics.safetensors", "golden.safetensors"
-)  # fmt: skip
-FILES = (*FILES_V1, "card.md")
-TASK_FILE = "task.safetensors"
-RECORD = "record.json"
-MANIFEST = "manifest.json"
-MANIFEST_BYTES = 65536
-SHOWN = 12  # differences listed; a folder of another kind has hundreds
+__all__ = [
+    "CARD", "FILES", "FILES_V1", "MANIFEST", "RECORD", "TASK_FILE", "Record", "attach_scores", "check_files",
+    "differences", "files_of", "load_encoder", "load_exactly", "manifest_of", "names_in", "read", "read_heads",
+    "read_record", "read_task", "save", "upgrade", "verify",
+]  # fmt: skip
+GOLDEN_TOLERANCE = 1e-3  # fp32 on other processors differs in the last digits; a wrong weight by far more
 GOLDEN_WINDOWS = 64
+SHOWN = 12  # differences listed; a folder of another kind has hundreds
 Weights = nn.Module | Mapping[str, Tensor]
 Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
 _DTYPE = {torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
-GOLDEN_TOLERANCE = 1e-3  # fp32 on other processors differs in the last digits; a wrong weight by far more
 
 
 def save(
@@ -80,6 +79,76 @@ def save(
             f"expected record.task and the head of the task both or neither, got {record.task} and "
             f"{'no head' if task is None else 'a head'}"
         )
+    arrays = {"coefficients": record.statistics.coefficients, "scale": record.statistics.scale}
+    with _appears(folder, record) as making:
+        _save(making / "encoder.safetensors", encoder)
+        _save(making / "heads.safetensors", heads)
+        _save(making / "statistics.safetensors",
+              {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()})  # fmt: skip
+        _save(making / "golden.safetensors", _golden(encoder, golden))
+        if task is not None:
+            _save(making / TASK_FILE, task)
+    return folder
+
+
+def attach_scores(folder: str | Path, scores: Sequence[Mapping[str, Any]]) -> Path:
+    """Put probe tables into record and card of a finished checkpoint and return its folder.
+
+    The whole folder is made anew beside the old one and takes its place; weights and the other files stay bit for bit.
+
+    Args:
+        folder: The checkpoint; an older format version becomes the present one.
+        scores: A table for each downstream task, see docs/checkpoint-format.md; tables of other tasks are kept.
+
+    Raises:
+        EarthSSLError: If the folder is not whole, or a table does not fit the schema; nothing changes then.
+    """
+    folder = Path(folder).resolve()
+    record = read_record(folder)
+    fresh = {table.get("task") for table in scores}
+    kept = [table for table in record.extra.get("scores", []) if table["task"] not in fresh]
+    extra = {**record.extra, "scores": [*kept, *map(dict, scores)]}
+    made = upgrade(folder, folder.with_name(f".{folder.name}.scored.{os.getpid()}"), replace(record, extra=extra))
+    old = folder.with_name(f".{folder.name}.unscored.{os.getpid()}")
+    os.replace(folder, old)
+    try:
+        os.replace(made, folder)
+    except OSError:
+        os.replace(old, folder)
+        shutil.rmtree(made)
+        raise
+    shutil.rmtree(old)
+    return folder
+
+
+def upgrade(folder: str | Path, out: str | Path, record: Record | None = None) -> Path:
+    """Write a checkpoint anew in the present format version; weights and golden sample stay bit for bit.
+
+    Args:
+        folder: The checkpoint, of any version that can be read; it is left as it is.
+        out: New or empty folder.
+        record: Another record of the same encoder; the folder's own where None.
+
+    Raises:
+        EarthSSLError: If the folder is not whole, `out` is not empty, or the disk is full.
+    """
+    folder, out = Path(folder), Path(out)
+    names = check_files(folder)
+    record = _read_record(folder, names) if record is None else record
+    with _appears(out, record) as making:
+        for name in names:
+            if name not in (RECORD, CARD):
+                shutil.copyfile(folder / name, making / name)
+    return out
+
+
+@contextmanager
+def _appears(folder: Path, record: Record) -> Iterator[Path]:
+    """Give a hidden folder to be filled with tensors, add record, card and manifest, and let it appear whole.
+
+    Raises:
+        EarthSSLError: If the folder holds something already, the disk is full, or the record breaks its schema.
+    """
     plain = record.to_json()
     schema.check(plain, schema.RECORD, "the record to be saved", "correct it")
     check_lengths(plain, "the record to be saved")
@@ -89,37 +158,15 @@ def save(
     try:
         with disk_full_is_clear(folder):
             making.mkdir(parents=True)
-            arrays = {"coefficients": record.statistics.coefficients, "scale": record.statistics.scale}
-            _save(making / "encoder.safetensors", encoder)
-            _save(making / "heads.safetensors", heads)
-            _save(making / "statistics.safetensors",
-                  {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items()})  # fmt: skip
-            _save(making / "golden.safetensors", _golden(encoder, golden))
-            if task is not None:
-                _save(making / TASK_FILE, task)
+            yield making
             write_json(making / RECORD, plain)
-            write_text(making / "card.md", card(record))
+            write_text(making / CARD, card(record))
             write_json(making / MANIFEST, manifest_of(making, files_of(record.task is not None)))
         if folder.exists():
             folder.rmdir()
         os.replace(making, folder)
     finally:
         shutil.rmtree(making, ignore_errors=True)
-    return folder
-
-
-def files_of(tuned: bool) -> tuple[str, ...]:
-    """Return the names of the files of a folder, without the manifest, of a fine-tuned encoder or another."""
-    return (*FILES, TASK_FILE) if tuned else FILES
-
-
-def manifest_of(folder: Path, names: Sequence[str]) -> dict[str, Any]:
-    """Return what the manifest of a folder with these files holds."""
-    return {
-        "format_version": FORMAT_VERSION,
-        "sha256": {name: sha256(folder / name) for name in names},
-        "bytes": {name: (folder / name).stat().st_size for name in names},
-    }
 
 
 def _save(file: Path, weights: Weights) -> None:
@@ -137,56 +184,6 @@ def _golden(encoder: Encoder, batch: Batch) -> dict[str, Tensor]:
         "times": batch.times.contiguous(),
         "output": output.contiguous(),
     }
-
-
-def names_in(manifest: Any, where: object) -> tuple[str, ...]:
-    """Return the names of the files of a parsed manifest, the record first.
-
-    Raises:
-        EarthSSLError: If it is none, or names other files than those of a checkpoint.
-    """
-    schema.check(manifest, schema.MANIFEST, where)
-    hashes, sizes = manifest["sha256"], manifest.get("bytes", {})
-    fitting = (FILES_V1,) if manifest.get("format_version", 1) == 1 else (files_of(False), files_of(True))
-    names = next((names for names in fitting if set(names) == set(hashes)), None)
-    if names is None or (sizes and set(sizes) != set(hashes)):
-        raise EarthSSLError(
-            f"{where}: expected hash and size of {', '.join(fitting[0])}, got those of "
-            f"{', '.join(sorted(hashes))}; fetch it again"
-        )
-    return names
-
-
-def check_files(folder: Path) -> tuple[str, ...]:
-    """Compare every file with the manifest and return their names.
-
-    Raises:
-        EarthSSLError: If there is no checkpoint, naming every file that is missing, changed, a link or too many.
-    """
-    if not folder.is_dir():
-        raise EarthSSLError(f"expected a checkpoint folder at {folder}, found none; see `earthssl pretrain`")
-    manifest = read_strict_json(folder / MANIFEST, "a checkpoint's manifest", MANIFEST_BYTES)
-    names = names_in(manifest, folder / MANIFEST)
-    hashes, sizes = manifest["sha256"], manifest.get("bytes", {})
-    wrong = [f"{name} {why}" for name in names if (why := _damage(folder / name, hashes[name], sizes.get(name)))]
-    wrong += [f"{entry.name} does not belong there" for entry in sorted(folder.iterdir())
-              if entry.name not in (*names, MANIFEST)]  # fmt: skip
-    if wrong:
-        raise EarthSSLError(f"{folder}: expected the files of its manifest, but {'; '.join(wrong)}; fetch it again")
-    return names
-
-
-def _damage(file: Path, expected: str, size: int | None) -> str:
-    """Return in words how a file differs from its entry in the manifest; "" where it does not."""
-    try:
-        found = os.lstat(file)
-    except FileNotFoundError:
-        return "is missing"
-    if not stat.S_ISREG(found.st_mode):
-        return "is a link" if stat.S_ISLNK(found.st_mode) else "is no regular file"
-    if size is not None and found.st_size != size:
-        return f"was changed or damaged ({found.st_size} bytes, expected {size})"
-    return "" if sha256(file) == expected else "was changed or damaged (SHA-256 differs)"
 
 
 def read(folder: str | Path) -> tuple[Encoder, Record]:

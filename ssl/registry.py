@@ -122,15 +122,3 @@ def describe(folder: Path) -> dict[str, Any]:
             :1000
         ],
     }
-
-
-def score_words(table: dict[str, Any]) -> str:
-    """Return a score table in a few words: the encoder's value, and the best that stands beside it."""
-    rows = table["rows"]
-    own = next((row for row in rows if row.get("kind") in ("pretrained", "finetuned", "fine-tuned")), rows[0])
-    others = sorted((row for row in rows if row is not own), key=lambda row: float(row["value"]))
-    said = f"{table['task']} {own['value']:.3g}"
-    if not others:
-        return said
-    best = others[-1 if table["better"] == "higher" else 0]
-    return f"{said} (beside it {best['name']} {best['value']:.3g})"

@@ -142,8 +142,11 @@ def _rows(node: dict[str, Any], root: dict[str, Any], path: str) -> list[str]:
         entry = _resolved(entry, root)
         optional = "" if name in node.get("required", []) else " (optional)"
         rows.append(f"| `{path}{name}` | {_type(entry, root)}{optional} | {entry['description'].replace('|', '/')} |")
-        inner = _resolved(entry.get("items", {}), root) if "items" in entry else entry
-        rows += _rows(inner, root, f"{path}{name}{'[]' if 'items' in entry else ''}.")
+        rows += _rows(entry, root, f"{path}{name}.")
+        for keyword, sign in (("items", "[]"), ("additionalProperties", ".*")):
+            inner = entry.get(keyword)
+            if isinstance(inner, dict):
+                rows += _rows(_resolved(inner, root), root, f"{path}{name}{sign}.")
     return rows
 
 
@@ -162,6 +165,7 @@ def _type(entry: dict[str, Any], root: dict[str, Any]) -> str:
     if "items" in entry:
         low, high = entry.get("minItems", 0), entry.get("maxItems")
         inner = _resolved(entry["items"], root)
+        high = "any number" if high is None else high
         words += f" of {low if low == high else f'{low} to {high}'} × {_type(inner, root)}"
     low = entry.get("minimum", entry.get("exclusiveMinimum"))
     high = entry.get("maximum", entry.get("exclusiveMaximum"))

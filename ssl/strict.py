@@ -60,6 +60,17 @@ def read_strict_json(path: Path, what: str, limit: int = JSON_BYTES) -> Any:
         return parse_json(handle.read(limit), what, path)
 
 
+def strict_json(content: bytes, where: str, limit: int) -> Any:
+    """Return what JSON of at most `limit` bytes says; see `parse_json`.
+
+    Raises:
+        EarthSSLError: Naming `where` it came from.
+    """
+    if len(content) > limit:
+        raise EarthSSLError(f"{where}: expected at most {limit} bytes, got {len(content)}; it is not trusted")
+    return parse_json(content, "what it holds", where)
+
+
 def parse_json(content: bytes, what: str, where: object, depth: int = DEPTH) -> Any:
     """Return what JSON in UTF-8 says, nothing left to the parser's discretion.
 

@@ -16,8 +16,10 @@ import pytest
 import torch
 from earthssl.pretext import TASKS
 from earthssl.ssl import checkpoint as module
+from earthssl.ssl import folder as folder_module
 from earthssl.ssl.checkpoint import (
     FILES,
+    attach_scores,
     differences,
     files_of,
     load_encoder,
@@ -266,7 +268,7 @@ def test_failing_half_way_leaves_nothing(
     encoder, record = read(folder)
     golden = small_windows("val").batch([0])
     calls = []
-    owner = module.os if step == "replace" else module
+    owner = {"replace": module.os, "sha256": folder_module}.get(step, module)
     real = getattr(owner, step)
 
     def failing(*arguments: Any) -> Any:
@@ -314,3 +316,38 @@ def test_a_fine_tuned_head_travels_with_its_encoder(folder: Path, small_windows:
     sign(again)
     with pytest.raises(EarthSSLError, match="if and only if the record names a task"):
         verify(again)
+
+
+def test_scores_are_attached_and_nothing_else_changes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Record, card and manifest are new, the tensors are the old bytes; a bad table or a full disk changes nothing."""
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    row = {"name": "pretrained [mean]", "target": "lead 6", "kind": "encoder", "value": 0.5, "low": 0.4, "high": 0.6}
+    pca = {"name": "PCA", "target": "lead 6", "value": 0.55}
+    table = {
+        "task": "enso",
+        "metric": "skill (r)",
+        "better": "higher",
+        "rows": [row, pca],
+        "verdicts": ["pretrained − PCA: worse"],
+    }
+    with pytest.raises(
+        EarthSSLError, match=r"\$\.extra\.scores\[0\]\.better: expected one of higher, lower, got 'more'"
+    ):
+        attach_scores(folder, [{**table, "better": "more"}])
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_text", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(EarthSSLError, match="no space left"):
+            attach_scores(folder, [table])
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    assert attach_scores(folder, [table]) == folder
+    attach_scores(folder, [{**table, "task": "states"}])
+    verify(folder)
+    _, record = read(folder)
+    assert [table["task"] for table in record.extra["scores"]] == ["enso", "states"]
+    assert record.extra["split_proof"]["disjoint"]
+    assert record.extra["scores"][0]["rows"] == [row, pca]
+    after = {file.name: file.read_bytes() for file in folder.iterdir()}
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"record.json", "card.md", "manifest.json"}
+    assert [file.name for file in folder.parent.iterdir()] == [folder.name]
+    assert "| PCA | 0.55 |" in (folder / "card.md").read_text()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from earthssl.ssl.checkpoint import load_encoder, read, verify
+from earthssl.ssl.checkpoint import load_encoder, read, upgrade, verify
 from earthssl.ssl.errors import EarthSSLError
 from earthssl.ssl.migration import FORMAT_VERSION, STEPS, migrate
 from earthssl.ssl.sources import open_source
@@ -30,6 +30,17 @@ def test_a_folder_of_version_1_reads_verifies_and_embeds() -> None:
     assert features.shape == (22, 16)
     assert np.isfinite(features).all()
     assert {file.name: file.read_bytes() for file in FOLDER.iterdir()} == before
+
+
+def test_an_old_folder_is_written_anew(tmp_path: Path) -> None:
+    """In the present version, weights bit for bit, the old one as it was."""
+    new = upgrade(FOLDER, tmp_path / "new")
+    assert verify(FOLDER)["format_version"] == 1
+    report = verify(new)
+    assert (report["format_version"], report["golden_difference"]) == (FORMAT_VERSION, 0)
+    assert (new / "card.md").read_text().startswith("---\nlibrary_name: earthssl\n")
+    for name in ("encoder", "heads", "statistics", "golden"):
+        assert (new / f"{name}.safetensors").read_bytes() == (FOLDER / f"{name}.safetensors").read_bytes()
 
 
 def test_the_chain_is_whole_and_pure() -> None:

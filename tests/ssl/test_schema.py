@@ -12,7 +12,7 @@ from earthssl.ssl.encoder import SIZES
 from earthssl.ssl.errors import EarthSSLError
 from earthssl.ssl.migration import FORMAT, FORMAT_VERSION
 from earthssl.ssl.schema import check, document, schema
-from earthssl.ssl.strict import parse_json
+from earthssl.ssl.strict import parse_json, strict_json
 from jsonschema import Draft202012Validator
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -98,3 +98,6 @@ def test_good_json_is_read_as_it_is() -> None:
     good = {"a": "[" * 100 + '"', "b": [1, -2.5, None, True], "°": "\U0001f30d\n", "largest": 2**63 - 1}
     assert parse_json(json.dumps(good).encode(), "x", "there") == good
     assert parse_json(json.dumps(good, ensure_ascii=False).encode(), "x", "there") == good
+    assert strict_json(b"[1]", "there", 3) == [1]
+    with pytest.raises(EarthSSLError, match="at most 2 bytes, got 3"):
+        strict_json(b"[1]", "there", 2)

@@ -1,0 +1,37 @@
+"""The starting checkpoints in registry/: whole, small, with cards that say what they are worth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from earthssl.ssl.card import card
+from earthssl.ssl.checkpoint import read_record, verify
+from earthssl.ssl.config import read_yaml
+from earthssl.ssl.migration import FORMAT_VERSION
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+FOLDERS = sorted(file.parent for file in (ROOT / "registry").glob("*/record.json"))
+
+
+def test_they_are_at_hand_and_small() -> None:
+    assert "planet-tropics" in [folder.name for folder in FOLDERS]
+    total = sum(file.stat().st_size for file in (ROOT / "registry").rglob("*") if file.is_file())
+    assert total <= 3_000_000
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_each_is_whole_and_its_card_in_line_with_its_record(folder: Path) -> None:
+    """Scores beside PCA, the untrained twin and scratch; made by a config that is here."""
+    assert verify(folder)["format_version"] == FORMAT_VERSION
+    record = read_record(folder)
+    text = (folder / "card.md").read_text(encoding="utf-8")
+    assert text == card(record)
+    for table in record.extra["scores"]:
+        names = " ".join(row["name"] for row in table["rows"])
+        for word in ("pretrained", "untrained", "scratch", "PCA"):
+            assert word in names, word
+        assert table["command"].startswith("earthssl ")
+    config = read_yaml(ROOT / "configs" / f"registry-{folder.name}.yaml")
+    assert config["pretrain"]["training"]["steps"] == record.steps
+    assert config["pretrain"]["licence"] == record.licence
