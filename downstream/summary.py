@@ -21,6 +21,7 @@ from ..ssl.pretrain import versions
 from .page import Html, Section, bullets, details, element, facts, figure, joined, page, table
 
 if TYPE_CHECKING:
+    import xarray as xr
     from matplotlib.figure import Figure
 
 SCORES = ("row", "seed", "target", "metric", "value", "low", "high")
@@ -42,6 +43,8 @@ class Summary:
         record: What the run was: split, source, synthetic, samples, seconds, config, …; plain values.
         figures: Pictures by file name without suffix.
         tables: More tables by file name without suffix.
+        words: What a picture shows, for captions and for readers who do not see it, by its name.
+        datasets: Maps to be kept as NetCDF, by file name without suffix.
         notes: What the reader must know beside the numbers.
     """
 
@@ -54,6 +57,8 @@ class Summary:
     figures: Mapping[str, Figure] = field(default_factory=dict)
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    words: Mapping[str, str] = field(default_factory=dict)
+    datasets: Mapping[str, xr.Dataset] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, found, wanted in (
@@ -85,7 +90,7 @@ class Summary:
         return "\n".join([*lines, *(["", *self.notes] if self.notes else [])])
 
     def write(self, out: str | Path, command: str = "") -> Path:
-        """Write the folder: scores.csv, differences.csv, table.txt, result.json, more tables, PNGs, report.html.
+        """Write the folder: scores.csv, differences.csv, table.txt, result.json, more tables, PNGs, maps, report.html.
 
         Raises:
             EarthSSLError: If `out` is not empty, or the disk is full; nothing half-written stays.
@@ -104,6 +109,8 @@ class Summary:
                 write_text(making / "differences.csv", self.differences[list(DIFFERENCES)].to_csv(index=False))
                 for name, found in self.tables.items():
                     write_text(making / f"{name}.csv", found.to_csv(index=False))
+                for name, maps in self.datasets.items():
+                    maps.to_netcdf(making / f"{name}.nc")
                 pictures = {name: _png(drawn) for name, drawn in self.figures.items()}
                 for name, data in pictures.items():
                     (making / f"{name}.png").write_bytes(data)
@@ -139,9 +146,9 @@ class Summary:
         ]
         drawn = joined(
             figure(
-                element("img", src=f"data:image/png;base64,{base64.b64encode(data).decode()}", alt=name,
-                        style="max-width:100%"),
-                name.replace("_", " "),
+                element("img", src=f"data:image/png;base64,{base64.b64encode(data).decode()}", style="max-width:100%",
+                        alt=self.words.get(name, name)),
+                self.words.get(name, name.replace("_", " ")),
             )
             for name, data in pictures.items()
         )  # fmt: skip

@@ -20,6 +20,7 @@ PROBES = {
     "states": ("states", "StatesConfig", "run"),
     "vortices": ("vortex_change", "VorticesConfig", "run"),
     "storm_tiles": ("storm_tiles", "StormTilesConfig", "run"),
+    "explain": ("explain", "ExplainConfig", "run"),
 }
 # name -> (module, FrozenTask): what the matrix can ask
 FROZEN = {

@@ -1,0 +1,175 @@
+"""Tables of explanations: faithfulness, agreement with references, and where the attribution lies, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from ..ssl.grid import LatLonGrid
+from .enso import NINO34
+from .explain_checks import enrichment, weighted_correlation
+from .explain_maps import METHODS, Events, Explanation, area_of
+from .paired import compare
+
+LINEAR, POINT, RANDOM = REFERENCES = ("linear regression map", "one-point correlation map", "random order")
+DELETION, INSERTION = "deletion AUC", "insertion AUC"
+WITH_LINEAR, WITH_MECHANISM, BOX = "r with linear map", "r with mechanism", "Niño 3.4 enrichment"
+INSENSITIVE = "rank r, random weights"
+ORDERS = (*METHODS, *REFERENCES)
+
+
+def name_of(kind: str, order: str) -> str:
+    """Return the name of a row: the function that is explained, and by what."""
+    return f"{kind} [{order}]"
+
+
+def tables(
+    explanations: Sequence[Explanation],
+    references: Mapping[str, np.ndarray],
+    events: Events,
+    grid: LatLonGrid,
+    known: np.ndarray,
+    footprint: np.ndarray | None,
+    target: str,
+    draws: int,
+    block: int,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return scores and paired differences, as `Summary` wants them.
+
+    Args:
+        explanations: Of every encoder; those of one kind are seeds, whose scores are averaged.
+        references: Maps by name, (sample, variable, row, column).
+        events: The samples and their years.
+        grid, known: Of the columns.
+        footprint: From `mechanism`, or None.
+        target: What the rows are of.
+        draws, block: Of the bootstrap over years.
+    """
+    rows = _rows(explanations, references)
+    statistics = _statistics(rows, references[LINEAR], events, grid, known, footprint)
+    block = block if len(np.unique(events.units)) >= max(4, 2 * block) else 1
+    scores, differences = [], []
+    for metric, (score, against) in statistics.items():
+        own, paired = compare(
+            score, events.units, list(rows), [name for name in rows if _is(name, against)], draws=draws, block=block,
+            larger_is_better=metric != DELETION,
+        )  # fmt: skip
+        scores.append(own.assign(seed="", target=target, metric=metric))
+        differences.append(_comparable(paired, metric).assign(target=target, metric=metric))
+    return (
+        pd.concat([*scores, _sensitivity(explanations, target)], ignore_index=True),
+        pd.concat(differences, ignore_index=True),
+    )
+
+
+Rows = dict[str, list[tuple[Explanation, str, np.ndarray]]]
+Score = Callable[[np.ndarray], np.ndarray]  # weights of the samples -> scores of the rows
+OfMap = Callable[[np.ndarray, np.ndarray], float]  # composite, weights -> score
+
+
+def _rows(explanations: Sequence[Explanation], references: Mapping[str, np.ndarray]) -> Rows:
+    made: Rows = {}
+    for one in explanations:
+        maps = {**{name: one.maps(name) for name in METHODS}, **references}
+        for order, values in maps.items():
+            made.setdefault(name_of(one.kind, order), []).append((one, order, values))
+    return made
+
+
+def _is(name: str, orders: Sequence[str]) -> bool:
+    return any(name.endswith(f"[{order}]") for order in orders)
+
+
+def _statistics(
+    rows: Rows,
+    linear: np.ndarray,
+    events: Events,
+    grid: LatLonGrid,
+    known: np.ndarray,
+    footprint: np.ndarray | None,
+) -> dict[str, tuple[Score, Sequence[str]]]:
+    """Return each metric's statistic (weights of the samples -> scores of the rows) and its references."""
+    area = area_of(grid, known)
+    density = area.mean() / area  # attribution is a cell's share: maps are compared as shares of equal areas
+    box = np.broadcast_to(grid.box(*NINO34), known.shape)[known]
+
+    def composite(maps: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        return np.asarray((weights * events.sign) @ maps[:, known] / weights.sum())
+
+    def auc(kind: str) -> Score:
+        parts = [[(one.curves[order].area(kind), one.curves[order].change) for one, order, _ in seeds]
+                 for seeds in rows.values()]  # fmt: skip
+        return lambda w: np.array([np.mean([(w @ a) / (w @ c) for a, c in seeds]) for seeds in parts])
+
+    def over(score: OfMap) -> Score:
+        def every(w: np.ndarray) -> np.ndarray:
+            return np.array(
+                [np.mean([score(composite(maps, w), w) for _, _, maps in seeds]) for seeds in rows.values()]
+            )
+
+        return every
+
+    found: dict[str, tuple[Score, Sequence[str]]] = {
+        DELETION: (auc("deletion"), (LINEAR, RANDOM)),
+        INSERTION: (auc("insertion"), (LINEAR, RANDOM)),
+        WITH_LINEAR: (
+            over(lambda c, w: weighted_correlation(c * density, composite(linear, w) * density, area)), ()
+        ),
+        BOX: (over(lambda c, w: enrichment(c, box, area)), ()),
+    }  # fmt: skip
+    if footprint is not None:
+        # Size against size: a filter may need a negative weight where a field carries the signal with a positive one.
+        there = np.abs(np.nan_to_num(footprint))[known]
+        score = over(lambda c, w: weighted_correlation(np.abs(c) * density, there, area))
+        found[WITH_MECHANISM] = (score, (*METHODS, LINEAR, RANDOM))
+    return found
+
+
+def _comparable(paired: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return the differences that mean something: orders of one function, or one method on two functions."""
+    kind = [[str(name).split(" [")[0] for name in paired[column]] for column in ("row", "reference")]
+    order = [[str(name).split(" [")[1].rstrip("]") for name in paired[column]] for column in ("row", "reference")]
+    kept = []
+    for k in range(len(paired)):
+        same = kind[0][k] == kind[1][k]
+        own = same and order[0][k] in METHODS and order[1][k] in REFERENCES
+        across = metric == WITH_MECHANISM and kind[0][k] == "pretrained" and not same and order[0][k] == order[1][k]
+        kept.append(own or (across and order[0][k] in METHODS))
+    return paired[np.array(kept, dtype=bool)]
+
+
+def _sensitivity(explanations: Sequence[Explanation], target: str) -> pd.DataFrame:
+    """Return the rank correlation that is left when all weights are random, mean over the seeds."""
+    lines = []
+    for kind in dict.fromkeys(one.kind for one in explanations):
+        parts = pd.concat([one.randomised for one in explanations if one.kind == kind])
+        last = parts[parts["stage"] == "all weights"].groupby("method", sort=False)["rank_correlation"].mean()
+        lines += [{"row": name_of(kind, str(m)), "value": float(v)} for m, v in last.items()]
+    return pd.DataFrame(lines).assign(seed="", target=target, metric=INSENSITIVE, low=np.nan, high=np.nan)
+
+
+def randomisation_table(explanations: Sequence[Explanation]) -> pd.DataFrame:
+    """Return rank correlations by encoder, method and how much of it is random."""
+    return pd.concat(
+        [one.randomised.assign(encoder=f"{one.kind} seed {one.seed}") for one in explanations], ignore_index=True
+    )[["encoder", "method", "stage", "rank_correlation"]]
+
+
+def share_by_variable(
+    explanations: Sequence[Explanation],
+    references: Mapping[str, np.ndarray],
+    events: Events,
+    known: np.ndarray,
+    variables: Sequence[str],
+) -> pd.DataFrame:
+    """Return each variable's share of the |attribution| of the composite, mean over seeds."""
+    lines = []
+    for name, seeds in _rows(explanations, references).items():
+        shares = []
+        for _, _, maps in seeds:
+            size = np.abs(np.tensordot(events.sign, np.where(known, maps, 0.0), 1)).sum(axis=(1, 2))
+            shares.append(size / size.sum())
+        lines.append({"row": name, **dict(zip(variables, np.mean(shares, axis=0).tolist(), strict=True))})
+    return pd.DataFrame(lines)
