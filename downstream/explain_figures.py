@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from ..ssl.grid import LatLonGrid
 from .enso import NINO34
@@ -31,9 +32,15 @@ def map_figure(
     """
     span = float(abs(grid.lat_bounds[-1] - grid.lat_bounds[0]) / (grid.lon_bounds[-1] - grid.lon_bounds[0]))
     wide = 3.1 if len(variables) < 4 else 2.4
-    high = float(np.clip(wide * span, 0.8, 1.9)) + 0.42
-    drawn = Figure(figsize=(wide * len(variables) + 1.1, high * len(rows) + 0.7), layout="constrained")
-    panels = drawn.subplots(len(rows), len(variables), squeeze=False, sharex=True, sharey=True)
+    high = float(np.clip(wide * span, 0.8, 1.9))
+    width, height = wide * len(variables) + 1.6, (high + 0.4) * len(rows) + 0.9
+    drawn = Figure(figsize=(width, height))
+    # Placed by hand: the automatic layouts take seconds for this many panels.
+    panels = drawn.subplots(
+        len(rows), len(variables), squeeze=False, sharex=True, sharey=True,
+        gridspec_kw={"left": 0.55 / width, "right": 1 - 1.05 / width, "top": 1 - 0.55 / height, "bottom": 0.42 / height,
+                     "wspace": 0.06, "hspace": 0.4 / high},
+    )  # fmt: skip
     for across, (name, maps) in zip(panels, rows.items(), strict=True):
         size = np.abs(maps[np.isfinite(maps)])
         top = float(np.quantile(size, 0.99)) if size.size and size.max() > 0 else 1.0
@@ -41,19 +48,27 @@ def map_figure(
             axes.set_facecolor(LAND)
             mesh = axes.pcolormesh(grid.lon_bounds, grid.lat_bounds, values, cmap="RdBu_r", vmin=-top, vmax=top)
             _box(axes, grid)
-            axes.set_title(f"{name}: {variable}", fontsize=8, loc="left")
+            axes.set_title(f"{name}: {variable}", fontsize=8, loc="left", pad=3, y=1)
             axes.tick_params(labelsize=7, length=2)
-        bar = drawn.colorbar(mesh, ax=list(across), shrink=0.9, aspect=12, pad=0.01)
+        place = across[-1].get_position()
+        strip = drawn.add_axes((place.x1 + 0.1 / width, place.y0, 0.09 / width, place.height))
+        bar = drawn.colorbar(mesh, cax=strip, ticks=[-top, 0, top], format=FuncFormatter(lambda v, _: f"{v:.2g}"))
         bar.set_label(units[name], fontsize=7)
-        bar.ax.tick_params(labelsize=6)
-        bar.formatter.set_powerlimits((-2, 3))  # type: ignore[attr-defined]
-        bar.ax.yaxis.get_offset_text().set_fontsize(6)
+        bar.ax.tick_params(labelsize=6, length=2)
+    panels[0, 0].set_xticks(_ticks(grid.lon_bounds))
+    panels[0, 0].set_yticks(_ticks(grid.lat_bounds))
     for axes in panels[-1]:
         axes.set_xlabel("longitude (°E)", fontsize=7)
     for axes in panels[:, 0]:
-        axes.set_ylabel("lat. (°N)", fontsize=7)
-    drawn.suptitle(title, fontsize=9)
+        axes.set_ylabel("latitude (°N)", fontsize=7)
+    drawn.suptitle(title, fontsize=9, y=1 - 0.12 / height, va="top")
     return drawn
+
+
+def _ticks(bounds: np.ndarray) -> np.ndarray:
+    low, high = sorted((float(bounds[0]), float(bounds[-1])))
+    step = next(s for s in (5, 10, 15, 20, 30, 45, 60, 90) if s == 90 or (high - low) / s <= 6)
+    return np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
 
 
 def _box(axes: object, grid: LatLonGrid) -> None:

@@ -163,7 +163,8 @@ def explain(
             "remove the cached features and run again"
         )
     found = _attributions(function, windows, at, options)
-    optimal, reached = _optimal(function, windows, events, options)
+    optimal, gives = _optimal(function, windows, events, options, at.numpy())
+    signs = [events.sign == s for s in (1, -1)]
     attribution = {
         **found.by_method,
         OPTIMAL: windows.values.numpy() * optimal * events.sign[:, None, None, None, None],
@@ -174,8 +175,8 @@ def explain(
         seed=one.seed,
         head=head,
         attribution=attribution,
-        optimal=np.stack([optimal[events.sign == s].mean(axis=0) for s in (1, -1)]),
-        reached=reached,
+        optimal=np.stack([optimal[own].mean(axis=0) for own in signs]),
+        reached=np.array([[gives[own].mean(), events.label[own].mean()] for own in signs]),
         curves={name: curves(function, windows.values, at, windows.valid, maps) for name, maps in orders.items()},
         randomised=_randomised(one, head, windows, events, attribution, options),
         gap=found.gap,
@@ -204,21 +205,21 @@ def _attributions(function: IndexFunction, windows: Windows, at: Tensor, options
 
 
 def _optimal(
-    function: IndexFunction, windows: Windows, events: Events, options: Options
+    function: IndexFunction, windows: Windows, events: Events, options: Options, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the optimal input for each sample's sign and calendar month, and what index it reaches of what is asked.
+    """Return the optimal input for the sign and calendar month of each sample at `rows`, and the index that it gives.
 
-    The index asked for is the composite's mean label.
+    The index asked for is the mean label of the sample's composite.
     """
     wanted = np.array([events.label[events.sign == s].mean() for s in (1, -1)])
     side = (events.sign < 0).astype(int)
-    _, first, of = np.unique(side * 12 + windows.month.numpy(), return_index=True, return_inverse=True)
+    kind = side * 12 + windows.month.numpy()
+    _, first, of = np.unique(kind[rows], return_index=True, return_inverse=True)
+    first = rows[first]
     at = torch.from_numpy(first)
     goal = torch.from_numpy(wanted[side[first]]).float()
     found = optimal_input(function, at, windows.valid[at], goal, options.penalty, options.optimal_steps)
-    gives = evaluate(function, found, at).numpy()[of]
-    reached = np.stack([[gives[events.sign == s].mean(), w] for s, w in zip((1, -1), wanted, strict=True)])
-    return found.numpy()[of], reached
+    return found.numpy()[of], evaluate(function, found, at).numpy()[of]
 
 
 def _randomised(
@@ -237,8 +238,7 @@ def _randomised(
     for stage, encoder in randomised(one.encoder, head.layer, options.seed):
         function = IndexFunction(encoder, head, windows)
         found = _attributions(function, windows, at, replace(options, tolerance=0.05)).by_method
-        optimal, _ = _optimal(function, windows, events, options)
-        found[OPTIMAL] = windows.values.numpy()[few] * optimal[few]
+        found[OPTIMAL] = windows.values.numpy()[few] * _optimal(function, windows, events, options, few)[0]
         for name, maps in found.items():
             r = rank_correlation(attribution[name][few].sum(axis=1), maps.sum(axis=1), known)
             lines.append({"stage": stage, "method": name, "rank_correlation": r})

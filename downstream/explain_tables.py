@@ -95,8 +95,9 @@ def _statistics(
     density = area.mean() / area  # attribution is a cell's share: maps are compared as shares of equal areas
     box = np.broadcast_to(grid.box(*NINO34), known.shape)[known]
 
-    def composite(maps: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        return np.asarray((weights * events.sign) @ maps[:, known] / weights.sum())
+    # Signed and flat once: a draw is then one product of weights and maps.
+    flat = [[maps[:, known] * events.sign[:, None] for _, _, maps in seeds] for seeds in rows.values()]
+    truth = linear[:, known] * events.sign[:, None]
 
     def auc(kind: str) -> Score:
         parts = [[(one.curves[order].area(kind), one.curves[order].change) for one, order, _ in seeds]
@@ -104,21 +105,14 @@ def _statistics(
         return lambda w: np.array([np.mean([(w @ a) / (w @ c) for a, c in seeds]) for seeds in parts])
 
     def over(score: OfMap) -> Score:
-        def every(w: np.ndarray) -> np.ndarray:
-            return np.array(
-                [np.mean([score(composite(maps, w), w) for _, _, maps in seeds]) for seeds in rows.values()]
-            )
-
-        return every
+        return lambda w: np.array([np.mean([score(w @ maps / w.sum(), w) for maps in seeds]) for seeds in flat])
 
     found: dict[str, tuple[Score, Sequence[str]]] = {
         DELETION: (auc("deletion"), (LINEAR, RANDOM)),
         INSERTION: (auc("insertion"), (LINEAR, RANDOM)),
-        WITH_LINEAR: (
-            over(lambda c, w: weighted_correlation(c * density, composite(linear, w) * density, area)), ()
-        ),
+        WITH_LINEAR: (over(lambda c, w: weighted_correlation(c * density, (w @ truth) * density, area)), ()),
         BOX: (over(lambda c, w: enrichment(c, box, area)), ()),
-    }  # fmt: skip
+    }
     if footprint is not None:
         # Size against size: a filter may need a negative weight where a field carries the signal with a positive one.
         there = np.abs(np.nan_to_num(footprint))[known]
