@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from .errors import EarthSSLError
-from .files import disk_full_is_clear, sha256, write_text
+from .files import disk_full_is_clear, no_link, sha256, write_text
 from .remote import BLOCK, Opened, Remote, Transient
 
 TRIES = 5  # in a row that bring less than a block
@@ -152,7 +152,7 @@ def _go_on(remote: Remote, wanted: Wanted, part: Path, advance: Callable[[int], 
 
 
 def _write(opened: Opened, part: Path, limit: int, where: str, advance: Callable[[int], None]) -> None:
-    with open(part, "r+b" if opened.start else "wb") as handle:
+    with open(part, "r+b" if opened.start else "wb", opener=no_link) as handle:
         handle.truncate(opened.start)
         handle.seek(opened.start)
         done = opened.start

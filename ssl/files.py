@@ -67,9 +67,25 @@ def locked(folder: Path) -> Iterator[None]:
 def waited_for(lock: Path) -> Iterator[None]:
     """Hold a lock file, waiting for whoever holds it; the lock goes with the process, the empty file stays."""
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "w") as handle:
+    with open(lock, "ab", opener=no_link) as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+
+
+def no_link(path: str, flags: int) -> int:
+    """Open a file as `open(…, opener=no_link)` does it: not through a link that someone put there.
+
+    Raises:
+        EarthSSLError: If there is a link.
+    """
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise EarthSSLError(
+            f"{path}: expected a file or nothing, found a link, which may lead anywhere; remove it"
+        ) from None
 
 
 def cache_folder(cache: str | Path | None = None) -> Path:

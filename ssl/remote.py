@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -99,26 +100,32 @@ class Folder(Remote):
             yield Opened(start, state.st_size, present, iter(lambda: handle.read(BLOCK), b""))
 
 
+AWS = ("ENDPOINT_URL_S3", "ENDPOINT_URL", "PROFILE", "ACCESS_KEY_ID", "SECRET_ACCESS_KEY")
+
+
+@lru_cache(maxsize=4)
+def _s3_client(*_: str | None) -> Any:
+    """Return a client for what the environment variables `AWS` say; one takes a while to make, so it is kept."""
+    import botocore.session
+    import s3fs
+
+    times = {"connect_timeout": TIMEOUT_S, "read_timeout": TIMEOUT_S, "retries": {"max_attempts": 0}}
+    anonymous = botocore.session.Session().get_credentials() is None  # a public bucket needs no one's name
+    client = s3fs.S3FileSystem(anon=anonymous, config_kwargs=times, skip_instance_cache=True)
+    client.retries = 1  # `download.patiently` tries again
+    return client
+
+
 class S3(Remote):
     """A prefix of a bucket; endpoint and credentials come from the usual AWS environment variables and files."""
 
     def __init__(self, address: Address) -> None:
         super().__init__(address)
+        self.bucket, _, self.prefix = address.place.partition("/")
         try:
-            import s3fs
+            self.fs = _s3_client(*(os.environ.get(f"AWS_{name}") for name in AWS))
         except ImportError:
             raise EarthSSLError(f"{address}: s3:// needs s3fs; pip install 'earthssl[s3]'") from None
-        times = {"connect_timeout": TIMEOUT_S, "read_timeout": TIMEOUT_S, "retries": {"max_attempts": 0}}
-        self.bucket, _, self.prefix = address.place.partition("/")
-        anonymous = not self._credentials()
-        self.fs = s3fs.S3FileSystem(anon=anonymous, config_kwargs=times, skip_instance_cache=True)
-        self.fs.retries = 1
-
-    @staticmethod
-    def _credentials() -> bool:
-        import botocore.session
-
-        return botocore.session.Session().get_credentials() is not None
 
     def _at(self, name: str) -> dict[str, str]:
         return {"Bucket": self.bucket, "Key": f"{self.prefix}/{name}" if self.prefix else name}
