@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import http.server
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -36,6 +37,46 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scores = [{"task": "enso", "metric": "correlation", "better": "higher", "rows": rows}]
     scored = dataclasses.replace(record, extra={**record.extra, "scores": scores})
     return save(tmp_path_factory.mktemp("tiny") / "tiny", encoder, {"weight": torch.arange(5000.0)}, scored, batch)
+
+
+@pytest.fixture(scope="session")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another checkpoint, of version 1."""
+    return Path(shutil.copytree(V1, tmp_path_factory.mktemp("other") / "other"))
+
+
+@pytest.fixture(scope="session")
+def data(tiny: Path) -> Any:
+    """A few months (xarray) on the tiny checkpoint's grid."""
+    import numpy as np
+    import xarray as xr
+    from earthssl.ssl.checkpoint import read_record
+
+    grid = read_record(tiny).grid
+    rng = np.random.default_rng(1)
+    shape = (6, *grid.shape)
+    fields = {
+        "sst": (("time", "lat", "lon"), 300 + 0.3 * rng.normal(size=shape), {"units": "K"}),
+        "u10": (("time", "lat", "lon"), rng.normal(size=shape), {"units": "m s-1"}),
+    }
+    times = np.arange("2001-01", "2001-07", dtype="datetime64[M]").astype("datetime64[ns]")
+    return xr.Dataset(fields, {"time": times, "lat": grid.lat, "lon": grid.lon})
+
+
+@pytest.fixture(scope="session")
+def same() -> Callable[[Path, Path], bool]:
+    """Whether two folders hold the same files, byte for byte."""
+
+    def compare(one: Path, other: Path) -> bool:
+        return {f.name: f.read_bytes() for f in one.iterdir()} == {f.name: f.read_bytes() for f in other.iterdir()}
+
+    return compare
+
+
+@pytest.fixture(scope="session")
+def pin() -> Callable[[Path], str]:
+    """The SHA-256 of a checkpoint's manifest."""
+    return lambda folder: hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
 
 
 @pytest.fixture(autouse=True)
@@ -176,7 +217,5 @@ def serve() -> Iterator[Callable[[Path], Server]]:
 @pytest.fixture
 def server(serve: Callable[[Path], Server], tiny: Path, tmp_path: Path) -> Server:
     """A server of a registry with the tiny checkpoint as `reg/tiny`; it may be changed."""
-    import shutil
-
     shutil.copytree(tiny, tmp_path / "served" / "reg" / "tiny")
     return serve(tmp_path / "served")

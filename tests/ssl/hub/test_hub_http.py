@@ -22,11 +22,6 @@ from earthssl.ssl.hub import pull
 BIG = "encoder.safetensors"
 
 
-def same(one: Path, other: Path) -> bool:
-    """Return whether two folders hold the same files, byte for byte."""
-    return {f.name: f.read_bytes() for f in one.iterdir()} == {f.name: f.read_bytes() for f in other.iterdir()}
-
-
 def nothing_came(cache: Path) -> bool:
     """Return whether the cache holds no checkpoint."""
     return not list(cache.glob("[0-9a-f]*"))
@@ -41,7 +36,7 @@ def refused(server: Any, words: str, cache: Path, **how: Any) -> str:
     return str(caught.value)
 
 
-def test_what_is_pulled_is_what_lies_there(server: Any, tiny: Path, cache: Path) -> None:
+def test_what_is_pulled_is_what_lies_there(server: Any, tiny: Path, cache: Path, same: Any) -> None:
     """Every byte; the second time only the manifest is asked for; with a pin not even that."""
     folder = pull(f"{server.url}/reg/tiny")
     assert same(folder, tiny)
@@ -57,7 +52,7 @@ def test_what_is_pulled_is_what_lies_there(server: Any, tiny: Path, cache: Path)
     assert [path.name for path in (cache / ".partial").iterdir()] == [f"{pin}.lock"]
 
 
-def test_a_connection_that_breaks_off_goes_on_where_it_stopped(server: Any, tiny: Path) -> None:
+def test_a_connection_that_breaks_off_goes_on_where_it_stopped(server: Any, tiny: Path, same: Any) -> None:
     """No byte is sent twice."""
     server.fault(BIG, times=2)(lambda request: request.usual(f"reg/tiny/{BIG}", cut=10_000))
     assert same(pull(f"{server.url}/reg/tiny"), tiny)
@@ -65,7 +60,7 @@ def test_a_connection_that_breaks_off_goes_on_where_it_stopped(server: Any, tiny
     assert server.sent == sum(file.stat().st_size for file in tiny.iterdir())
 
 
-def test_trying_goes_on_while_bytes_come(server: Any, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trying_goes_on_while_bytes_come(server: Any, tiny: Path, monkeypatch: pytest.MonkeyPatch, same: Any) -> None:
     """More breaks than tries, each after a good piece."""
     monkeypatch.setattr(download, "BLOCK", 3000)
     server.fault(BIG)(lambda request: request.usual(f"reg/tiny/{BIG}", cut=3500))
@@ -73,7 +68,7 @@ def test_trying_goes_on_while_bytes_come(server: Any, tiny: Path, monkeypatch: p
     assert len(server.ranges(BIG)) > 2 * download.TRIES
 
 
-def test_a_server_that_gives_nothing_more_is_given_up(server: Any, tiny: Path, cache: Path) -> None:
+def test_a_server_that_gives_nothing_more_is_given_up(server: Any, tiny: Path, cache: Path, same: Any) -> None:
     """After a few tries; what came is kept, and used the next time."""
     server.fault(BIG)(
         lambda request: request.usual(f"reg/tiny/{BIG}", cut=20_000 if not request.headers.get("Range") else 0)
@@ -87,7 +82,7 @@ def test_a_server_that_gives_nothing_more_is_given_up(server: Any, tiny: Path, c
     assert server.ranges("record.json") == []
 
 
-def test_a_server_that_ignores_ranges_restarts_cleanly(server: Any, tiny: Path) -> None:
+def test_a_server_that_ignores_ranges_restarts_cleanly(server: Any, tiny: Path, same: Any) -> None:
     """The whole file comes again, and nothing of the first half is left."""
     server.fault(BIG, times=1)(lambda request: request.usual(f"reg/tiny/{BIG}", cut=10_000))
     server.fault(BIG)(lambda request: request.usual(f"reg/tiny/{BIG}", ranges=False))
@@ -95,14 +90,14 @@ def test_a_server_that_ignores_ranges_restarts_cleanly(server: Any, tiny: Path) 
     assert server.ranges(BIG) == ["", "bytes=10000-"]
 
 
-def test_an_etag_that_changes_between_parts_restarts(server: Any, tiny: Path) -> None:
+def test_an_etag_that_changes_between_parts_restarts(server: Any, tiny: Path, same: Any) -> None:
     """Halves of two versions are not glued."""
     server.fault(BIG, times=1)(lambda request: request.usual(f"reg/tiny/{BIG}", cut=10_000, etag='"old"'))
     assert same(pull(f"{server.url}/reg/tiny"), tiny)
     assert len(server.ranges(BIG)) == 2
 
 
-def test_a_server_that_glues_two_versions_is_found_out(server: Any, tiny: Path) -> None:
+def test_a_server_that_glues_two_versions_is_found_out(server: Any, tiny: Path, same: Any) -> None:
     """It ignores If-Range and sends the rest of another file: the hash is wrong, and all comes again in one piece."""
     other = b"\x00" * (tiny / BIG).stat().st_size
 
@@ -212,7 +207,7 @@ def test_silence_is_a_time_out(server: Any, cache: Path, monkeypatch: pytest.Mon
     refused(server, "timed out", cache)
 
 
-def test_503_is_tried_again(server: Any, tiny: Path) -> None:
+def test_503_is_tried_again(server: Any, tiny: Path, same: Any) -> None:
     """Unavailable for a moment."""
     server.fault("", times=3)(lambda request: request.answer(503, headers={"Retry-After": "0"}))
     assert same(pull(f"{server.url}/reg/tiny"), tiny)
@@ -236,7 +231,7 @@ def test_a_server_that_says_no_is_quoted(server: Any, cache: Path, status: int, 
     assert len(server.ranges(BIG)) == (5 if status >= 500 else 1)
 
 
-def test_a_server_that_disappears(server: Any, tiny: Path, cache: Path, serve: Any) -> None:
+def test_a_server_that_disappears(server: Any, tiny: Path, cache: Path, serve: Any, same: Any) -> None:
     """Gone in the middle; another one goes on with what is whole."""
 
     def die(request: Any) -> None:
@@ -256,7 +251,7 @@ def test_no_server_at_all(cache: Path) -> None:
         pull("http://127.0.0.1:9/reg/tiny")
 
 
-def test_redirects_on_the_same_machine_are_followed(server: Any, tiny: Path) -> None:
+def test_redirects_on_the_same_machine_are_followed(server: Any, tiny: Path, same: Any) -> None:
     """As a download server does."""
     server.fault(f"tiny/{BIG}")(lambda request: request.answer(302, headers={"Location": f"/moved/{BIG}"}))
     (server.folder / "moved").mkdir()
@@ -309,7 +304,7 @@ def test_a_full_disk(server: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.undo()
 
 
-def test_a_disk_that_fills_up(server: Any, cache: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_fills_up(server: Any, cache: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch, same: Any) -> None:
     """In the middle of a file: said in words, nothing is lost, and it goes on when there is room."""
 
     def full(*_: Any) -> None:
@@ -339,14 +334,14 @@ def test_offline(server: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> N
     check_files(folder)
 
 
-def test_a_cache_that_was_damaged_heals(server: Any, tiny: Path) -> None:
+def test_a_cache_that_was_damaged_heals(server: Any, tiny: Path, same: Any) -> None:
     """It is fetched again, not used."""
     folder = pull(f"{server.url}/reg/tiny")
     (folder / BIG).write_bytes(b"damaged")
     assert same(pull(f"{server.url}/reg/tiny"), tiny)
 
 
-def test_two_at_once_do_no_harm(server: Any, tiny: Path) -> None:
+def test_two_at_once_do_no_harm(server: Any, tiny: Path, same: Any) -> None:
     """One fetches, the other waits and finds it done."""
     server.fault("record.json")(lambda request: time.sleep(0.05) or request.usual("reg/tiny/record.json"))
     found: list[Path] = []
@@ -374,7 +369,7 @@ def fork(work: Any) -> int:
     return child
 
 
-def test_a_killed_pull_goes_on(server: Any, tiny: Path, cache: Path) -> None:
+def test_a_killed_pull_goes_on(server: Any, tiny: Path, cache: Path, same: Any) -> None:
     """SIGKILL in the middle of the largest file: the next pull asks for the rest only."""
     held = threading.Event()
 
@@ -422,7 +417,7 @@ def test_a_newer_format_is_refused_before_its_weights_come(server: Any, cache: P
     assert server.ranges(BIG) == []
 
 
-def test_out_is_a_copy(server: Any, tiny: Path, tmp_path: Path) -> None:
+def test_out_is_a_copy(server: Any, tiny: Path, tmp_path: Path, same: Any) -> None:
     """New, empty or the same already; anything else is refused before a byte is asked for."""
     out = tmp_path / "deep" / "out"
     assert pull(f"{server.url}/reg/tiny", out) == out
