@@ -52,15 +52,15 @@ def data(tiny: Path) -> Any:
     import xarray as xr
     from earthssl.ssl.checkpoint import read_record
 
-    grid = read_record(tiny).grid
-    rng = np.random.default_rng(1)
-    shape = (6, *grid.shape)
-    fields = {
-        "sst": (("time", "lat", "lon"), 300 + 0.3 * rng.normal(size=shape), {"units": "K"}),
-        "u10": (("time", "lat", "lon"), rng.normal(size=shape), {"units": "m s-1"}),
-    }
+    record = read_record(tiny)
     times = np.arange("2001-01", "2001-07", dtype="datetime64[M]").astype("datetime64[ns]")
-    return xr.Dataset(fields, {"time": times, "lat": grid.lat, "lon": grid.lon})
+    anomalies = np.random.default_rng(1).normal(size=(6, 2, *record.grid.shape))
+    values = record.statistics.denormalise(anomalies, times)
+    fields = {
+        name: (("time", "lat", "lon"), values[:, k], {"units": record.units[k]})
+        for k, name in enumerate(("sst", "u10"))
+    }
+    return xr.Dataset(fields, {"time": times, "lat": record.grid.lat, "lon": record.grid.lon})
 
 
 @pytest.fixture(scope="session")
