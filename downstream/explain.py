@@ -12,14 +12,14 @@ from threadpoolctl import threadpool_limits
 
 from ..ssl.batch import Batch
 from ..ssl.encoder import EncoderConfig
-from ..ssl.errors import EarthSSLError
+from ..ssl.errors import EarthSSLError, nearest
 from ..ssl.files import refuse_filled
 from ..ssl.store import Store
 from ..ssl.tokens import patchify
 from .contenders import Contender, contenders
-from .explain_head import TokenHead, Windows, fit_head
+from .explain_head import POOLINGS, TokenHead, Windows, fit_head
 from .explain_maps import Events, Options, explain
-from .explain_methods import captum_attr
+from .explain_methods import captum_attr, check_samples, superpixels
 from .explain_references import LinearMap, linear_map, mechanism, random_maps
 from .explain_results import checks, dataset, figures, heads, notes
 from .explain_tables import LINEAR, POINT, RANDOM, randomisation_table, share_by_variable, tables
@@ -35,10 +35,11 @@ CONVENTION = (
     "+ validation. Baseline of every method: the climatology (all anomalies 0, same season, same gaps). Events: test "
     "samples with the label in the upper (El Niño, at least {high:+.2f} K) or lower (La Niña, at most {low:+.2f} K) "
     "{share:.0f} % of training, {samples} of them, evenly thinned. Maps: attributions summed over the {window} input "
-    "steps, mean over events, K per cell. Deletion and insertion AUC: area under the curve over the share of columns "
-    "(a variable and place, all steps) that go to, or come from, the climatology in the map's order, as share of the "
-    "whole change f(x) − f(climatology); deletion: lower is better, insertion: higher. Pattern correlations (El Niño "
-    "less La Niña) are weighted by cell area, of attribution per area; enrichment: share of |attribution| inside "
+    "steps, mean over events, K per cell. Deletion and insertion AUC: area under the curve over the share of blocks "
+    "({block}, one variable, all steps) that go to, or come from, the climatology in the map's order, as share of the "
+    "whole change f(x) − f(climatology); deletion: lower is better, insertion: higher; outside 0…1 where blocks that "
+    "speak against the change outweigh it. Pattern correlations (El Niño less La Niña): of attribution per area on the "
+    "same blocks, weighted by area; enrichment: share of |attribution| inside "
     "5S–5N, 190–240E over its share of the area, all variables. Rank r, random weights: Spearman's r of |attribution| "
     "between the network and the same with all its encoder's weights drawn anew (head kept): near 0 is good. "
     "Intervals: paired block bootstrap over years of the events, given these seeds."
@@ -69,7 +70,8 @@ class ExplainConfig:
         quantile: Of the training labels that an event lies beyond.
         ig_steps: Points of integrated gradients to begin with; doubled until they add up.
         tolerance: Largest gap of their completeness, see `Gradients`.
-        superpixel: Rows and columns of LIME's superpixels.
+        superpixel: Rows and columns of LIME's superpixels; also of the blocks of deletion and insertion, and of those
+            that maps are compared on.
         lime_samples: Perturbed inputs an event.
         block, stride: Rows and columns of the occluding block, and of its steps.
         penalty: On the squared departures of the optimal input.
@@ -128,6 +130,10 @@ class ExplainConfig:
                 "explain: expected draws ≥ 1000, tolerance > 0, penalty ≥ 0 and untrained_seeds ≥ 0, got "
                 f"{self.draws}, {self.tolerance:g}, {self.penalty:g} and {self.untrained_seeds}"
             )
+        for pooling in (one for one in self.poolings if one not in POOLINGS):
+            raise EarthSSLError(
+                f"explain.poolings: expected {', '.join(POOLINGS)}, got '{pooling}'." + nearest(pooling, POOLINGS)
+            )
         if not self.poolings or min(self.components, default=0) < 1:
             raise EarthSSLError("explain: expected some pooling, and numbers of components from 1")
 
@@ -159,6 +165,9 @@ def summarise(config: ExplainConfig) -> Summary:
     encoders = contenders(store, config.checkpoints, config.untrained_seeds, config.encoder)
     shape = encoders[0].encoder.config
     check_window(labels, shape)
+    options = config.options()
+    regions = superpixels(store.grid, len(store.variables), options.superpixel)
+    check_samples(regions, options.lime_samples)
     events = Events.choose(labels, config.lead, config.samples, config.quantile)
     windows = Windows.read(store, events.rows, shape.window)
     test = labels.rows("test", config.lead)
@@ -167,12 +176,12 @@ def summarise(config: ExplainConfig) -> Summary:
     explanations = []
     for one in encoders:
         head = _head(config, labels, store, one, windows)
-        explanations.append(explain(one, head, windows, events, references, config.options()))
+        explanations.append(explain(one, head, windows, events, references, options))
     known = store.statistics.known
     footprint = mechanism(store, labels, config.lead)
     scores, differences = tables(
-        explanations, references, events, store.grid, known, footprint, f"Niño 3.4, lead {config.lead}", config.draws,
-        config.block_years,
+        explanations, references, events, store.grid, known, footprint,
+        regions, f"Niño 3.4, lead {config.lead}", config.draws, config.block_years,
     )  # fmt: skip
     synthetic = "planet" in store.manifest["attributes"]
     source = "the synthetic planet" if synthetic else store.manifest["source"]
@@ -181,7 +190,7 @@ def summarise(config: ExplainConfig) -> Summary:
     pictures, words = figures(explanations, references, events, store, footprint, source)
     convention = CONVENTION.format(
         lead=config.lead, low=events.limits[0], high=events.limits[1], share=100 * (1 - config.quantile),
-        samples=len(events.rows), window=shape.window,
+        samples=len(events.rows), window=shape.window, block="×".join(map(str, config.superpixel)) + " cells",
     )  # fmt: skip
     return Summary(
         task="explain",

@@ -19,17 +19,17 @@ from ..ssl.encoder import Encoder
 from ..ssl.randomness import key
 from .explain_methods import AT_ONCE, Function, evaluate
 
-FRACTIONS = np.linspace(0, 1, 17) ** 2  # of the observed columns; closer where the first ones go
+FRACTIONS = np.linspace(0, 1, 17) ** 2  # of the observed blocks; closer where the first ones go
 
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """What the index does while columns are taken away or given, the most important first.
+    """What the index does while blocks are taken away or given, the most important first.
 
     Attributes:
         deletion: Change from the climatology that is left, in the direction of the whole change, K,
             (sample, fraction).
-        insertion: Change that is there with these columns alone, same shape.
+        insertion: Change that is there with these blocks alone, same shape.
         change: Size of the whole change |f(x) - f(climatology)|, K, (sample,).
     """
 
@@ -38,36 +38,43 @@ class Curves:
     change: np.ndarray
 
     def area(self, kind: str) -> np.ndarray:
-        """Return the area under "deletion" or "insertion" over the fraction of columns, K, (sample,)."""
+        """Return the area under "deletion" or "insertion" over the fraction of blocks, K, (sample,)."""
         y = getattr(self, kind)
         return np.asarray(((y[:, 1:] + y[:, :-1]) / 2 * np.diff(FRACTIONS)).sum(axis=1))
 
 
-def curves(function: Function, values: Tensor, at: Tensor, valid: Tensor, maps: np.ndarray) -> Curves:
+def curves(
+    function: Function, values: Tensor, at: Tensor, valid: Tensor, maps: np.ndarray, regions: np.ndarray
+) -> Curves:
     """Return deletion and insertion curves (Petsiuk et al. 2018) in the order of the maps.
 
-    Columns go to the climatology (or come from it) in the order of the attribution times the sign of the sample's
-    change: what speaks for it goes first, what speaks against it last.
+    Blocks go to the climatology (or come from it) in the order of their attribution times the sign of the sample's
+    change: what speaks for it goes first, what speaks against it last. Whole blocks, because fields with single cells
+    taken out are like nothing that the network has seen: it can be driven anywhere with them.
 
     Args:
         function: Any.
         values, at, valid: The samples, and where they were observed.
         maps: Of each sample, (sample, variable, row, column).
+        regions: Number of the block that each cell lies in, from 0, (variable, row, column).
     """
     base = evaluate(function, torch.zeros_like(values), at)
     change = evaluate(function, values, at) - base
     sign = torch.sign(change)
-    seen = valid.any(1).flatten(1)
-    score = torch.from_numpy(np.ascontiguousarray(maps)).flatten(1) * sign[:, None]
-    order = torch.argsort(torch.where(seen, score, torch.tensor(-torch.inf, dtype=score.dtype)), dim=1, descending=True,
-                          stable=True)  # fmt: skip
+    block = torch.from_numpy(regions).flatten()
+    columns = valid.any(1).flatten(1)
+    empty = torch.zeros(len(values), int(block.max()) + 1)
+    seen = empty.index_add(1, block, columns.float()) > 0
+    signed = torch.from_numpy(np.ascontiguousarray(maps)).float().flatten(1) * columns * sign[:, None]
+    score = torch.where(seen, empty.index_add(1, block, signed), torch.tensor(-torch.inf))
+    order = torch.argsort(score, dim=1, descending=True, stable=True)
     rank = torch.empty_like(order).scatter_(1, order, torch.arange(order.shape[1]).expand_as(order))
     limits = torch.from_numpy(FRACTIONS) * seen.sum(1, keepdim=True)  # (sample, fraction)
     found = np.empty((2, len(values), len(FRACTIONS)))
     per = max(1, AT_ONCE // len(FRACTIONS))
     for k in range(0, len(values), per):
         part = slice(k, k + per)
-        taken = rank[part, None] < limits[part, :, None]  # (sample, fraction, column)
+        taken = (rank[part, None] + 0.5 < limits[part, :, None])[..., block]  # (sample, fraction, column)
         shape = (*taken.shape[:2], 1, *values.shape[2:])
         where = at[part].repeat_interleave(len(FRACTIONS))
         for kind, kept in enumerate((~taken, taken)):

@@ -97,7 +97,7 @@ def curve_figure(found: Mapping[str, Mapping[str, np.ndarray]], title: str) -> F
         for level in (0, 1):
             axes.axhline(level, color="0.6", lw=0.7, zorder=0)
         axes.set_title(words[kind], fontsize=8, loc="left")
-        axes.set_xlabel("columns of cells " + ("set to the climatology" if kind == "deletion" else "shown") + " (%)",
+        axes.set_xlabel("blocks " + ("set to the climatology" if kind == "deletion" else "shown") + " (%)",
                         fontsize=8)  # fmt: skip
         axes.tick_params(labelsize=7)
     panels[0].set_ylabel("share of f(x) − f(climatology)", fontsize=8)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..ssl.batch import Batch, from_fields
 from ..ssl.encoder import Encoder
-from ..ssl.errors import EarthSSLError, nearest
+from ..ssl.errors import EarthSSLError
 from ..ssl.grid import LatLonGrid
 from ..ssl.store import Store
 from ..ssl.tokens import patchify
@@ -154,7 +154,7 @@ def fit_head(
         components: Numbers of principal components.
 
     Raises:
-        EarthSSLError: If a pooling is unknown, or a calendar month has no training sample.
+        EarthSSLError: If a calendar month has no training sample.
     """
     month = labels.enso.month
     train, val = labels.rows("train", lead), labels.rows("val", lead)
@@ -191,11 +191,6 @@ def _pooled(
     poolings: Sequence[str],
     components: Sequence[int],
 ) -> Iterator[_Pooled]:
-    for pooling in poolings:
-        if pooling not in POOLINGS:
-            raise EarthSSLError(
-                f"explain.poolings: expected {', '.join(POOLINGS)}, got '{pooling}'." + nearest(pooling, POOLINGS)
-            )
     fitted, width = training[raw.rows], raw.mean.shape[-1]
     every = np.full(len(final), 1 / len(final))
     last = final / final.sum()

@@ -169,6 +169,7 @@ def explain(
         **found.by_method,
         OPTIMAL: windows.values.numpy() * optimal * events.sign[:, None, None, None, None],
     }
+    regions = superpixels(windows.grid, len(windows.variables), options.superpixel)
     orders = {**{name: value.sum(axis=1) for name, value in attribution.items()}, **references}
     return Explanation(
         kind=one.kind,
@@ -177,7 +178,9 @@ def explain(
         attribution=attribution,
         optimal=np.stack([optimal[own].mean(axis=0) for own in signs]),
         reached=np.array([[gives[own].mean(), events.label[own].mean()] for own in signs]),
-        curves={name: curves(function, windows.values, at, windows.valid, maps) for name, maps in orders.items()},
+        curves={
+            name: curves(function, windows.values, at, windows.valid, maps, regions) for name, maps in orders.items()
+        },
         randomised=_randomised(one, head, windows, events, attribution, options),
         gap=found.gap,
         steps=found.steps,

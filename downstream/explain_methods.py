@@ -120,6 +120,16 @@ def superpixels(grid: LatLonGrid, variables: int, size: tuple[int, int]) -> np.n
     return np.stack([own + v * (own.max() + 1) for v in range(variables)])
 
 
+def check_samples(regions: np.ndarray, samples: int) -> None:
+    """Raise an EarthSSLError unless LIME's perturbed inputs are more than the superpixels."""
+    count = int(regions.max()) + 1
+    if samples < count + 2:
+        raise EarthSSLError(
+            f"explain.lime_samples: expected more than the {count} superpixels, got {samples}; raise it, or enlarge "
+            "explain.superpixel"
+        )
+
+
 def lime(
     function: Function, values: Tensor, at: Tensor, valid: Tensor, regions: np.ndarray, samples: int, seed: int
 ) -> tuple[Tensor, np.ndarray]:
@@ -144,12 +154,8 @@ def lime(
     attr = captum_attr()
     from captum._utils.models.linear_model import SkLearnRidge
 
+    check_samples(regions, samples)
     count = int(regions.max()) + 1
-    if samples < count + 2:
-        raise EarthSSLError(
-            f"explain.lime_samples: expected more than the {count} superpixels, got {samples}; raise it, or enlarge "
-            "explain.superpixel"
-        )
     mask = torch.from_numpy(regions)
     numbers = mask.expand(values.shape[1:])[None]
     found, fidelity = torch.zeros_like(values), np.empty(len(values))

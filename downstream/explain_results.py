@@ -48,6 +48,7 @@ def checks(explanations: Sequence[Explanation]) -> pd.DataFrame:
                 "LIME fidelity R²": e.fidelity,
                 **{f"optimal input, {name}: wanted (K)": float(e.reached[k, 1]) for k, name in enumerate(COMPOSITES)},
                 **{f"optimal input, {name}: reached (K)": float(e.reached[k, 0]) for k, name in enumerate(COMPOSITES)},
+                "optimal input, size (rms, normalised)": float(np.sqrt((e.optimal**2).mean())),
                 "mean index at the climatology (K)": float(e.index[:, 1].mean()),
             }
             for e in explanations
@@ -69,6 +70,10 @@ def notes(explanations: Sequence[Explanation], scores: pd.DataFrame, tolerance: 
             f"Maps that hardly depend on the weights (rank correlation above {SENSITIVE:g} with a random network): "
             f"{named}. They show the input more than the network."
         )
+    said.append(
+        "Integrated gradients and optimal inputs are sharper than a patch: read single cells with care; orders and "
+        "correlations are taken on blocks."
+    )
     said.append(
         "The one-point correlation map and the optimal input × input are no shares of the index: their sizes compare "
         "only within a map."
@@ -139,7 +144,7 @@ def figures(
         shares, f"{one.kind} seed {one.seed}, {len(events.rows)} events; {source}"
     )
     words["deletion_and_insertion"] = (
-        "Share of the change of the index that is left when columns of cells are set to the climatology (left), and "
+        "Share of the change of the index that is left when blocks of cells are set to the climatology (left), and "
         "that is there when they alone are shown (right), the most important first, by the order of each map: "
         + ", ".join(one.curves)
         + "."

@@ -32,6 +32,7 @@ def tables(
     grid: LatLonGrid,
     known: np.ndarray,
     footprint: np.ndarray | None,
+    regions: np.ndarray,
     target: str,
     draws: int,
     block: int,
@@ -44,11 +45,12 @@ def tables(
         events: The samples and their years.
         grid, known: Of the columns.
         footprint: From `mechanism`, or None.
+        regions: Block that each cell lies in, from `superpixels`: maps are compared block by block.
         target: What the rows are of.
         draws, block: Of the bootstrap over years.
     """
     rows = _rows(explanations, references)
-    statistics = _statistics(rows, references[LINEAR], events, grid, known, footprint)
+    statistics = _statistics(rows, references[LINEAR], events, grid, known, footprint, regions)
     block = block if len(np.unique(events.units)) >= max(4, 2 * block) else 1
     scores, differences = [], []
     for metric, (score, against) in statistics.items():
@@ -89,15 +91,20 @@ def _statistics(
     grid: LatLonGrid,
     known: np.ndarray,
     footprint: np.ndarray | None,
+    regions: np.ndarray,
 ) -> dict[str, tuple[Score, Sequence[str]]]:
     """Return each metric's statistic (weights of the samples -> scores of the rows) and its references."""
     area = area_of(grid, known)
-    density = area.mean() / area  # attribution is a cell's share: maps are compared as shares of equal areas
     box = np.broadcast_to(grid.box(*NINO34), known.shape)[known]
-
+    # Blocks with an observed cell, as 0 or 1 for each column: sums over blocks are a product.
+    inside = (np.unique(regions[known])[:, None] == regions[known]).astype(float)
+    size = inside @ area
     # Signed and flat once: a draw is then one product of weights and maps.
     flat = [[maps[:, known] * events.sign[:, None] for _, _, maps in seeds] for seeds in rows.values()]
     truth = linear[:, known] * events.sign[:, None]
+
+    def density(columns: np.ndarray) -> np.ndarray:
+        return np.asarray(inside @ columns / size)  # attribution is a share of the index: per area to be compared
 
     def auc(kind: str) -> Score:
         parts = [[(one.curves[order].area(kind), one.curves[order].change) for one, order, _ in seeds]
@@ -110,13 +117,13 @@ def _statistics(
     found: dict[str, tuple[Score, Sequence[str]]] = {
         DELETION: (auc("deletion"), (LINEAR, RANDOM)),
         INSERTION: (auc("insertion"), (LINEAR, RANDOM)),
-        WITH_LINEAR: (over(lambda c, w: weighted_correlation(c * density, (w @ truth) * density, area)), ()),
+        WITH_LINEAR: (over(lambda c, w: weighted_correlation(density(c), density(w @ truth), size)), ()),
         BOX: (over(lambda c, w: enrichment(c, box, area)), ()),
     }
     if footprint is not None:
         # Size against size: a filter may need a negative weight where a field carries the signal with a positive one.
-        there = np.abs(np.nan_to_num(footprint))[known]
-        score = over(lambda c, w: weighted_correlation(np.abs(c) * density, there, area))
+        there = density(np.abs(np.nan_to_num(footprint))[known] * area)
+        score = over(lambda c, w: weighted_correlation(np.abs(density(c)), there, size))
         found[WITH_MECHANISM] = (score, (*METHODS, LINEAR, RANDOM))
     return found
 

@@ -175,10 +175,11 @@ def test_mistakes_are_said(small_store: Path, tmp_path: Path) -> None:
         ({"stride": [4, 4]}, "cells between the blocks"),
         ({"quantile": 0.4}, r"explain\.quantile"),
         ({"task": "enso"}, "expected explain, got 'enso'"),
+        ({"poolings": ["pacific"]}, r"explain\.poolings: expected mean, last, pcs, mean\+pcs, got 'pacific'"),
         ({"samples": 0}, r"explain\.samples"),
         ({"draws": 10}, "draws ≥ 1000"),
     ):
         with pytest.raises(EarthSSLError, match=words):
             settings(small_store, tmp_path, **own)
-    with pytest.raises(EarthSSLError, match=r"explain\.poolings: expected mean, last, pcs, mean\+pcs, got 'pacific'"):
-        run(settings(small_store, tmp_path / "out", poolings=["pacific"]))
+    with pytest.raises(EarthSSLError, match="expected more than the 12 superpixels, got 9"):
+        run(settings(small_store, tmp_path / "out", lime_samples=9))

@@ -178,7 +178,8 @@ def test_the_true_order_is_the_best_for_a_linear_function(samples: Any, weight: 
     values, at, valid = samples
     function = linear(weight)
     true = (values * weight).sum(1).numpy()
-    found = {name: curves(function, values, at, valid, maps) for name, maps in
+    single = superpixels(GLOBE, 2, (1, 1))
+    found = {name: curves(function, values, at, valid, maps, single) for name, maps in
              (("true", true), ("false", -true), ("random", random_maps(3, SHAPE[1:], 0).numpy()))}  # fmt: skip
     assert (found["true"].area("deletion") < found["random"].area("deletion")).all()
     assert (found["random"].area("deletion") < found["false"].area("deletion")).all()
@@ -190,6 +191,24 @@ def test_the_true_order_is_the_best_for_a_linear_function(samples: Any, weight: 
     # For a linear function what is left without some columns and what these give alone add up.
     both = found["true"].deletion + found["true"].insertion
     assert both == pytest.approx(np.repeat(found["true"].change[:, None], len(FRACTIONS), 1), abs=1e-4)
+
+
+def test_whole_blocks_are_taken_in_the_order_of_their_sums(samples: Any) -> None:
+    """A function of one block alone: taking any other away changes nothing."""
+    values, at, valid = samples
+    regions = superpixels(GLOBE, 2, (3, 4))
+    inside = torch.from_numpy(regions == 5)
+    maps = (values.sum(1) * inside).numpy()
+
+    def function(x: Tensor, at: Tensor) -> Tensor:
+        return (x * inside).flatten(1).sum(1)
+
+    found = curves(function, values, at, valid, maps, regions)
+    assert len(np.unique(regions)) == 8
+    gone = FRACTIONS * 8 > 0.5
+    assert found.deletion[:, gone] == pytest.approx(0, abs=1e-5)
+    assert found.insertion[:, gone] == pytest.approx(np.repeat(found.change[:, None], gone.sum(), 1), abs=1e-5)
+    assert found.insertion[:, ~gone] == pytest.approx(0, abs=1e-5)
 
 
 def test_weights_are_drawn_anew_from_the_block_that_is_read() -> None:
