@@ -57,14 +57,18 @@ def card(record: Record, scores: Sequence[Mapping[str, Any]] | None = None) -> s
 
 
 def headline(table: Mapping[str, Any]) -> str:
-    """Return a probe table in a line: the encoder's best row and the best of the rest, at its middle target."""
+    """Return a probe table in a line: the encoder's row that validation chose, and the best of the rest beside it.
+
+    The first row of the encoder stands for it where none was chosen: the best on test would flatter it.
+    """
     targets = _targets(table)
     at = targets[len(targets) // 2]
     rows = [row for row in table["rows"] if row.get("target", "") == at and row.get("kind") != "known"]
-    own = [row for row in rows if row["name"].startswith(OWN)]
+    own = sorted((row for row in rows if row["name"].startswith(OWN)), key=lambda row: "[chosen]" not in row["name"])
+    rest = [row for row in rows if row not in own]
     sign = 1 if table["better"] == "higher" else -1
-    best = [max(some, key=lambda r: sign * r["value"]) for some in (own, [r for r in rows if r not in own]) if some]
-    words = ", ".join(f"{row['name']} {row['value']:.2f}" for row in best)
+    shown = [*own[:1], *([max(rest, key=lambda row: sign * row["value"])] if rest else [])]
+    words = ", ".join(f"{row['name']} {row['value']:.2f}" for row in shown)
     return f"{table['task']}: {words} ({table['metric']}{', ' + at if at else ''})"
 
 
