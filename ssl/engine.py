@@ -155,8 +155,7 @@ class Pretraining(pl.LightningModule):
         if config.checkpoint_activations:
             checkpoint_activations(encoder, objectives)
         if config.compile:
-            # Each kind of mask, in training and in validation, is a shape of its own; past the limit a block would
-            # run uncompiled, and only the log would say so.
+            # Each kind of mask is a shape of its own; past the limit blocks run uncompiled, and only the log says so.
             torch._dynamo.config.recompile_limit = max(COMPILED_SHAPES, torch._dynamo.config.recompile_limit)
             for block in blocks(encoder, objectives):
                 block.compile(dynamic=False)
