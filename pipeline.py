@@ -20,8 +20,7 @@ from .ssl.stop import between_steps
 from .workflow import config_of, pretrain_once, run_verb
 
 STEPS = ("prepare", "pretrain", "probe", "report")
-OTHERS = "prepare_others"
-STUDIES = ("audit", "matrix")
+STUDIES = ("audit", "matrix", "explain", "finetune")
 
 
 def run_all(file: str | Path, out: str, words: list[str], say: Callable[[str], None], command: str = "") -> Path:

@@ -16,6 +16,7 @@ from ..ssl.checkpoint import Record, differences, load_exactly, read, read_task
 from ..ssl.encoder import Encoder
 from ..ssl.errors import EarthSSLError
 from ..ssl.grid import LatLonGrid
+from ..ssl.hub import load_folder
 from ..ssl.progress import track
 from ..ssl.sources.canonical import canonicalise
 from ..ssl.splits import unbroken_starts
@@ -176,17 +177,16 @@ class FinetunedEncoder:
         return xr.DataArray(values, coords, dims, name, attrs)
 
 
-def load_finetuned(folder: str | Path) -> FinetunedEncoder:
+def load_finetuned(address: str | Path) -> FinetunedEncoder:
     """Return a fine-tuned checkpoint, ready to predict.
 
     Args:
-        folder: The checkpoint's, or that of the run that `earthssl finetune` wrote.
+        address: The checkpoint's folder, that of the run that `earthssl finetune` wrote, or whatever `pull` takes.
 
     Raises:
         EarthSSLError: If it is not whole, or is not fine-tuned.
     """
-    path = Path(folder)
-    path = path / "checkpoint" if (path / "checkpoint").is_dir() else path
+    path = load_folder(address)
     encoder, record = read(path)
     if record.task is None:
         raise EarthSSLError(

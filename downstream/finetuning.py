@@ -18,6 +18,7 @@ from ..ssl.checkpoint import read
 from ..ssl.encoder import Encoder
 from ..ssl.errors import EarthSSLError, nearest
 from ..ssl.files import disk_full_is_clear, refuse_filled, sha256
+from ..ssl.hub import load_folder
 from ..ssl.pretrain import step_days
 from ..ssl.randomness import key
 from ..ssl.splits import Splits
@@ -26,7 +27,7 @@ from ..ssl.transfer import start_from
 from .finetune import MODES, FinetuneConfig
 from .label_samples import LabelSamples
 from .labels import read_labels
-from .probe import checkpoint_folder, layers_to_read
+from .probe import layers_to_read
 from .scratch import SCRATCH, StoreWindows
 from .summary import Summary
 from .task_head import check_pooling
@@ -170,7 +171,7 @@ class _Run:
         self.config = config
         labels = read_labels(config.labels, config.targets, config.kind, time=config.time, missing=config.missing)
         self.store = store = Store(config.store)
-        folder = checkpoint_folder(Path(config.checkpoint))
+        folder = load_folder(config.checkpoint)
         donor, record = read(folder)
         shape = replace(
             donor.config, window=config.window or donor.config.window, patch=config.patch or donor.config.patch,
