@@ -20,7 +20,8 @@ from .ssl.stop import between_steps
 from .workflow import config_of, pretrain_once, run_verb
 
 STEPS = ("prepare", "pretrain", "probe", "report")
-STUDIES = ("audit", "matrix", "explain", "finetune")
+OTHERS = "prepare_others"
+STUDIES = ("audit", "matrix", "finetune")
 
 
 def run_all(file: str | Path, out: str, words: list[str], say: Callable[[str], None], command: str = "") -> Path:
@@ -115,7 +116,9 @@ def _run_study(file: str | Path, out: str, words: list[str], say: Callable[[str]
     path = root
     for name in steps[1:]:
         say(f"{name} → {root / name}")
-        path = run_verb(name, settings[name], command) / "report.html"
+        if name != "finetune" or not (root / name).exists():  # whole if it is there: it appears at its end
+            run_verb(name, settings[name], command)
+        path = root / name / "report.html"
     say(f"took {time.perf_counter() - begun:.0f} s")
     return path
 

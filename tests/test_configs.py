@@ -22,6 +22,7 @@ LINKS = {
     "report": {"store": "x", "probe": "x"},
     "audit": {"store": "x", "out": "x"},
     "matrix": {"store": "x", "out": "x"},
+    "finetune": {"store": "x", "out": "x"},
 }
 
 
