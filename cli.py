@@ -98,6 +98,9 @@ def _add_options(parser: argparse.ArgumentParser, verb: str) -> None:
         parser.add_argument("--config", metavar="FILE", help="YAML of the run")
     if verb == "prepare":
         parser.add_argument("--info", metavar="STORE", help="describe a store and stop")
+        parser.add_argument(
+            "--pack", nargs=2, metavar=("STORE", "OUT"), help="write a store anew, compressed, and stop"
+        )
     if verb == "plan":
         parser.add_argument("--store", metavar="FOLDER", help="a finished store (default: the shape of the source)")
         parser.add_argument("--json", action="store_true", help="print JSON")
@@ -136,6 +139,10 @@ def _run(options: argparse.Namespace, rest: list[str], command: str) -> None:
         from .ssl.prepare import describe
 
         print(describe(options.info))
+    elif verb == "prepare" and options.pack:
+        from .ssl.pack import pack
+
+        print(pack(*options.pack))
     elif verb in ("quickstart", "run"):
         _run_all(options, rest, command)
     elif verb == "plan":

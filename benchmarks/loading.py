@@ -228,7 +228,7 @@ def cold(store: Store, size: Size, rounds: int) -> tuple[float, float]:
         rate = sequential_rate(files)
         windows = Windows(store, "train", LENGTH, number, Loading("streaming"))
         loader, batches = TrainLoader(windows, size.batch, number), max(2, len(windows) // size.batch // 4)
-        chosen = np.concatenate([loader._chosen(k)[0].numpy() for k in range(batches + 1)])  # one is read ahead
+        chosen = np.concatenate([loader._chosen(k)[0].numpy() for k in range(batches)])  # what is read ahead is extra
         steps = np.unique(windows.starts[chosen][:, None] + np.arange(LENGTH))
         drop(files)
         reader, begun = iter(loader), time.perf_counter()

@@ -39,7 +39,11 @@ def append(config: PrepareConfig) -> Path:
     """
     assert config.append is not None
     path, run = Path(config.append), Run(config)
-    Store(path)
+    if Store(config.append).mirror:
+        raise EarthSSLError(
+            f"prepare.append: expected a plain local store, got {path}, which is compressed, sharded or behind a URL; "
+            "append to the plain store it was made of, and pack that again"
+        )
     with locked(path):
         store = Store(path)
         m = store.manifest

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .batch import Batch
 from .errors import EarthSSLError
-from .fields import Loading
+from .fields import Loading, batches_ahead
 from .randomness import fold, key, permutation
 from .shuffle import shuffled
 from .splits import window_starts
@@ -108,9 +108,10 @@ class Windows:
 class Endless(ABC):
     """Batches without end; batch k is a function of (seed, k), so a run resumes by asking for batch k.
 
-    The reading of batch k + 1 begins when batch k is asked for.
+    When batch k is asked for, the reading of the next ones has begun.
 
     Attributes:
+        depth: How many of them are read ahead, see `fields.batches_ahead`.
         first: Asked when iteration starts: the number of batches already trained on.
         threaded: Whether a thread makes the next batch while this one is trained on.
         waited_s: Seconds that batches were waited for.
@@ -119,6 +120,7 @@ class Endless(ABC):
     def __init__(self, first: Callable[[], int], threaded: bool) -> None:
         self.first, self.threaded = first, threaded
         self.waited_s = 0.0
+        self.depth = 1
 
     @abstractmethod
     def get(self, number: int) -> Batch:
@@ -130,7 +132,8 @@ class Endless(ABC):
 
     def __iter__(self) -> Iterator[Batch]:
         number = self.first()
-        self.ahead(number)
+        for k in range(self.depth):
+            self.ahead(number + k)
         if self.threaded:
             yield from self._threaded(number)
         while True:
@@ -152,7 +155,7 @@ class Endless(ABC):
                 yield batch
 
     def _fetch(self, number: int) -> Batch:
-        self.ahead(number + 1)
+        self.ahead(number + self.depth)
         return self.get(number)
 
 
@@ -210,7 +213,8 @@ class TrainLoader(Endless):
                     f"batch_size: expected 1 to {sizes.max() // ranks} with training.batches season (the fullest "
                     f"calendar month holds {sizes.max()} windows for {ranks} process(es)), got {batch_size}"
                 )
-        self._order: tuple[int, Tensor] | None = None
+        self._orders: dict[int, Tensor] = {}
+        self.depth = batches_ahead(batch_size * windows.length * windows.step_bytes)
 
     def ahead(self, number: int) -> None:
         """Begin to read this rank's slice of a batch, without waiting for it."""
@@ -224,10 +228,11 @@ class TrainLoader(Endless):
     def _chosen(self, number: int) -> tuple[Tensor, int]:
         """Return the indices of this rank's windows in the batch of that number, and its epoch."""
         epoch, position = divmod(number, self.batches_per_epoch)
-        if self._order is None or self._order[0] != epoch:  # sorted once an epoch, not once a batch
-            self._order = epoch, self._arranged(epoch)
+        if epoch not in self._orders:  # sorted once an epoch, not once a batch; this one, and that read ahead
+            self._orders = {k: order for k, order in self._orders.items() if k == epoch - 1}
+            self._orders[epoch] = self._arranged(epoch)
         start = (position * self.ranks + self.rank) * self.batch_size
-        return self._order[1][start : start + self.batch_size], epoch
+        return self._orders[epoch][start : start + self.batch_size], epoch
 
     def _arranged(self, epoch: int) -> Tensor:
         """Return the order of the windows in an epoch: whole global batches one after another."""
@@ -266,7 +271,11 @@ class EvalLoader:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Batch]:
+        sizes = [len(chosen) * self.windows.length * self.windows.step_bytes for chosen in self.batches[:1]]
+        ahead = batches_ahead(*sizes)
+        for later in self.batches[1:ahead]:
+            self.windows.ahead(later)
         for number, chosen in enumerate(self.batches):
-            for later in self.batches[number + 1 : number + 2]:
+            for later in self.batches[number + ahead : number + ahead + 1]:
                 self.windows.ahead(later)
             yield self.windows.batch(chosen, epoch=0, number=number)

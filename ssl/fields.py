@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 import threading
 import weakref
 from abc import ABC, abstractmethod
@@ -22,15 +23,22 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from .ahead import Ahead
 from .encoding import MISSING, STEP, widen, widen_known
 from .errors import EarthSSLError
+from .layout import chunk_file
 from .memory import Meter
+from .mirror import FETCHES, ChunkCache
+from .shuffle import mixed_bytes
 from .store import MAPS, Store
 
 MODES = ("auto", "resident", "streaming")
 DEVICES = ("auto", "cpu", "accelerator")
 RAM_SHARE = 0.5  # of the free memory, for all parts that one process holds; the rest is for the training
 DEVICE_SHARE = 0.25  # of an accelerator's free memory, asked before the network is on it
+AHEAD_BYTES = 512 * 2**20  # stored, of the batches that are read ahead; one is in any case
+AHEAD_BATCHES = 8
+ADVICE_BYTES = 128 * 2**10  # the kernel reads no more of an advised range than its device's largest request
 IDLE = 3  # buffers kept although nobody uses them: a batch in work, one fetched ahead, one being filled
 
 PROCESSOR = torch.device("cpu")
@@ -232,29 +240,56 @@ class Chunk:
         os.close(self.handle)  # the map goes with the last tensor that shows it
 
 
+def batches_ahead(size: int) -> int:
+    """Return how many batches to read ahead: those that 512 MiB hold (of the file cache), at least 1, at most 8.
+
+    Args:
+        size: Of a batch as stored, bytes.
+    """
+    return max(1, min(AHEAD_BATCHES, AHEAD_BYTES // size))
+
+
 class Streaming(Fields):
-    """Nothing is held: windows are copied out of mapped chunks, which the kernel was told of a batch ahead."""
+    """Nothing is held: windows are copied out of mapped chunks, which the kernel was told of some batches ahead."""
 
     def __init__(self, store: Store, first: int, last: int) -> None:
         super().__init__(store, first, last, torch.device("cpu"))
         self._chunks: OrderedDict[int, Chunk] = OrderedDict()
         self._step_bytes = store.step_bytes
         self._lock = threading.Lock()
+        self._ahead = Ahead(FETCHES if store.mirror else 1)
+        self._maps = MAPS
+        if store.mirror:
+            self._maps = self._cached(store.mirror.cache, store.chunk_steps * store.step_bytes)
 
     def _pieces(self, first: int, last: int) -> Iterator[Shaped[Tensor, "step variable row column"]]:
         for number, a, b in self._places(first, last):
             chunk = self._chunk(number)
             state = os.fstat(chunk.handle)
-            if not state.st_nlink or state.st_size < len(chunk.steps) * self._step_bytes:
+            evicted = self.store.mirror is not None and not state.st_nlink  # whole all the same, until it is closed
+            if not (state.st_nlink or evicted) or state.st_size < len(chunk.steps) * self._step_bytes:
                 raise gone(chunk.path, "it was removed or cut short while in use")
             yield chunk.steps[a:b]
+            if evicted:
+                with self._lock:
+                    self._chunks.pop(number, None)
 
     def ahead(self, starts: Int[np.ndarray, " window"], length: int) -> None:
-        """Tell the kernel of the windows' bytes."""
+        """Let another thread tell the kernel of the windows' bytes: it waits where the disk has enough to do.
+
+        A chunk that cannot be read is an error when it is needed, not here.
+        """
         for start in starts.tolist():
-            for number, a, b in self._places(start, start + length):
-                chunk = self._chunk(number)  # kept: with it goes its handle
-                os.posix_fadvise(chunk.handle, a * self._step_bytes, (b - a) * self._step_bytes, os.POSIX_FADV_WILLNEED)
+            self._ahead.begin(self._advise, start, start + length)
+
+    def _advise(self, first: int, last: int) -> None:
+        for number, a, b in self._places(first, last):
+            chunk = self._chunk(number)  # kept: with it goes its handle
+            if self.store.mirror:
+                os.utime(chunk.handle)  # used now: others give way first
+            for offset in range(a * self._step_bytes, b * self._step_bytes, ADVICE_BYTES):
+                size = min(ADVICE_BYTES, b * self._step_bytes - offset)
+                os.posix_fadvise(chunk.handle, offset, size, os.POSIX_FADV_WILLNEED)
 
     def _places(self, first: int, last: int) -> Iterator[tuple[int, int, int]]:
         """Yield the chunks of the steps [first, last), each with its own steps [a, b)."""
@@ -266,12 +301,27 @@ class Streaming(Fields):
         """Return a chunk, mapped; those last used stay."""
         with self._lock:
             held = self._chunks.get(number)
-            if held is None:
-                held = self._chunks[number] = open_chunk(self.store, number)
-                if len(self._chunks) > MAPS:
-                    self._chunks.popitem(last=False)
+        fresh = held or open_chunk(self.store, number)  # several may be fetched at once
+        with self._lock:
+            held = self._chunks.setdefault(number, fresh)
+            if held is fresh and len(self._chunks) > self._maps:
+                self._chunks.popitem(last=False)
             self._chunks.move_to_end(number)
             return held
+
+    def _cached(self, cache: ChunkCache, chunk_bytes: int) -> int:
+        """Return how many chunks to map of those in a cache, and say where it is too small for the order of windows.
+
+        Chunks that gave way stay on disk while they are mapped: no more than a quarter of the cache may.
+        """
+        mixed = mixed_bytes(self.last - self.first, self._step_bytes)
+        if cache.most < 1.5 * mixed:
+            print(
+                f"{self.store.address}: a cache of {cache.gb:.3g} GB is smaller than what an epoch mixes at a time, "
+                f"{1.5 * mixed / 1e9:.2g} GB: chunks will be fetched again and again; raise EARTHSSL_CACHE_GB",
+                file=sys.stderr,
+            )
+        return max(2, min(MAPS, cache.most // 4 // chunk_bytes))
 
 
 def free_bytes(device: torch.device) -> int:
@@ -291,11 +341,11 @@ def open_chunk(store: Store, number: int) -> Chunk:
     Raises:
         EarthSSLError: If it is missing or too short.
     """
-    path = store.chunk_file(number)
+    path = chunk_file(store.path, number)
     shape = (store.chunk_steps, *store.shape[1:])
     size = shape[0] * store.step_bytes
     try:
-        handle = os.open(path, os.O_RDONLY)
+        handle = store.open_chunk(number)
     except OSError as error:
         raise gone(path, error.strerror) from None
     try:

@@ -269,7 +269,7 @@ def describe(path: str | Path) -> str:
     store = Store(path)
     m = store.manifest
     lines = [
-        f"training store {store.path}",
+        f"training store {store.address}",
         f"  source       {m['source']}",
         f"  variables    {', '.join(f'{n} [{u}]' for n, u in zip(m['variables'], m['units'], strict=True))}",
         f"  grid         {store.grid}",
@@ -282,6 +282,8 @@ def describe(path: str | Path) -> str:
         lines.append(f"  {part:<12} {block['first'][:10]} … {block['last'][:10]}, {block['steps']} steps")
     gaps = ", ".join(f"{pair} {days:.0f} days" for pair, days in m["split_proof"]["gaps_days"].items())
     lines.append(f"  gaps         {gaps} (embargo {m['split_proof']['embargo_days']:g} days)")
+    if store.mirror:
+        lines.append(f"  cached in    {store.path}, at most {store.mirror.cache.gb:g} GB of all stores")
     size = sum(f.stat().st_size for f in store.path.rglob("*") if f.is_file())
     lines.append(f"  size         {size / 2**20:.1f} MiB, {m['dtype']}, {len(m['chunks_sha256'])} chunks")
     for added in m.get("appended", []):

@@ -123,6 +123,7 @@ class Mixture(Endless):
         """
         super().__init__(first, threaded)
         self.loaders, self.draws = loaders, draws
+        self.depth = min(loader.depth for loader in loaders)
 
     def get(self, number: int) -> Batch:
         """Return this rank's slice of the run's batch of that number."""

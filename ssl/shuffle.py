@@ -45,6 +45,12 @@ class Blocks:
         return torch.cat([pool[rank[pool].argsort()] for pool in pools])
 
 
+def mixed_bytes(count: int, step_bytes: int) -> int:
+    """Return the bytes of a part that the order of an epoch goes to and fro in: all, or a pool of blocks."""
+    size = count * step_bytes
+    return size if size <= WHOLE_BYTES else min(size, POOL_BLOCKS * max(BLOCK_BYTES, step_bytes))
+
+
 def shuffled(seed: int, epoch: int, count: int, step_bytes: int) -> Int[Tensor, " count"]:
     """Return the order of the windows of a part in an epoch.
 

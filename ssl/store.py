@@ -8,8 +8,10 @@ hold whole time steps one after another, so a chunk file *is* the array of its s
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property, lru_cache
 from itertools import chain
 from pathlib import Path
@@ -24,6 +26,7 @@ from .errors import EarthSSLError, nearest
 from .files import digest, disk_full_is_clear, read_json, sha256, write_json
 from .grid import LatLonGrid
 from .layout import Contents, Template, chunk_file, contents_of_file
+from .mirror import FETCHES, ChunkCache, local, mirror_of
 from .splits import Splits
 from .statistics import Statistics
 from .variables import lookup
@@ -140,7 +143,7 @@ def close(
         "appended": _appended(template, earlier) if earlier else [],
     }
     steps, chunks = _joined([chunk.digests for chunk in written], earlier)
-    parts = _small_digests(path, group, len(template.times))
+    parts = small_digests(path, len(template.times))
     manifest = {
         **meaning,
         "steps": len(template.times),
@@ -194,8 +197,9 @@ def _appended(template: Template, earlier: dict[str, Any]) -> list[dict[str, Any
     return [*earlier.get("appended", []), new]
 
 
-def _small_digests(path: Path, group: Any, steps: int) -> dict[str, str]:
+def small_digests(path: Path, steps: int) -> dict[str, str]:
     """Return the digests of axes and statistics; of the times by value, because appending adds files of them."""
+    group: Any = zarr.open_group(path, mode="r")
     parts = {name: sha256(path / name / "c" / zeros) for name, zeros in _SMALL.items() if name != "time"}
     times = np.ascontiguousarray(group["time"][:steps], np.int64)
     return {"time": hashlib.sha256(times.data).hexdigest(), **parts}
@@ -222,8 +226,12 @@ _SMALL = {"time": "0", "lat": "0", "lon": "0", "climatology": "0/0/0/0/0", "scal
 class Store:
     """A finished training store, opened to be read; fields are memory-mapped, nothing is loaded.
 
+    One that cannot be mapped where it lies (behind a URL, compressed, sharded) is read through a twin in a local cache.
+
     Attributes:
-        path: The folder.
+        path: The folder: of the store, or of its twin in the cache.
+        address: What was opened.
+        mirror: Fetches chunks into the twin; None for a plain store.
         manifest: What `close` wrote.
         variables: Canonical names of the channels.
         grid, times, splits, statistics: As prepared; times are datetime64[s], UTC.
@@ -232,21 +240,22 @@ class Store:
         steady: Of each variable, whether its valid cells are those of `statistics.known` in every step.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        """Open a store.
+    def __init__(self, path: str | Path, cache: ChunkCache | None = None) -> None:
+        """Open a store: a folder or a URL; `cache` is by default that of the environment.
 
         Raises:
-            EarthSSLError: If there is none, it was not finished, or its format is not this version's.
+            EarthSSLError: If there is none, it was not finished, cannot be reached, or has another format.
         """
-        self.path = Path(path)
+        self.address = str(path)
+        self.mirror = mirror_of(local(path), cache)
+        self.path = self.mirror.path if self.mirror else Path(local(path))
         if not (self.path / MANIFEST).is_file():
             partial = self.path.with_name(self.path.name + ".partial")
-            hint = (
-                f"{partial} was not finished: run its `earthssl prepare` again"
-                if partial.exists()
-                else ("make one with `earthssl prepare`")
+            hint = f"{partial} was not finished: run its" if partial.exists() else "make one with"
+            again = " again" if partial.exists() else ""
+            raise EarthSSLError(
+                f"expected a training store at {self.path}, found none; {hint} `earthssl prepare`{again}"
             )
-            raise EarthSSLError(f"expected a training store at {self.path}, found none; {hint}")
         self.manifest = read_json(self.path / MANIFEST, "a store's manifest")
         if self.manifest.get("format_version") not in READABLE:
             raise EarthSSLError(
@@ -295,8 +304,19 @@ class Store:
         return int(np.prod(self.shape[1:])) * np.dtype(self.dtype).itemsize
 
     def chunk_file(self, number: int) -> Path:
-        """Return the file of a chunk: its steps one after another, as stored."""
-        return chunk_file(self.path, number)
+        """Return the file of a chunk: its steps one after another, as stored; fetched if it lies elsewhere.
+
+        Raises:
+            EarthSSLError: If it cannot be fetched.
+        """
+        return self.mirror.chunk(number) if self.mirror else chunk_file(self.path, number)
+
+    def open_chunk(self, number: int) -> int:
+        """Return the descriptor of a chunk's file, open to be read; an OSError says why there is none."""
+        for _ in range(5 if self.mirror else 0):
+            with suppress(FileNotFoundError):  # gave way to others just after it was fetched
+                return os.open(self.chunk_file(number), os.O_RDONLY)
+        return os.open(self.chunk_file(number), os.O_RDONLY)
 
     def shown(self, first: int, last: int) -> np.ndarray | None:
         """Return the steps [first, last) as stored where showing them takes no memory: in a sketch only."""
@@ -312,12 +332,14 @@ class Store:
         for number in range(first // self.chunk_steps, (last - 1) // self.chunk_steps + 1):
             start = number * self.chunk_steps
             a, b = max(first, start), min(last, start + self.chunk_steps)
-            file = self.chunk_file(number)
+            if self.mirror:
+                self.mirror.ahead(range(number + 1, min(number + FETCHES, (last - 1) // self.chunk_steps + 1)))
             try:
-                values = np.fromfile(file, self.dtype, (b - a) * per, offset=(a - start) * self.step_bytes)
+                with open(self.open_chunk(number), "rb", buffering=0) as file:
+                    values = np.fromfile(file, self.dtype, (b - a) * per, offset=(a - start) * self.step_bytes)
                 yield a, b, values.reshape(b - a, *self.shape[1:])
             except (OSError, ValueError) as error:
-                raise _damaged(file, error) from None
+                raise _damaged(chunk_file(self.path, number), error) from None
 
     @cached_property
     def _chunk(self) -> Callable[[int], np.ndarray]:
@@ -326,11 +348,11 @@ class Store:
 
     def _map(self, number: int) -> np.ndarray:
         shape = (self.chunk_steps, *self.shape[1:])
-        file = self.chunk_file(number)
         try:
-            return np.memmap(file, np.dtype(self.dtype), "r", shape=shape)
+            with open(self.open_chunk(number), "rb") as file:
+                return np.memmap(file, np.dtype(self.dtype), "r", shape=shape)
         except (OSError, ValueError) as error:
-            raise _damaged(file, error) from None
+            raise _damaged(chunk_file(self.path, number), error) from None
 
     def read(self, steps: Sequence[int] | np.ndarray) -> np.ndarray:
         """Return normalised fields at the steps, float32 (steps, variables, rows, columns), NaN = missing.
@@ -388,14 +410,13 @@ class Store:
         found: list[Contents] = []
         for number, value in enumerate(m["chunks_sha256"]):
             if m["format_version"] == 1:
-                file = chunk_file(self.path, number)
+                file = self.chunk_file(number)
                 whole = file.is_file() and sha256(file) == value
             else:
                 whole = self._whole(number, value, found)
             if not whole:
                 bad.append(str(chunk_file(self.path, number).relative_to(self.path)))
-        group = zarr.open_group(self.path, mode="r")
-        small = _small_digests(self.path, group, len(self.times))
+        small = small_digests(self.path, len(self.times))
         bad += [f"{name}/c/{_SMALL[name]}" for name, value in m["small_sha256"].items() if small[name] != value]
         names = [name for name in MEANING if name in m]
         steps = m["chunks_sha256"] if m["format_version"] == 1 else m["steps_sha256"]
@@ -415,6 +436,7 @@ class Store:
 
     def _whole(self, number: int, expected: str, found: list[Contents]) -> bool:
         """Whether a chunk's steps have the digest expected; what it holds is added to `found`."""
+        self.chunk_file(number)
         try:
             found.append(contents_of_file(self.path, self.declared(), number, self.known))
         except EarthSSLError:

@@ -176,10 +176,40 @@ def test_chunks_that_are_gone_are_named(store_of: Maker, tmp_path: Path) -> None
     copy.chunk_file(12).write_bytes(b"short")
     with pytest.raises(EarthSSLError, match="No such file"):
         windows.batch([77])
+    windows.ahead([84])  # says nothing: what is gone is an error when it is needed
     with pytest.raises(EarthSSLError, match="5 bytes instead of 672"):
-        windows.ahead([84])
+        windows.batch([84])
     with pytest.raises(EarthSSLError, match="missing or cut short"):
         Resident(copy, 0, 20)
+
+
+def test_batches_ahead_are_bounded_by_bytes() -> None:
+    assert fields_module.batches_ahead(1000) == 8
+    assert fields_module.batches_ahead(200 * 2**20) == 2
+    assert fields_module.batches_ahead(10 * 2**30) == 1  # never none
+
+
+def test_what_is_read_ahead_is_what_will_be_asked(store_of: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    windows = Windows(store_of("float16"), "train", 3, 0, Loading("streaming"))
+    told: list[list[int]] = []
+    monkeypatch.setattr(windows, "ahead", lambda chosen: told.append(chosen.tolist()))
+    loader = TrainLoader(windows, 50, seed=1, first=lambda: 7)  # an epoch has 13: the next one is met twice
+    asked = [loader._chosen(k)[0].tolist() for k in range(7, 7 + 20 + 8)]
+    for k, _ in enumerate(islice(loader, 20)):
+        assert told == asked[: k + 1 + 8]  # resumed at 7; eight batches ahead of the one at hand
+    told.clear()
+    batches = EvalLoader(windows, 50)
+    list(batches)
+    assert told == [chosen.tolist() for chosen in batches.batches[1:]]
+
+
+def test_all_bytes_of_a_window_are_advised_in_small_requests(store_of: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fields_module, "ADVICE_BYTES", 50)
+    told = []
+    monkeypatch.setattr(fields_module.os, "posix_fadvise", lambda handle, *rest: told.append(rest[:2]))
+    windows = Windows(store_of("float32"), "train", 3, 0, Loading("streaming"))
+    windows.fields._advise(5, 8)  # type: ignore[attr-defined]
+    assert told == [(480, 50), (530, 50), (580, 50), (630, 42), (0, 50), (50, 46)]  # steps of 96 bytes, chunks of 7
 
 
 def test_more_chunks_than_may_be_mapped(store_of: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
