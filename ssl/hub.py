@@ -17,6 +17,7 @@ from .cache import Cache
 from .download import Wanted, fetch, patiently, read_small, room
 from .errors import EarthSSLError
 from .files import disk_full_is_clear, refuse_filled, waited_for
+from .files import sha256 as sha256_of
 from .progress import transfer_bar
 from .registry import read_index
 from .remote import Remote, remote_of
@@ -56,6 +57,8 @@ def pull(
         EarthSSLError: If it cannot be had, is not what it says it is, or the disk is full.
     """
     place = _with_run(parse(address, allow_http=allow_http))
+    if not 0 < max_gb < 1e6:
+        raise EarthSSLError(f"max_gb: expected a size above 0, in GB, got {max_gb}")
     if out is not None:
         _check_out(Path(out))
     cache = Cache()
@@ -211,7 +214,7 @@ def _fetch_all(
         task = bar.add_task(f"pull {remote.address.bare}"[-60:], total=total)
         for one in wanted:
             file = whole / one.name
-            if not (file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == one.sha256):
+            if not (file.is_file() and sha256_of(file) == one.sha256):
                 one = Wanted(one.name, one.sha256, one.size, min(one.limit, max_bytes - done))
                 fetch(remote, one, partial / one.name, lambda at, done=done: bar.update(task, completed=done + at))  # type: ignore[misc]
                 os.replace(partial / one.name, file)

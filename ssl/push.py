@@ -78,7 +78,7 @@ def _to_folder(source: Path, place: Address, sha256: str, replace: bool) -> Addr
             present = _hash(target / MANIFEST)
             if present and present != sha256:
                 _refuse(place, present, replace)
-            if present != sha256 or (replace and source.resolve() != target.resolve()):
+            if present != sha256 or not _is_whole(target):
                 _exchange(source, target)
             entries[name] = describe(target)
             write_text(registry / INDEX, index_text(entries))
@@ -87,6 +87,15 @@ def _to_folder(source: Path, place: Address, sha256: str, replace: bool) -> Addr
 
 def _hash(manifest: Path) -> str:
     return hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else ""
+
+
+def _is_whole(folder: Path) -> bool:
+    from .checkpoint import check_files
+
+    try:
+        return bool(check_files(folder))
+    except EarthSSLError:
+        return False
 
 
 def _exchange(source: Path, target: Path) -> None:
@@ -151,6 +160,8 @@ def _index_s3(registry: Address, name: str, entry: dict[str, Any]) -> None:
         entries: dict[str, dict[str, Any]] = {}
         try:
             answer = remote.call("get_object", INDEX, Range=f"bytes=0-{LARGEST_INDEX}")
+            if len(answer["Body"]) > LARGEST_INDEX:
+                raise EarthSSLError(f"{remote.where(INDEX)}: expected at most {LARGEST_INDEX} bytes, got more")
             entries = parse_index(answer["Body"], remote.where(INDEX))
             condition = {"IfMatch": answer["ETag"]}
         except Absent:

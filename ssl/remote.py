@@ -21,6 +21,7 @@ from .errors import EarthSSLError
 
 BLOCK = 1 << 20  # bytes
 TIMEOUT_S = 30.0  # without a byte
+LARGEST_ANSWER = 8 * BLOCK  # bytes that are held in memory at once
 
 
 class Absent(EarthSSLError):
@@ -131,14 +132,17 @@ class S3(Remote):
         return {"Bucket": self.bucket, "Key": f"{self.prefix}/{name}" if self.prefix else name}
 
     def call(self, method: str, name: str, **how: Any) -> Any:
-        """Return the answer to a request for one object; a body is read whole, as `answer["Body"]`."""
+        """Return the answer to a request for one object; its body is read into `answer["Body"]`, up to a limit."""
         from fsspec.asyn import sync
 
         async def ask() -> Any:
             answer = await self.fs._call_s3(method, **self._at(name), **how)
             if method == "get_object":
+                content = bytearray()
                 async with answer["Body"] as body:
-                    answer["Body"] = await body.read()
+                    while len(content) <= LARGEST_ANSWER and (block := await body.read(BLOCK)):
+                        content += block
+                answer["Body"] = bytes(content)
             return answer
 
         try:
@@ -166,10 +170,13 @@ class S3(Remote):
 
     def _blocks(self, name: str, start: int, total: int, version: str) -> Iterator[bytes]:
         while start < total:
-            last = min(start + 8 * BLOCK, total) - 1
+            last = min(start + LARGEST_ANSWER, total) - 1
             answer = self.call("get_object", name, Range=f"bytes={start}-{last}", IfMatch=version)
             block = answer["Body"]
-            if not str(answer.get("ContentRange", "")).startswith(f"bytes {start}-") or not block:
+            right = str(answer.get("ContentRange", "")).startswith(f"bytes {start}-{last}/")
+            if right and len(block) < last + 1 - start:
+                raise Transient("the connection broke off")
+            if not right or len(block) > last + 1 - start:
                 raise EarthSSLError(f"{self.where(name)}: asked for a range, got something else; use another endpoint")
             yield block
             start += len(block)

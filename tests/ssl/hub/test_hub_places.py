@@ -41,6 +41,9 @@ def test_a_registry_of_folders(tiny: Path, other: Path, tmp_path: Path, same: An
     index = (reg / "index.json").read_bytes()
     push(tiny, reg / "a")
     assert (reg / "index.json").read_bytes() == index
+    (reg / "a" / "card.md").write_text("rotten")
+    push(tiny, reg / "a")
+    assert same(reg / "a", tiny)
     a, b = list_registry(reg)
     assert (a["name"], b["name"]) == ("a", "b")
     assert a["manifest_sha256"] == pin(tiny)
@@ -116,7 +119,7 @@ def test_the_verbs(
     assert capsys.readouterr().out == f"{reg}/tiny#sha256={pin(tiny)}\n"
     url = serve(Path(reg)).url
     assert main(["list", url]) == 0
-    assert "enso 0.625 (beside it PCA 0.5)" in capsys.readouterr().out
+    assert "pretrained 0.62, PCA 0.50 (correlation)" in capsys.readouterr().out
     assert main(["list", url, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["manifest_sha256"] == pin(tiny)
     assert main(["pull", f"{url}/tiny", "--out", str(tmp_path / "out")]) == 0
