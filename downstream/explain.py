@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -139,7 +140,7 @@ class ExplainConfig:
 
     def options(self) -> Options:
         """Return the settings of the methods."""
-        pairs = {name: tuple(getattr(self, name)) for name in ("superpixel", "block", "stride")}
+        pairs: dict[str, Any] = {name: tuple(getattr(self, name)) for name in ("superpixel", "block", "stride")}
         plain = ("ig_steps", "tolerance", "lime_samples", "penalty", "optimal_steps", "random_samples", "seed")
         return Options(**pairs, **{name: getattr(self, name) for name in plain})
 
@@ -220,7 +221,7 @@ def summarise(config: ExplainConfig) -> Summary:
             "share_by_variable": share_by_variable(explanations, references, events, known, store.variables),
         },
         datasets={"maps": dataset(explanations, references, events, store, footprint)},
-        notes=notes(explanations, scores, config.tolerance),
+        notes=notes(explanations, scores, skill, config.tolerance),
     )  # fmt: skip
 
 

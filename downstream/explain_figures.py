@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -71,12 +72,11 @@ def _ticks(bounds: np.ndarray) -> np.ndarray:
     return np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
 
 
-def _box(axes: object, grid: LatLonGrid) -> None:
+def _box(axes: Any, grid: LatLonGrid) -> None:
     south, north, west, east = NINO34
-    inside = west >= grid.lon_bounds[0] and east <= grid.lon_bounds[-1]
-    if inside:
+    if west >= grid.lon_bounds[0] and east <= grid.lon_bounds[-1]:
         x, y = [west, east, east, west, west], [south, south, north, north, south]
-        axes.plot(x, y, color="black", lw=0.8)  # type: ignore[attr-defined]
+        axes.plot(x, y, color="black", lw=0.8)
 
 
 def curve_figure(found: Mapping[str, Mapping[str, np.ndarray]], title: str) -> Figure:

@@ -272,5 +272,6 @@ def optimal_input(
         total.backward()
         return total
 
-    search.step(loss)  # type: ignore[no-untyped-call]
+    step: Any = search.step  # has no types
+    step(loss)
     return (x * seen).detach()

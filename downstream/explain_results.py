@@ -56,13 +56,20 @@ def checks(explanations: Sequence[Explanation]) -> pd.DataFrame:
     )
 
 
-def notes(explanations: Sequence[Explanation], scores: pd.DataFrame, tolerance: float) -> list[str]:
+def notes(
+    explanations: Sequence[Explanation], scores: pd.DataFrame, skill: pd.DataFrame, tolerance: float
+) -> list[str]:
     """Return what the reader must know beside the numbers."""
     said = [
         "Integrated gradients add up to f(x) − f(climatology): largest gap "
-        + ", ".join(f"{e.gap:.4f} ({e.kind} seed {e.seed}, {e.steps} points)" for e in explanations)
+        + ", ".join(f"{e.gap:.1e} ({e.kind} seed {e.seed}, {e.steps} points)" for e in explanations)
         + f" of its root mean square; allowed {tolerance:g}."
     ]
+    said.append(
+        "How good the explained forecasts are on all test samples (r, no intervals): "
+        + ", ".join(f"{name} {r:.3f}" for name, r in zip(skill["function"], skill["test r"], strict=True))
+        + ". A map explains its function, however good that is."
+    )
     own = scores[(scores["metric"] == INSENSITIVE) & (scores["value"] > SENSITIVE)]
     if len(own):
         named = ", ".join(f"{one.row} ({one.value:.2f})" for one in own.itertuples())
@@ -181,7 +188,7 @@ def dataset(
     )
     space = ("variable", "lat", "lon")
     unit = "K per cell; squared normalised anomaly for 'optimal input × input'"
-    made = {
+    made: dict[str, Any] = {
         "attribution": (("encoder", "method", "composite", "lag", *space), composites.astype(np.float32),
                         {"units": unit, "long_name": "mean attribution over test events"}),
         "optimal_input": (("encoder", "composite", "lag", *space),

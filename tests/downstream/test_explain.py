@@ -17,7 +17,7 @@ from earthssl.downstream.explain_head import POOLINGS, IndexFunction, TokenHead,
 from earthssl.downstream.explain_maps import METHODS, Events
 from earthssl.downstream.explain_methods import evaluate
 from earthssl.downstream.explain_references import linear_map, mechanism
-from earthssl.downstream.explain_tables import DELETION, INSERTION, ORDERS
+from earthssl.downstream.explain_tables import DELETION, INSERTION, ORDERS, _comparable
 from earthssl.downstream.state_labels import StateLabels
 from earthssl.downstream.tasks import probe_config
 from earthssl.ssl.encoder import EncoderConfig
@@ -118,6 +118,20 @@ def test_the_table_holds_every_order_and_check(result: Path) -> None:
     assert "Integrated gradients add up to f(x) − f(climatology)" in notes[0]
     checks = pd.read_csv(result / "checks.csv").iloc[0]
     assert checks["completeness gap (share)"] <= 0.01
+
+
+def test_only_orders_of_one_function_and_one_method_on_two_are_compared() -> None:
+    pairs = [
+        ("pretrained [LIME]", "pretrained [random order]"),
+        ("pretrained [LIME]", "untrained [LIME]"),
+        ("pretrained [LIME]", "untrained [occlusion]"),
+        ("pretrained [LIME]", "pretrained [occlusion]"),
+        ("untrained [LIME]", "pretrained [random order]"),
+        ("untrained [LIME]", "pretrained [LIME]"),
+    ]
+    table = pd.DataFrame(pairs, columns=["row", "reference"])
+    assert _comparable(table, DELETION).index.tolist() == [0]
+    assert _comparable(table, "r with mechanism").index.tolist() == [0, 1]
 
 
 def test_maps_are_kept_and_land_has_none(result: Path, small_store: Path) -> None:
