@@ -13,6 +13,7 @@ import dask.array as da
 import numpy as np
 import torch
 import xarray as xr
+from dask.system import CPU_COUNT
 from dask.utils import SerializableLock
 from torch import Tensor
 
@@ -28,6 +29,7 @@ from .tokens import Patches, patchify
 
 POOLINGS = ("mean", "last", "tokens")
 CHUNK_BYTES = 16 * 2**20  # fields read at once, where a batch does not need more
+READERS = min(4, CPU_COUNT)  # threads that read ahead of the encoder, which takes one batch at a time
 TASK = "embed-windows"
 
 
@@ -99,7 +101,7 @@ class FrozenEncoder:
         if lazy or (lazy is None and _is_lazy(data)):
             return features
         with dask_progress(TASK, features.data.npartitions, "embed"):
-            return features.compute(scheduler="threads")
+            return features.compute(scheduler="threads", num_workers=READERS)
 
     def encode(self, batch: Batch, view: View) -> np.ndarray:
         """Return features of a batch of normalised windows, (batch, layer, [token,] feature), float32."""
@@ -132,7 +134,7 @@ class FrozenEncoder:
         """Return features of every window of a series, in memory; shape as for `of_windows`."""
         chunks = self._chunks(series, view)
         with dask_progress(TASK, chunks.npartitions, "embed"):
-            return np.asarray(chunks.compute(scheduler="threads"))
+            return np.asarray(chunks.compute(scheduler="threads", num_workers=READERS))
 
     def patches(self, variables: Sequence[str]) -> Patches:
         """Return the patches of one empty window of the variables: how many there are, and where."""
@@ -301,11 +303,15 @@ class _Work:
             times: Of the steps.
             windows: Which steps each window holds, (window, step).
         """
-        normal = self.statistics.normalise(np.stack(fields, 1), times)
-        parts = [windows[k : k + self.view.batch_size] for k in range(0, len(windows), self.view.batch_size)]
-        record = self.frozen.record
-        batches = (_batch(normal, times, part, self.statistics, self.variables, record) for part in parts)
-        return np.concatenate([self.frozen.encode(batch, self.view) for batch in batches])
+        size, parts = self.view.batch_size, []
+        for k in range(0, len(windows), size):  # batch by batch, normalising too: its temporary fields are many
+            steps, places = np.unique(windows[k : k + size], return_inverse=True)
+            raw = np.stack([field[steps] for field in fields], 1)
+            normal = self.statistics.normalise(raw, times[steps])
+            places = places.reshape(-1, windows.shape[1])
+            batch = _batch(normal, times[steps], places, self.statistics, self.variables, self.frozen.record)
+            parts.append(self.frozen.encode(batch, self.view))
+        return np.concatenate(parts)
 
 
 def _features(*fields: np.ndarray, work: _Work, times: np.ndarray, windows: np.ndarray) -> np.ndarray:

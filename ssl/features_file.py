@@ -13,7 +13,7 @@ import dask
 import xarray as xr
 
 from .checkpoint import load_encoder
-from .embed import TASK
+from .embed import READERS, TASK
 from .errors import EarthSSLError, nearest
 from .files import disk_full_is_clear
 from .progress import dask_progress
@@ -69,7 +69,9 @@ def write(features: xr.DataArray, out: Path) -> None:
         with (
             disk_full_is_clear(out),
             dask_progress(TASK, features.data.numblocks[0], "embed"),
-            ThreadPoolExecutor() as threads,  # left only when all have ended: after an error none goes on writing
+            ThreadPoolExecutor(
+                READERS
+            ) as threads,  # left only when all have ended: after an error none goes on writing
             dask.config.set(scheduler="threads", pool=threads),
         ):
             if SUFFIXES[out.suffix] == "Zarr":
