@@ -42,7 +42,8 @@ CONVENTION = (
     "speak against the change outweigh it. Pattern correlations (El Niño less La Niña): of attribution per area on the "
     "same blocks, weighted by area; enrichment: share of |attribution| inside "
     "5S–5N, 190–240E over its share of the area, all variables. Rank r, random weights: Spearman's r of |attribution| "
-    "between the network and the same with all its encoder's weights drawn anew (head kept): near 0 is good. "
+    "between the network and the same with all its encoder's weights drawn anew (head kept): near 0 is good; rank r, "
+    "input alone: the same with the sizes of the anomalies, which any product with the input shares. "
     "Intervals: paired block bootstrap over years of the events, given these seeds."
 )
 MECHANISM_WORDS = (

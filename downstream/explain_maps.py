@@ -108,6 +108,7 @@ class Explanation:
         reached: Index that they give, and the index asked for, K, (composite, 2).
         curves: Deletion and insertion, by method and reference.
         randomised: Columns stage, method, rank_correlation.
+        input_alone: Rank correlation of each method's |attribution| with the sizes of the input itself.
         gap, steps: Completeness of the integrated gradients, and the points it took.
         fidelity: Mean R² of LIME's surrogates.
         index: Of each sample, and at the climatology, K, (sample, 2).
@@ -121,6 +122,7 @@ class Explanation:
     reached: np.ndarray
     curves: Mapping[str, Curves]
     randomised: pd.DataFrame
+    input_alone: Mapping[str, float]
     gap: float
     steps: int
     fidelity: float
@@ -169,6 +171,7 @@ def explain(
         **found.by_method,
         OPTIMAL: windows.values.numpy() * optimal * events.sign[:, None, None, None, None],
     }
+    sizes = np.abs(windows.values.numpy()).sum(axis=1)
     regions = superpixels(windows.grid, len(windows.variables), options.superpixel)
     orders = {**{name: value.sum(axis=1) for name, value in attribution.items()}, **references}
     return Explanation(
@@ -182,6 +185,9 @@ def explain(
             name: curves(function, windows.values, at, windows.valid, maps, regions) for name, maps in orders.items()
         },
         randomised=_randomised(one, head, windows, events, attribution, options),
+        input_alone={
+            name: rank_correlation(maps.sum(axis=1), sizes, windows.known.numpy()) for name, maps in attribution.items()
+        },
         gap=found.gap,
         steps=found.steps,
         fidelity=found.fidelity,

@@ -16,7 +16,7 @@ from .paired import compare
 LINEAR, POINT, RANDOM = REFERENCES = ("linear regression map", "one-point correlation map", "random order")
 DELETION, INSERTION = "deletion AUC", "insertion AUC"
 WITH_LINEAR, WITH_MECHANISM, BOX = "r with linear map", "r with mechanism", "Niño 3.4 enrichment"
-INSENSITIVE = "rank r, random weights"
+INSENSITIVE, INPUT = "rank r, random weights", "rank r, input alone"
 ORDERS = (*METHODS, *REFERENCES)
 
 
@@ -142,13 +142,20 @@ def _comparable(paired: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def _sensitivity(explanations: Sequence[Explanation], target: str) -> pd.DataFrame:
-    """Return the rank correlation that is left when all weights are random, mean over the seeds."""
+    """Return the rank correlation that is left when all weights are random, and that with the input alone.
+
+    Both are means over the seeds.
+    """
     lines = []
     for kind in dict.fromkeys(one.kind for one in explanations):
         parts = pd.concat([one.randomised for one in explanations if one.kind == kind])
         last = parts[parts["stage"] == "all weights"].groupby("method", sort=False)["rank_correlation"].mean()
-        lines += [{"row": name_of(kind, str(m)), "value": float(v)} for m, v in last.items()]
-    return pd.DataFrame(lines).assign(seed="", target=target, metric=INSENSITIVE, low=np.nan, high=np.nan)
+        own = [one.input_alone for one in explanations if one.kind == kind]
+        for method in METHODS:
+            row = name_of(kind, method)
+            lines.append({"row": row, "metric": INSENSITIVE, "value": float(last[method])})
+            lines.append({"row": row, "metric": INPUT, "value": float(np.mean([seed[method] for seed in own]))})
+    return pd.DataFrame(lines).assign(seed="", target=target, low=np.nan, high=np.nan)
 
 
 def randomisation_table(explanations: Sequence[Explanation]) -> pd.DataFrame:
