@@ -198,6 +198,37 @@ def test_a_store_behind_a_url(plain: Path, cache: ChunkCache, server: SimpleName
         assert len(chunks) == CHUNKS  # each fetched once, by whichever thread
 
 
+IN_S3 = """
+import sys
+from pathlib import Path
+import fsspec, numpy as np
+from earthssl.ssl.mirror import ChunkCache
+from earthssl.ssl.store import Store
+plain, packed, cache = map(Path, sys.argv[1:])
+system = fsspec.filesystem("s3")
+system.mkdir("shelf")
+system.put(str(packed), "shelf/store", recursive=True)
+store = Store("s3://shelf/store", ChunkCache(cache, 1.0))
+store.verify()
+np.testing.assert_array_equal(store.read_all(), Store(plain).read_all())
+"""
+
+
+@pytest.mark.slow
+def test_a_store_in_s3(plain: Path, packed: Path, tmp_path: Path) -> None:
+    pytest.importorskip("s3fs")
+    s3 = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    s3.start()
+    host, port = s3.get_host_and_port()
+    keys = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y", "AWS_DEFAULT_REGION": "us-east-1"}
+    environment = {**os.environ, **keys, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}
+    command = [sys.executable, "-c", IN_S3, str(plain), str(packed), str(tmp_path)]
+    try:  # in a process of its own: s3fs leaves connections open
+        subprocess.run(command, check=True, env=environment)
+    finally:
+        s3.stop()
+
+
 def test_broken_connections_are_tried_again_and_leave_nothing_half(
     plain: Path, packed: Path, cache: ChunkCache, server: SimpleNamespace
 ) -> None:
@@ -222,6 +253,29 @@ def test_a_connection_lost_for_good_ends_clearly(
     assert not kept(cache)
     server.drop = lambda path, times: False
     np.testing.assert_array_equal(store.read([70]), Store(plain).read([70]))
+
+
+def test_a_run_that_lost_the_connection_goes_on_with_the_same_batches(
+    plain: Path, cache: ChunkCache, server: SimpleNamespace
+) -> None:
+    server.folder = plain
+    windows = Windows(Store(plain), "train", 3, 0, Loading("streaming"))
+    wanted = [int(windows.starts[k]) // CHUNK_STEPS for k in TrainLoader(windows, 1, seed=1)._chosen(12)[0]]
+    server.drop = lambda path, times: path == f"/fields/c/{wanted[0]}/0/0/0"
+    seen: list[Any] = []
+
+    def go_on() -> None:
+        windows = Windows(Store(server.url, cache), "train", 3, 0, Loading("streaming"))
+        for batch in islice(TrainLoader(windows, 1, 1, first=lambda: len(seen)), 20 - len(seen)):
+            seen.append(batch)
+
+    with pytest.raises(EarthSSLError, match="could not be read in 8 tries"):
+        go_on()
+    assert len(seen) <= 12
+    server.drop = lambda path, times: False
+    go_on()
+    whole = [TrainLoader(windows, 1, seed=1).get(k) for k in range(20)]
+    assert all(torch.equal(one.values, two.values) for one, two in zip(seen, whole, strict=True))
 
 
 def test_once_filled_a_cache_works_without_a_connection(
@@ -359,6 +413,8 @@ def test_a_run_trains_on_a_url_to_the_same_weights(
         weights.append((pretrain(config, TASKS) / "encoder.safetensors").read_bytes())
     assert weights[0] == weights[1]
     assert list((tmp_path / "env" / "stores").glob("*/fields/c/0/0/0/0"))
+    assert main(["prepare", "--info", "http://127.0.0.1:9/none"]) == 2
+    assert "manifest.json could not be read in 8 tries" in capsys.readouterr().err
     monkeypatch.setenv("EARTHSSL_CACHE_GB", "much")
     assert main(["prepare", "--info", server.url]) == 2
     assert "EARTHSSL_CACHE_GB: expected a size in GB above 0, got 'much'" in capsys.readouterr().err
