@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import xarray as xr
-from earthssl.downstream.finetuned import load_finetuned
-from earthssl.downstream.finetuning import FinetuningConfig, finetune
+from earthssl.downstream.finetuned import checked_shape, load_finetuned
+from earthssl.downstream.finetuning import FinetuningConfig, finetune, seen_by_pretraining
 from earthssl.ssl.checkpoint import load_encoder, read, verify
+from earthssl.ssl.errors import EarthSSLError
+from earthssl.ssl.store import Store
 
 FAST: dict[str, Any] = {
     "steps": 6, "batch_size": 16, "warmup_steps": 2, "check_every": 3, "seeds": 1, "scratch_seeds": 0,
@@ -83,3 +86,120 @@ def test_a_tuned_folder_is_whole_and_predicts_what_the_run_predicted(
     assert abs(skill["climatology"]) < 1e-12
     assert skill["PCA [ridge]"] > 0.5
     assert not list(folder.parent.glob(".*"))
+
+
+@pytest.mark.parametrize("kind", ["classification", "field", "places"])
+def test_every_kind_makes_the_round_trip(
+    make: Callable[..., FinetuningConfig], small_data: xr.Dataset, tmp_path: Path, kind: str
+) -> None:
+    more: dict[str, Any] = {"kind": "regression" if kind == "places" else kind, "mode": "lora", "rank": 2}
+    places = None
+    if kind == "classification":
+        labels = write_series(tmp_path / "labels.csv", small_data, words=True)
+    elif kind == "field":
+        labels, more["target"] = tmp_path / "rain.nc", "rain"
+        rain = (small_data["u10"] * 2 + 1).rename("rain").assign_attrs(units="mm")
+        rain.sortby("lat").to_dataset().to_netcdf(labels)
+    else:
+        labels, places = tmp_path / "labels.csv", [(0.0, 30.0), (-60.0, 210.0)]
+        days = np.datetime_as_string(small_data["time"].values, "D")
+        lines = [
+            f"{day},{lat},{lon},{float(small_data['u10'].sel(lat=lat, lon=lon)[k])}"
+            for k, day in enumerate(days)
+            for lat, lon in places
+        ]
+        labels.write_text("\n".join(["time,lat,lon,wind", *lines]))
+    folder = finetune(make(labels, **more))
+    verify(folder / "checkpoint")
+    run, again = predictions_again(folder, small_data, places)
+    if kind == "classification":
+        assert list(again["class"].values) == ["calm", "fair", "strong"]
+        np.testing.assert_allclose(again.sel(time=run["time"]), run["probability"], atol=1e-5)
+        assert float(abs(again.sum("class") - 1).max()) < 1e-6
+        task = read(folder / "checkpoint")[1].task or {}
+        assert task["classes"] == ["calm", "fair", "strong"]
+        assert "Classes. train: calm" in (folder / "table.txt").read_text()
+    elif kind == "field":
+        assert again.attrs["units"] == "mm"
+        np.testing.assert_array_equal(again["lat"], small_data["lat"])
+        np.testing.assert_allclose(again.sel(time=run["time"]), run["predicted"], atol=1e-4)
+        skill = pd.read_csv(folder / "scores.csv").query("metric == 'skill'").set_index("row")["value"]
+        assert skill["raw patch [ridge]"] > 0.98  # the field is a linear function of the patch itself
+        assert skill["pretrained, fine-tuned [lora]"] > 0.1
+    else:
+        at = {"time": xr.DataArray(run["time"].values, dims="s"),
+              "place": xr.DataArray((run["lat"].values < -1).astype(int), dims="s")}  # fmt: skip
+        same = again.sel(time=at["time"]).isel(place=at["place"])
+        np.testing.assert_allclose(same, run["predicted"][:, 0], rtol=1e-4, atol=1e-4)
+        with pytest.raises(EarthSSLError, match="to predict for, as its labels had places"):
+            load_finetuned(folder).predict(small_data)
+
+
+def test_the_head_alone_leaves_the_parents_encoder_bit_equal_and_says_so(
+    make: Callable[..., FinetuningConfig], series: Path, small_run: Path
+) -> None:
+    folder = finetune(make(series, mode="head", lr=1e-2))
+    tuned, record = read(folder / "checkpoint")
+    parent = read(small_run / "checkpoint")[0].state_dict()
+    assert all(torch.equal(value, parent[name]) for name, value in tuned.state_dict().items())
+    frozen = (record.task or {})["frozen"]
+    assert frozen["tensors"] == len(parent)
+    assert frozen["sha256_before"] == frozen["sha256_after"]
+    assert frozen["steps_without_gradient"] == FAST["steps"]
+
+
+def test_several_targets_have_units_and_a_dimension_of_their_own(
+    make: Callable[..., FinetuningConfig], small_data: xr.Dataset, tmp_path: Path
+) -> None:
+    box = small_data[["u10", "v10"]].isel(lat=slice(2, 5), lon=slice(0, 3)).mean(("lat", "lon"))
+    box["u10"].attrs["units"] = box["v10"].attrs["units"] = "m s-1"
+    box.to_netcdf(tmp_path / "winds.nc")
+    folder = finetune(make(tmp_path / "winds.nc", target=["u10", "v10"]))
+    run, again = predictions_again(folder, small_data)
+    assert list(again["units"].values) == ["m s-1", "m s-1"]
+    np.testing.assert_allclose(again.sel(time=run["time"]), run["predicted"], rtol=1e-4, atol=1e-5)
+
+
+def test_an_interrupted_run_leaves_nothing(
+    make: Callable[..., FinetuningConfig], series: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import earthssl.downstream.finetuning as module
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "predictions", interrupt)  # the last thing before the folder appears
+    config = make(series, mode="head")
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config)
+    assert sorted(entry.name for entry in Path(config.out).parent.iterdir()) == ["labels.csv"]
+
+
+def test_an_encoder_that_saw_the_test_block_is_refused_or_named(small_store: Path) -> None:
+    store = Store(small_store)
+
+    def earlier(train: tuple[str, str], val: tuple[str, str], source: str = "files: ERA5") -> list[dict[str, Any]]:
+        late = ("2050-01-01", "2051-01-01")
+        return [{"source": source, "splits": {"train": train, "val": val, "test": late, "embargo_days": 0}}]
+
+    clean = earlier(("1981-01-01", "2000-01-01"), ("2001-01-01", "2006-01-01"))
+    seen = earlier(("1981-01-01", "2007-06-01"), ("2020-01-01", "2021-01-01"))
+    assert seen_by_pretraining(clean, store) == ""
+    assert "train block (1981-01-01…2007-06-01) reaches into the store's test block" in seen_by_pretraining(seen, store)
+    assert seen_by_pretraining([*seen, *clean], store)  # what any ancestor saw was seen
+    assert seen_by_pretraining(earlier(("1981-01-01", "2007-06-01"), ("2020-01-01", "2021-01-01"),
+                                       "planet (synthetic)"), store) == ""  # fmt: skip
+
+
+def test_a_pretrained_folder_and_one_with_a_changed_head_are_refused(
+    small_run: Path,
+) -> None:
+    with pytest.raises(EarthSSLError, match="got a pretrained encoder; load it with load_encoder"):
+        load_finetuned(small_run)
+    record = read(small_run / "checkpoint")[1]
+    weights = {"linear.weight": torch.zeros(1, 68), "basis": torch.zeros(0, 0), "base": torch.zeros(12, 1),
+               "scale": torch.ones(1)}  # fmt: skip
+    shape = {"outputs": 1, "features": 10**12, "pcs": None, "base": [12, 1], "scale": 1}
+    with pytest.raises(ValueError, match=r"linear\.weight: expected shape"):
+        checked_shape(shape, weights)
+    assert record.task is None
