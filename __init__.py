@@ -22,6 +22,8 @@ _PUBLIC = {
     "finetune": ".workflow",
     "load_finetuned": ".downstream.finetuned",
     "report": ".workflow",
+    "export": ".ssl.export",
+    "EncoderTransformer": ".ssl.transformer",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]
