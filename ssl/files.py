@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -64,11 +64,20 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def waited_for(lock: Path) -> Iterator[None]:
-    """Hold a lock file, waiting for whoever holds it; the lock goes with the process, the empty file stays."""
+def waited_for(lock: Path, say: Callable[[str], None] = lambda _: None) -> Iterator[None]:
+    """Hold a lock file, waiting for whoever holds it; the lock goes with the process, the empty file stays.
+
+    Args:
+        lock: The file.
+        say: Told, where there is someone to wait for.
+    """
     lock.parent.mkdir(parents=True, exist_ok=True)
     with open(lock, "ab", opener=no_link) as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another process is at it; waiting until it is done")
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 

@@ -154,7 +154,7 @@ def _bring(cache: Cache, place: Address, allow_http: bool, max_gb: float, say: S
     _check_pin(place, manifest)
     sha256 = hashlib.sha256(manifest).hexdigest()
     wanted = read_manifest(manifest, remote.where(MANIFEST), int(max_gb * 1e9))
-    with waited_for(cache.lock(sha256)):  # whoever comes second finds it done
+    with waited_for(cache.lock(sha256), say):  # whoever comes second finds it done
         folder = cache.whole(sha256)
         if folder is None:
             _fetch_all(remote, wanted, cache.partial(sha256), manifest, cache.folder(sha256), int(max_gb * 1e9))

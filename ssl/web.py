@@ -111,9 +111,10 @@ def _clear(url: str) -> Iterator[None]:
             raise Refused(f"the server answers {error.code} {said}", wait or 0, error.code) from None
         raise EarthSSLError(f"{url}: expected a file, the server answers {error.code} {said}") from None
     except urllib.error.URLError as error:
-        if "CERTIFICATE" in str(error.reason).upper():
+        if isinstance(error.reason, ssl.SSLError) and not isinstance(error.reason, ssl.SSLEOFError):
             raise EarthSSLError(
-                f"{url}: the server's certificate is not valid ({error.reason}); check host and clock"
+                f"{url}: expected a server that speaks https with a valid certificate, but {error.reason}; check host, "
+                "port and this machine's clock"
             ) from None
         raise Transient(str(error.reason)) from None
     except http.client.InvalidURL as error:

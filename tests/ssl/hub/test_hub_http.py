@@ -341,17 +341,30 @@ def test_a_cache_that_was_damaged_heals(server: Any, tiny: Path, same: Any) -> N
     assert same(pull(f"{server.url}/reg/tiny"), tiny)
 
 
+def test_https_to_a_server_that_speaks_none(server: Any, cache: Path) -> None:
+    """Said at once, not tried again."""
+    with pytest.raises(EarthSSLError, match="expected a server that speaks https with a valid certificate"):
+        pull(server.url.replace("http:", "https:") + "/reg/tiny")
+    assert nothing_came(cache)
+
+
 def test_two_at_once_do_no_harm(server: Any, tiny: Path, same: Any) -> None:
     """One fetches, the other waits and finds it done."""
     server.fault("record.json")(lambda request: time.sleep(0.05) or request.usual("reg/tiny/record.json"))
     found: list[Path] = []
-    pullers = [threading.Thread(target=lambda: found.append(pull(f"{server.url}/reg/tiny"))) for _ in range(4)]
+    said: list[str] = []
+
+    def bring() -> None:
+        found.append(pull(f"{server.url}/reg/tiny", say=said.append))
+
+    pullers = [threading.Thread(target=bring) for _ in range(4)]
     for puller in pullers:
         puller.start()
     for puller in pullers:
         puller.join()
     assert len(found) == 4
     assert len(set(found)) == 1
+    assert "waiting" in said[0]
     assert same(found[0], tiny)
     assert len(server.ranges(BIG)) == 1
 
