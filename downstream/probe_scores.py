@@ -13,7 +13,7 @@ from .summary import number
 
 LEADS = (1, 3, 6, 9, 12, 18)
 ERRORS = ("rmse", "mse", "mae", "error", "crps", "brier", "loss")
-MOST_ROWS, MOST_VERDICTS = 400, 12
+MOST_ROWS, MOST_VERDICTS = 400, 40  # what the schema allows
 
 
 def probe_scores(folder: str | Path, weights_sha256: str = "") -> dict[str, Any]:

@@ -68,7 +68,7 @@ def headline(table: Mapping[str, Any]) -> str:
     rest = [row for row in rows if row not in own]
     sign = 1 if table["better"] == "higher" else -1
     shown = [*own[:1], *([max(rest, key=lambda row: sign * row["value"])] if rest else [])]
-    words = ", ".join(f"{row['name']} {row['value']:.2f}" for row in shown)
+    words = ", ".join(f"{row['name']} {row['value']:.3g}" for row in shown)
     return f"{table['task']}: {words} ({table['metric']}{', ' + at if at else ''})"
 
 
@@ -179,7 +179,7 @@ def _score_table(table: Mapping[str, Any]) -> str:
 
 def _value(row: Mapping[str, Any]) -> str:
     low, high = row.get("low"), row.get("high")
-    return f"{row['value']:.3g}" + ("" if low is None or high is None else f" [{low:.3g}, {high:.3g}]")
+    return f"{row['value']:.4g}" + ("" if low is None or high is None else f" [{low:.4g}, {high:.4g}]")
 
 
 def _task(task: Mapping[str, Any]) -> str:

@@ -82,7 +82,7 @@ def test_the_verb_attaches_and_prints(enso: Path, tmp_path: Path, capsys: pytest
     folder = shutil.copytree(FOLDER, tmp_path / "checkpoint")
     assert cli.main(["card", str(folder), "--probe", str(enso)]) == 0
     said = capsys.readouterr().out
-    assert "| pretrained [mean] | 0.512 [0.4, 0.6] |" in said
+    assert "| pretrained [mean] | 0.5124 [0.4, 0.6] |" in said
     assert said == (folder / "card.md").read_text()
     assert verify(folder)["format_version"] == 2
     assert [table["task"] for table in read_record(folder).extra["scores"]] == ["enso"]

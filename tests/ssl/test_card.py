@@ -72,11 +72,11 @@ def test_scores_stand_beside_what_they_must_beat(record: Record) -> None:
     assert "| pretrained [mean] | 0.7 [0.6, 0.8] | 0.4 |" in text
     assert "| pretrained [pcs] | 0.8 | – |" in text
     assert "- pretrained [mean] − PCA: worse" in text
-    assert headline(TABLE) == "enso: pretrained [mean] 0.40, PCA 0.50 (skill (r), lead 6)"
+    assert headline(TABLE) == "enso: pretrained [mean] 0.4, PCA 0.5 (skill (r), lead 6)"
     lower = {**TABLE, "better": "lower", "rows": ROWS[:3]}
-    assert headline(lower).startswith("enso: pretrained [mean] 0.70, PCA 0.81")  # the first, not the best on test
+    assert headline(lower).startswith("enso: pretrained [mean] 0.7, PCA 0.81")  # the first, not the best on test
     chosen = {"name": "pretrained [chosen]", "target": "lead 6", "value": 0.3}
-    assert headline({**TABLE, "rows": [*ROWS, chosen]}).startswith("enso: pretrained [chosen] 0.30, PCA 0.50")
+    assert headline({**TABLE, "rows": [*ROWS, chosen]}).startswith("enso: pretrained [chosen] 0.3, PCA 0.5")
 
 
 def test_a_fine_tuned_card_names_targets_and_parent(record: Record) -> None:

@@ -129,7 +129,7 @@ def test_entries_that_do_not_fit_are_refused(registry: Path, change: dict[str, A
 def test_a_terminal_is_not_steered(registry: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Neither by what an index says nor by an error about it."""
     assert main(["list", str(registry)]) == 0
-    assert "PCA 0.50 (correlation)" in capsys.readouterr().out
+    assert "PCA 0.5 (correlation)" in capsys.readouterr().out
     for sign in ("\x1b[31mred", "\u202eder", "\x07"):
         (registry / "index.json").write_text(json.dumps(index_of({"tiny": {**entry(registry), "summary": sign}})))
         assert main(["list", str(registry)]) == 2
