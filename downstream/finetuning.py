@@ -67,6 +67,7 @@ class FinetuningConfig(FinetuneConfig):
         target: Column or variable to predict; a list for several numbers.
         out: Folder of the results; must be new or empty.
         kind: regression, classification or field.
+        units: Of each target where the file does not say, as CSV cannot; a list for several.
         time: Name of the column or coordinate of time.
         missing: "refuse" labels without a value, or "drop" them.
         lead: Steps from the window's last input step to the label.
@@ -96,6 +97,7 @@ class FinetuningConfig(FinetuneConfig):
     target: str | list[str]
     out: str
     kind: str = "regression"
+    units: str | list[str] | None = None
     time: str = "time"
     missing: str = "refuse"
     lead: int = 0
@@ -130,6 +132,10 @@ class FinetuningConfig(FinetuneConfig):
             raise EarthSSLError(
                 f"finetune: expected scratch_seeds and untrained_seeds ≥ 0 and draws ≥ 1000, got {self.scratch_seeds}, "
                 f"{self.untrained_seeds} and {self.draws}"
+            )
+        if self.units is not None and not isinstance(self.units, str) and len(self.units) != len(self.targets):
+            raise EarthSSLError(
+                f"finetune.units: expected one for each of {len(self.targets)} targets, got {self.units}"
             )
         if min(self.components or [1]) < 1:
             raise EarthSSLError(f"finetune.components: expected numbers from 1, got {self.components}")
@@ -170,6 +176,10 @@ class _Run:
         self.begun = time.perf_counter()
         self.config = config
         labels = read_labels(config.labels, config.targets, config.kind, time=config.time, missing=config.missing)
+        if config.units is not None:
+            own = [config.units] * len(labels.names) if isinstance(config.units, str) else config.units
+            units = tuple(said or given for said, given in zip(labels.units, own, strict=True))
+            labels = replace(labels, units=units)
         self.store = store = Store(config.store)
         folder = load_folder(config.checkpoint)
         donor, record = read(folder)

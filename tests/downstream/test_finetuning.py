@@ -65,16 +65,17 @@ def predictions_again(folder: Path, data: xr.Dataset, places: Any = None) -> tup
 def test_a_tuned_folder_is_whole_and_predicts_what_the_run_predicted(
     make: Callable[..., FinetuningConfig], series: Path, small_data: xr.Dataset, small_run: Path
 ) -> None:
-    folder = finetune(make(series, scratch_seeds=1, untrained_seeds=1, compare=["head"]))
+    folder = finetune(make(series, scratch_seeds=1, untrained_seeds=1, compare=["head"], units="m s-1"))
     assert verify(folder / "checkpoint")["golden_difference"] < 1e-5
     assert load_encoder(folder / "checkpoint").embed(small_data).sizes["feature"] == 64
     run, again = predictions_again(folder, small_data)
     np.testing.assert_allclose(again.sel(time=run["time"]), run["predicted"][:, 0], rtol=1e-5)
     assert again.sizes == {"time": 358}
+    assert again.attrs["units"] == "m s-1"
     record = read(folder / "checkpoint")[1]
     assert record.task is not None
     assert record.task["kind"] == "regression"
-    assert record.task["targets"] == [{"name": "wind", "units": ""}]
+    assert record.task["targets"] == [{"name": "wind", "units": "m s-1"}]
     assert record.task["parent"]["name"] == small_run.name
     scores = pd.read_csv(folder / "scores.csv")
     assert set(scores["row"]) == {

@@ -12,6 +12,8 @@ import pytest
 import torch
 import xarray as xr
 from earthssl.downstream.finetune import MODES, FinetuneConfig, fine_tune
+from earthssl.downstream.finetuned import load_finetuned
+from earthssl.downstream.finetuning import FinetuningConfig, finetune
 from earthssl.downstream.label_samples import LabelSamples, later
 from earthssl.downstream.labels import read_labels
 from earthssl.downstream.lora import LowRank, adapt, merge
@@ -218,6 +220,19 @@ def test_new_variables_change_nothing_at_first_and_are_trained_in_every_mode(
     tune(problem, live, config(mode="head", check_every=4, lr=1e-2), 0, "test", new=("v10",))
     assert live.encoder.embedding.blocks["v10"].requires_grad
     assert not live.encoder.embedding.blocks["sst"].requires_grad
+    labels = make_labels(tmp_path, small_data, "regression")
+    out = finetune(FinetuningConfig(
+        checkpoint=str(folder), store=str(small_store), labels=str(labels), target="wind", out=str(tmp_path / "out"),
+        mode="head", steps=2, warmup_steps=1, check_every=1, seeds=1, scratch_seeds=0, untrained_seeds=0,
+        layers=[-1], unit="month",
+    ))  # fmt: skip
+    assert "New variables, not seen by pretraining: v10; zero at first" in (out / "table.txt").read_text()
+    tuned = load_finetuned(out)
+    assert tuned.task["variables_added"] == ["v10"]
+    assert tuned.record.variables == ("sst", "u10", "v10")
+    assert tuned.record.statistics.scale.shape[0] == 3
+    with pytest.warns(UserWarning, match="predicting without v10"):
+        tuned.predict(small_data[["sst", "u10"]].isel(time=slice(0, 5)))
 
 
 # ---- Heads --------------------------------------------------------------------------------------------------
