@@ -32,7 +32,7 @@ from .batch import Batch
 from .card import card
 from .encoder import Encoder
 from .errors import EarthSSLError
-from .files import disk_full_is_clear, refuse_filled, write_json, write_text
+from .files import disk_full_is_clear, exchange, refuse_filled, write_json, write_text
 from .folder import CARD, FILES, FILES_V1, MANIFEST, RECORD, TASK_FILE, check_files, files_of, manifest_of, names_in
 from .grid import LatLonGrid
 from .migration import FORMAT_VERSION, migrate, version_of
@@ -109,15 +109,10 @@ def attach_scores(folder: str | Path, scores: Sequence[Mapping[str, Any]]) -> Pa
     kept = [table for table in record.extra.get("scores", []) if table["task"] not in fresh]
     extra = {**record.extra, "scores": [*kept, *map(dict, scores)]}
     made = upgrade(folder, folder.with_name(f".{folder.name}.scored.{os.getpid()}"), replace(record, extra=extra))
-    old = folder.with_name(f".{folder.name}.unscored.{os.getpid()}")
-    os.replace(folder, old)
     try:
-        os.replace(made, folder)
-    except OSError:
-        os.replace(old, folder)
+        exchange(folder, made)
+    finally:
         shutil.rmtree(made)
-        raise
-    shutil.rmtree(old)
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -155,3 +156,23 @@ def refuse_filled(folder: Path, what: str) -> None:
             f"expected an empty or new folder for {what}, but {folder} is not empty; "
             "choose another with --out, or remove it"
         )
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Let two paths of one file system change names at once, so that neither name is ever without its folder.
+
+    Where the system cannot (Linux ≥ 3.15 can), by way of a third name: killed in between, a run leaves `one` under
+    the name of `other` with ".old" behind it.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if hasattr(libc, "renameat2") and not libc.renameat2(here, os.fsencode(one), here, os.fsencode(other), swap):
+        return
+    third = other.with_name(f"{other.name}.old")
+    os.replace(one, third)
+    try:
+        os.replace(other, one)
+    except OSError:
+        os.replace(third, one)
+        raise
+    os.replace(third, other)

@@ -32,6 +32,7 @@ from earthssl.ssl.checkpoint import (
     verify,
 )
 from earthssl.ssl.errors import EarthSSLError
+from earthssl.ssl.files import exchange
 from earthssl.ssl.grid import LatLonGrid
 from earthssl.ssl.pretrain import load_objectives
 from earthssl.ssl.store import Store
@@ -351,3 +352,21 @@ def test_scores_are_attached_and_nothing_else_changes(folder: Path, monkeypatch:
     assert changed == {"record.json", "card.md", "manifest.json"}
     assert [file.name for file in folder.parent.iterdir()] == [folder.name]
     assert "| PCA | 0.55 |" in (folder / "card.md").read_text()
+
+
+@pytest.mark.parametrize("system", ["can", "cannot"])
+def test_two_folders_change_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str) -> None:
+    """At once where the system can, by way of a third name elsewhere; if that fails, all is as it was."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    if system == "cannot":
+        monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: object())
+    exchange(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "a" / "b").is_file()
+    assert (tmp_path / "b" / "a").is_file()
+    assert len(list(tmp_path.iterdir())) == 2
+    with pytest.raises(OSError, match="none"):
+        exchange(tmp_path / "a", tmp_path / "none")
+    assert (tmp_path / "a" / "b").is_file()
+    assert len(list(tmp_path.iterdir())) == 2
