@@ -16,6 +16,9 @@ import pytest
 import torch
 from earthssl.ssl.errors import EarthSSLError
 from earthssl.ssl.launch import launch
+from earthssl.ssl.prepare import PrepareConfig, prepare
+from earthssl.ssl.sets import SetConfig
+from earthssl.ssl.splits import SplitsConfig
 from safetensors.torch import load_file
 
 # name: tasks, training of one process
@@ -26,6 +29,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 SHORT = {"steps": 4, "val_every": 4, "log_every": 2, "warmup_steps": 1, "lr": 1e-3}
 LOSS = 2e-5  # largest relative difference of a loss
+TWO_SETS = "two data sets"
 WEIGHT = 1e-4  # largest difference of a weight; the learning rate is 1e-3, so a step moves it by up to that
 
 
@@ -49,7 +53,17 @@ def compare(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> 
 
 
 @pytest.fixture(scope="module")
-def both(small_config: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def winds(small_data: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of the small data's winds on a part of their grid."""
+    folder = tmp_path_factory.mktemp("winds")
+    small_data[["u10", "v10"]].isel(lon=slice(0, 6)).to_netcdf(folder / "winds.nc")
+    splits = SplitsConfig(("1981", "2000"), ("2002", "2005"), ("2007", "2010"), 365)
+    options = {"path": str(folder / "winds.nc"), "variables": ["u10", "v10"]}
+    return prepare(PrepareConfig("files", str(folder / "store"), splits, options))
+
+
+@pytest.fixture(scope="module")
+def both(small_config: Callable[..., Any], winds: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with runs of two processes, which note the windows they see; all in one launch."""
     folder = tmp_path_factory.mktemp("two")
     jobs = []
@@ -59,6 +73,7 @@ def both(small_config: Callable[..., Any], tmp_path_factory: pytest.TempPathFact
         jobs.append(replace(config, training=half))
     config = jobs[0]
     jobs.append(replace(config, out=str(folder / "fsdp"), training=replace(config.training, strategy="fsdp")))
+    jobs.append(replace(config, out=str(folder / TWO_SETS), stores={"winds": SetConfig(str(winds))}))
 
     def work() -> Path:
         from earthssl.pretext import TASKS
@@ -106,6 +121,29 @@ def test_two_processes_train_as_one(case: str, both: Path, small_pretrain: Calla
     for part in ("encoder", "heads"):
         first, second = (load_file(folder / f"{part}.safetensors") for folder in (one, both / case / "checkpoint"))
         compare(first, second)
+
+
+def test_two_processes_train_on_two_sets_as_one(
+    both: Path, winds: Path, small_config: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Both take their slices of a batch of the same set; variables that a set lacks get no gradient on either."""
+    from earthssl.pretext import TASKS
+    from earthssl.ssl.pretrain import pretrain
+
+    config = small_config(tmp_path / "one", {"masking": {}}, **SHORT, batch_size=8)
+    one = pretrain(replace(config, stores={"winds": SetConfig(str(winds))}), TASKS)
+    mine, theirs = history(tmp_path / "one"), history(both / TWO_SETS)
+    assert mine.keys() == theirs.keys()
+    for at in mine:
+        if at[1] == "train/loss":
+            assert theirs[at] == pytest.approx(mine[at], rel=LOSS), at
+    assert ("4", "val-winds/loss") in mine
+    files = [folder / "record.json" for folder in (one, both / TWO_SETS / "checkpoint")]
+    first, second = (json.loads(file.read_text())["extra"]["data_sets"] for file in files)
+    assert first == second
+    assert all(own["batches"] for own in first)
+    for part in ("encoder", "heads"):
+        compare(*(load_file(folder / f"{part}.safetensors") for folder in (one, both / TWO_SETS / "checkpoint")))
 
 
 def test_sharded_weights_train_as_whole_ones(both: Path) -> None:
