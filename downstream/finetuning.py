@@ -74,7 +74,8 @@ class FinetuningConfig(FinetuneConfig):
         mode: head, last, full or lora; the network that is saved. Embeddings of new variables are trained in each.
         compare: Other modes for the table.
         blocks: Number of last blocks that "last" trains.
-        rank, alpha: Of LoRA's additions, which count alpha / rank.
+        rank: Of LoRA's additions.
+        alpha: LoRA's additions count alpha / rank.
         pooling: mean, last, mean+pcs; near, near+mean for labels with places; auto: chosen on validation.
         near: Patches whose features are pooled at a place.
         components: Numbers of principal components that mean+pcs chooses between.
@@ -87,8 +88,16 @@ class FinetuningConfig(FinetuneConfig):
         unit: year, month, week or day: drawn as a whole for intervals; auto for the longest of which there are eight.
         block: Neighbouring units drawn together.
         draws: Bootstrap draws.
-        steps, batch_size, lr, layer_decay, weight_decay, drop_path, warmup_steps, check_every, patience, clip: Of the
-            training, AdamW; validation is looked at every check_every steps, and patience looks without a gain end it.
+        steps: Most optimiser steps (AdamW); validation chooses how many count.
+        batch_size: Samples a step.
+        lr: Peak learning rate of the head.
+        layer_decay: Each layer further from the head learns at this times the rate of the next.
+        weight_decay: On matrices; vectors have none.
+        drop_path: Chance of leaving the last block out of a sample while training; rises linearly with depth.
+        warmup_steps: Steps of linear warm-up; a half cosine to 0 follows.
+        check_every: Steps between looks at the validation block.
+        patience: Looks without a better score before stopping; 0 never stops early.
+        clip: Largest norm of the gradient.
     """
 
     checkpoint: str
