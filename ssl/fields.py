@@ -28,7 +28,7 @@ from .encoding import MISSING, STEP, widen, widen_known
 from .errors import EarthSSLError
 from .layout import chunk_file
 from .memory import Meter
-from .mirror import FETCHES, ChunkCache
+from .mirror import FETCHES, ChunkCache, used
 from .shuffle import mixed_bytes
 from .store import MAPS, Store
 
@@ -286,7 +286,7 @@ class Streaming(Fields):
         for number, a, b in self._places(first, last):
             chunk = self._chunk(number)  # kept: with it goes its handle
             if self.store.mirror:
-                os.utime(chunk.handle)  # used now: others give way first
+                used(chunk.handle)
             for offset in range(a * self._step_bytes, b * self._step_bytes, ADVICE_BYTES):
                 size = min(ADVICE_BYTES, b * self._step_bytes - offset)
                 os.posix_fadvise(chunk.handle, offset, size, os.POSIX_FADV_WILLNEED)

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import sys
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -91,6 +92,12 @@ class ChunkCache:
                     file.unlink(missing_ok=True)
                     held -= own
             yield
+
+
+def used(file: Path | int) -> None:
+    """Note that a chunk's file was used now: others give way first. The system's own stamps are some ms coarse."""
+    now = time.time_ns()
+    os.utime(file, ns=(now, now))
 
 
 @contextmanager
@@ -183,7 +190,7 @@ class Mirror:
         """
         file = chunk_file(self.path, number)
         try:
-            os.utime(file)  # used now
+            used(file)
         except FileNotFoundError:
             self._fetch(number)
         return file
@@ -203,6 +210,7 @@ class Mirror:
                 raise self._differs(number, "other bytes, or none")
             with disk_full_is_clear(file), self.cache.room(t.chunk_bytes):
                 write_chunk(self.path, t, number, values)
+                used(file)
 
     def _differs(self, number: int, got: str) -> EarthSSLError:
         first, last = self._template.chunks()[number]
