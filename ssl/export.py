@@ -94,18 +94,28 @@ def export(
         with disk_full_is_clear(out), _quiet():
             WRITERS[kind](model, cases[0], temporary)
             program = READERS[kind](temporary)
-            difference = max(_difference(program, frozen, case, pooling, layer) for case in cases)
+            # numpy's maximum, which is NaN where any is: Python's would pass over a NaN that does not come first
+            difference = float(np.max([_difference(program, frozen, case, pooling, layer) for case in cases]))
         if not difference <= TOLERANCE:
             raise EarthSSLError(
                 f"{out}: expected features within {TOLERANCE:.0e} of the encoder's, got a difference of "
                 f"{difference:.1e}; the file was not kept: try another kind ({', '.join(SUFFIXES)})"
             )
         done = Exported(out, difference, TOLERANCE, sum(len(case[0]) for case in cases))
-        write_json(out.with_name(out.name + ".json"), _describe(frozen, model, kind, layer, done))
-        os.replace(temporary, out)
+        write_json(description(out), _describe(frozen, model, kind, layer, done))
+        try:
+            os.replace(temporary, out)
+        except OSError:
+            description(out).unlink()
+            raise
     finally:
         temporary.unlink(missing_ok=True)
     return done
+
+
+def description(out: Path) -> Path:
+    """Return the file that describes an exported one."""
+    return out.with_name(out.name + ".json")
 
 
 def _check(out: Path, kind: str) -> None:
@@ -116,8 +126,9 @@ def _check(out: Path, kind: str) -> None:
         raise EarthSSLError(f"ONNX needs the packages {', '.join(lacking)}, not found: pip install earthssl[onnx]")
     if out.suffix != SUFFIXES[kind]:
         raise EarthSSLError(f"expected a file that ends in {SUFFIXES[kind]} for kind {kind}, got '{out}'")
-    if out.exists():
-        raise EarthSSLError(f"{out} exists already; choose another --out, or remove it")
+    for path in (out, description(out)):
+        if path.exists():
+            raise EarthSSLError(f"{path} exists already; choose another --out, or remove it")
     if not out.absolute().parent.is_dir():
         raise EarthSSLError(f"expected a folder to write {out} into, {out.absolute().parent} does not exist; make it")
 

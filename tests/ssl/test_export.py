@@ -69,6 +69,20 @@ def test_a_file_that_differs_is_not_left(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_nan_in_any_of_the_inputs_compared_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that works for several windows and not for one is no export."""
+
+    def wrong(path: Path) -> module.Program:
+        right = module._numpy(PortableEncoder(load_encoder(SMALL)))
+        return lambda fields, seconds: right(fields, seconds) * (np.nan if len(fields) == 1 else 1)
+
+    monkeypatch.setitem(module.READERS, "torch", wrong)
+    monkeypatch.setitem(module.WRITERS, "torch", lambda model, inputs, path: path.write_bytes(b"0"))
+    with pytest.raises(EarthSSLError, match="got a difference of nan"):
+        export(SMALL, tmp_path / "e.pt2", "torch")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_mistakes_are_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kind, suffix, folder, packages."""
     with pytest.raises(
@@ -79,6 +93,9 @@ def test_mistakes_are_refused_before_any_work(tmp_path: Path, monkeypatch: pytes
         export(SMALL, tmp_path / "e.onnx", "torch")
     with pytest.raises(EarthSSLError, match="does not exist; make it"):
         export(SMALL, tmp_path / "no" / "e.pt2", "torch")
+    (tmp_path / "e.pt2.json").write_text("{}")
+    with pytest.raises(EarthSSLError, match=r"e\.pt2\.json exists already"):
+        export(SMALL, tmp_path / "e.pt2", "torch")
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name.startswith("onnx") else find(name))
     with pytest.raises(
