@@ -111,17 +111,17 @@ def test_two_processes_are_stopped_and_go_on(small_store: Path, tmp_path: Path) 
     assert validations(run) == validations(tmp_path / "whole")
 
 
-def test_run_is_stopped_and_the_same_command_goes_on(small_store: Path, tmp_path: Path) -> None:
+def test_run_is_stopped_and_the_same_command_goes_on(tmp_path: Path) -> None:
     """In training and then in the probe: what is finished stays, and the scores are those of a run left alone."""
     content = {
         "prepare": {
-            "source": "files",
-            "options": {"path": str(small_store.parent / "small.nc"), "variables": ["sst", "u10", "v10"]},
-            "splits": {"train": ["1981", "2000"], "val": ["2002", "2005"], "test": ["2007", "2010"],
+            "source": "planet",
+            "options": {"years": 60, "variables": ["sst", "u10"]},
+            "splits": {"train": ["1900-01", "1931-12"], "val": ["1934-01", "1944-12"], "test": ["1947-01", "1959-12"],
                        "embargo_days": 365},
         },
-        "pretrain": {**PRETRAIN, "licence": "none"},
-        "probe": {"leads": [1, 3], "poolings": ["mean"], "components": [5, 10], "untrained_seeds": 1, "draws": 1000,
+        "pretrain": {**PRETRAIN, "encoder": {**PRETRAIN["encoder"], "patch": [1, 8, 8]}, "licence": "none"},
+        "probe": {"leads": [1, 3], "poolings": ["mean"], "components": [5], "untrained_seeds": 1, "draws": 1000,
                   "scratch": {"seeds": 1, "steps": 10, "check_every": 5}},
         "report": {"title": "A test"},
     }  # fmt: skip
