@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,7 +87,7 @@ def screen(
     unused = (*before, *left_out, *(name for name in there if name not in record.variables))
     missing = tuple(name for name in record.variables if name not in present)
     canonical = canonical[present]
-    doubts = _doubts(canonical, statistics) if check_range else ()
+    doubts = _doubts_of(canonical, statistics) if check_range else ()
     return Screened(canonical, statistics, missing, unused, (*_incomplete(record, missing, unused), *doubts))
 
 
@@ -126,23 +126,44 @@ def _incomplete(record: Record, missing: tuple[str, ...], unused: tuple[str, ...
     return said
 
 
-def _doubts(data: xr.Dataset, statistics: Statistics) -> tuple[str, ...]:
-    """Return sentences on variables whose values are odd; refuse those that cannot be in the units they claim."""
-    steps = np.unique(np.linspace(0, data.sizes["time"] - 1, SAMPLED_STEPS).astype(int))
-    sample = data.isel(time=steps).load()
-    times = sample["time"].values
+def _doubts_of(data: xr.Dataset, statistics: Statistics) -> tuple[str, ...]:
+    """Return `doubts` about some steps of a series."""
+    sample = data.isel(time=sampled(data.sizes["time"])).load()
     values = np.stack([sample[name].values for name in sample.data_vars], 1)
+    units = [sample[name].attrs["units"] for name in sample.data_vars]
+    return doubts(values, sample["time"].values, list(map(str, sample.data_vars)), units, statistics)
+
+
+def sampled(count: int) -> np.ndarray:
+    """Return which of `count` steps are looked at."""
+    return np.unique(np.linspace(0, count - 1, SAMPLED_STEPS).astype(int))
+
+
+def doubts(
+    values: np.ndarray, times: np.ndarray, names: Sequence[str], units: Sequence[str], statistics: Statistics
+) -> tuple[str, ...]:
+    """Return sentences on variables whose values are odd.
+
+    Args:
+        values: In canonical units, (step, variable, row, column).
+        times: Of the steps, datetime64.
+        names, units: Of the variables.
+        statistics: Of the same variables.
+
+    Raises:
+        EarthSSLError: If a variable cannot be in the units it claims.
+    """
     normal = statistics.normalise(values, times).astype(np.float64)
     usual = statistics.denormalise(np.zeros_like(values), times)
     wrong, odd = [], []
-    for k, name in enumerate(sample.data_vars):
+    for k, (name, unit) in enumerate(zip(names, units, strict=True)):
         valid = np.isfinite(normal[:, k])
         if not valid.any():
             continue
         size = float(np.sqrt((normal[:, k][valid] ** 2).mean()))
         text = (
             f"'{name}' lies {size:.1f} standard deviations from the climatology of training (root mean square; mean "
-            f"{values[:, k][valid].mean():.5g} {sample[name].attrs['units']}, expected {usual[:, k][valid].mean():.5g})"
+            f"{values[:, k][valid].mean():.5g} {unit}, expected {usual[:, k][valid].mean():.5g})"
         )
         if size > REFUSED:
             wrong.append(text)

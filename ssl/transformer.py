@@ -17,9 +17,10 @@ from .checkpoint import load_encoder
 from .embed import FrozenEncoder, Series
 from .errors import EarthSSLError
 from .grid import LatLonGrid
-from .screen import screen
-from .splits import is_monthly
+from .screen import doubts, sampled, screen
+from .sources.axes import gregorian
 
+MONTH = (28, 31)  # days that a step of one month may have in a record
 DIMS = ("time", "step", "variable", "lat", "lon")
 Fields = xr.Dataset | xr.DataArray
 
@@ -77,14 +78,12 @@ class EncoderTransformer(TransformerMixin, BaseEstimator):
         frozen = self._load()
         self._view = frozen.view(self.pooling, self.layer, self.batch_size)
         if is_windows(X):
-            _check_windows(X, frozen)
+            self._see_windows(X, frozen)
             self.times_, self.variables_ = X["time"].values, tuple(str(name) for name in X["variable"].values)
-            tokens = frozen.patches(self.variables_).count
         else:
             series = self._series(X, frozen)
             self.times_, self.variables_ = series.times, series.variables
-            tokens = frozen.patches(self.variables_).count
-        self._tokens = tokens if self.pooling == "tokens" else 0
+        self._tokens = frozen.patches(self.variables_).count if self.pooling == "tokens" else 0
         self.encoder_ = frozen
         return self
 
@@ -96,7 +95,7 @@ class EncoderTransformer(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self, "encoder_")
         if is_windows(X):
-            _check_windows(X, self.encoder_)
+            self._see_windows(X, self.encoder_)
             names = tuple(str(name) for name in X["variable"].values)
             self._check_variables(names)
             features = self.encoder_.of_windows(X.values, X["step_time"].values, names, self._view)
@@ -138,23 +137,25 @@ class EncoderTransformer(TransformerMixin, BaseEstimator):
 
         Args:
             X: Series or windows.
-            y: Labels by time: a DataArray with `time`, or a Series with times for an index. Monthly rows find their
-                labels by month.
+            y: Labels by time (UTC): a DataArray with `time`, or a Series with times for an index. Rows of an encoder of
+                months find their labels by month.
 
         Raises:
             EarthSSLError: If a row has no label or several, or the labels have no times.
         """
-        times = self.row_times(X)
-        if isinstance(y, pd.Series) and isinstance(y.index, pd.DatetimeIndex):
-            labels, given = y.to_numpy(), y.index.to_numpy()
-        elif isinstance(y, xr.DataArray) and "time" in y.dims:
-            labels, given = y.transpose("time", ...).values, y["time"].values
+        frozen = self._load()
+        times = X["time"].values if is_windows(X) else self._series(X, frozen).times
+        if isinstance(y, pd.Series) and isinstance(y.index, (pd.DatetimeIndex, xr.CFTimeIndex)):
+            labels, given = y.to_numpy(), gregorian(y.index.to_numpy(), "labels")
+        elif isinstance(y, xr.DataArray) and "time" in y.coords and "time" in y.dims:
+            labels, given = y.transpose("time", ...).values, gregorian(y["time"].values, "labels")
         else:
             raise EarthSSLError(
                 f"labels: expected a DataArray with the dimension time or a Series with times for an index, got "
                 f"{type(y).__name__}; label it, as in pandas.Series(values, index=times)"
             )
-        unit = "datetime64[M]" if is_monthly(times) else "datetime64[ns]"
+        # By the encoder's step, not by the rows' spacing: some rows of a daily series may lie a month apart.
+        unit = "datetime64[M]" if MONTH[0] <= frozen.record.step_days <= MONTH[1] else "datetime64[ns]"
         index = pd.Index(given.astype(unit).astype(np.int64))
         if index.has_duplicates:
             raise EarthSSLError("labels: expected one a time, some times are there twice; drop or average them")
@@ -185,6 +186,10 @@ class EncoderTransformer(TransformerMixin, BaseEstimator):
         for text in screened.said:
             warnings.warn(text, stacklevel=3)
         return Series.of(screened, frozen.record.encoder.window)
+
+    def _see_windows(self, X: xr.DataArray, frozen: FrozenEncoder) -> None:
+        for text in _check_windows(X, frozen, self.check_range):
+            warnings.warn(text, stacklevel=3)
 
     def _check_variables(self, names: Sequence[str]) -> None:
         if tuple(names) != self.variables_:
@@ -220,7 +225,8 @@ def window_array(values: np.ndarray, times: np.ndarray, variables: Sequence[str]
     return xr.DataArray(values, coords, DIMS, "windows")
 
 
-def _check_windows(X: xr.DataArray, frozen: FrozenEncoder) -> None:
+def _check_windows(X: xr.DataArray, frozen: FrozenEncoder, check_range: bool) -> tuple[str, ...]:
+    """Return what is odd about windows; refuse those that do not fit."""
     record, said = frozen.record, []
     if X.dims != DIMS or not {"step_time", "variable", "lat", "lon"} <= set(X.coords):
         raise EarthSSLError(
@@ -235,5 +241,18 @@ def _check_windows(X: xr.DataArray, frozen: FrozenEncoder) -> None:
     grid = LatLonGrid(X["lat"].values, X["lon"].values)
     if not record.grid.same_as(grid):
         said.append(f"grid: expected {record.grid}, got {grid}")
+    apart = np.diff(X["step_time"].values, axis=1) / np.timedelta64(1, "D")
+    wrong = np.abs(apart - record.step_days) > 0.1 * record.step_days
+    if wrong.any():
+        said.append(f"step_time: expected steps of {record.step_days:g} days, got {apart[wrong][0]:g}")
+    if (X["step_time"].values[:, -1] != X["time"].values).any():
+        said.append("time: expected that of each window's last step, got others")
     if said:
         raise EarthSSLError(f"the windows do not fit the checkpoint: {'; '.join(said)}")
+    if not check_range or not len(X):
+        return ()
+    names = [str(name) for name in X["variable"].values]
+    places = [record.variables.index(name) for name in names]
+    some = X.isel(time=sampled(len(X)), step=-1)
+    units = [record.units[k] for k in places]
+    return doubts(some.values, some["step_time"].values, names, units, record.statistics.select(places))

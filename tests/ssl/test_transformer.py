@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 from earthssl.ssl.checkpoint import load_encoder
+from earthssl.ssl.embed import FrozenEncoder
 from earthssl.ssl.errors import EarthSSLError
 from earthssl.ssl.transformer import EncoderTransformer, window_array
 from sklearn.base import clone
@@ -92,6 +94,23 @@ def test_a_gap_in_time_ends_no_window(series: xr.Dataset, labels: xr.DataArray) 
     np.testing.assert_array_equal(transformer.align(windows, labels), expected)
     middle = pd.Series(labels.values, labels["time"].to_index() + pd.Timedelta(days=14))
     np.testing.assert_array_equal(transformer.align(gappy, middle), expected)
+    np.testing.assert_array_equal(transformer.align(gappy, middle.tz_localize("UTC")), expected)
+    other = labels.convert_calendar("noleap", use_cftime=True)
+    np.testing.assert_array_equal(transformer.align(gappy, other), expected)
+
+
+def test_only_an_encoder_of_months_takes_labels_of_the_same_month(series: xr.Dataset, labels: xr.DataArray) -> None:
+    """Rows of a daily encoder that lie a month apart are no months: labels must be theirs to the instant."""
+    frozen = load_encoder(SMALL)
+    windows = EncoderTransformer(frozen).windows(series)
+    later = labels.assign_coords(time=labels["time"] + np.timedelta64(9, "D"))
+    expected = labels.sel(time=windows["time"]).values
+    one = windows[:1]  # alone it has no spacing
+    np.testing.assert_array_equal(EncoderTransformer(frozen).align(one, later), expected[:1])
+    daily = EncoderTransformer(FrozenEncoder(frozen.encoder, replace(frozen.record, step_days=1.0)))
+    with pytest.raises(EarthSSLError, match="found none for 94"):
+        daily.align(windows, later)
+    np.testing.assert_array_equal(daily.align(windows, labels), expected)
 
 
 def test_labels_that_do_not_fit_are_refused(series: xr.Dataset, labels: xr.DataArray) -> None:
@@ -156,6 +175,26 @@ def test_what_does_not_fit_is_refused(series: xr.Dataset) -> None:
         transformer.transform(windows.isel(step=slice(0, 2)))
     with pytest.raises(EarthSSLError, match="expected the dimensions time, step, variable, lat, lon"):
         transformer.transform(windows.transpose("step", ...))
+    times = windows["step_time"].values.copy()
+    times[5, 0] -= np.timedelta64(31, "D")
+    with pytest.raises(EarthSSLError, match=r"step_time: expected steps of 3.* days, got 6"):
+        transformer.transform(windows.assign_coords(step_time=(("time", "step"), times)))
+    with pytest.raises(EarthSSLError, match="time: expected that of each window's last step"):
+        transformer.transform(windows.assign_coords(time=windows["step_time"].values[:, 0]))
+
+
+def test_windows_in_wrong_units_are_refused(series: xr.Dataset) -> None:
+    """Labelled by hand they say no units: only the climatology knows."""
+    transformer = EncoderTransformer(SMALL)
+    windows = transformer.windows(series)
+    celsius = windows.copy(data=windows.values - np.array([273.15, 0], np.float32)[:, None, None])
+    for call in (transformer.fit, EncoderTransformer(SMALL).fit(windows).transform):
+        with pytest.raises(EarthSSLError, match=r"'sst' lies .* K, expected"):
+            call(celsius)
+    assert EncoderTransformer(SMALL, check_range=False).fit_transform(celsius).shape == (94, 16)
+    windy = windows.copy(data=windows.values * np.array([1, 4], np.float32)[:, None, None])
+    with pytest.warns(UserWarning, match="'u10' lies .* are its units right"):
+        transformer.fit(windy)
 
 
 def test_numpy_windows_are_labelled_by_hand(series: xr.Dataset) -> None:
