@@ -192,7 +192,8 @@ def test_windows_in_wrong_units_are_refused(series: xr.Dataset) -> None:
         with pytest.raises(EarthSSLError, match=r"'sst' lies .* K, expected"):
             call(celsius)
     assert EncoderTransformer(SMALL, check_range=False).fit_transform(celsius).shape == (94, 16)
-    windy = windows.copy(data=windows.values * np.array([1, 4], np.float32)[:, None, None])
+    away = load_encoder(SMALL).record.statistics.scale * np.array([0, 5], np.float32)[:, None, None]
+    windy = windows.copy(data=windows.values + away)
     with pytest.warns(UserWarning, match="'u10' lies .* are its units right"):
         transformer.fit(windy)
 
