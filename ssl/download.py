@@ -16,6 +16,7 @@ from .files import disk_full_is_clear, no_link, sha256, write_text
 from .remote import BLOCK, Opened, Remote, Transient
 
 TRIES = 5  # in a row that bring less than a block
+ROUNDS = 3  # from the first byte on, where what came in pieces is not what was promised
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 SPARE = 64 << 20  # bytes of the disk left free
 
@@ -77,13 +78,13 @@ def read_small(remote: Remote, name: str, limit: int) -> bytes:
     """
 
     def once() -> bytes:
-        content = b""
+        content = bytearray()
         with remote.open(name) as opened:
             _refuse_large(opened.total, limit, remote.where(name))
             for block in opened.blocks:
                 content += block
                 _refuse_large(len(content), limit, remote.where(name))
-        return content
+        return bytes(content)
 
     return patiently(once, remote.where(name))
 
@@ -102,8 +103,9 @@ def fetch(remote: Remote, wanted: Wanted, file: Path, advance: Callable[[int], N
     """
     part = file.with_name(file.name + ".part")
     where = remote.where(wanted.name)
-    glued, size = True, 0
-    while glued:  # halves of two versions do not make a whole: once more; what came in one piece is what is there
+    size = 0
+    for _ in range(ROUNDS):
+        glued = True
         if not _is(part, wanted):
             with disk_full_is_clear(file):
                 glued = patiently(lambda: _go_on(remote, wanted, part, advance), where, lambda: _size(part))
@@ -113,6 +115,8 @@ def fetch(remote: Remote, wanted: Wanted, file: Path, advance: Callable[[int], N
             return
         size = _size(part)
         discard(part)
+        if not glued:  # what came in one piece is what is there; halves of two versions are another matter
+            break
     expected = f"{wanted.size} bytes with " if wanted.size is not None else ""
     raise EarthSSLError(
         f"{where}: expected {expected}SHA-256 {wanted.sha256[:12]}…, got {size} bytes with another; it was changed "

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ FORMAT = "earthssl registry"
 FORMAT_VERSION = 1
 LARGEST_INDEX = 8 << 20  # bytes
 MOST = 10_000  # checkpoints
+SOME = 1000  # mistakes looked at
 _TEXT = {"type": "string", "maxLength": 1000}
 ENTRY: dict[str, Any] = {
     "type": "object",
@@ -71,7 +73,7 @@ def parse_index(content: bytes, where: str) -> dict[str, dict[str, Any]]:
 
     index = parse_json(content, "the index of a registry", where)
     known = {**SCHEMA, "$defs": schema(RECORD)["$defs"]}  # a score is what the record of a checkpoint calls one
-    wrong = best_match(Draft202012Validator(known).iter_errors(index))
+    wrong = best_match(islice(Draft202012Validator(known).iter_errors(index), SOME))
     if wrong is not None:
         raise EarthSSLError(
             f"{where}: expected the index of a registry, but at {wrong.json_path:.200}: {wrong.message:.200}"

@@ -6,7 +6,10 @@ python -m earthssl.ssl.schema > docs/checkpoint-format.md
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from .strict import DEPTH, DTYPES, HEADER_BYTES, JSON_BYTES, MIB, TENSOR_BYTES, 
 
 RECORD, MANIFEST = "record", "manifest"
 SHOWN = 12  # mistakes listed; a record of another kind has hundreds
+MOST = 1000  # mistakes looked for; a hostile one has a million, a kilobyte each
 TYPES = {"object": "mapping", "array": "list", "string": "text", "integer": "whole number", "null": "null"}
 INTRODUCTION = f"""\
 # The checkpoint folder, format version {FORMAT_VERSION}
@@ -76,7 +80,24 @@ def _validator(name: str) -> Any:
 
     # JSON Schema takes 2.0 for a whole number; range() does not.
     types = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
-    return validators.extend(Draft202012Validator, type_checker=types)(schema(name))
+    keywords = {"pattern": _pattern, "uniqueItems": _unique_items}
+    return validators.extend(Draft202012Validator, keywords, type_checker=types)(schema(name))
+
+
+def _pattern(_: Any, pattern: str, value: Any, __: Any) -> Iterator[Any]:
+    """Refuse a line break at the end, too: `$` means the end in JSON Schema, but not in Python."""
+    from jsonschema import ValidationError
+
+    if isinstance(value, str) and not re.search(re.sub(r"\$\Z", r"\\Z", pattern), value):
+        yield ValidationError("pattern")
+
+
+def _unique_items(_: Any, wanted: bool, value: Any, __: Any) -> Iterator[Any]:
+    """Look for equal entries in a time that grows as their number does, not as its square."""
+    from jsonschema import ValidationError
+
+    if wanted and isinstance(value, list) and len(set(map(json.dumps, value))) < len(value):
+        yield ValidationError("twice")
 
 
 def check(value: Any, name: str, where: object, remedy: str = "fetch it again") -> None:
@@ -85,7 +106,8 @@ def check(value: Any, name: str, where: object, remedy: str = "fetch it again") 
     Raises:
         EarthSSLError: Listing every mistake with its path, what was expected and what came.
     """
-    errors = sorted(_validator(name).iter_errors(value), key=lambda e: (e.json_path, e.validator != "required"))
+    found = islice(_validator(name).iter_errors(value), MOST)
+    errors = sorted(found, key=lambda e: (e.json_path, e.validator != "required"))
     wrong = [f"{error.json_path}: {_words(error)}" for error in errors]
     if wrong:
         more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
@@ -99,7 +121,8 @@ def _words(error: Any) -> str:
         return f"expected the field '{next(name for name in limit if repr(name) in error.message)}', found none"
     if kind == "additionalProperties":
         known = error.schema.get("properties", {})
-        return f"expected no field but {', '.join(known)}, got {', '.join(short(n) for n in value if n not in known)}"
+        unknown = [short(n) for n in value if n not in known]
+        return f"expected no field but {', '.join(known)}, got {', '.join(unknown[:SHOWN])}"
     limits = {
         "type": lambda: " or ".join(TYPES.get(t, t) for t in ([limit] if isinstance(limit, str) else limit)),
         "enum": lambda: f"one of {', '.join(map(str, limit))}",

@@ -27,7 +27,8 @@ TENSORS = 20_000
 NAME_LENGTH = 200
 # Bytes of an element; all that a checkpoint may hold.
 DTYPES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
-STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+# Never gives up what it has taken, nor asks for a closing quote: what no JSON is takes no longer than what is.
+STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -40,7 +41,7 @@ def regular_file(path: Path, what: str, limit: int) -> int:
     try:
         found = os.lstat(path)
     except FileNotFoundError:
-        raise EarthSSLError(f"expected {what} at {path}, found no such file") from None
+        raise EarthSSLError(f"expected {what} at {path}, found no such file; fetch it again") from None
     if not stat.S_ISREG(found.st_mode):
         kind = "a link" if stat.S_ISLNK(found.st_mode) else "a folder" if stat.S_ISDIR(found.st_mode) else "no file"
         raise EarthSSLError(f"{path}: expected {what} as a regular file, got {kind}; fetch it again")
@@ -130,8 +131,8 @@ def _holds_control(value: Any) -> bool:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise ValueError(f"the key {short(twice)} is given twice")
     return made
 

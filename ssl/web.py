@@ -58,7 +58,8 @@ class Web(Remote):
         said = answer.headers
         if said.get("Content-Encoding", "identity") != "identity":
             raise EarthSSLError(
-                f"{self.url(name)}: expected the bytes as they are, got them {said['Content-Encoding']}"
+                f"{self.url(name)}: expected the bytes as they are, got them {said['Content-Encoding']:.80}; "
+                "ask whoever keeps that place to serve them so"
             )
         start, length = 0, _number(said.get("Content-Length"))
         if answer.status == 206:
@@ -67,7 +68,7 @@ class Web(Remote):
                 raise Transient("the server sent another range than was asked for")
             start = asked
         elif answer.status != 200:
-            raise EarthSSLError(f"{self.url(name)}: expected a file, got status {answer.status}")
+            raise EarthSSLError(f"{self.url(name)}: expected a file, got status {answer.status}; check the address")
         tag = said.get("ETag", "")
         version = said.get("Last-Modified", "") if tag.startswith("W/") or not tag else tag
         return Opened(start, start + length if length is not None else None, version, _blocks(answer, length))
@@ -109,7 +110,9 @@ def _clear(url: str) -> Iterator[None]:
         if error.code in AGAIN or error.code == 416:
             wait = _number(error.headers.get("Retry-After") if error.headers else None)
             raise Refused(f"the server answers {error.code} {said}", wait or 0, error.code) from None
-        raise EarthSSLError(f"{url}: expected a file, the server answers {error.code} {said}") from None
+        raise EarthSSLError(
+            f"{url}: expected a file, the server answers {error.code} {said}; check the address"
+        ) from None
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLError) and not isinstance(error.reason, ssl.SSLEOFError):
             raise EarthSSLError(
@@ -117,8 +120,8 @@ def _clear(url: str) -> Iterator[None]:
                 "port and this machine's clock"
             ) from None
         raise Transient(str(error.reason)) from None
-    except http.client.InvalidURL as error:
-        raise EarthSSLError(f"{url}: expected a URL, but {error}") from None
+    except (ValueError, http.client.InvalidURL) as error:  # an odd redirect, for example
+        raise EarthSSLError(f"{url}: expected a URL, but {error!s:.200}; check the address") from None
     except (ConnectionError, TimeoutError, ssl.SSLError, http.client.HTTPException) as error:
         raise Transient(str(error) or type(error).__name__) from None
 
@@ -185,6 +188,14 @@ class _Watched(urllib.request.HTTPRedirectHandler):
     def __init__(self, allow_http: bool) -> None:
         self.allow_http = allow_http
 
+    def http_error_302(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage
+    ) -> Any:
+        fp.close()  # else what stands beside the redirect would be read whole, however long it is
+        return super().http_error_302(req, fp, code, msg, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
     def redirect_request(
         self,
         req: urllib.request.Request,
@@ -198,9 +209,9 @@ class _Watched(urllib.request.HTTPRedirectHandler):
         plain = new.scheme == "http" and old.scheme == "http"
         both_here = is_loopback(old.hostname or "") and is_loopback(new.hostname or "")
         if "@" in new.netloc or not (new.scheme == "https" or (plain and (both_here or self.allow_http))):
-            fp.close()
             raise EarthSSLError(
-                f"{req.full_url}: the server sends on to {newurl:.200}, which is not as safe; not followed"
+                f"{req.full_url}: the server sends on to {newurl:.200}, which is not as safe; not followed; ask "
+                "whoever keeps that place for the address itself"
             )
         request = super().redirect_request(req, fp, code, msg, headers, newurl)
         if request is not None and new.netloc != old.netloc:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,34 @@ def test_every_mistake_is_listed_up_to_a_dozen() -> None:
     assert "$.sha256: expected the field 'record.json', found none" in message
     assert message.endswith("more; fetch it again")
     assert len(message) < 2500
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'"' + b'\\"' * 200_000,
+        b"{" + b",".join(b'"%d":1' % k for k in range(40_000)) + b',"39999":2}',
+        json.dumps({"variables": [name for k in range(40_000) for name in (k, str(k))]}).encode(),
+        json.dumps({"versions": dict.fromkeys(map(str, range(40_000)), 1)}).encode(),
+        json.dumps(dict.fromkeys(map(str, range(40_000)), 1)).encode(),
+    ],
+    ids=["a text that never ends", "the last key twice", "a list to compare", "mistakes without end", "unknown fields"],
+)
+def test_what_is_small_takes_no_hours(content: bytes) -> None:
+    """Half a megabyte whose parsing or checking would take the square of its length, in time or in words."""
+    begin = time.monotonic()
+    with pytest.raises(EarthSSLError) as caught:
+        check(parse_json(content, "a record", "there"), "record", "there")
+    assert time.monotonic() - begin < 20
+    assert len(str(caught.value)) < 2500
+
+
+def test_a_line_break_at_the_end_is_no_name() -> None:
+    """`$` of Python's expressions would let it pass."""
+    hashes = dict.fromkeys(FILES, "0" * 64)
+    check({"sha256": hashes}, "manifest", "there")
+    with pytest.raises(EarthSSLError, match=r"expected text of the form .*, got '000"):
+        check({"sha256": {**hashes, "card.md": "0" * 64 + "\n"}}, "manifest", "there")
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,23 @@ def test_a_server_that_glues_two_versions_is_found_out(server: Any, tiny: Path, 
     assert server.ranges(BIG) == ["", "bytes=10000-", ""]
 
 
+def test_a_server_that_glues_without_end_is_given_up(server: Any, tiny: Path, cache: Path) -> None:
+    """Each time the first half of another file, each time broken off: three rounds, not one for ever."""
+    other = b"\x00" * (tiny / BIG).stat().st_size
+
+    def half(request: Any) -> None:
+        start = int(request.headers.get("Range", "bytes=0-")[6:-1])
+        if start:
+            request.usual(f"reg/tiny/{BIG}", etag='"1"')
+        else:
+            request.answer(200, other, {"ETag": '"1"'}, cut=10_000)
+
+    server.fault(BIG)(half)
+    refused(server, "bytes with another", cache)
+    assert server.ranges(BIG) == ["", "bytes=10000-"] * download.ROUNDS
+    assert not list(cache.rglob("*.part"))
+
+
 def test_another_range_than_asked_for_is_not_taken(server: Any, tiny: Path, cache: Path) -> None:
     """206 with bytes from elsewhere."""
     server.fault(BIG, times=1)(lambda request: request.usual(f"reg/tiny/{BIG}", cut=10_000))
@@ -276,6 +293,28 @@ def test_redirects_without_end_are_refused(server: Any, cache: Path) -> None:
     server.fault(BIG)(lambda request: request.answer(302, headers={"Location": request.path + "?again"}))
     refused(server, "redirect", cache)
     assert len(server.asked) < 40
+
+
+def test_what_stands_beside_a_redirect_is_not_read(server: Any, cache: Path) -> None:
+    """It may have no end."""
+
+    def endless(request: Any) -> None:
+        request.send_response(302)
+        request.send_header("Location", f"/reg/tiny/moved-{BIG}")
+        request.end_headers()
+        while request.state.sent < 1 << 26:
+            request.write(b"\x00" * 65536)
+
+    server.fault(f"tiny/{BIG}")(endless)
+    refused(server, f"the server has none|expected a file at .*{BIG}", cache)
+    assert server.sent < 1 << 25
+
+
+@pytest.mark.parametrize("target", ["http://[::1", "http://127.0.0.1:port/x", "//"])
+def test_redirects_to_no_address_are_refused(server: Any, cache: Path, target: str) -> None:
+    """In a line, as everything else."""
+    server.fault(BIG)(lambda request: request.answer(302, headers={"Location": target}))
+    refused(server, "expected a URL|redirect", cache)
 
 
 def test_compressed_bytes_are_refused(server: Any, cache: Path) -> None:

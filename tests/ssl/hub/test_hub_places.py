@@ -119,7 +119,7 @@ def test_the_verbs(
     assert capsys.readouterr().out == f"{reg}/tiny#sha256={pin(tiny)}\n"
     url = serve(Path(reg)).url
     assert main(["list", url]) == 0
-    assert "pretrained 0.62, PCA 0.50 (correlation)" in capsys.readouterr().out
+    assert "pretrained 0.625, PCA 0.5 (correlation)" in capsys.readouterr().out
     assert main(["list", url, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["manifest_sha256"] == pin(tiny)
     assert main(["pull", f"{url}/tiny", "--out", str(tmp_path / "out")]) == 0
