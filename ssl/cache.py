@@ -10,7 +10,6 @@ from __future__ import annotations
 import datetime
 import hashlib
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ class Cache:
         return self.root / ".partial" / f"{sha256}.lock"
 
     def whole(self, sha256: str) -> Path | None:
-        """Return the folder if it is there and every byte is right; one that was damaged since is removed."""
+        """Return the folder if it is there and every byte is right, else None."""
         from .checkpoint import check_files
 
         folder = self.folder(sha256)
@@ -53,7 +52,6 @@ class Cache:
             if hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest() != sha256:
                 raise EarthSSLError("another manifest")
         except EarthSSLError:
-            shutil.rmtree(folder)
             return None
         return folder
 

@@ -77,7 +77,7 @@ def _header(record: Record) -> str:
     lower = record.licence.lower()
     known = next((name for start, name in LICENCES if lower.startswith(start)), None)
     tags = ["earth-science", "climate", "weather", "reanalysis", "self-supervised", "safetensors"]
-    tags += [*record.config.get("objectives", {})] + (["synthetic"] if _synthetic(record) else [])
+    tags += [*_mapping(record.config, "objectives")] + (["synthetic"] if _synthetic(record) else [])
     header: dict[str, Any] = {"library_name": "earthssl", "license": known or "other"}
     if known is None:
         header["license_name"] = _plain(record.licence)[:200]
@@ -122,19 +122,24 @@ def _data(record: Record) -> str:
 
 
 def _training(record: Record) -> str:
-    training = record.config.get("training", {})
-    objectives = record.config.get("objectives", {})
+    training, objectives = _mapping(record.config, "training"), _mapping(record.config, "objectives")
     lines = []
     for name, settings in objectives.items():
         weight = settings.get("weight", 1.0) if isinstance(settings, dict) else 1.0
-        lines.append(f"- Pretext task {_plain(name)}, weight {weight}")
-    batch = f", batches of {training['batch_size']} windows" if "batch_size" in training else ""
-    rate = f", learning rate {training['lr']}" if "lr" in training else ""
+        lines.append(f"- Pretext task {_plain(name)}, weight {_plain(str(weight))}")
+    batch = f", batches of {_plain(str(training['batch_size']))} windows" if "batch_size" in training else ""
+    rate = f", learning rate {_plain(str(training['lr']))}" if "lr" in training else ""
     lines.append(f"- {record.steps} steps{batch}{rate}, seed {record.seed}")
     if record.config.get("start_from"):
         lines.append("- Started from another checkpoint; what was taken over stands in the record")
     lines.append("- " + ", ".join(f"{_plain(name)} {_plain(version)}" for name, version in record.versions.items()))
     return "\n".join(lines)
+
+
+def _mapping(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a part of the config; it is free text to a checkpoint, and may be anything."""
+    found = config.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _health(record: Record) -> str:
@@ -184,7 +189,7 @@ def _value(row: Mapping[str, Any]) -> str:
 
 def _task(task: Mapping[str, Any]) -> str:
     parent = task.get("parent") or {}
-    targets = [t if isinstance(t, str) else f"{t.get('name')} ({t.get('units')})" for t in task["targets"]]
+    targets = [f"{t.get('name')} ({t.get('units')})" if isinstance(t, dict) else str(t) for t in task["targets"]]
     lines = [f"- {task['kind']}: {', '.join(map(_plain, targets))}"]
     shown = [name for name in ("classes", "mode", "pooling", "lead", "variables_added") if task.get(name)]
     lines += [f"- {name.replace('_', ' ')}: {_plain(str(task[name]))}" for name in shown]

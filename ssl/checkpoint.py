@@ -33,7 +33,19 @@ from .card import card
 from .encoder import Encoder
 from .errors import EarthSSLError
 from .files import disk_full_is_clear, exchange, refuse_filled, write_json, write_text
-from .folder import CARD, FILES, FILES_V1, MANIFEST, RECORD, TASK_FILE, check_files, files_of, manifest_of, names_in
+from .folder import (
+    CARD,
+    FILES,
+    FILES_V1,
+    MANIFEST,
+    RECORD,
+    TASK_FILE,
+    check_files,
+    files_of,
+    listed,
+    manifest_of,
+    names_in,
+)
 from .grid import LatLonGrid
 from .migration import FORMAT_VERSION, migrate, version_of
 from .record import Record, check_lengths
@@ -47,7 +59,6 @@ __all__ = [
 ]  # fmt: skip
 GOLDEN_TOLERANCE = 1e-3  # fp32 on other processors differs in the last digits; a wrong weight by far more
 GOLDEN_WINDOWS = 64
-SHOWN = 12  # differences listed; a folder of another kind has hundreds
 Weights = nn.Module | Mapping[str, Tensor]
 Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
 _DTYPE = {torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
@@ -241,7 +252,7 @@ def _statistics_shapes(record: dict[str, Any]) -> Shapes:
 
 
 def _check_shapes(found: Shapes, expected: Shapes, where: Path) -> None:
-    """Raise where names, shapes or types of tensors are others than expected, listing every difference."""
+    """Raise where names, shapes or types of tensors are others than expected, listing the differences."""
     wrong = [f"{name} is missing" for name in expected if name not in found]
     wrong += [f"{name} is unknown here" for name in found if name not in expected]
     for name in expected.keys() & found.keys():
@@ -251,10 +262,7 @@ def _check_shapes(found: Shapes, expected: Shapes, where: Path) -> None:
         elif dtype != other:
             wrong.append(f"{name}: expected {dtype}, got {other}")
     if wrong:
-        more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
-        raise EarthSSLError(
-            f"{where}: the tensors do not fit the record: {'; '.join(sorted(wrong)[:SHOWN])}{more}; fetch it again"
-        )
+        raise EarthSSLError(f"{where}: the tensors do not fit the record: {listed(sorted(wrong))}; fetch it again")
 
 
 def read_heads(folder: str | Path, heads: nn.Module) -> None:
@@ -283,7 +291,7 @@ def read_task(folder: str | Path) -> dict[str, Tensor]:
 def _check_finite(tensors: Mapping[str, Tensor], where: Path) -> None:
     wrong = [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
     if wrong:
-        raise EarthSSLError(f"{where}: {', '.join(wrong[:SHOWN])} holds values that are not finite; fetch it again")
+        raise EarthSSLError(f"{where}: {listed(wrong)} holds values that are not finite; fetch it again")
 
 
 def load_exactly(module: nn.Module, weights: dict[str, Tensor], where: Path) -> None:
@@ -303,7 +311,7 @@ def load_exactly(module: nn.Module, weights: dict[str, Tensor], where: Path) -> 
         elif weights[name].is_floating_point() and not weights[name].isfinite().all():
             wrong.append(f"{name} holds values that are not finite")
     if wrong:
-        raise EarthSSLError(f"{where}: the weights do not fit the record: {'; '.join(sorted(wrong))}; fetch it again")
+        raise EarthSSLError(f"{where}: the weights do not fit the record: {listed(sorted(wrong))}; fetch it again")
     module.load_state_dict(weights)
 
 
@@ -346,7 +354,7 @@ def _replay(file: Path, encoder: Encoder, record: Record) -> float:
     """Return the largest difference between the golden output and what the encoder makes of the golden input."""
     header = read_header(file)
     windows = (*header.get("values", ("", ()))[1], 0)[0]
-    tokens = header.get("output", ("", ()))[1][1:2]  # how many there are the encoder will tell
+    tokens = header.get("output", ("", ()))[1][1:2]  # how many there must be the patches will tell
     shape = (windows, record.encoder.window, len(record.variables), *record.grid.shape)
     expected: Shapes = {
         "values": ("F32", shape),
@@ -363,9 +371,11 @@ def _replay(file: Path, encoder: Encoder, record: Record) -> float:
         golden["values"], golden["valid"], golden["times"], torch.zeros(windows, dtype=torch.int64),
         torch.from_numpy(record.statistics.known), record.variables, record.grid,
     )  # fmt: skip
+    patches = patchify(batch, encoder.config.patch)
+    expected_output = ("F32", (windows, patches.values.shape[1], encoder.width))
+    _check_shapes(header, {**expected, "output": expected_output}, file)
     with torch.no_grad():
-        output = encoder(patchify(batch, encoder.config.patch))
-    _check_shapes(header, {**expected, "output": ("F32", tuple(output.shape))}, file)
+        output = encoder(patches)
     difference = float((output - golden["output"]).abs().max())
     if not difference <= GOLDEN_TOLERANCE:
         raise EarthSSLError(

@@ -23,6 +23,7 @@ TASK_FILE = "task.safetensors"
 RECORD = "record.json"
 MANIFEST = "manifest.json"
 MANIFEST_BYTES = 65536
+SHOWN = 12  # differences listed; a folder of another kind has hundreds
 
 
 def files_of(tuned: bool) -> tuple[str, ...]:
@@ -57,11 +58,17 @@ def names_in(manifest: Any, where: object) -> tuple[str, ...]:
     return names
 
 
+def listed(wrong: Sequence[str]) -> str:
+    """Return the first differences in one line, and how many more there are."""
+    more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+    return "; ".join(wrong[:SHOWN]) + more
+
+
 def check_files(folder: Path) -> tuple[str, ...]:
     """Compare every file with the manifest and return their names.
 
     Raises:
-        EarthSSLError: If there is no checkpoint, naming every file that is missing, changed, a link or too many.
+        EarthSSLError: If there is no checkpoint, naming the files that are missing, changed, a link or too many.
     """
     if not folder.is_dir():
         raise EarthSSLError(f"expected a checkpoint folder at {folder}, found none; see `earthssl pretrain`")
@@ -72,7 +79,7 @@ def check_files(folder: Path) -> tuple[str, ...]:
     wrong += [f"{entry.name} does not belong there" for entry in sorted(folder.iterdir())
               if entry.name not in (*names, MANIFEST)]  # fmt: skip
     if wrong:
-        raise EarthSSLError(f"{folder}: expected the files of its manifest, but {'; '.join(wrong)}; fetch it again")
+        raise EarthSSLError(f"{folder}: expected the files of its manifest, but {listed(wrong)}; fetch it again")
     return names
 
 

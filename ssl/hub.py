@@ -16,7 +16,7 @@ from .address import Address, parse
 from .cache import Cache
 from .download import Wanted, fetch, patiently, read_small, room
 from .errors import EarthSSLError
-from .files import disk_full_is_clear, refuse_filled, waited_for
+from .files import disk_full_is_clear, refuse_filled, waited_for, write_text
 from .files import sha256 as sha256_of
 from .progress import transfer_bar
 from .registry import read_index
@@ -222,13 +222,15 @@ def _fetch_all(
             if one.name == "record.json":  # before the weights come: can this release read them at all?
                 where = remote.where(one.name)
                 version_of(parse_json(file.read_bytes(), "a checkpoint's record", where), where)
-    (whole / MANIFEST).write_bytes(manifest)
+    write_text(whole / MANIFEST, manifest.decode("utf-8"))
     try:
         checkpoint.verify(whole)
     except EarthSSLError as error:
         shutil.rmtree(partial)
         said = str(error).replace(f"{whole}", remote.address.bare)
         raise EarthSSLError(f"{said}; it arrived as it was sent, and is not kept") from None
+    if folder.exists():  # damaged since it came; whoever holds it open keeps what they have
+        shutil.rmtree(folder)
     os.replace(whole, folder)
     shutil.rmtree(partial)
 

@@ -11,7 +11,7 @@ from typing import Any
 from .address import Address, parse
 from .download import patiently, read_small
 from .errors import EarthSSLError
-from .files import disk_full_is_clear, waited_for, write_text
+from .files import disk_full_is_clear, exchange, waited_for, write_text
 from .hub import LARGEST_MANIFEST, MANIFEST, load_folder, place_copy
 from .progress import track
 from .registry import INDEX, LARGEST_INDEX, describe, entries_or_none, index_text, parse_index
@@ -75,11 +75,15 @@ def _to_folder(source: Path, place: Address, sha256: str, replace: bool) -> Addr
                 raise EarthSSLError(
                     f"{target}: expected a checkpoint or nothing, found something else; remove it, or take another name"
                 )
+            if strange := _strangers(target):
+                raise EarthSSLError(
+                    f"{target}: expected the files of a checkpoint only, found {strange[0]!r:.120} too; move it away"
+                )
             present = _hash(target / MANIFEST)
             if present and present != sha256:
                 _refuse(place, present, replace)
             if present != sha256 or not _is_whole(target):
-                _exchange(source, target)
+                _put(source, target)
             entries[name] = describe(target)
             write_text(registry / INDEX, index_text(entries))
     return place
@@ -87,6 +91,14 @@ def _to_folder(source: Path, place: Address, sha256: str, replace: bool) -> Addr
 
 def _hash(manifest: Path) -> str:
     return hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else ""
+
+
+def _strangers(folder: Path) -> list[str]:
+    """Return the names of what lies in a folder and belongs to no checkpoint: someone's notes, perhaps."""
+    from .checkpoint import files_of
+
+    known = {*files_of(True), MANIFEST}
+    return sorted(file.name for file in folder.iterdir() if file.name not in known) if folder.is_dir() else []
 
 
 def _is_whole(folder: Path) -> bool:
@@ -98,17 +110,16 @@ def _is_whole(folder: Path) -> bool:
         return False
 
 
-def _exchange(source: Path, target: Path) -> None:
+def _put(source: Path, target: Path) -> None:
     """Put a copy of the source in the target's place; what was there goes when the copy is whole."""
-    old = target.with_name(f".{target.name}.old")
     fresh = target.with_name(f".{target.name}.new")
-    for left in (old, fresh):  # of a push that was killed
-        shutil.rmtree(left, ignore_errors=True)
+    shutil.rmtree(fresh, ignore_errors=True)  # of a push that was killed
     place_copy(source, fresh)
     if target.exists():
-        os.rename(target, old)
-    os.rename(fresh, target)
-    shutil.rmtree(old, ignore_errors=True)
+        exchange(target, fresh)
+        shutil.rmtree(fresh)
+    else:
+        os.rename(fresh, target)
 
 
 def _to_s3(source: Path, place: Address, sha256: str, replace: bool) -> Address:

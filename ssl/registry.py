@@ -104,8 +104,9 @@ def describe(folder: Path) -> dict[str, Any]:
     record = migrate(read_strict_json(folder / "record.json", "a checkpoint's record"), folder)
     lat, lon = record["grid"]["lat"], record["grid"]["lon"]
     encoder, task = record["encoder"], record["task"]
-    pretext = record["config"].get("objectives")
-    what = f"fine-tuned for {task.get('kind')}" if task else f"pretrained on {', '.join(pretext or ['unknown tasks'])}"
+    objectives = record["config"].get("objectives")  # free text, in whatever form
+    pretext = ", ".join(objectives) if isinstance(objectives, dict) and objectives else "unknown tasks"
+    what = f"fine-tuned for {task.get('kind')}" if task else f"pretrained on {pretext}"
     patch = "×".join(str(part) for part in encoder["patch"])
     return {
         "manifest_sha256": hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest(),

@@ -110,7 +110,8 @@ def check(value: Any, name: str, where: object, remedy: str = "fetch it again") 
     errors = sorted(found, key=lambda e: (e.json_path, e.validator != "required"))
     wrong = [f"{error.json_path}: {_words(error)}" for error in errors]
     if wrong:
-        more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        often = "or more" if len(wrong) == MOST else "more"
+        more = f"; and {len(wrong) - SHOWN} {often}" if len(wrong) > SHOWN else ""
         raise EarthSSLError(f"{where}: the {name} does not fit its schema: {'; '.join(wrong[:SHOWN])}{more}; {remedy}")
 
 

@@ -97,3 +97,9 @@ def test_texts_of_a_record_cannot_break_out_of_the_card(record: Record) -> None:
     assert "![" not in text
     row = next(line for line in text.splitlines() if line.startswith("| sst |"))
     assert row.replace("\\|", "").count("|") == 3
+    odd = {"objectives": {bad: {"weight": bad}}, "training": {"batch_size": bad, "lr": bad}}
+    text = card(replace(record, config=odd, task={"kind": "regression", "targets": [1, bad]}))
+    assert "\n# Heading" not in text
+    assert "<script>" not in text
+    for junk in (5, [1], "x", None):
+        assert "## Training" in card(replace(record, config={"objectives": junk, "training": junk}))

@@ -263,6 +263,13 @@ CASES: dict[str, tuple[Spoiler, str]] = {
     "pipe instead of a file": (a_pipe, "heads.safetensors is no regular file"),
     "missing file": (lambda f: (f / "heads.safetensors").unlink(), "heads.safetensors is missing"),
     "extra file": (lambda f: (f / "setup.py").write_text("import os") and None, "setup.py does not belong there"),
+    "a thousand extra files": (
+        lambda f: [(f / f"x{k}").touch() for k in range(1000)] and None, "x0 does not belong there.*; and 988 more"),
+    "a name with a line break": (
+        record(lambda r: r.update(variables=["sst\n", "u10"])), r"\$\.variables\[0\]: expected text of the form"),
+    "golden output of one token": (
+        tensors("golden.safetensors", lambda t: {**t, "output": t["output"][:, :1].clone()}),
+        r"golden.*output: expected shape"),
     "extra folder": (lambda f: (f / "code").mkdir(), "code does not belong there"),
     "task without a head": (task_claimed, "if and only if the record names a task"),
 }  # fmt: skip

@@ -172,6 +172,9 @@ def test_links_planted_in_the_cache_are_not_followed(server: Any, cache: Path, t
     (cache / ".partial" / folder.name / "encoder.safetensors.part").symlink_to(victim)
     with pytest.raises(EarthSSLError, match="found a link"):
         pull(f"{server.url}/reg/tiny")
+    (cache / ".partial" / folder.name / "encoder.safetensors.part").unlink()
+    (cache / ".partial" / folder.name / "checkpoint" / "manifest.json").symlink_to(victim)
+    shutil.rmtree(pull(f"{server.url}/reg/tiny"))
     (cache / ".partial" / f"{folder.name}.lock").unlink()
     (cache / ".partial" / f"{folder.name}.lock").symlink_to(victim)
     with pytest.raises(EarthSSLError, match="found a link"):

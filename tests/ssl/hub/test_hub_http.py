@@ -377,6 +377,10 @@ def test_a_cache_that_was_damaged_heals(server: Any, tiny: Path, same: Any) -> N
     """It is fetched again, not used."""
     folder = pull(f"{server.url}/reg/tiny")
     (folder / BIG).write_bytes(b"damaged")
+    server.fault(BIG, times=1)(lambda request: request.answer(404))
+    with pytest.raises(EarthSSLError, match="the server has none"):
+        pull(f"{server.url}/reg/tiny")
+    assert (folder / BIG).read_bytes() == b"damaged"  # it stays until another takes its place
     assert same(pull(f"{server.url}/reg/tiny"), tiny)
 
 

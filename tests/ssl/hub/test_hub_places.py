@@ -44,6 +44,10 @@ def test_a_registry_of_folders(tiny: Path, other: Path, tmp_path: Path, same: An
     (reg / "a" / "card.md").write_text("rotten")
     push(tiny, reg / "a")
     assert same(reg / "a", tiny)
+    (reg / "a" / "notes.txt").write_text("mine")
+    with pytest.raises(EarthSSLError, match=r"found 'notes\.txt' too; move it away"):
+        push(tiny, reg / "a", replace=True)
+    (reg / "a" / "notes.txt").unlink()
     a, b = list_registry(reg)
     assert (a["name"], b["name"]) == ("a", "b")
     assert a["manifest_sha256"] == pin(tiny)
@@ -73,7 +77,7 @@ def test_pushes_at_once_all_reach_the_index(tiny: Path, tmp_path: Path) -> None:
     assert [entry["name"] for entry in list_registry(tmp_path / "reg")] == [f"n{k}" for k in range(6)]
 
 
-@pytest.mark.parametrize("step", ["copyfile", "rename"])
+@pytest.mark.parametrize("step", ["copyfile", "exchange"])
 def test_a_push_that_fails_leaves_what_was_there(
     tiny: Path, other: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, same: Any, pin: Any
 ) -> None:
@@ -85,7 +89,7 @@ def test_a_push_that_fails_leaves_what_was_there(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("shutil.copyfile" if step == "copyfile" else "os.rename", full)
+        patch.setattr("shutil.copyfile" if step == "copyfile" else "earthssl.ssl.push.exchange", full)
         with pytest.raises(EarthSSLError, match="no space left"):
             push(other, reg / "a", replace=True)
     assert same(reg / "a", tiny)
