@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,14 @@ import torch
 import xarray as xr
 
 from ..ssl.batch import from_fields
-from ..ssl.checkpoint import Record, differences, load_exactly, read, read_task
+from ..ssl.checkpoint import Record, load_exactly, read, read_task
+from ..ssl.embed import Series
 from ..ssl.encoder import Encoder
 from ..ssl.errors import EarthSSLError
 from ..ssl.grid import LatLonGrid
 from ..ssl.hub import load_folder
 from ..ssl.progress import track
-from ..ssl.sources.canonical import canonicalise
-from ..ssl.splits import unbroken_starts
+from ..ssl.screen import screen
 from ..ssl.tokens import patchify
 from .label_samples import later
 from .task_head import LOCAL, TaskHead, TaskNetwork, cells_of
@@ -45,9 +45,13 @@ class FinetunedEncoder:
 
     def predict(
         self,
-        data: xr.Dataset,
+        data: xr.Dataset | xr.DataArray,
         places: Sequence[tuple[float, float]] | np.ndarray | None = None,
         batch_size: int = 64,
+        *,
+        check_range: bool = True,
+        units: Mapping[str, str] | None = None,
+        rename: Mapping[str, str] | None = None,
     ) -> xr.DataArray:
         """Return what the labels would be for every window of unbroken steps in the data.
 
@@ -56,6 +60,7 @@ class FinetunedEncoder:
                 checkpoint. Variables may be missing: the encoder takes any subset, and warns.
             places: Latitude and longitude, degrees, of each place to predict for, (place, 2), if the labels had places.
             batch_size: Windows at once.
+            check_range, units, rename: As for `FrozenEncoder.embed`.
 
         Returns:
             Numbers (time, target) with their units, probabilities (time, class), or fields (time, lat, lon); with
@@ -66,14 +71,15 @@ class FinetunedEncoder:
             EarthSSLError: If the data do not fit the record, or places are missing or too many.
         """
         chosen = self._places(places)
-        fields, times, names, grid = self._fields(data)
-        length = self.record.encoder.window
-        starts = unbroken_starts(times, length)
-        if not len(starts):
-            raise EarthSSLError(
-                f"expected at least {length} unbroken time steps (the encoder's window), got {len(times)} steps"
-            )
-        known = torch.from_numpy(self.record.statistics.select([self.record.variables.index(n) for n in names]).known)
+        screened = screen(data, self.record, units=units, rename=rename, check_range=check_range, use="predicting")
+        for text in screened.said:
+            warnings.warn(text, stacklevel=2)
+        series = Series.of(screened, self.record.encoder.window)
+        names, starts, length, grid = series.variables, series.starts, series.length, self.record.grid
+        times = series.data["time"].values
+        raw = np.stack([series.data[name].values for name in names], 1)
+        fields = torch.from_numpy(series.statistics.normalise(raw, times))
+        known = torch.from_numpy(series.statistics.known)
         seconds = torch.from_numpy(times.astype("datetime64[s]").astype(np.int64))
         ends = times[starts + length - 1].astype("datetime64[s]")
         when = later(ends, self._steps(times), int(self.task["lead"]))
@@ -106,27 +112,6 @@ class FinetunedEncoder:
                 "of pairs"
             )
         return torch.from_numpy(found)
-
-    def _fields(self, data: xr.Dataset) -> tuple[torch.Tensor, np.ndarray, tuple[str, ...], LatLonGrid]:
-        """Return normalised fields, times, and the names and grid of what the data hold of the record's variables."""
-        record = self.record
-        data = canonicalise(data, where="the dataset to predict from")
-        grid = LatLonGrid(data["lat"].values, data["lon"].values)
-        times = data["time"].values
-        step_days = float(np.median(np.diff(times)) / np.timedelta64(1, "D")) if len(times) > 1 else record.step_days
-        names = [str(name) for name in data.data_vars]
-        said = differences(record, names, grid, step_days)
-        if said:
-            raise EarthSSLError(f"the data do not fit the checkpoint: {'; '.join(said)}; regrid or choose other data")
-        present = tuple(name for name in record.variables if name in names)
-        missing = [name for name in record.variables if name not in names]
-        if missing:
-            warnings.warn(
-                f"predicting without {', '.join(missing)}: tuned on {', '.join(record.variables)}", stacklevel=3
-            )
-        statistics = record.statistics.select([record.variables.index(name) for name in present])
-        raw = np.stack([data[name].values for name in present], 1)
-        return torch.from_numpy(statistics.normalise(raw, times)), times, present, grid
 
     @torch.no_grad()
     def _outputs(self, batch: Any, times: np.ndarray, places: torch.Tensor | None) -> np.ndarray:

@@ -14,7 +14,6 @@ from .grid import LatLonGrid
 from .sources.canonical import canonicalise, contents
 from .statistics import Statistics
 
-WHERE = "the data to embed"
 EAGER_BYTES = 64 * 2**20  # data that are not in memory are read at once up to this size; larger ones stay lazy
 SAMPLED_STEPS = 5
 # Root mean square of the deviations from the climatology of training, in its standard deviations: 1 for the training
@@ -53,6 +52,7 @@ def screen(
     units: Mapping[str, str] | None = None,
     rename: Mapping[str, str] | None = None,
     check_range: bool = True,
+    use: str = "embedding",
 ) -> Screened:
     """Return the data in the form the encoder of the record takes.
 
@@ -63,15 +63,17 @@ def screen(
         units: Units by variable, where the data do not say or misstate them.
         rename: Canonical names by the data's own, where a name is not understood.
         check_range: Refuse values that lie far from the climatology of training: their units are probably wrong.
+        use: What the data are wanted for, in what is said.
 
     Raises:
         EarthSSLError: If grid, time step, calendar, units or values do not fit; differences are listed together.
     """
-    ds = as_dataset(data)
-    there, left_out = contents(ds, WHERE, rename or {})
+    where = f"the data for {use}"
+    ds = as_dataset(data, where)
+    there, left_out = contents(ds, where, rename or {})
     present = [name for name in record.variables if name in there]
     canonical = canonicalise(
-        ds, where=WHERE, eager_bytes=EAGER_BYTES, variables=tuple(present) or None, units=units or {},
+        ds, where=where, eager_bytes=EAGER_BYTES, variables=tuple(present) or None, units=units or {},
         rename=rename or {},
     )  # fmt: skip
     names = [str(name) for name in canonical.data_vars]
@@ -87,19 +89,19 @@ def screen(
     unused = (*before, *left_out, *(name for name in there if name not in record.variables))
     missing = tuple(name for name in record.variables if name not in present)
     canonical = canonical[present]
-    doubts = _doubts_of(canonical, statistics) if check_range else ()
-    return Screened(canonical, statistics, missing, unused, (*_incomplete(record, missing, unused), *doubts))
+    odd = _doubts_of(canonical, statistics, where) if check_range else ()
+    return Screened(canonical, statistics, missing, unused, (*_incomplete(record, missing, unused, use), *odd))
 
 
-def as_dataset(data: xr.Dataset | xr.DataArray) -> xr.Dataset:
+def as_dataset(data: xr.Dataset | xr.DataArray, where: str) -> xr.Dataset:
     """Return a Dataset of what may be a DataArray of one variable, or of several along `variable`."""
     if isinstance(data, xr.Dataset):
         return data
     if not isinstance(data, xr.DataArray):
-        raise EarthSSLError(f"expected an xarray.Dataset or DataArray to embed, got {type(data).__name__}; make it one")
+        raise EarthSSLError(f"{where}: expected an xarray.Dataset or DataArray, got {type(data).__name__}; make it one")
     if "variable" in data.dims:
         if "variable" not in data.coords:
-            raise EarthSSLError(f"{WHERE}: expected names along the dimension 'variable', found none; assign them")
+            raise EarthSSLError(f"{where}: expected names along the dimension 'variable', found none; assign them")
         names = [str(name) for name in data["variable"].values]
         said = data.coords["units"].values if "units" in data.coords else data.attrs.get("units", "")
         units = np.broadcast_to(np.asarray(said), len(names))
@@ -111,27 +113,27 @@ def as_dataset(data: xr.Dataset | xr.DataArray) -> xr.Dataset:
         return xr.Dataset(arrays)
     if data.name is None:
         raise EarthSSLError(
-            f"{WHERE}: expected a DataArray whose name says which variable it is, got one without; "
+            f"{where}: expected a DataArray whose name says which variable it is, got one without; "
             "name it, as in data.rename('sst'), or give it a dimension 'variable'"
         )
     return data.to_dataset()
 
 
-def _incomplete(record: Record, missing: tuple[str, ...], unused: tuple[str, ...]) -> list[str]:
+def _incomplete(record: Record, missing: tuple[str, ...], unused: tuple[str, ...], use: str) -> list[str]:
     said = []
     if missing:
-        said.append(f"embedding without {', '.join(missing)}: the encoder was trained on {', '.join(record.variables)}")
+        said.append(f"{use} without {', '.join(missing)}: the encoder was trained on {', '.join(record.variables)}")
     if unused:
-        said.append(f"embedding makes no use of {', '.join(unused)}: the encoder knows {', '.join(record.variables)}")
+        said.append(f"{use} makes no use of {', '.join(unused)}: the encoder knows {', '.join(record.variables)}")
     return said
 
 
-def _doubts_of(data: xr.Dataset, statistics: Statistics) -> tuple[str, ...]:
+def _doubts_of(data: xr.Dataset, statistics: Statistics, where: str) -> tuple[str, ...]:
     """Return `doubts` about some steps of a series."""
     sample = data.isel(time=sampled(data.sizes["time"])).load()
     values = np.stack([sample[name].values for name in sample.data_vars], 1)
     units = [sample[name].attrs["units"] for name in sample.data_vars]
-    return doubts(values, sample["time"].values, list(map(str, sample.data_vars)), units, statistics)
+    return doubts(values, sample["time"].values, list(map(str, sample.data_vars)), units, statistics, where)
 
 
 def sampled(count: int) -> np.ndarray:
@@ -140,7 +142,12 @@ def sampled(count: int) -> np.ndarray:
 
 
 def doubts(
-    values: np.ndarray, times: np.ndarray, names: Sequence[str], units: Sequence[str], statistics: Statistics
+    values: np.ndarray,
+    times: np.ndarray,
+    names: Sequence[str],
+    units: Sequence[str],
+    statistics: Statistics,
+    where: str,
 ) -> tuple[str, ...]:
     """Return sentences on variables whose values are odd.
 
@@ -149,6 +156,7 @@ def doubts(
         times: Of the steps, datetime64.
         names, units: Of the variables.
         statistics: Of the same variables.
+        where: What the data are called in the error.
 
     Raises:
         EarthSSLError: If a variable cannot be in the units it claims.
@@ -171,7 +179,7 @@ def doubts(
             odd.append(f"{text}: are its units right?")
     if wrong:
         raise EarthSSLError(
-            f"{WHERE}: expected values within {REFUSED:g} standard deviations of the climatology of training, but "
+            f"{where}: expected values within {REFUSED:g} standard deviations of the climatology of training, but "
             f"{'; '.join(wrong)}; the units or the quantity are probably wrong: mend the attribute units, or say "
             "units={...}; if the values are meant, check_range=False"
         )

@@ -255,4 +255,4 @@ def _check_windows(X: xr.DataArray, frozen: FrozenEncoder, check_range: bool) ->
     places = [record.variables.index(name) for name in names]
     some = X.isel(time=sampled(len(X)), step=-1)
     units = [record.units[k] for k in places]
-    return doubts(some.values, some["step_time"].values, names, units, record.statistics.select(places))
+    return doubts(some.values, some["step_time"].values, names, units, record.statistics.select(places), "the windows")

@@ -42,7 +42,7 @@ def test_a_data_array_is_a_variable(frozen: FrozenEncoder, two_years: xr.Dataset
         frozen.embed(two_years["sst"].rename(None))
     with pytest.raises(EarthSSLError, match="names along the dimension 'variable'"):
         frozen.embed(stacked.drop_vars("variable"))
-    with pytest.raises(EarthSSLError, match=r"expected an xarray\.Dataset or DataArray to embed, got ndarray"):
+    with pytest.raises(EarthSSLError, match=r"for embedding: expected an xarray\.Dataset or DataArray, got ndarray"):
         frozen.embed(two_years["sst"].values)  # type: ignore[arg-type]
 
 
