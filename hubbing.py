@@ -89,7 +89,7 @@ def _table(entries: list[dict[str, Any]]) -> str:
     from .ssl.card import headline
 
     head = ("name", "MB", "variables", "grid", "step", "licence", "scores", "summary", "manifest SHA-256")
-    rows = [head]
+    rows: list[tuple[str, ...]] = [head]
     for entry in entries:
         scores = "; ".join(headline(table) for table in entry["scores"])
         cells = (

@@ -48,8 +48,8 @@ def probe_scores(folder: str | Path, weights_sha256: str = "") -> dict[str, Any]
     kinds = {row.get("name", row.get("row")): row.get("kind", "") for row in record.get("rows", [])}
     rows = [
         {"name": str(one.row), "target": str(one.target), "kind": str(kinds.get(one.row) or ""),
-         "value": round(float(one.value), 4), "low": _rounded(one.low), "high": _rounded(one.high)}
-        for one in scores.head(MOST_ROWS).itertuples() if pd.notna(one.value)
+         "value": _rounded(one.value), "low": _rounded(one.low), "high": _rounded(one.high)}
+        for one in scores[scores["value"].notna()].head(MOST_ROWS).itertuples()
     ]  # fmt: skip
     return {
         "task": str(record["task"]),

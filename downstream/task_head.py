@@ -45,6 +45,13 @@ class TaskHead(nn.Module):
     patch: every token of the last step by itself, to the cells of its patch.
     """
 
+    centre: Tensor
+    spread: Tensor
+    basis: Tensor
+    offset: Tensor
+    base: Tensor
+    scale: Tensor
+
     def __init__(self, shape: Mapping[str, Any]) -> None:
         """Make a head.
 

@@ -76,7 +76,7 @@ def upload(folder: Path, names: Sequence[str], stale: Sequence[str], address: Ad
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-    operations = [
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
         *(CommitOperationAdd(name, str(folder / name)) for name in names),
         *(CommitOperationDelete(name) for name in stale),
     ]

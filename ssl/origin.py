@@ -79,8 +79,7 @@ class Origin:
 
     @cached_property
     def _group(self) -> Any:
-        options = options_of(self.address)
-        return zarr.open_group(self.address, mode="r", **({"storage_options": options} if options else {}))
+        return zarr.open_group(self.address, mode="r", storage_options=options_of(self.address) or None)
 
     def _tried(self, read: Callable[[], T], what: str, tries: int) -> T:
         """Return what `read` does, tried again where a connection was lost or an answer cut short."""

@@ -29,6 +29,15 @@ class PortableEncoder(nn.Module):
         tokens: Tokens of a window.
     """
 
+    coefficients: Tensor
+    scale: Tensor
+    rows: Tensor
+    kept: Tensor
+    step: Tensor
+    last: Tensor
+    where: Tensor
+    weights: Tensor
+
     def __init__(self, frozen: FrozenEncoder, pooling: str = "mean", layer: int = -1) -> None:
         """Take over weights, statistics and geometry.
 

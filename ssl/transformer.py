@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -198,7 +198,7 @@ class EncoderTransformer(TransformerMixin, BaseEstimator):
             )
 
 
-def is_windows(X: Any) -> bool:
+def is_windows(X: Any) -> TypeGuard[xr.DataArray]:
     """Whether X is an array of windows, and not a series."""
     return isinstance(X, xr.DataArray) and "step" in X.dims
 

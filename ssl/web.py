@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import email.message
 import http.client
 import re
 import socket
@@ -202,7 +201,7 @@ class _Watched(urllib.request.HTTPRedirectHandler):
         fp: IO[bytes],
         code: int,
         msg: str,
-        headers: email.message.Message,
+        headers: http.client.HTTPMessage,
         newurl: str,
     ) -> urllib.request.Request | None:
         old, new = urlsplit(req.full_url), urlsplit(newurl)
