@@ -16,6 +16,7 @@ from typing import Any
 from .address import Address
 from .errors import EarthSSLError
 from .files import cache_folder, read_json, write_json
+from .folder import MANIFEST, check_files
 
 
 class Cache:
@@ -42,14 +43,12 @@ class Cache:
 
     def whole(self, sha256: str) -> Path | None:
         """Return the folder if it is there and every byte is right, else None."""
-        from .checkpoint import check_files
-
         folder = self.folder(sha256)
         if not folder.is_dir():
             return None
         try:
             check_files(folder)
-            if hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest() != sha256:
+            if hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest() != sha256:
                 raise EarthSSLError("another manifest")
         except EarthSSLError:
             return None

@@ -18,13 +18,12 @@ from .download import Wanted, fetch, patiently, read_small, room
 from .errors import EarthSSLError
 from .files import disk_full_is_clear, refuse_filled, waited_for, write_text
 from .files import sha256 as sha256_of
+from .folder import MANIFEST, MANIFEST_BYTES, check_files, names_in
 from .progress import transfer_bar
 from .registry import read_index
 from .remote import Remote, remote_of
 from .strict import JSON_BYTES, parse_json
 
-MANIFEST = "manifest.json"
-LARGEST_MANIFEST = 1 << 16  # bytes
 MAX_GB = 16.0  # of a checkpoint that is pulled
 _TEXTS = ("record.json", "card.md")
 
@@ -150,7 +149,7 @@ def _bring(cache: Cache, place: Address, allow_http: bool, max_gb: float, say: S
         resolved = patiently(lambda: commit_of(place), place.bare)
         say(f"{place.bare} is commit {resolved.revision}")
     remote = remote_of(resolved, allow_http=allow_http)
-    manifest = read_small(remote, MANIFEST, LARGEST_MANIFEST)
+    manifest = read_small(remote, MANIFEST, MANIFEST_BYTES)
     _check_pin(place, manifest)
     sha256 = hashlib.sha256(manifest).hexdigest()
     wanted = read_manifest(manifest, remote.where(MANIFEST), int(max_gb * 1e9))
@@ -177,8 +176,6 @@ def read_manifest(manifest: bytes, where: str, max_bytes: int) -> list[Wanted]:
     Raises:
         EarthSSLError: If it names anything but the files of a checkpoint, or more bytes than allowed.
     """
-    from .checkpoint import names_in
-
     plain = parse_json(manifest, "a checkpoint's manifest", where)
     names = names_in(plain, where)
     sizes: dict[str, int] = plain.get("bytes", {})
@@ -244,8 +241,6 @@ def _check_out(out: Path) -> None:
 
 def _copy(folder: Path, out: Path) -> Path:
     """Copy a whole checkpoint to a folder that appears when the copy is whole."""
-    from .checkpoint import check_files
-
     if (out / MANIFEST).is_file():
         if (out / MANIFEST).read_bytes() == (folder / MANIFEST).read_bytes():
             check_files(out)
@@ -257,8 +252,6 @@ def _copy(folder: Path, out: Path) -> Path:
 
 def place_copy(folder: Path, target: Path) -> None:
     """Copy a checkpoint beside the target, check every hash, and rename it; an empty folder there gives way."""
-    from .checkpoint import check_files
-
     making = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.rmtree(making, ignore_errors=True)
     try:

@@ -12,7 +12,8 @@ from .address import Address, parse
 from .download import patiently, read_small
 from .errors import EarthSSLError
 from .files import disk_full_is_clear, exchange, waited_for, write_text
-from .hub import LARGEST_MANIFEST, MANIFEST, load_folder, place_copy
+from .folder import MANIFEST, MANIFEST_BYTES, check_files, files_of
+from .hub import load_folder, place_copy
 from .progress import track
 from .registry import INDEX, LARGEST_INDEX, describe, entries_or_none, index_text, parse_index
 from .remote import S3, Absent, Changed, Folder, remote_of
@@ -95,15 +96,11 @@ def _hash(manifest: Path) -> str:
 
 def _strangers(folder: Path) -> list[str]:
     """Return the names of what lies in a folder and belongs to no checkpoint: someone's notes, perhaps."""
-    from .checkpoint import files_of
-
     known = {*files_of(True), MANIFEST}
     return sorted(file.name for file in folder.iterdir() if file.name not in known) if folder.is_dir() else []
 
 
 def _is_whole(folder: Path) -> bool:
-    from .checkpoint import check_files
-
     try:
         return bool(check_files(folder))
     except EarthSSLError:
@@ -123,15 +120,13 @@ def _put(source: Path, target: Path) -> None:
 
 
 def _to_s3(source: Path, place: Address, sha256: str, replace: bool) -> Address:
-    from .checkpoint import check_files, files_of
-
     name = place.name
     if "/" not in place.place:
         raise EarthSSLError(f"{place}: expected s3://bucket/NAME or s3://bucket/registry/NAME, got a bucket only")
     remote = remote_of(place)
     assert isinstance(remote, S3)
     try:
-        present = hashlib.sha256(read_small(remote, MANIFEST, LARGEST_MANIFEST)).hexdigest()
+        present = hashlib.sha256(read_small(remote, MANIFEST, MANIFEST_BYTES)).hexdigest()
     except Absent:
         present = ""
     if present and present != sha256:
@@ -154,7 +149,7 @@ def _seal(remote: S3, manifest: bytes) -> None:
     try:
         remote.write(MANIFEST, manifest, IfNoneMatch="*")
     except Changed:
-        if read_small(remote, MANIFEST, LARGEST_MANIFEST) != manifest:
+        if read_small(remote, MANIFEST, MANIFEST_BYTES) != manifest:
             raise EarthSSLError(
                 f"{remote.address.bare}: expected no other push at the same time, but another checkpoint appeared; "
                 "look which is meant, and push that one again with --replace"
@@ -184,7 +179,6 @@ def _index_s3(registry: Address, name: str, entry: dict[str, Any]) -> None:
 
 
 def _to_hf(source: Path, place: Address, sha256: str, replace: bool) -> Address:
-    from .checkpoint import check_files, files_of
     from .hugging import look_up, upload
 
     if place.is_commit:
@@ -194,7 +188,7 @@ def _to_hf(source: Path, place: Address, sha256: str, replace: bool) -> Address:
     parent, there = patiently(lambda: look_up(place), place.bare)
     found = ""
     if MANIFEST in there:
-        found = hashlib.sha256(read_small(remote_of(parent), MANIFEST, LARGEST_MANIFEST)).hexdigest()
+        found = hashlib.sha256(read_small(remote_of(parent), MANIFEST, MANIFEST_BYTES)).hexdigest()
     if found and found != sha256:
         _refuse(place, found, replace)
     if found == sha256 and not replace:

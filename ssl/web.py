@@ -8,7 +8,6 @@ import re
 import socket
 import ssl
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -79,19 +78,52 @@ def _number(text: str | None) -> int | None:
 
 def _blocks(answer: Any, length: int | None) -> Iterator[bytes]:
     """Yield the `length` bytes that were announced; a trickle that never ends is ended as a time-out."""
-    begin, got, total = time.monotonic(), 0, 0
-    while length is None or total < length:
-        block = answer.read1(BLOCK if length is None else min(BLOCK, length - total))
-        if not block:
-            break
-        got, total = got + len(block), total + len(block)
-        yield block
-        if (passed := time.monotonic() - begin) > remote.TIMEOUT_S:
-            if got < SLOWEST * passed:
-                raise Transient(f"only {got} bytes came in {passed:.0f} s")
-            begin, got = time.monotonic(), 0
-    if length is not None and total < length:
-        raise Transient(f"the connection broke off {length - total} bytes before the announced end")
+    with _Watch(answer.line) as watch:
+        try:
+            while length is None or watch.got < length:
+                block = answer.read1(BLOCK if length is None else min(BLOCK, length - watch.got))
+                if not block:
+                    break
+                watch.got += len(block)
+                yield block
+        except (OSError, http.client.HTTPException):
+            if not watch.late.is_set():
+                raise
+        if watch.late.is_set():
+            raise Transient(f"less than {SLOWEST} bytes a second came")
+    if length is not None and watch.got < length:
+        raise Transient(f"the connection broke off {length - watch.got} bytes before the announced end")
+
+
+class _Watch:
+    """Hangs up where less comes than `SLOWEST`, over a time-out's length.
+
+    A thread of its own sees it, as the bytes around chunks may trickle without end and without one block.
+
+    Attributes:
+        got: Bytes so far, counted by whoever reads.
+        late: Set when it has hung up.
+    """
+
+    def __init__(self, line: socket.socket) -> None:
+        self.line, self.got = line, 0
+        self.late, self._done = threading.Event(), threading.Event()
+
+    def __enter__(self) -> _Watch:
+        threading.Thread(target=self._look, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+
+    def _look(self) -> None:
+        before = 0
+        while not self._done.wait(remote.TIMEOUT_S):
+            now = self.got
+            if now - before < SLOWEST * remote.TIMEOUT_S:
+                _hang_up(self.line, self.late)
+                return
+            before = now
 
 
 @contextmanager
@@ -141,8 +173,8 @@ class _Prompt(http.client.HTTPConnection):
     """A connection on which the head of an answer must have come within the time-out, not only its next byte."""
 
     def getresponse(self) -> http.client.HTTPResponse:
-        late = threading.Event()
-        timer = threading.Timer(remote.TIMEOUT_S, _hang_up, (self.sock, late))
+        late, line = threading.Event(), self.sock  # which is given up here where the answer ends with the connection
+        timer = threading.Timer(remote.TIMEOUT_S, _hang_up, (line, late))
         timer.daemon = True
         timer.start()
         try:
@@ -156,6 +188,7 @@ class _Prompt(http.client.HTTPConnection):
         if late.is_set():
             answer.close()
             raise TimeoutError("timed out")
+        answer.line = line  # type: ignore[attr-defined]
         return answer
 
 
@@ -166,7 +199,7 @@ class _PromptTls(_Prompt, http.client.HTTPSConnection):
 def _hang_up(sock: socket.socket, late: threading.Event) -> None:
     late.set()
     with contextlib.suppress(OSError):
-        sock.shutdown(socket.SHUT_RDWR)
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not TLS's own, which another thread is using
 
 
 class _Http(urllib.request.HTTPHandler):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from earthssl.ssl import download, hub, remote
+from earthssl.ssl import download, remote
 from earthssl.ssl.checkpoint import check_files
 from earthssl.ssl.errors import EarthSSLError
 from earthssl.ssl.hub import pull
@@ -195,18 +195,23 @@ def test_too_large_a_checkpoint_is_refused_by_its_manifest(server: Any, cache: P
     assert len(server.asked) == 1
 
 
-@pytest.mark.parametrize("slow", ["body", "head"])
+@pytest.mark.parametrize("slow", ["body", "head", "chunks", "trailer"])
 def test_a_trickle_is_a_time_out(server: Any, cache: Path, monkeypatch: pytest.MonkeyPatch, slow: str) -> None:
-    """A byte now and then keeps no one waiting for ever, in the body or in the head."""
+    """A byte now and then keeps no one waiting for ever, in the body or around it."""
     monkeypatch.setattr(remote, "TIMEOUT_S", 0.2)
     monkeypatch.setattr(download, "TRIES", 2)
 
     def trickle(request: Any) -> None:
-        if slow == "body":
+        request.protocol_version = "HTTP/1.1"
+        if slow != "head":
             request.send_response(200)
+            if slow != "body":
+                request.send_header("Transfer-Encoding", "chunked")
             request.end_headers()
+        if slow == "trailer":
+            request.wfile.write(b"1\r\nx\r\n0\r\n")
         for _ in range(100):
-            request.wfile.write(b"H")
+            request.wfile.write(b"a: b\r\n" if slow == "trailer" else b"0")
             request.wfile.flush()
             time.sleep(0.05)
 
@@ -488,4 +493,3 @@ def test_out_is_a_copy(server: Any, tiny: Path, tmp_path: Path, same: Any) -> No
             pull(f"{server.url}/reg/tiny", tmp_path / other)
     assert server.asked == []
     assert [path.name for path in (tmp_path / "filled").iterdir()] == ["mine"]
-    assert hub.MANIFEST == "manifest.json"
