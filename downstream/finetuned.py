@@ -20,6 +20,7 @@ from ..ssl.grid import LatLonGrid
 from ..ssl.hub import load_folder
 from ..ssl.progress import track
 from ..ssl.screen import screen
+from ..ssl.stamps import stamped
 from ..ssl.tokens import patchify
 from .label_samples import later
 from .task_head import LOCAL, TaskHead, TaskNetwork, cells_of
@@ -80,7 +81,7 @@ class FinetunedEncoder:
         raw = np.stack([series.data[name].values for name in names], 1)
         fields = torch.from_numpy(series.statistics.normalise(raw, times))
         known = torch.from_numpy(series.statistics.known)
-        seconds = torch.from_numpy(times.astype("datetime64[s]").astype(np.int64))
+        seconds = torch.from_numpy(stamped(times.astype("datetime64[s]").astype(np.int64), self.record.stamp_s))
         ends = times[starts + length - 1].astype("datetime64[s]")
         when = later(ends, self._steps(times), int(self.task["lead"]))
         parts = []

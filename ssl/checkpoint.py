@@ -49,6 +49,7 @@ from .folder import (
 from .grid import LatLonGrid
 from .migration import FORMAT_VERSION, migrate, version_of
 from .record import Record, check_lengths
+from .stamps import by_month, stamp_of
 from .strict import read_header, read_strict_json, read_tensors
 from .tokens import patchify
 
@@ -212,7 +213,14 @@ def _read(folder: Path, names: Sequence[str]) -> tuple[Encoder, Record]:
     _check_shapes(read_header(file), {name: (_DTYPE[t.dtype], tuple(t.shape)) for name, t in expected.items()}, file)
     encoder = record.encoder.build(record.variables)
     load_exactly(encoder, read_tensors(file), file)
-    return encoder, record
+    return encoder, replace(record, stamp_s=_stamp(folder / "golden.safetensors", record.step_days))
+
+
+def _stamp(file: Path, step_days: float) -> int | None:
+    """Return the stamp of the months of a golden input; None for other steps, and for a file that `verify` refuses."""
+    if not by_month(step_days) or read_header(file).get("times", ("", ()))[0] != "I64":
+        return None
+    return stamp_of(read_tensors(file)["times"].numpy())
 
 
 def read_record(folder: str | Path) -> Record:

@@ -24,6 +24,7 @@ from .errors import EarthSSLError
 from .progress import dask_progress
 from .screen import Screened, screen
 from .splits import unbroken_starts
+from .stamps import stamped
 from .statistics import Statistics
 from .tokens import Patches, patchify
 
@@ -67,7 +68,8 @@ class FrozenEncoder:
 
         Args:
             data: Fields in any spelling that `open_source` understands (names, units, orientation), on the grid of the
-                checkpoint. A DataArray is one variable under its name, or several along a dimension `variable`.
+                checkpoint; months may be stamped on any of their days. A DataArray is one variable under its name, or
+                several along a dimension `variable`.
             pooling: "mean" (over all tokens), "last" (over the tokens of the last step) or "tokens" (none).
             layer: Block whose output is taken, counted from 0, or from the end if negative; or several.
             batch_size: Windows at once.
@@ -327,7 +329,7 @@ def _batch(
     variables: tuple[str, ...],
     record: Record,
 ) -> Batch:
-    seconds = times.astype("datetime64[s]").astype(np.int64)
+    seconds = stamped(times.astype("datetime64[s]").astype(np.int64), record.stamp_s)
     keys = torch.zeros(len(windows), dtype=torch.int64)
     fields, known = torch.from_numpy(normal[windows]), torch.from_numpy(statistics.known)
     return from_fields(fields, torch.from_numpy(seconds[windows]), keys, known, variables, record.grid)

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 
 from .embed import POOLINGS, FrozenEncoder
 from .errors import EarthSSLError
+from .stamps import DAY_S, NEAR_S
 from .statistics import YEAR_DAYS
 from .tokens import YEAR_S
-
-DAY_S = 86400
 
 
 class PortableEncoder(nn.Module):
@@ -53,7 +52,7 @@ class PortableEncoder(nn.Module):
         if not -encoder.depth <= layer < encoder.depth:
             raise EarthSSLError(f"layer: expected {-encoder.depth} to {encoder.depth - 1}, got {layer}")
         config, statistics = encoder.config, record.statistics
-        self.pooling, self.width = pooling, encoder.width
+        self.pooling, self.width, self.stamp_s = pooling, encoder.width, record.stamp_s
         self.patch, self.shape = config.patch, record.grid.shape
         self.monthly, self.harmonics = statistics.groups == "month", statistics.harmonics
         self.transforms = tuple(statistics.transforms) if any(statistics.transforms) else ()
@@ -92,15 +91,15 @@ class PortableEncoder(nn.Module):
         Args:
             fields: float32 (window, step, variable, row, column) in the units of the record, on its grid (north to
                 south, longitudes ascending from 0), NaN where missing: a whole variable may be.
-            seconds: int64 (window, step), since 1970-01-01 UTC. NaN comes back for a window with a month or an hour
-                that the climatology does not know.
+            seconds: int64 (window, step), since 1970-01-01 UTC; months may be stamped on any of their days. NaN comes
+                back for a window with a month or an hour that the climatology does not know.
         """
         days = torch.div(seconds, DAY_S, rounding_mode="floor")
-        month, day_of_year = calendar(days)
+        month, day_of_year, day_of_month = calendar(days)
         of_day = seconds - days * DAY_S
         rows = self.rows[month if self.monthly else torch.div(of_day, 3600, rounding_mode="floor")]
         normal = (self._transformed(fields) - self._climatology(rows.clamp(min=0), day_of_year, of_day)) / self.scale
-        x = self._tokens(normal, seconds)
+        x = self._tokens(normal, self._stamped(seconds, (days - day_of_month) * DAY_S))
         for block in self.blocks:
             x = block(x)
         x = self.norm(x)
@@ -110,6 +109,12 @@ class PortableEncoder(nn.Module):
             x = (x * self.last[:, None]).sum(1)
         strange = (rows < 0).any(1).reshape(-1, *(1,) * (x.ndim - 1))
         return torch.where(strange, torch.full_like(x, math.nan), x)
+
+    def _stamped(self, seconds: Tensor, begin: Tensor) -> Tensor:
+        """Return what `stamps.stamped` gives, from the beginning of each month."""
+        if self.stamp_s is None:
+            return seconds
+        return torch.where((seconds - begin - self.stamp_s).abs() > NEAR_S, begin + self.stamp_s, seconds)
 
     def _transformed(self, fields: Tensor) -> Tensor:
         if not self.transforms:
@@ -150,8 +155,11 @@ class PortableEncoder(nn.Module):
         return x.reshape(-1, t * r * c, fields.shape[2], steps * rows * columns)[:, self.kept]
 
 
-def calendar(days: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the month (1–12) and the days since 1 January of Gregorian days since 1970-01-01, of any shape.
+def calendar(days: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the month (1–12) and the days since 1 January and since the month's first, of any shape.
+
+    Args:
+        days: Gregorian days since 1970-01-01.
 
     Years are counted from March, so that the leap day comes last; eras are the 400 years after which the calendar
     repeats itself. Whole numbers only; right from the year 1 on.
@@ -169,7 +177,7 @@ def calendar(days: Tensor) -> tuple[Tensor, Tensor]:
     month = torch.where(early, march_month - 9, march_month + 3)
     leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
     of_year = torch.where(early, from_march - 306, from_march + 59 + leap.to(days.dtype))
-    return month, of_year
+    return month, of_year, from_march - div(153 * march_month + 2, 5)
 
 
 def example(frozen: FrozenEncoder, windows: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -183,7 +191,7 @@ def example(frozen: FrozenEncoder, windows: int = 3, seed: int = 0) -> tuple[Ten
     if statistics.groups == "month":
         first = rng.integers(-360, 600, windows)
         months = (first[:, None] + np.arange(window)).astype("datetime64[M]")
-        times = months.astype("datetime64[s]") + np.timedelta64(14, "D")
+        times = months.astype("datetime64[s]") + rng.integers(0, 28, (windows, 1)).astype("timedelta64[D]")
     else:
         day = rng.integers(-10_000, 18_000, windows).astype("datetime64[D]").astype("datetime64[s]")
         hours = np.array(statistics.keys)[(np.arange(window)) % len(statistics.keys)]

@@ -41,6 +41,8 @@ class Record:
         extra: Anything more: split proof, history, duration, probe scores.
         task: What a fine-tuned encoder was tuned for: kind (regression, classification or field), targets, head,
             parent, …; None for a pretrained one.
+        stamp_s: How long after a month begins its steps are stamped, s, as the golden input shows; None where steps are
+            no months. Not part of the JSON.
     """
 
     encoder: EncoderConfig
@@ -60,6 +62,7 @@ class Record:
     health: dict[str, float]
     extra: dict[str, Any] = field(default_factory=dict)
     task: dict[str, Any] | None = None
+    stamp_s: int | None = field(default=None, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the arrays of the statistics as plain JSON."""

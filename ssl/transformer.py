@@ -19,8 +19,8 @@ from .errors import EarthSSLError
 from .grid import LatLonGrid
 from .screen import doubts, sampled, screen
 from .sources.axes import gregorian
+from .stamps import by_month
 
-MONTH = (28, 31)  # days that a step of one month may have in a record
 DIMS = ("time", "step", "variable", "lat", "lon")
 Fields = xr.Dataset | xr.DataArray
 
@@ -155,7 +155,7 @@ class EncoderTransformer(TransformerMixin, BaseEstimator):
                 f"{type(y).__name__}; label it, as in pandas.Series(values, index=times)"
             )
         # By the encoder's step, not by the rows' spacing: some rows of a daily series may lie a month apart.
-        unit = "datetime64[M]" if MONTH[0] <= frozen.record.step_days <= MONTH[1] else "datetime64[ns]"
+        unit = "datetime64[M]" if by_month(frozen.record.step_days) else "datetime64[ns]"
         index = pd.Index(given.astype(unit).astype(np.int64))
         if index.has_duplicates:
             raise EarthSSLError("labels: expected one a time, some times are there twice; drop or average them")

@@ -65,9 +65,10 @@ def test_an_hour_that_training_never_saw_gives_nan(frozen: FrozenEncoder) -> Non
 def test_the_calendar_is_numpys() -> None:
     """Every day from 1600 to 2400: months, leap years, years before 1970."""
     days = np.arange(np.datetime64("1600-01-01"), np.datetime64("2400-01-01"))
-    month, of_year = calendar(torch.from_numpy(days.astype(np.int64)))
+    month, of_year, of_month = calendar(torch.from_numpy(days.astype(np.int64)))
     np.testing.assert_array_equal(month.numpy(), days.astype("datetime64[M]").astype(int) % 12 + 1)
     np.testing.assert_array_equal(of_year.numpy(), (days - days.astype("datetime64[Y]")).astype(int))
+    np.testing.assert_array_equal(of_month.numpy(), (days - days.astype("datetime64[M]")).astype(int))
 
 
 def test_what_does_not_exist_is_refused(frozen: FrozenEncoder) -> None:
