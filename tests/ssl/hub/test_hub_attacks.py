@@ -28,9 +28,10 @@ def everything(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("key", ["sha256", "bytes"])
-def test_names_in_a_manifest_lead_nowhere(server: Any, cache: Path, tmp_path: Path, name: str, key: str) -> None:
+@pytest.mark.parametrize(
+    ("key", "name"), [*(("sha256", name) for name in NAMES), *(("bytes", name) for name in NAMES[:4])]
+)
+def test_names_in_a_manifest_lead_nowhere(server: Any, cache: Path, tmp_path: Path, key: str, name: str) -> None:
     """One name that the format does not know, and nothing but the manifest is asked for."""
     file = server.folder / "reg/tiny/manifest.json"
     manifest = json.loads(file.read_text())
@@ -49,11 +50,18 @@ def index_of(entries: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"format": "earthssl registry", "format_version": 1, "checkpoints": entries, **more}
 
 
+@pytest.fixture(scope="module")
+def pushed(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry of one, as push makes it; never changed."""
+    registry = tmp_path_factory.mktemp("pushed") / "registry"
+    push(tiny, registry / "tiny")
+    return registry
+
+
 @pytest.fixture
-def registry(tiny: Path, tmp_path: Path) -> Path:
-    """A registry of one, as push makes it."""
-    push(tiny, tmp_path / "registry" / "tiny")
-    return tmp_path / "registry"
+def registry(pushed: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(pushed, tmp_path / "registry"))
 
 
 def entry(registry: Path) -> dict[str, Any]:
@@ -72,8 +80,9 @@ def test_names_in_an_index_are_refused(registry: Path, tiny: Path, tmp_path: Pat
     before = everything(tmp_path)
     with pytest.raises(EarthSSLError, match=r"expected a name|control characters"):
         list_registry(registry)
-    with pytest.raises(EarthSSLError, match=r"expected a name|control characters"):
-        push(tiny, registry / "another")
+    if name in NAMES[:3]:  # push reads the index as list does
+        with pytest.raises(EarthSSLError, match=r"expected a name|control characters"):
+            push(tiny, registry / "another")
     assert everything(tmp_path) == before
 
 

@@ -198,7 +198,7 @@ def test_too_large_a_checkpoint_is_refused_by_its_manifest(server: Any, cache: P
 @pytest.mark.parametrize("slow", ["body", "head", "chunks", "trailer"])
 def test_a_trickle_is_a_time_out(server: Any, cache: Path, monkeypatch: pytest.MonkeyPatch, slow: str) -> None:
     """A byte now and then keeps no one waiting for ever, in the body or around it."""
-    monkeypatch.setattr(remote, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(remote, "TIMEOUT_S", 0.1)
     monkeypatch.setattr(download, "TRIES", 2)
 
     def trickle(request: Any) -> None:
