@@ -13,7 +13,7 @@ import xarray as xr
 
 from ..ssl.batch import from_fields
 from ..ssl.checkpoint import Record, load_exactly, read, read_task
-from ..ssl.embed import Series
+from ..ssl.embed import Series, known_to
 from ..ssl.encoder import Encoder
 from ..ssl.errors import EarthSSLError
 from ..ssl.grid import LatLonGrid
@@ -80,7 +80,7 @@ class FinetunedEncoder:
         times = series.data["time"].values
         raw = np.stack([series.data[name].values for name in names], 1)
         fields = torch.from_numpy(series.statistics.normalise(raw, times))
-        known = torch.from_numpy(series.statistics.known)
+        known = known_to(self.record, len(names))
         seconds = torch.from_numpy(stamped(times.astype("datetime64[s]").astype(np.int64), self.record.stamp_s))
         ends = times[starts + length - 1].astype("datetime64[s]")
         when = later(ends, self._steps(times), int(self.task["lead"]))

@@ -63,8 +63,8 @@ class FrozenEncoder:
 
         Fields are read, normalised and encoded some batches at a time, each step once per chunk (with the overlap of
         its windows); beside the result, nothing of the length of the series is held in memory. Missing variables
-        are allowed, since the encoder takes any subset: a warning and the attribute `missing_variables` name them; so
-        do a warning and `unused_variables` with those it has no weights for.
+        are allowed, since the encoder takes any subset; they count as nowhere observed. A warning and the attribute
+        `missing_variables` name them; so do a warning and `unused_variables` with those it has no weights for.
 
         Args:
             data: Fields in any spelling that `open_source` understands (names, units, orientation), on the grid of the
@@ -141,10 +141,9 @@ class FrozenEncoder:
     def patches(self, variables: Sequence[str]) -> Patches:
         """Return the patches of one empty window of the variables: how many there are, and where."""
         record, length = self.record, self.record.encoder.window
-        statistics = record.statistics.select([record.variables.index(name) for name in variables])
         fields = np.zeros((length, len(variables), *record.grid.shape), np.float32)
         times = np.zeros(length, "datetime64[s]")
-        batch = _batch(fields, times, np.arange(length)[None], statistics, tuple(variables), record)
+        batch = _batch(fields, times, np.arange(length)[None], tuple(variables), record)
         return patchify(batch, self.encoder.config.patch)
 
     def view(self, pooling: str, layer: int | Sequence[int], batch_size: int) -> View:
@@ -311,7 +310,7 @@ class _Work:
             raw = np.stack([field[steps] for field in fields], 1)
             normal = self.statistics.normalise(raw, times[steps])
             places = places.reshape(-1, windows.shape[1])
-            batch = _batch(normal, times[steps], places, self.statistics, self.variables, self.frozen.record)
+            batch = _batch(normal, times[steps], places, self.variables, self.frozen.record)
             parts.append(self.frozen.encode(batch, self.view))
         return np.concatenate(parts)
 
@@ -325,14 +324,27 @@ def _batch(
     normal: np.ndarray,
     times: np.ndarray,
     windows: np.ndarray,
-    statistics: Statistics,
     variables: tuple[str, ...],
     record: Record,
 ) -> Batch:
     seconds = stamped(times.astype("datetime64[s]").astype(np.int64), record.stamp_s)
     keys = torch.zeros(len(windows), dtype=torch.int64)
-    fields, known = torch.from_numpy(normal[windows]), torch.from_numpy(statistics.known)
+    fields = torch.from_numpy(normal[windows])
+    known = known_to(record, len(variables))
     return from_fields(fields, torch.from_numpy(seconds[windows]), keys, known, variables, record.grid)
+
+
+def known_to(record: Record, count: int) -> Tensor:
+    """Return `Batch.known` for some of a record's variables, so that a window has the tokens it had in training.
+
+    A cell is known if any variable of the record is known there: without one that alone is known on land, land's
+    tokens stay, unobserved.
+
+    Returns:
+        bool (variable, row, column) for `count` variables.
+    """
+    every = torch.from_numpy(record.statistics.known.any(0))
+    return every.repeat(count, 1, 1)
 
 
 def _is_lazy(data: xr.Dataset | xr.DataArray) -> bool:

@@ -51,6 +51,21 @@ def test_features_are_those_of_embed(frozen: FrozenEncoder, pooling: str, layer:
     np.testing.assert_allclose(model(fields, seconds).numpy(), expected, atol=5e-6)
 
 
+def test_a_variable_that_is_not_there_is_one_that_is_nowhere_observed(frozen: FrozenEncoder) -> None:
+    """Left out of the data, or NaN in an exported file: the same tokens, also where it alone was known."""
+    (_, rows, columns), old = frozen.encoder.config.patch, frozen.record.statistics
+    coefficients = old.coefficients.copy()
+    coefficients[:, :, 0, :rows, :columns] = np.nan  # sst has no value in the first patch
+    frozen = FrozenEncoder(frozen.encoder, replace(frozen.record, statistics=replace(old, coefficients=coefficients)))
+    fields, seconds = example(frozen, 4)
+    fields[:, :, 1] = torch.nan
+    found = frozen.of_windows(
+        fields[:, :, :1].numpy(), seconds.numpy().astype("datetime64[s]"), ("sst",), frozen.view("tokens", -1, 64)
+    )
+    assert frozen.patches(("sst",)).count == frozen.patches(("sst", "u10")).count
+    np.testing.assert_allclose(found[:, 0], PortableEncoder(frozen, "tokens")(fields, seconds).numpy(), atol=5e-6)
+
+
 def test_an_hour_that_training_never_saw_gives_nan(frozen: FrozenEncoder) -> None:
     """A graph cannot raise: the window's features are NaN, the others are as they were."""
     model = PortableEncoder(hourly(frozen))
