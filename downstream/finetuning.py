@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -21,7 +20,6 @@ from ..ssl.files import disk_full_is_clear, refuse_filled, sha256
 from ..ssl.hub import load_folder
 from ..ssl.pretrain import step_days
 from ..ssl.randomness import key
-from ..ssl.splits import Splits
 from ..ssl.store import Store
 from ..ssl.transfer import start_from
 from .finetune import MODES, FinetuneConfig
@@ -35,6 +33,7 @@ from .tuned_checkpoint import Parent, Tuned, predictions, save_tuned
 from .tuned_rows import TunedRow, label_rows, last_probe, network_row, probe_row, raw_rows
 from .tuned_scores import tuned_tables, unit_of
 from .tuning import Probe, Problem, make_network, outputs, tune
+from .unseen import seen_by_pretraining
 
 PROBE = "pretrained [linear probe]"
 UNTRAINED = "untrained [linear probe]"
@@ -202,7 +201,7 @@ class _Run:
         self.encoder = encoder.eval().requires_grad_(False)
         new = tuple(name for name in store.variables if name not in donor.variables)
         self.parent = Parent(folder, record, transfer, new)
-        self.seen = seen_by_pretraining(self.parent.ancestors, store)
+        self.seen = "; ".join(seen_by_pretraining(record.trainings, store))
         if self.seen and not config.allow_seen:
             raise EarthSSLError(
                 f"{folder}: {self.seen}; so its score there would not be honest. Move the test block (and the gap "
@@ -347,23 +346,3 @@ class _Run:
         if not self.config.scratch_seeds:
             said.append("No network is trained from scratch: scratch_seeds is 0.")
         return said
-
-
-def seen_by_pretraining(ancestors: Sequence[dict[str, Any]], store: Store) -> str:
-    """Return in words how an earlier training of the encoder reached into the store's test block; "" where none did.
-
-    The synthetic planet and the Earth share no history; two planets, or two data sets of the Earth, are taken to.
-    """
-    start, end = store.splits.test
-    for earlier in ancestors:
-        if ("planet" in earlier["source"]) != ("planet" in store.manifest["source"]):
-            continue
-        splits = Splits.from_json(earlier["splits"])
-        for name in ("train", "val"):
-            a, b = getattr(splits, name)
-            if a <= end and start <= b:
-                return (
-                    f"the encoder's {name} block ({a!s:.10}…{b!s:.10}) reaches into the store's test block "
-                    f"({start!s:.10}…{end!s:.10})"
-                )
-    return ""

@@ -34,6 +34,7 @@ from .features import POOLINGS, cache_name, cached, candidates
 from .ridge import HeadOptions, select_and_refit
 from .scratch import ScratchConfig, scratch_rows
 from .skill import Row, aligned, score
+from .unseen import seen_by_pretraining
 
 TASKS = ("enso",)
 KNOWN = "best reachable (true state known)"
@@ -173,13 +174,7 @@ def check_fits(folder: Path, record: Record, store: Store, first: Record) -> Non
     if record.fingerprint != store.fingerprint and not _same_scaling(record, store):
         said.append("statistics: the encoder's inputs were normalised otherwise than the store's; prepare the store "
                     "with the same blocks and scale")  # fmt: skip
-    start, end = store.splits.test
-    for name in ("train", "val"):
-        a, b = getattr(record.splits, name)
-        if a <= end and start <= b:
-            said.append(f"splits: the encoder's {name} block ({a:.10}…{b:.10}) reaches into the store's test block")
-        elif b < start and (start - b) / np.timedelta64(1, "D") < store.splits.embargo_days:
-            said.append(f"splits: the encoder's {name} block ends {b:.10}, closer to test than the embargo")
+    said += [f"splits: {words}" for words in seen_by_pretraining(record.trainings, store)]
     for name in ("encoder", "variables"):
         if getattr(record, name) != getattr(first, name):
             said.append(f"{name}: the first checkpoint has {getattr(first, name)}, this one {getattr(record, name)}")

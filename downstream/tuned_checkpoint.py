@@ -15,7 +15,8 @@ from ..ssl.checkpoint import Record, save
 from ..ssl.data import Windows
 from ..ssl.files import sha256
 from ..ssl.monitor import check_health
-from ..ssl.pretrain import step_days, versions
+from ..ssl.pretrain import versions
+from ..ssl.sets import planet_of, step_days
 from ..ssl.transfer import Transfer
 from .finetune import Finetuned
 from .label_samples import LabelSamples
@@ -70,12 +71,6 @@ class Parent:
         """Of its encoder's weights."""
         return sha256(self.folder / "encoder.safetensors")
 
-    @property
-    def ancestors(self) -> list[dict[str, Any]]:
-        """Source and splits of every training that the encoder has gone through, the latest last."""
-        earlier = self.record.extra.get("ancestors", [])
-        return [*earlier, {"source": self.record.source, "splits": self.record.splits.to_json()}]
-
 
 def save_tuned(
     folder: Path, tuned: Tuned, problem: Problem, parent: Parent, config: Mapping[str, Any], scores: pd.DataFrame
@@ -111,7 +106,8 @@ def save_tuned(
         extra={
             "transfer": parent.transfer.to_json(),
             "split_proof": store.manifest["split_proof"],
-            "ancestors": parent.ancestors,
+            "ancestors": parent.record.trainings,
+            **planet_of(store),
         },
         task=plain(_task(tuned, samples, parent, scores)),
     )

@@ -32,7 +32,7 @@ from .objective import Context, ObjectiveConfig, unknown_task
 from .precision import AUTO, resolve
 from .randomness import key
 from .ranks import is_one_of_several, rank, started_outside
-from .sets import DataSet, SetConfig, describe_sets, open_sets, open_stores, step_days, weights_of
+from .sets import DataSet, SetConfig, describe_sets, open_sets, open_stores, planet_of, step_days, weights_of
 from .sharded import Sharded
 from .stop import deferred
 from .store import Store
@@ -321,14 +321,15 @@ def _export(
         source=store.manifest["source"],
         versions=versions(),
         health=health.to_json(),
-        extra={"split_proof": store.manifest["split_proof"], **extra},
+        extra={"split_proof": store.manifest["split_proof"], **planet_of(store), **extra},
     )
     golden = val.batch([0]).to("cpu")
     return save(out / CHECKPOINT, module.encoder, module.objectives, record, golden)
 
 
 def _transferred(module: Pretraining) -> dict[str, Any]:
-    return {} if module.transfer is None else {"transfer": module.transfer.to_json()}
+    transfer = module.transfer
+    return {} if transfer is None else {"transfer": transfer.to_json(), "ancestors": transfer.trainings}
 
 
 def _sets(config: PretrainConfig, store: Store, data: Data, steps: int) -> dict[str, Any]:

@@ -64,6 +64,22 @@ class Record:
     task: dict[str, Any] | None = None
     stamp_s: int | None = field(default=None, compare=False)
 
+    @property
+    def trainings(self) -> list[dict[str, Any]]:
+        """Source, splits and planet's seed (or None) of every data set the encoder was trained on, the latest last.
+
+        Those of the checkpoints it started from count, and data sets beside home; but not sets of another world than
+        home's that are of home's kind, as the free run of a climate model beside a reanalysis: home's data, of which
+        users of the encoder have more, share no history with them.
+        """
+        extra, home = self.extra, {"source": self.source, "planet_seed": self.extra.get("planet_seed")}
+        made = [*extra.get("ancestors", []), {**home, "splits": self.splits.to_json()}]
+        for own in extra.get("data_sets", [])[1:]:
+            if own["world"] != "home" and ("planet" in own["source"]) == ("planet" in self.source):
+                continue
+            made.append({name: own.get(name) for name in ("source", "planet_seed", "splits")})
+        return made
+
     def to_json(self) -> dict[str, Any]:
         """Return all but the arrays of the statistics as plain JSON."""
         return {

@@ -171,9 +171,9 @@ def open_stores(home: Store, stores: Mapping[str, SetConfig]) -> dict[str, Store
     for a, b in combinations(every, 2):
         if stores.get(a, SetConfig()).world == stores[b].world:
             wrong += _leaks(a, every[a], b, every[b])
-        elif _planet(every[a]) is not None and _planet(every[a]) == _planet(every[b]):
+        elif planet_seed(every[a]) is not None and planet_seed(every[a]) == planet_seed(every[b]):
             wrong.append(
-                f"stores.{b}.world: expected that of {a}, as both are planets of seed {_planet(every[a])}, got "
+                f"stores.{b}.world: expected that of {a}, as both are planets of seed {planet_seed(every[a])}, got "
                 f"'{stores[b].world}'"
             )
     if wrong:
@@ -250,12 +250,18 @@ def _apart(a: float, b: float) -> bool:
     return not abs(a - b) <= 0.1 * b
 
 
-def _planet(store: Store) -> int | None:
+def planet_seed(store: Store) -> int | None:
     """Return the seed of a synthetic planet, which its source writes as JSON; None for other data."""
     try:
         return int(json.loads(store.manifest["attributes"]["planet"])["seed"])
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def planet_of(store: Store) -> dict[str, int]:
+    """Return what a record says of the planet a store holds; nothing for other data."""
+    seed = planet_seed(store)
+    return {} if seed is None else {"planet_seed": seed}
 
 
 def _leaks(a: str, first: Store, b: str, second: Store) -> list[str]:
@@ -265,7 +271,7 @@ def _leaks(a: str, first: Store, b: str, second: Store) -> list[str]:
     for trains, train, holds, held in ((a, first, b, second), (b, second, a, first)):
         for part in PARTS[1:]:
             blocks = train.splits.train, getattr(held.splits, part)
-            gap = _gap_days(*blocks)
+            gap = gap_days(*blocks)
             if gap < embargo or gap <= 0:
                 near = "meets" if gap <= 0 else "is near"
                 wrong.append(
@@ -276,7 +282,7 @@ def _leaks(a: str, first: Store, b: str, second: Store) -> list[str]:
     return wrong
 
 
-def _gap_days(a: Block, b: Block) -> float:
+def gap_days(a: Block, b: Block) -> float:
     """Return the days between two blocks; 0 or less where they meet."""
     return float(max(b[0] - a[1], a[0] - b[1]) / DAY)
 
@@ -305,6 +311,7 @@ def describe_sets(
             "batches": count,
             "world": world,
             "source": store.manifest["source"],
+            "planet_seed": planet_seed(store),
             "variables": list(store.variables),
             "grid": str(store.grid),
             "step_days": step_days(store),

@@ -7,7 +7,7 @@ or resized to another patch; those of new variables start at zero, so that the e
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Transfer:
         fingerprint: Of the store it was trained on.
         kept, resized, new, dropped: In words, one entry for each part.
         notes: What differs and needed nothing.
+        trainings: What the checkpoint was trained on, see `Record.trainings`.
     """
 
     source: str
@@ -44,10 +45,11 @@ class Transfer:
     new: list[str]
     dropped: list[str]
     notes: list[str]
+    trainings: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as plain JSON."""
-        return asdict(self)
+        """Return the record as plain JSON; the trainings have a place of their own in a checkpoint's."""
+        return {name: value for name, value in asdict(self).items() if name != "trainings"}
 
     def lines(self) -> list[str]:
         """Return the record as lines to be read."""
@@ -104,6 +106,7 @@ def start_from(folder: str | Path, encoder: Encoder, grid: LatLonGrid, step_days
         dropped=[f"embedding of {name}" for name in donor.variables if name not in encoder.variables]
         + ["pretext heads of the checkpoint"],
         notes=_notes(record, encoder, grid, step_days),
+        trainings=record.trainings,
     )
 
 

@@ -12,10 +12,9 @@ import pytest
 import torch
 import xarray as xr
 from earthssl.downstream.finetuned import checked_shape, load_finetuned
-from earthssl.downstream.finetuning import FinetuningConfig, finetune, seen_by_pretraining
+from earthssl.downstream.finetuning import FinetuningConfig, finetune
 from earthssl.ssl.checkpoint import load_encoder, read, verify
 from earthssl.ssl.errors import EarthSSLError
-from earthssl.ssl.store import Store
 
 FAST: dict[str, Any] = {
     "steps": 6, "batch_size": 16, "warmup_steps": 2, "check_every": 3, "seeds": 1, "scratch_seeds": 0,
@@ -176,22 +175,6 @@ def test_an_interrupted_run_leaves_nothing(
     with pytest.raises(KeyboardInterrupt):
         finetune(config)
     assert sorted(entry.name for entry in Path(config.out).parent.iterdir()) == ["labels.csv"]
-
-
-def test_an_encoder_that_saw_the_test_block_is_refused_or_named(small_store: Path) -> None:
-    store = Store(small_store)
-
-    def earlier(train: tuple[str, str], val: tuple[str, str], source: str = "files: ERA5") -> list[dict[str, Any]]:
-        late = ("2050-01-01", "2051-01-01")
-        return [{"source": source, "splits": {"train": train, "val": val, "test": late, "embargo_days": 0}}]
-
-    clean = earlier(("1981-01-01", "2000-01-01"), ("2001-01-01", "2006-01-01"))
-    seen = earlier(("1981-01-01", "2007-06-01"), ("2020-01-01", "2021-01-01"))
-    assert seen_by_pretraining(clean, store) == ""
-    assert "train block (1981-01-01…2007-06-01) reaches into the store's test block" in seen_by_pretraining(seen, store)
-    assert seen_by_pretraining([*seen, *clean], store)  # what any ancestor saw was seen
-    assert seen_by_pretraining(earlier(("1981-01-01", "2007-06-01"), ("2020-01-01", "2021-01-01"),
-                                       "planet (synthetic)"), store) == ""  # fmt: skip
 
 
 def test_a_pretrained_folder_and_one_with_a_changed_head_are_refused(
