@@ -9,6 +9,7 @@ from earthssl.ssl.card import card
 from earthssl.ssl.checkpoint import read_record, verify
 from earthssl.ssl.config import read_yaml
 from earthssl.ssl.migration import FORMAT_VERSION
+from earthssl.ssl.registry import describe, index_text
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDERS = sorted(file.parent for file in (ROOT / "registry").glob("*/record.json"))
@@ -18,6 +19,12 @@ def test_they_are_at_hand_and_small() -> None:
     assert "planet-tropics" in [folder.name for folder in FOLDERS]
     total = sum(file.stat().st_size for file in (ROOT / "registry").rglob("*") if file.is_file())
     assert total <= 3_000_000
+
+
+def test_the_index_says_what_the_folders_are() -> None:
+    """Else: earthssl push registry/NAME registry/NAME."""
+    entries = {folder.name: describe(folder) for folder in FOLDERS}
+    assert (ROOT / "registry" / "index.json").read_text(encoding="utf-8") == index_text(entries)
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)

@@ -13,6 +13,7 @@ from earthssl.cli import main
 from earthssl.ssl.errors import EarthSSLError
 from earthssl.ssl.hub import list_registry, load_folder, pull, verify
 from earthssl.ssl.push import push
+from earthssl.ssl.registry import describe
 
 ZERO = "0" * 64
 NAMES = [
@@ -133,6 +134,16 @@ def test_entries_that_do_not_fit_are_refused(registry: Path, change: dict[str, A
     (registry / "index.json").write_text(json.dumps(index_of({"tiny": {**entry(registry), **change}})))
     with pytest.raises(EarthSSLError, match=r"checkpoints\.tiny"):
         list_registry(registry)
+
+
+@pytest.mark.parametrize("junk", [5, [1, 2], "x", None, {}])
+def test_free_text_of_a_record_does_not_stop_a_listing(tiny: Path, tmp_path: Path, junk: Any) -> None:
+    """A record may configure what it likes; whoever lists the cache must not pay for it."""
+    folder = Path(shutil.copytree(tiny, tmp_path / "copy"))
+    record = json.loads((folder / "record.json").read_text())
+    record["config"]["objectives"] = junk
+    (folder / "record.json").write_text(json.dumps(record))
+    assert "pretrained on unknown tasks" in describe(folder)["summary"]
 
 
 def test_a_terminal_is_not_steered(registry: Path, capsys: pytest.CaptureFixture[str]) -> None:
