@@ -110,7 +110,7 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with disk_full_is_clear(path):
-            with open(temporary, "w", encoding="utf-8") as handle:
+            with open(temporary, "w", encoding="utf-8", opener=no_link) as handle:
                 handle.write(text)
                 handle.flush()
                 os.fsync(handle.fileno())

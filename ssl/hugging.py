@@ -59,7 +59,8 @@ def look_up(address: Address) -> tuple[Address, list[str]]:
         info = HfApi(endpoint()).model_info(address.place, revision=address.revision, timeout=remote.TIMEOUT_S)
     if not re.fullmatch(r"[0-9a-f]{40}", str(info.sha)):
         raise EarthSSLError(
-            f"{address.bare}: expected a commit of 40 hexadecimal digits, the hub says {info.sha!r:.80}"
+            f"{address.bare}: expected a commit of 40 hexadecimal digits, the hub says {info.sha!r:.80}; check "
+            "HF_ENDPOINT"
         )
     return address.at(str(info.sha)), [str(file.rfilename) for file in info.siblings or []]
 
@@ -107,7 +108,7 @@ def _clear(address: Address) -> Iterator[None]:
         raise Absent(f"{address.bare}: the repository has no revision '{address.revision}'; check it") from None
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", 0)
-        said = str(error).splitlines()[0]
+        said = (str(error).splitlines() or [type(error).__name__])[0][:300]
         if status in AGAIN:
             raise Transient(said) from None
         raise EarthSSLError(

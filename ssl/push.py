@@ -110,13 +110,16 @@ def _is_whole(folder: Path) -> bool:
 def _put(source: Path, target: Path) -> None:
     """Put a copy of the source in the target's place; what was there goes when the copy is whole."""
     fresh = target.with_name(f".{target.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)  # of a push that was killed
+    for left in (fresh, *target.parent.glob(f".{fresh.name}.*")):  # of pushes that were killed
+        shutil.rmtree(left, ignore_errors=True)
     place_copy(source, fresh)
-    if target.exists():
-        exchange(target, fresh)
-        shutil.rmtree(fresh)
-    else:
-        os.rename(fresh, target)
+    try:
+        if target.exists():
+            exchange(target, fresh)
+        else:
+            os.rename(fresh, target)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _to_s3(source: Path, place: Address, sha256: str, replace: bool) -> Address:
@@ -167,7 +170,9 @@ def _index_s3(registry: Address, name: str, entry: dict[str, Any]) -> None:
         try:
             answer = remote.call("get_object", INDEX, Range=f"bytes=0-{LARGEST_INDEX}")
             if len(answer["Body"]) > LARGEST_INDEX:
-                raise EarthSSLError(f"{remote.where(INDEX)}: expected at most {LARGEST_INDEX} bytes, got more")
+                raise EarthSSLError(
+                    f"{remote.where(INDEX)}: expected at most {LARGEST_INDEX} bytes, got more; push to another registry"
+                )
             entries = parse_index(answer["Body"], remote.where(INDEX))
             condition = {"IfMatch": answer["ETag"]}
         except Absent:

@@ -76,7 +76,8 @@ def parse_index(content: bytes, where: str) -> dict[str, dict[str, Any]]:
     wrong = best_match(islice(Draft202012Validator(known).iter_errors(index), SOME))
     if wrong is not None:
         raise EarthSSLError(
-            f"{where}: expected the index of a registry, but at {wrong.json_path:.200}: {wrong.message:.200}"
+            f"{where}: expected the index of a registry, but at {wrong.json_path:.200}: {wrong.message:.200}; "
+            "ask whoever keeps it, or push to a registry of your own"
         )
     for name in index["checkpoints"]:
         plain_name(name, where)

@@ -90,7 +90,9 @@ class Folder(Remote):
         except (FileNotFoundError, NotADirectoryError):
             raise Absent(f"expected a file at {path}, found none; check the address") from None
         except OSError as error:
-            raise EarthSSLError(f"{path}: expected a plain file, but {os.strerror(error.errno or 0)}") from None
+            raise EarthSSLError(
+                f"{path}: expected a plain file, but {os.strerror(error.errno or 0)}; check path and rights"
+            ) from None
         with handle:
             state = os.fstat(handle.fileno())
             if not stat.S_ISREG(state.st_mode):
@@ -158,7 +160,7 @@ class S3(Remote):
             if code in ("PreconditionFailed", "412"):
                 raise Changed(self.where(name)) from None
             if code in ("InvalidBucketName", "InvalidRange", "NotImplemented"):
-                raise EarthSSLError(f"{self.where(name)}: {error} ({code})") from None
+                raise EarthSSLError(f"{self.where(name)}: {error} ({code}); check bucket and endpoint") from None
             raise Transient(f"{type(error).__name__}: {error}") from None
 
     @contextmanager

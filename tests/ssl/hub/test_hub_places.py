@@ -94,6 +94,8 @@ def test_a_push_that_fails_leaves_what_was_there(
             push(other, reg / "a", replace=True)
     assert same(reg / "a", tiny)
     assert list_registry(reg)[0]["manifest_sha256"] == pin(tiny)
+    (reg / "..a.new.4711").mkdir()  # what a push leaves that is killed
+    (reg / ".a.new").mkdir()
     push(other, reg / "a", replace=True)
     assert same(reg / "a", other)
     assert sorted(path.name for path in reg.iterdir()) == [".index.lock", "a", "index.json"]
