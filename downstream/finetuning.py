@@ -338,6 +338,8 @@ class _Run:
                 for part, own in samples.class_counts.items()
             )
             said.append(f"Classes. {'; '.join(parts)}.")
+        if samples.places is not None:
+            said.append("Climatology is one for all places; that of the place is of each place's own training labels.")
         if self.parent.new:
             new = ", ".join(self.parent.new)
             said.append(f"New variables, not seen by pretraining: {new}; zero at first, trained in every mode.")

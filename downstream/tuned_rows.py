@@ -22,6 +22,7 @@ from .task_head import SEASON, near
 from .tuning import Probe, Problem, in_units, softmax
 
 PCA_COMPONENTS = (5, 10, 20, 40)
+FEWEST_OF_A_PLACE = 5  # training labels, or the climatology of all places holds there
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +43,10 @@ class TunedRow:
 
 
 def label_rows(samples: LabelSamples, persistence: bool) -> list[TunedRow]:
-    """Return the rows that need labels only: climatology, persistence, damped persistence."""
+    """Return the rows that need labels only: climatology, that of each place, persistence, damped persistence."""
     test = samples.parts["test"]
     climatology = samples.base.at(samples.times[test])
-    rows = [TunedRow("climatology", None, climatology)]
+    rows = [TunedRow("climatology", None, climatology), *_place_rows(samples, climatology)]
     if not persistence:
         return rows
     now, when = samples.past_values(test)
@@ -58,6 +59,30 @@ def label_rows(samples: LabelSamples, persistence: bool) -> list[TunedRow]:
     slope = _slope(samples)
     damped = climatology + slope * departure
     return [*rows, TunedRow("damped persistence", None, damped, {"slope": float(np.nanmean(slope))})]
+
+
+def _place_rows(samples: LabelSamples, climatology: np.ndarray) -> list[TunedRow]:
+    """Return the row that knows the places: their mean departure, or frequencies of the classes, in training.
+
+    Where places differ for good, as stations do, it beats the climatology without any weather. None where most test
+    labels lie at places of which training has fewer than five, as along the tracks of storms.
+    """
+    if samples.places is None:
+        return []
+    train, test = samples.parts["train"], samples.parts["test"]
+    known, place = np.unique(samples.places, axis=0, return_inverse=True)
+    place = place.ravel()
+    count = np.bincount(place[train], minlength=len(known))
+    often = count[place[test]] >= FEWEST_OF_A_PLACE
+    if often.mean() < 0.5:
+        return []
+    if samples.kind == "classification":
+        own = frequencies(samples.target[train], len(samples.classes), place[train], len(known))[place[test]]
+    else:
+        total = np.zeros((len(known), samples.target.shape[1]))
+        np.add.at(total, place[train], samples.target[train] - samples.base.at(samples.times[train]))
+        own = climatology + (total / np.maximum(count, 1)[:, None])[place[test]]
+    return [TunedRow("climatology of the place", None, np.where(often[:, None], own, climatology))]
 
 
 def _wide(mask: np.ndarray, like: np.ndarray) -> np.ndarray:

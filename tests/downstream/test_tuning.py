@@ -19,7 +19,7 @@ from earthssl.downstream.labels import read_labels
 from earthssl.downstream.lora import LowRank, adapt, merge
 from earthssl.downstream.scratch import StoreWindows
 from earthssl.downstream.task_head import cells_of, cut_fields, near
-from earthssl.downstream.tuned_rows import last_probe
+from earthssl.downstream.tuned_rows import label_rows, last_probe
 from earthssl.downstream.tuning import Problem, TaskNetwork, make_network, outputs, tune
 from earthssl.ssl.encoder import Encoder, EncoderConfig
 from earthssl.ssl.errors import EarthSSLError
@@ -334,6 +334,34 @@ def test_labels_that_do_not_fit_the_store_are_refused(
     labels = read_labels(str(file), ["wind"], "regression")
     with pytest.raises(EarthSSLError, match=words):
         LabelSamples.match(labels, Store(small_store), 3, lead)
+
+
+@pytest.mark.parametrize("kind", ["regression", "classification"])
+def test_places_that_differ_for_good_have_a_climatology_of_their_own(
+    small_store: Path, tmp_path: Path, kind: str
+) -> None:
+    store, file = Store(small_store), tmp_path / "labels.csv"
+    lines = ["time,lat,lon,wind"]
+    for k, day in enumerate(np.datetime_as_string(store.times, "D")):
+        for lat, level in ((0, 10), (60, 20)):
+            value = ("strong" if lat else "calm") if kind == "classification" else level + k % 2
+            lines.append(f"{day},{lat},30,{value}")
+    lines.append(f"{day},-50,30,{'calm' if kind == 'classification' else 0}")  # once, in the test block: as all places
+    file.write_text("\n".join(lines))
+    samples = LabelSamples.match(read_labels(str(file), ["wind"], kind), store, 3, 0)
+    climatology, row, *_ = label_rows(samples, False)
+    assert row.name == "climatology of the place"
+    truth, test = samples.target[samples.parts["test"]], samples.places[samples.parts["test"]]
+    twice = test[:, 0] != -50
+    assert (~twice).sum() == 1
+    np.testing.assert_array_equal(row.predicted[~twice], climatology.predicted[~twice])
+    if kind == "classification":
+        assert (row.predicted[twice].argmax(1) == truth[twice]).all()
+    else:
+        assert np.abs(row.predicted - truth)[twice].max() < 1.5
+        assert np.abs(climatology.predicted - truth)[twice].min() > 3
+    object.__setattr__(samples.labels, "places", np.random.default_rng(0).uniform(0, 90, samples.labels.places.shape))
+    assert [one.name for one in label_rows(samples, False)] == ["climatology"]
 
 
 def test_classes_that_training_lacks_are_named(small_store: Path, small_data: xr.Dataset, tmp_path: Path) -> None:
