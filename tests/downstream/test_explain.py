@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import xarray as xr
+from earthssl.downstream import summary
 from earthssl.downstream.contenders import contenders
 from earthssl.downstream.explain import ExplainConfig, _head, run
 from earthssl.downstream.explain_head import POOLINGS, IndexFunction, TokenHead, Windows
@@ -25,6 +27,7 @@ from earthssl.ssl.errors import EarthSSLError
 from earthssl.ssl.prepare import PrepareConfig, prepare
 from earthssl.ssl.splits import SplitsConfig
 from earthssl.ssl.store import Store
+from matplotlib.figure import Figure
 
 SHAPE = EncoderConfig("nano", 2, (1, 3, 4))
 
@@ -100,7 +103,16 @@ def test_the_linear_map_knows_where_the_index_is_made(small_store: Path) -> None
 
 @pytest.fixture(scope="module")
 def result(small_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run(settings(small_store, tmp_path_factory.mktemp("explain") / "out"), "earthssl probe")
+    """A small network; its pictures are drawn once each: fitting the paper round them took half of the time."""
+
+    def quick(drawn: Figure) -> bytes:
+        drawn.savefig(buffer := io.BytesIO(), format="png", dpi=60)
+        return buffer.getvalue()
+
+    small = EncoderConfig("pico", 2, (1, 3, 4))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(summary, "_png", quick)
+        return run(settings(small_store, tmp_path_factory.mktemp("explain") / "out", encoder=small), "earthssl probe")
 
 
 def test_the_table_holds_every_order_and_check(result: Path) -> None:
