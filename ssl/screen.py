@@ -103,6 +103,8 @@ def as_dataset(data: xr.Dataset | xr.DataArray, where: str) -> xr.Dataset:
         if "variable" not in data.coords:
             raise EarthSSLError(f"{where}: expected names along the dimension 'variable', found none; assign them")
         names = [str(name) for name in data["variable"].values]
+        if len(set(names)) < len(names):
+            raise EarthSSLError(f"{where}: expected every variable once, got {', '.join(names)}; select one of each")
         said = data.coords["units"].values if "units" in data.coords else data.attrs.get("units", "")
         units = np.broadcast_to(np.asarray(said), len(names))
         parts = {name: data.isel(variable=k, drop=True) for k, name in enumerate(names)}

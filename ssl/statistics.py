@@ -141,7 +141,7 @@ class Statistics:
         if unknown:
             raise EarthSSLError(
                 f"the climatology knows the {self.groups}s {list(self.keys)} of training, got {unknown}; "
-                "train on data that hold them"
+                "select times that it knows, or train on data that hold them"
             )
         return np.searchsorted(self.keys, values)
 

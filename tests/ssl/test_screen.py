@@ -40,6 +40,8 @@ def test_a_data_array_is_a_variable(frozen: FrozenEncoder, two_years: xr.Dataset
         frozen.embed(stacked.assign_attrs(units="K"))
     with pytest.raises(EarthSSLError, match=r"DataArray whose name says which variable.*rename\('sst'\)"):
         frozen.embed(two_years["sst"].rename(None))
+    with pytest.raises(EarthSSLError, match="every variable once, got sst, u10, u10"):
+        frozen.embed(stacked.isel(variable=[0, 1, 1]))
     with pytest.raises(EarthSSLError, match="names along the dimension 'variable'"):
         frozen.embed(stacked.drop_vars("variable"))
     with pytest.raises(EarthSSLError, match=r"for embedding: expected an xarray\.Dataset or DataArray, got ndarray"):
