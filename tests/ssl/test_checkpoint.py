@@ -236,7 +236,7 @@ def test_a_record_that_is_a_list_is_refused(folder: Path) -> None:
 
 
 def test_nothing_is_unpickled_or_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading, verifying and using a checkpoint touches neither pickle, torch.load, eval nor exec."""
+    """Reading, verifying and using a checkpoint touches neither pickle, torch.load nor eval."""
 
     def forbidden(*_: Any, **__: Any) -> Any:
         raise AssertionError("it was used")

@@ -203,7 +203,7 @@ def test_links_planted_in_the_cache_are_not_followed(server: Any, cache: Path, t
 
 
 def test_links_planted_in_a_registry_are_not_followed(tiny: Path, tmp_path: Path) -> None:
-    """Neither the checkpoint's name nor the lock."""
+    """Neither the checkpoint's name, nor the lock, nor what the index is written by."""
     victim = tmp_path / "victim"
     victim.mkdir()
     (victim / "mine").write_text("mine")
@@ -215,6 +215,10 @@ def test_links_planted_in_a_registry_are_not_followed(tiny: Path, tmp_path: Path
     (registry / "tiny").unlink()
     (registry / ".index.lock").unlink(missing_ok=True)
     (registry / ".index.lock").symlink_to(victim / "mine")
+    with pytest.raises(EarthSSLError, match="found a link"):
+        push(tiny, registry / "tiny")
+    (registry / ".index.lock").unlink()
+    (registry / f".index.json.{os.getpid()}").symlink_to(victim / "mine")
     with pytest.raises(EarthSSLError, match="found a link"):
         push(tiny, registry / "tiny")
     assert everything(victim) == {"mine": b"mine"}

@@ -218,7 +218,7 @@ def test_a_trickle_is_a_time_out(server: Any, cache: Path, monkeypatch: pytest.M
     server.fault(BIG)(trickle)
     begin = time.monotonic()
     refused(server, "gave up after 2 tries", cache)
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 6
 
 
 def test_silence_is_a_time_out(server: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
