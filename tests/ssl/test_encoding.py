@@ -9,11 +9,11 @@ import pytest
 import torch
 import xarray as xr
 from earthssl.ssl.checkpoint import Record
-from earthssl.ssl.embed import FrozenEncoder
 from earthssl.ssl.encoder import EncoderConfig
 from earthssl.ssl.encoding import LARGEST, MISSING, STEP, decode, encode, widen
 from earthssl.ssl.errors import EarthSSLError
 from earthssl.ssl.prepare import PrepareConfig, prepare
+from earthssl.ssl.screen import screen
 from earthssl.ssl.splits import SplitsConfig
 from earthssl.ssl.store import Store
 
@@ -110,8 +110,9 @@ def test_precipitation_is_transformed_in_the_store_in_the_checkpoint_and_for_new
     arrays = {k: torch.from_numpy(getattr(store.statistics, k)) for k in ("coefficients", "scale")}
     again = Record.from_json(record.to_json(), arrays, tmp_path)
     assert again.statistics.transforms == (1e-4, 0.0)
-    encoder = FrozenEncoder(record.encoder.build(store.variables), again)
-    normal = encoder._windows(data).fields.numpy()  # of raw data
+    screened = screen(data, again)  # raw data, as embed takes them
+    raw = np.stack([screened.data[name].values for name in screened.variables], 1)
+    normal = screened.statistics.normalise(raw, times)
     np.testing.assert_allclose(normal, store.read_all(), atol=STEP / 2 * 1.01)
     assert np.abs(normal).max() < 6  # as it is, the rain would reach 15 and more
     assert (rain / rain.std()).max() > 10
