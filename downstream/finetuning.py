@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
@@ -20,6 +21,7 @@ from ..ssl.files import disk_full_is_clear, refuse_filled, sha256
 from ..ssl.hub import load_folder
 from ..ssl.pretrain import step_days
 from ..ssl.randomness import key
+from ..ssl.splits import DAY
 from ..ssl.store import Store
 from ..ssl.transfer import start_from
 from .finetune import MODES, FinetuneConfig
@@ -338,6 +340,12 @@ class _Run:
                 for part, own in samples.class_counts.items()
             )
             said.append(f"Classes. {'; '.join(parts)}.")
+        own, step = (float(np.median(np.diff(np.unique(t))) / DAY) for t in (samples.labels.times, self.store.times))
+        if own > 1.5 * step:
+            said.append(
+                f"Labels are {own:.3g} days apart, the store's steps {step:.3g}: each belongs to the step of its time "
+                "as written (a month: its first)."
+            )
         if samples.places is not None:
             said.append("Climatology is one for all places; that of the place is of each place's own training labels.")
         if self.parent.new:

@@ -48,7 +48,7 @@ def read_netcdf(file: Path, targets: Sequence[str], kind: str, time: str, missin
     if kind == "field":
         return _fields(file, data, targets[0], times, units, time)
     if kind == "classification":
-        raw = [str(word) for word in data[targets[0]].values]
+        raw = [word.decode() if isinstance(word, bytes) else str(word) for word in data[targets[0]].values]
         lost = np.asarray([word.lower() in ("nan", "") for word in raw])
         values = np.asarray(raw, dtype=object)
     else:

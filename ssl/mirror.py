@@ -8,7 +8,6 @@ holds them, keep two from fetching one chunk and from counting the same room twi
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -29,7 +28,7 @@ import numpy as np
 
 from .ahead import Ahead
 from .errors import EarthSSLError
-from .files import cache_folder, disk_full_is_clear, read_json, write_text
+from .files import cache_folder, disk_full_is_clear, read_json, waited_for, write_text
 from .grid import LatLonGrid
 from .layout import Template, chunk_file, write_chunk
 from .origin import TRIES, Origin, Unreachable, is_plain
@@ -78,7 +77,7 @@ class ChunkCache:
     @contextmanager
     def room(self, size: int) -> Iterator[None]:
         """Hold the room for a chunk while it is written: those unused for longest are removed."""
-        with exclusive(self.folder / ".lock"):
+        with waited_for(self.folder / ".lock"):
             files = []
             for file in self.folder.glob("*/fields/c/*/0/0/*"):
                 with suppress(FileNotFoundError):
@@ -98,15 +97,6 @@ def used(file: Path | int) -> None:
     """Note that a chunk's file was used now: others give way first. The system's own stamps are some ms coarse."""
     now = time.time_ns()
     os.utime(file, ns=(now, now))
-
-
-@contextmanager
-def exclusive(file: Path) -> Iterator[None]:
-    """Hold a lock, waiting for whoever holds it; it goes with the process, however that ends."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file, "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 class Mirror:
@@ -198,7 +188,7 @@ class Mirror:
     def _fetch(self, number: int) -> None:
         file, t, m = chunk_file(self.path, number), self._template, self.manifest
         first, last = t.chunks()[number]
-        with exclusive(self.path / "locks" / str(number)):
+        with waited_for(self.path / "locks" / str(number)):
             if file.is_file():  # another has fetched it meanwhile
                 return
             for leftover in file.parent.glob("*.partial"):  # of a process that was killed
@@ -271,7 +261,7 @@ def mirror_of(path: str | Path, cache: ChunkCache | None = None) -> Mirror | Non
         return None  # no store, or a damaged one: what opens it says so
     m = read_json(manifest, "a store's manifest")
     shape = (int(m["chunk_steps"]), len(m["variables"]), *LatLonGrid.from_json(m["grid"]).shape)
-    if is_plain(fields.read_text(encoding="utf-8"), shape):
+    if is_plain(fields.read_text(encoding="utf-8"), shape, str(m["dtype"])):
         return None
     return Mirror(str(Path(path).absolute()), cache)
 

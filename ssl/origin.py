@@ -101,14 +101,17 @@ class Origin:
         raise AssertionError("unreachable")
 
 
-def is_plain(metadata: str, chunk_shape: tuple[int, ...]) -> bool:
+def is_plain(metadata: str, chunk_shape: tuple[int, ...], dtype: str) -> bool:
     """Whether the chunk files of an array are its values as they are, so that they can be mapped.
 
     Args:
         metadata: The array's zarr.json.
-        chunk_shape: Of the chunks expected.
+        chunk_shape, dtype: Of the chunks expected.
     """
     record = json.loads(metadata)
-    codecs = [codec["name"] for codec in record["codecs"]]
+    codecs = record["codecs"]
     grid = record["chunk_grid"]["configuration"]["chunk_shape"]
-    return codecs == ["bytes"] and tuple(grid) == chunk_shape
+    plain = [codec["name"] for codec in codecs] == ["bytes"] and (
+        codecs[0].get("configuration", {}).get("endian", "little") == "little"
+    )
+    return plain and tuple(grid) == chunk_shape and record["data_type"] == dtype

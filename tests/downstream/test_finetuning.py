@@ -99,7 +99,7 @@ def test_every_kind_makes_the_round_trip(
     more: dict[str, Any] = {"kind": "regression" if kind == "places" else kind, "mode": "lora", "rank": 2}
     places = None
     if kind == "classification":
-        labels = write_series(tmp_path / "labels.csv", small_data, words=True)
+        labels, more["pooling"] = write_series(tmp_path / "labels.csv", small_data, words=True), "mean"
     elif kind == "field":
         labels, more["target"] = tmp_path / "rain.nc", "rain"
         rain = (small_data["u10"] * 2 + 1).rename("rain").assign_attrs(units="mm")

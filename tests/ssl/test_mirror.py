@@ -31,9 +31,11 @@ from earthssl.ssl.data import TrainLoader, Windows
 from earthssl.ssl.encoding import encode
 from earthssl.ssl.errors import EarthSSLError
 from earthssl.ssl.fields import Loading, Streaming
-from earthssl.ssl.files import read_json, write_json
+from earthssl.ssl.files import read_json, waited_for, write_json
 from earthssl.ssl.grid import LatLonGrid
-from earthssl.ssl.mirror import GB, ChunkCache, exclusive
+from earthssl.ssl.layout import chunk_file
+from earthssl.ssl.mirror import GB, ChunkCache
+from earthssl.ssl.origin import is_plain
 from earthssl.ssl.pack import pack
 from earthssl.ssl.prepare import describe
 from earthssl.ssl.splits import SplitsConfig
@@ -312,6 +314,15 @@ def test_bytes_that_differ_are_refused_and_not_kept(plain: Path, cache: ChunkCac
     assert len(list(cache.folder.glob("*/"))) == 1
 
 
+def test_files_of_another_type_are_not_mapped(plain: Path, cache: ChunkCache, tmp_path: Path) -> None:
+    other = shutil.copytree(plain, tmp_path / "other")
+    for file in (other / "zarr.json", other / "fields" / "zarr.json"):
+        file.write_text(file.read_text().replace('"endian": "little"', '"endian": "big"'))
+    with pytest.raises(EarthSSLError, match="not those of its manifest"):
+        Store(other, cache).read([0])
+    assert not is_plain((plain / "fields" / "zarr.json").read_text(), (CHUNK_STEPS, *SHAPE), "int16")
+
+
 def _upload(folder: Path, uploads: list[int] = []) -> str:  # noqa: B006 (counts)
     uploads.append(1)
     name = f"uploads/{len(uploads)}"
@@ -386,13 +397,23 @@ store.read([0])
 """
 
 
+def test_a_half_chunk_that_was_left_makes_way_for_the_whole(plain: Path, packed: Path, cache: ChunkCache) -> None:
+    store = Store(packed, cache)
+    left = chunk_file(store.path, 0).with_name("0.123.partial")
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    np.testing.assert_array_equal(store.read([0]), Store(plain).read([0]))
+    assert kept(cache) == [store.chunk_file(0)]
+
+
+@pytest.mark.slow
 def test_a_kill_while_fetching_leaves_no_half_chunk(plain: Path, packed: Path, cache: ChunkCache) -> None:
     command = [sys.executable, "-c", KILLED, str(packed), str(cache.folder)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     (left,) = kept(cache)
     assert left.suffix == ".partial"
     store = Store(packed, cache)
-    with exclusive(cache.folder / ".lock"):  # the killed one's locks went with it
+    with waited_for(cache.folder / ".lock"):  # the killed one's locks went with it
         pass
     np.testing.assert_array_equal(store.read([0]), Store(plain).read([0]))
     assert kept(cache) == [store.chunk_file(0)]
