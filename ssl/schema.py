@@ -80,7 +80,7 @@ def _validator(name: str) -> Any:
 
     # JSON Schema takes 2.0 for a whole number; range() does not.
     types = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
-    keywords = {"pattern": _pattern, "uniqueItems": _unique_items}
+    keywords: dict[str, Any] = {"pattern": _pattern, "uniqueItems": _unique_items}
     return validators.extend(Draft202012Validator, keywords, type_checker=types)(schema(name))
 
 
