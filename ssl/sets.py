@@ -137,12 +137,12 @@ class Mixture(Endless):
 
 
 def weights_of(stores: Mapping[str, SetConfig]) -> list[float]:
-    """Return the weights of the sets, home first, the others in their order."""
-    return [stores.get(HOME, SetConfig()).weight, *[own.weight for name, own in stores.items() if name != HOME]]
+    """Return the weights of the sets, home first, the others by name: their order in a config draws nothing else."""
+    return [stores.get(HOME, SetConfig()).weight, *[stores[name].weight for name in sorted(stores) if name != HOME]]
 
 
 def open_stores(home: Store, stores: Mapping[str, SetConfig]) -> dict[str, Store]:
-    """Return the stores beside home, by name.
+    """Return the stores beside home, by name and in the order of `weights_of`.
 
     Raises:
         EarthSSLError: If they do not fit together, with all that stands against it.
@@ -152,7 +152,7 @@ def open_stores(home: Store, stores: Mapping[str, SetConfig]) -> dict[str, Store
     own = stores.get(HOME, SetConfig())
     if own != SetConfig(weight=own.weight):
         wrong.append(f"stores.{HOME}: expected its weight only, as its store is `store`; got {own}")
-    for name, config in stores.items():
+    for name, config in sorted(stores.items()):
         if name == HOME:
             continue
         if not name.replace("-", "").replace("_", "").isalnum():

@@ -336,3 +336,12 @@ def test_weights_and_home_are_checked(small_store: Path, other: Path) -> None:
     with pytest.raises(EarthSSLError, match=r"stores\.home: expected its weight only"):
         open_stores(Store(small_store), {"home": SetConfig(str(other))})
     assert weights_of({"a": SetConfig("x", 2), "home": SetConfig(weight=5)}) == [5, 2]
+
+
+def test_the_order_of_a_config_changes_nothing(small_store: Path, other: Path) -> None:
+    """A run that goes on with its sets written in another order, which its identity allows, draws the same."""
+    sets = {name: SetConfig(str(other), weight) for name, weight in (("winds", 3), ("again", 2))}
+    back = dict(reversed(sets.items()))
+    assert weights_of(sets) == weights_of(back) == [1, 2, 3]
+    home = Store(small_store)
+    assert list(open_stores(home, sets)) == list(open_stores(home, back)) == ["again", "winds"]
