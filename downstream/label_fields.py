@@ -11,7 +11,7 @@ import xarray as xr
 
 from ..ssl.errors import EarthSSLError, nearest
 from ..ssl.grid import LatLonGrid
-from .labels import FIRST_YEAR, LAST_YEAR, LAT, LON, Labels, class_words, ordered
+from .labels import FIRST_YEAR, LAST_YEAR, LAT, LON, Labels, class_words, ordered, refuse_marks
 
 SPELLINGS = {"latitude": LAT, "longitude": LON}
 
@@ -54,6 +54,8 @@ def read_netcdf(file: Path, targets: Sequence[str], kind: str, time: str, missin
     else:
         values = np.stack([_floats(file, data[name]) for name in targets], 1)
         lost = ~np.isfinite(values).all(1)
+        for k, name in enumerate(targets):
+            refuse_marks(values[:, k], name, lambda j: f"{file}, time {times[j]}")
     if lost.any() and missing == "refuse":
         raise EarthSSLError(
             f"{file}: expected a finite value at every time, got none at {times[lost][0]} ({int(lost.sum())} in all); "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ MISSING = ("refuse", "drop")
 LAT, LON = "lat", "lon"
 ISO = re.compile(r"\d{4}(-\d{2}(-\d{2}([T ]\d{2}(:\d{2}(:\d{2}(\.\d+)?)?)?)?)?)?(Z|[+-]\d{2}:?\d{2})?$")
 NO_VALUE = {"", "nan", "na", "n/a", "null", "none", "-"}
+MARKS = (-99.0, -99.9, -99.99, -999.0, -999.9, -999.99, -9999.0, -9999.9, -99999.0, 999.0, 999.9, 9999.0, 99999.0, 1e20)
 FIRST_YEAR, LAST_YEAR = 1678, 2261  # datetime64[ns] wraps round in silence outside
 
 
@@ -209,7 +210,33 @@ def _numbers(file: Path, targets: Sequence[str], words: np.ndarray, lines: Seque
                 ) from None
             if not math.isfinite(out[j, k]):
                 raise EarthSSLError(f"{file}, line {lines[j]}: expected a finite number of '{name}', got '{word}'")
+        refuse_marks(out[:, k], name, lambda j: f"{file}, line {lines[j]}")
     return out
+
+
+def refuse_marks(values: np.ndarray, name: str, where: Callable[[int], str]) -> None:
+    """Raise where a number that files often put for a missing value lies far from all that is usual among the labels.
+
+    Args:
+        values: Of one target, (label,); what is not finite is not looked at.
+        name: Of the target.
+        where: Says where a label stands.
+
+    Raises:
+        EarthSSLError: Naming the first.
+    """
+    marks = np.isclose(values[:, None], MARKS, rtol=1e-6, atol=0).any(1)
+    known = values[np.isfinite(values) & ~marks]
+    if not len(known):
+        return
+    low, middle, high = np.percentile(known, [10, 50, 90])
+    wrong = np.flatnonzero(marks & (np.abs(values - middle) > 10 * (high - low)))
+    if len(wrong) and high > low:
+        raise EarthSSLError(
+            f"{where(int(wrong[0]))}: expected a value of '{name}', got {values[wrong[0]]:g}, far from the others "
+            f"({low:.3g} to {high:.3g}) and a usual mark of what is missing ({len(wrong)} such); leave these empty and "
+            "set missing: drop"
+        )
 
 
 def class_words(file: Path, name: str, words: np.ndarray, lines: Sequence[int]) -> np.ndarray:

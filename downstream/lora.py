@@ -56,12 +56,15 @@ def adapt(encoder: Encoder, rank: int, alpha: float, seed: int) -> None:
         setattr(attention, name, LowRank(getattr(attention, name), rank, alpha, generator))
 
 
-def merge(encoder: Encoder) -> None:
-    """Put plain layers back, the additions in their weights; an encoder without additions stays as it is."""
+def merge(encoder: Encoder) -> int:
+    """Put plain layers back, the additions in their weights, and return how many; without any it stays as it is."""
+    count = 0
     for attention, name in _places(encoder):
         layer = getattr(attention, name)
         if isinstance(layer, LowRank):
             setattr(attention, name, layer.merged())
+            count += 1
+    return count
 
 
 def _places(encoder: Encoder) -> Iterator[tuple[nn.Module, str]]:

@@ -69,6 +69,7 @@ def test_classes_are_words_or_whole_numbers_in_one_spelling(tmp_path: Path) -> N
         ("time,nino\n1990-01,inf\n", "regression", "line 2: expected a finite number"),
         ("time,nino\n1990-01,1\n1990-02,high\n", "regression", "line 3: expected a number.*'high'.*classification"),
         ('time,nino\n1990-01,"0,5"\n', "regression", "write 0.5, not 0,5"),
+        ("time,nino\n1990-01,1\n1990-02,-1\n1990-03,-99.99\n", "regression", "line 4: .*'nino', got -99.99, far from"),
         ("time,nino\n05.01.1990,1\n", "regression", "line 2: expected an ISO time such as"),
         ("time,nino\n1990-13,1\n", "regression", "line 2: expected a date that exists"),
         ("time,nino\n1990-01-01T00:00+02:00,1\n", "regression", r"line 2: expected an ISO time in UTC.*\+02:00"),
@@ -90,6 +91,16 @@ def test_classes_are_words_or_whole_numbers_in_one_spelling(tmp_path: Path) -> N
 def test_what_is_not_clear_is_refused(tmp_path: Path, text: str, kind: str, words: str) -> None:
     with pytest.raises(EarthSSLError, match=words):
         read(tmp_path, text, kind=kind)
+
+
+def test_a_usual_mark_of_missing_values_may_be_a_value(tmp_path: Path) -> None:
+    text = "time,nino\n" + "".join(f"1990-{k + 1:02},{value}\n" for k, value in enumerate((-999, -1500, 2000, -99.9)))
+    assert len(read(tmp_path, text)) == 4
+    xr.Dataset({"nino": ("time", [1.0, 2.0, 999.9])}, {"time": np.arange(3)}).assign_coords(
+        time=np.array(["1990-01", "1990-02", "1990-03"], "datetime64[ns]")
+    ).to_netcdf(tmp_path / "marked.nc")
+    with pytest.raises(EarthSSLError, match=r"time 1990-03-01T00:00:00: expected a value of 'nino', got 999\.9"):
+        read_labels(str(tmp_path / "marked.nc"), ["nino"], "regression")
 
 
 def test_a_file_that_is_not_text_or_not_there_is_refused(tmp_path: Path) -> None:

@@ -138,6 +138,7 @@ def test_lora_trains_its_additions_and_the_head_alone(problems: Callable[[str], 
     assert all("attn.qkv.weight" in name or "attn.proj.weight" in name for name in moved)
     assert done.trained == sum(p.numel() for p in network.head.parameters()) + 3 * 2 * (64 + 192 + 64 + 64)
     assert done.frozen["sha256_before"] == done.frozen["sha256_after"]
+    assert done.frozen["merged_afterwards"] == len(moved) == 6
 
 
 # ---- What each mode trains, and the proof -------------------------------------------------------------------
