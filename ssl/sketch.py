@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,11 @@ class Sketch(Store):
         return np.lib.stride_tricks.as_strided(
             self.field, (last - first, *self.field.shape), (0, *self.field.strides), writeable=True
         )
+
+    @cached_property
+    def steady(self) -> np.ndarray:
+        """Of each variable, whether the field has a value in every known cell: it stands for all steps."""
+        return np.asarray((np.isfinite(self.field) == self.known).all((1, 2)))
 
     @property
     def step_bytes(self) -> int:

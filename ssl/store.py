@@ -237,7 +237,6 @@ class Store:
         grid, times, splits, statistics: As prepared; times are datetime64[s], UTC.
         dtype: Of the files, see `encoding`.
         chunk_steps: Time steps in a chunk.
-        steady: Of each variable, whether its valid cells are those of `statistics.known` in every step.
     """
 
     def __init__(self, path: str | Path, cache: ChunkCache | None = None) -> None:
@@ -280,8 +279,6 @@ class Store:
         self.statistics = Statistics.from_json(kind, coefficients, scale)
         self.chunk_steps = int(self.manifest["chunk_steps"])
         self.dtype = str(self.manifest["dtype"])
-        steady = self.manifest.get("steady", [])
-        self.steady = np.array([name in steady for name in self.variables])
 
     @property
     def fingerprint(self) -> str:
@@ -292,6 +289,11 @@ class Store:
     def known(self) -> np.ndarray:
         """Mask of the cells that training saw a value in, (variables, rows, columns)."""
         return self.statistics.known
+
+    @cached_property
+    def steady(self) -> np.ndarray:
+        """Of each variable, whether its valid cells are the known ones in every step: as `prepare` found."""
+        return np.isin(self.variables, self.manifest.get("steady", []))
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
