@@ -41,10 +41,10 @@ def run_all(file: str | Path, out: str, words: list[str], say: Callable[[str], N
     """
     found = read_yaml(file)
     if any(name in found for name in STUDIES):
-        both = [name for name in STEPS[1:] if name in found]
+        both = [name for name in (*STEPS[1:], OTHERS) if name in found]
         if both:
             raise EarthSSLError(
-                f"{file}: expected {' or '.join(STUDIES)}, or {', '.join(STEPS[1:])}, got '{both[0]}' beside a study; "
+                f"{file}: expected {' or '.join(STUDIES)}, or {', '.join(STEPS[1:])} and {OTHERS}, got '{both[0]}' beside a study; "
                 "put it in a file of its own"
             )
         return _run_study(file, out, words, say, command)

@@ -108,15 +108,20 @@ def test_a_finished_run_is_not_done_again(run: tuple[Path, str]) -> None:
     assert weights.stat().st_mtime_ns == before
 
 
-def test_verify_and_info_and_embed(run: tuple[Path, str]) -> None:
+def test_verify_and_info_and_embed(
+    run: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, _ = run
-    assert "whole" in earthssl("verify", "out/pretrain-seed0", cwd=folder).stdout
-    assert "fingerprint" in earthssl("prepare", "--info", "out/store", cwd=folder).stdout
+    monkeypatch.chdir(folder)
+    assert main(["verify", "out/pretrain-seed0"]) == 0
+    assert "whole" in capsys.readouterr().out
+    assert main(["prepare", "--info", "out/store"]) == 0
+    assert "fingerprint" in capsys.readouterr().out
     import earthssl as package
 
     data = package.open_source("planet", years=2, variables=["sst", "u10", "v10"])
     data.to_netcdf(folder / "two-years.nc")
-    earthssl("embed", "out/pretrain-seed0", "two-years.nc", cwd=folder)
+    assert main(["embed", "out/pretrain-seed0", "two-years.nc"]) == 0
     features = xr.open_dataarray(folder / "features.nc")
     assert features.dims == ("time", "feature")
     assert features.sizes == {"time": 22, "feature": 64}

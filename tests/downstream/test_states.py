@@ -231,6 +231,7 @@ def test_curves_confusions_and_record_are_written(result: tuple[StatesConfig, Pa
     assert not (out / "uncertainty.csv").exists()
 
 
+@pytest.mark.slow
 def test_the_same_config_gives_the_same_scores(result: tuple[StatesConfig, Path], tmp_path: Path) -> None:
     config, out = result
     again = run(replace(config, out=str(tmp_path / "again"), leads=[2], shots=[1], fractions=[1.0]))

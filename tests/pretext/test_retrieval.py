@@ -217,6 +217,7 @@ def worker(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(tmp_path: Path) -> None:
     """Loss and skill are those of the joined batch on both ranks; so is the mean of their gradients."""
     command = [sys.executable, "-W", "error::FutureWarning", __file__, str(tmp_path)]

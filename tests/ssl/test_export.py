@@ -19,6 +19,7 @@ from earthssl.ssl.portable import PortableEncoder, example
 SMALL = Path(__file__).parent.parent / "data" / "checkpoint-v1"
 
 
+@pytest.mark.slow
 def test_a_program_of_torch_export_is_compared_and_described(tmp_path: Path) -> None:
     """Loaded by torch alone it gives what embed gives, for any number of windows; the golden input is compared too."""
     done = export(SMALL, tmp_path / "e.pt2", "torch")

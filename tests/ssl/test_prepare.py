@@ -179,7 +179,9 @@ def test_a_full_disk_is_one_clear_line_and_the_run_goes_on(
     assert content(prepare(config(source, tmp_path / "out"))) == content(prepare(config(source, tmp_path / "whole")))
 
 
-@pytest.mark.parametrize(("most", "what"), [(6_000, "statistics"), (20_000, "store.new|store")])
+@pytest.mark.parametrize(
+    ("most", "what"), [(6_000, "statistics"), pytest.param(20_000, "store.new|store", marks=pytest.mark.slow)]
+)
 def test_a_write_that_the_system_refuses(source: Path, tmp_path: Path, most: int, what: str) -> None:
     body = f"""
         import resource, sys
@@ -285,6 +287,7 @@ def peak_mib(days: int, folder: Path) -> float:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak memory of a process from /proc")
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_length_of_the_series(tmp_path: Path) -> None:
     short, long = peak_mib(1500, tmp_path), peak_mib(6000, tmp_path)
     assert long < 1.1 * short, f"{short:.0f} MiB for 23 MiB of fields, {long:.0f} MiB for 93 MiB"
