@@ -159,6 +159,7 @@ def test_the_record_lists_the_sets(whole: Path, small_store: Path, other: Path) 
     assert all(own["batches"] for own in sets)
     assert sets[1]["variables"] == ["v10", "u10"]
     assert record.fingerprint == sets[0]["fingerprint"]
+    assert [own["splits"] for own in record.trainings] == [own["splits"] for own in sets]
     assert record.variables == ("sst", "u10", "v10")
     assert record.grid.same_as(Store(small_store).grid)
     assert verify(whole / "checkpoint")["golden_difference"] <= 1e-3

@@ -127,6 +127,8 @@ def test_a_run_says_what_it_started_from(
     assert transfer["resized"] == ["embedding of sst, u10, v10: patch 1×2×3 → 1×4×6, valid share kept"]
     assert any("window 3 → 4" in words for words in transfer["notes"])
     assert "patch 1×2×3 → 1×4×6" in said
-    donor, _ = read(small_run / "checkpoint")
+    donor, earlier = read(small_run / "checkpoint")
+    assert record.extra["ancestors"] == earlier.trainings
+    assert [own["splits"] for own in record.trainings] == [earlier.splits.to_json(), record.splits.to_json()]
     for name, value in donor.blocks.state_dict().items():
         assert torch.allclose(encoder.blocks.state_dict()[name], value, atol=1e-6)
