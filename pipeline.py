@@ -44,8 +44,8 @@ def run_all(file: str | Path, out: str, words: list[str], say: Callable[[str], N
         both = [name for name in (*STEPS[1:], OTHERS) if name in found]
         if both:
             raise EarthSSLError(
-                f"{file}: expected {' or '.join(STUDIES)}, or {', '.join(STEPS[1:])} and {OTHERS}, got '{both[0]}' beside a study; "
-                "put it in a file of its own"
+                f"{file}: expected {' or '.join(STUDIES)}, or {', '.join(STEPS[1:])} and {OTHERS}, got '{both[0]}' "
+                "beside a study; put it in a file of its own"
             )
         return _run_study(file, out, words, say, command)
     steps = STEPS if _task(found) == ENSO else STEPS[:3]

@@ -100,11 +100,12 @@ def test_provenance_names_the_data_and_the_split(run: tuple[Path, str]) -> None:
     assert "earthssl run" in probe["command"]
 
 
-def test_a_finished_run_is_not_done_again(run: tuple[Path, str]) -> None:
+def test_a_finished_run_is_not_done_again(run: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     folder, _ = run
+    monkeypatch.chdir(folder)
     weights = folder / "out/pretrain-seed0/checkpoint/encoder.safetensors"
     before = weights.stat().st_mtime_ns
-    earthssl("run", "--config", "tiny.yaml", "--out", "out", cwd=folder)
+    assert main(["run", "--config", "tiny.yaml", "--out", "out"]) == 0
     assert weights.stat().st_mtime_ns == before
 
 

@@ -184,6 +184,7 @@ def test_averaged_weights_are_what_is_kept(
     assert any(not torch.equal(kept[name], plain[name]) for name in kept)
 
 
+@pytest.mark.slow
 def test_half_precision_trains(small_run: Path, small_pretrain: Callable[..., Path], tmp_path: Path) -> None:
     """bf16-mixed: weights stay float32 and finite, losses are those of float32 to a few percent."""
     tasks: dict[str, Any] = {"masking": {}, "order": {}, "orientation": {}}
