@@ -33,8 +33,8 @@ from earthssl.ssl.splits import SplitsConfig
 from earthssl.ssl.store import Store
 from earthssl.workflow import pretrain
 
-FIRST = 1900
-OPTIONS = {"seed": 1, "variables": ["sst", "u10", "msl"], "region": [-35, 35, 120, 290]}
+FIRST = 1700
+OPTIONS = {"start": f"{FIRST}-01-01", "seed": 1, "variables": ["sst", "u10", "msl"], "region": [-35, 35, 120, 290]}
 
 
 def splits(years: int) -> SplitsConfig:
