@@ -24,6 +24,8 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/plan.py
+	$(BIN)/python benchmarks/probing.py
+	$(BIN)/python benchmarks/embed.py --years 10 20 40 --steps 1D
 	$(BIN)/python benchmarks/peers.py
 
 .venv/ready: pyproject.toml constraints.txt
