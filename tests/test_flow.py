@@ -100,6 +100,7 @@ def test_provenance_names_the_data_and_the_split(run: tuple[Path, str]) -> None:
     assert "earthssl run" in probe["command"]
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_done_again(run: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
     folder, _ = run
     monkeypatch.chdir(folder)

@@ -96,6 +96,7 @@ def test_a_filled_folder_is_refused(config: ForecastConfig, folder: Path) -> Non
         run(config)
 
 
+@pytest.mark.slow
 def test_without_checkpoints_it_runs_untrained_beside_published_numbers(
     config: ForecastConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -241,6 +241,7 @@ def test_the_same_config_gives_the_same_scores(result: tuple[StatesConfig, Path]
     assert first[first.target == "lead 2"].reset_index(drop=True).equals(second)
 
 
+@pytest.mark.slow
 def test_without_checkpoints_untrained_encoders_stand_alone_and_say_how_sure_they_are(
     small_data: Any, tmp_path: Path
 ) -> None:

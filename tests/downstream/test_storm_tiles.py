@@ -221,6 +221,7 @@ def planted(store: Store) -> TileLabels:
 SHAPE = EncoderConfig("nano", 1, (1, 2, 3))
 
 
+@pytest.mark.slow
 def test_a_network_from_scratch_starts_at_the_climatology_and_finds_what_is_in_the_tile(small_store: Path) -> None:
     store = Store(small_store)
     labels, windows = planted(store), StoreWindows(store, SHAPE.window)

@@ -127,6 +127,7 @@ def followed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, float]]:
     return found
 
 
+@pytest.mark.slow
 def test_in_a_run_it_follows_once_a_step(
     followed: list[tuple[float, float]], small_pretrain: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -132,7 +132,7 @@ def test_accumulation_equals_the_large_batch(small_pretrain: Callable[..., Path]
         torch.testing.assert_close(first[name], second[name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("weighting", ["fixed", "gradnorm"])
+@pytest.mark.parametrize("weighting", ["fixed", pytest.param("gradnorm", marks=pytest.mark.slow)])
 def test_forgotten_activations_change_nothing(
     weighting: str, small_pretrain: Callable[..., Path], tmp_path: Path
 ) -> None:

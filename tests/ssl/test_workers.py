@@ -197,6 +197,7 @@ def test_a_worker_that_sees_another_source_is_refused(source: Path, alone: Path,
         opened(name)
 
 
+@pytest.mark.slow
 def test_a_killed_run_with_many_workers_goes_on_to_the_same_bytes(alone: Path, source: Path, tmp_path: Path) -> None:
     body = f"""
 import time
