@@ -18,7 +18,6 @@ PROBES = {
     "infilling": ("infilling", "InfillingConfig", "run"),
     "forecast": ("forecast", "ForecastConfig", "run"),
     "states": ("states", "StatesConfig", "run"),
-    "vortices": ("vortex_change", "VorticesConfig", "run"),
     "storm_tiles": ("storm_tiles", "StormTilesConfig", "run"),
     "explain": ("explain", "ExplainConfig", "run"),
 }
