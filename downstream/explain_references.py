@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +11,8 @@ from torch import Tensor
 from ..ssl.errors import EarthSSLError
 from ..ssl.randomness import key, uniform
 from ..ssl.sources.geography import COLUMNS
-from ..ssl.sources.planet import Planet, PlanetConfig
+from ..ssl.sources.planet import Planet
+from ..ssl.sources.recorded import recorded_planet
 from ..ssl.store import Store
 from .enso import monthly_anomaly
 from .explain_head import Windows
@@ -103,11 +103,10 @@ def mechanism(store: Store, labels: StateLabels, lead: int) -> np.ndarray | None
     Returns:
         Shape (variable, row, column); NaN at unknown cells.
     """
-    options = store.manifest["attributes"].get("planet")
-    if not options or any(name not in ("sst", "t2m", "u10", "v10", "msl") for name in store.variables):
+    attributes = store.manifest["attributes"]
+    if "planet" not in attributes or any(name not in ("sst", "t2m", "u10", "v10", "msl") for name in store.variables):
         return None
-    known = json.loads(options)
-    planet = Planet(PlanetConfig(**{**known, "shape": tuple(known["shape"])}))
+    planet = recorded_planet(attributes)
     rows = labels.rows("train", lead)
     months, hidden = labels.enso.time, planet.hidden()
     first = np.searchsorted(hidden["time"].values.astype("datetime64[M]"), months[0])

@@ -19,7 +19,6 @@ from ..ssl.encoder import Encoder
 from ..ssl.errors import EarthSSLError, nearest
 from ..ssl.files import disk_full_is_clear, refuse_filled, sha256
 from ..ssl.hub import load_folder
-from ..ssl.pretrain import step_days
 from ..ssl.randomness import key
 from ..ssl.splits import DAY
 from ..ssl.store import Store
@@ -199,7 +198,7 @@ class _Run:
         )  # fmt: skip
         self.shape = shape
         encoder = self._untrained(0)
-        transfer = start_from(folder, encoder, store.grid, step_days(store))
+        transfer = start_from(folder, encoder, store.grid, store.step_days)
         self.encoder = encoder.eval().requires_grad_(False)
         new = tuple(name for name in store.variables if name not in donor.variables)
         self.parent = Parent(folder, record, transfer, new)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +11,7 @@ import pandas as pd
 
 from ..ssl.encoder import EncoderConfig
 from ..ssl.errors import EarthSSLError, nearest
-from ..ssl.sources.planet import Planet, PlanetConfig
+from ..ssl.sources.planet import Planet
 from ..ssl.store import Store
 from .contenders import Contender, contenders
 from .crops import POOLINGS, CropConfig, StormCrops, crop_features, crop_pca
@@ -133,21 +132,6 @@ def _whole(values: np.ndarray, kept: np.ndarray, count: int) -> np.ndarray:
     out = np.full((count, values.shape[1]), np.nan, np.float32)
     out[kept] = values
     return out
-
-
-def planet_of(store: Store) -> Planet:
-    """Return the synthetic planet that a store was made from.
-
-    Raises:
-        EarthSSLError: If it was made from something else.
-    """
-    options = store.manifest["attributes"].get("planet")
-    if options is None:
-        raise EarthSSLError(
-            f"tracks: expected a store of the synthetic planet, got {store.manifest['source']}; set tracks to ibtracs "
-            "or a table"
-        )
-    return Planet(PlanetConfig(**json.loads(options)))
 
 
 def best_reachable(planet: Planet, samples: pd.DataFrame, threshold_kt: float, members: int) -> np.ndarray:

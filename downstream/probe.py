@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import time
@@ -25,7 +24,7 @@ from ..ssl.errors import EarthSSLError, nearest
 from ..ssl.files import disk_full_is_clear, refuse_filled, sha256, write_json, write_text
 from ..ssl.pretrain import versions
 from ..ssl.randomness import key
-from ..ssl.sources.planet import Planet, PlanetConfig
+from ..ssl.sources.recorded import recorded_planet
 from ..ssl.store import Store
 from .baselines import baseline_rows, pca
 from .bootstrap import paired_bootstrap
@@ -169,8 +168,7 @@ def checkpoint_folder(path: Path) -> Path:
 
 def check_fits(folder: Path, record: Record, store: Store, first: Record) -> None:
     """Refuse a checkpoint that does not fit the store, or not the others; list every difference."""
-    step_days = float(np.median(np.diff(store.times)) / np.timedelta64(1, "D"))
-    said = differences(record, store.variables, store.grid, step_days)
+    said = differences(record, store.variables, store.grid, store.step_days)
     if record.fingerprint != store.fingerprint and not _same_scaling(record, store):
         said.append("statistics: the encoder's inputs were normalised otherwise than the store's; prepare the store "
                     "with the same blocks and scale")  # fmt: skip
@@ -234,11 +232,10 @@ def _encoder_rows(
 
 def _known_best(store: Store, task: EnsoTask) -> list[Row]:
     """Return the best reachable forecast, where the data are the synthetic planet's."""
-    options = store.manifest["attributes"].get("planet")
-    if not options:
+    attributes = store.manifest["attributes"]
+    if "planet" not in attributes:
         return []
-    known = json.loads(options)
-    planet = Planet(PlanetConfig(**{**known, "shape": tuple(known["shape"])}))
+    planet = recorded_planet(attributes)
     wanted = task.inits("test")
     forecast = np.full(task.target.shape, np.nan)
     forecast[:, wanted] = planet.nino34_forecast(task.time[wanted].astype("datetime64[ns]"), list(task.leads))

@@ -20,12 +20,13 @@ from threadpoolctl import threadpool_limits
 from ..ssl.errors import EarthSSLError
 from ..ssl.files import refuse_filled
 from ..ssl.sources.planet import Planet
+from ..ssl.sources.recorded import recorded_planet
 from ..ssl.splits import PARTS
 from ..ssl.store import Store
 from .best_tracks import IBTRACS, SOURCE, best_tracks, tidy
 from .finetune import FinetuneConfig
 from .fractions import FRACTIONS
-from .intensification_features import PCA_ROLE, FieldsConfig, best_reachable, field_features, planet_of
+from .intensification_features import PCA_ROLE, FieldsConfig, best_reachable, field_features
 from .intensification_figures import basin_figure, label_figure, reliability_figure, skill_figure
 from .intensification_labels import UNITS, curve_rows, label_curve
 from .intensification_models import (
@@ -182,7 +183,9 @@ class Material:
                 f"{NAME}.sst_years: expected a file of SST to take {config.sst_years} from, got none; set sst, or "
                 "leave sst_years out"
             )
-        planet = planet_of(store) if store is not None and config.tracks == PLANET else None
+        planet = (
+            recorded_planet(store.manifest["attributes"]) if store is not None and config.tracks == PLANET else None
+        )
         tracks = tidy(planet.tracks(), "planet") if planet is not None else best_tracks(config.tracks)
         samples = samples_of(tracks)
         if store is not None:

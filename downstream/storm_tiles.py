@@ -14,10 +14,10 @@ from threadpoolctl import threadpool_limits
 from ..ssl.encoder import EncoderConfig
 from ..ssl.errors import EarthSSLError
 from ..ssl.files import refuse_filled
+from ..ssl.sources.recorded import recorded_planet
 from ..ssl.store import Store
 from .best_tracks import IBTRACS, SOURCE, best_tracks, tidy
 from .contenders import PRETRAINED, Contender, contenders
-from .intensification_features import planet_of
 from .patch_features import PatchGrid, encoder_features
 from .scratch import ScratchConfig, StoreWindows
 from .storm_tile_figures import map_figure, roc_figure
@@ -126,7 +126,11 @@ def summarise(config: StormTilesConfig) -> Summary:
     """Return the result of the task."""
     begun = time.perf_counter()
     store = Store(config.store)
-    tracks = tidy(planet_of(store).tracks(), "planet") if config.tracks == PLANET else best_tracks(config.tracks)
+    tracks = (
+        tidy(recorded_planet(store.manifest["attributes"]).tracks(), "planet")
+        if config.tracks == PLANET
+        else best_tracks(config.tracks)
+    )
     encoders = contenders(store, config.checkpoints, config.untrained_seeds, config.encoder)
     shape = encoders[0].encoder.config
     labels = TileLabels.from_store(store, tracks, shape, config.spacing_hours, config.least_wind_kt)

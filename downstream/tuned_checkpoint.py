@@ -16,7 +16,7 @@ from ..ssl.data import Windows
 from ..ssl.files import sha256
 from ..ssl.monitor import check_health
 from ..ssl.pretrain import versions
-from ..ssl.sets import planet_of, step_days
+from ..ssl.sources.recorded import seed_record
 from ..ssl.transfer import Transfer
 from .finetune import Finetuned
 from .label_samples import LabelSamples
@@ -91,7 +91,7 @@ def save_tuned(
         encoder=network.encoder.config,
         variables=store.variables,
         units=tuple(store.manifest["units"]),
-        step_days=step_days(store),
+        step_days=store.step_days,
         grid=store.grid,
         statistics=store.statistics,
         splits=store.splits,
@@ -107,7 +107,7 @@ def save_tuned(
             "transfer": parent.transfer.to_json(),
             "split_proof": store.manifest["split_proof"],
             "ancestors": parent.record.trainings,
-            **planet_of(store),
+            **seed_record(store.manifest["attributes"]),
         },
         task=plain(_task(tuned, samples, parent, scores)),
     )

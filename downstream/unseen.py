@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..ssl.errors import EarthSSLError
-from ..ssl.sets import gap_days, planet_seed
-from ..ssl.splits import Splits
+from ..ssl.sources.recorded import recorded_seed
+from ..ssl.splits import Splits, gap_days
 from ..ssl.store import Store
 
 
@@ -50,5 +50,5 @@ def seen_by_pretraining(trainings: Sequence[Mapping[str, Any]], store: Store) ->
 def _one_world(earlier: Mapping[str, Any], store: Store) -> bool:
     if ("planet" in earlier["source"]) != ("planet" in store.manifest["source"]):
         return False
-    seeds = earlier.get("planet_seed"), planet_seed(store)
+    seeds = earlier.get("planet_seed"), recorded_seed(store.manifest["attributes"])
     return None in seeds or seeds[0] == seeds[1]

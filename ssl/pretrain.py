@@ -32,8 +32,9 @@ from .objective import Context, ObjectiveConfig, unknown_task
 from .precision import AUTO, resolve
 from .randomness import key
 from .ranks import is_one_of_several, rank, started_outside
-from .sets import DataSet, SetConfig, describe_sets, open_sets, open_stores, planet_of, step_days, weights_of
+from .sets import DataSet, SetConfig, describe_sets, open_sets, open_stores, weights_of
 from .sharded import Sharded
+from .sources.recorded import seed_record
 from .stop import deferred
 from .store import Store
 from .transfer import start_from
@@ -194,7 +195,7 @@ def assemble(
     encoder = config.encoder.build(store.variables)
     transfer = None
     if config.start_from:  # before the objectives: teachers begin as copies of the encoder
-        transfer = start_from(config.start_from, encoder, store.grid, step_days(store))
+        transfer = start_from(config.start_from, encoder, store.grid, store.step_days)
     objectives = build_objectives(settings, Context(encoder, store.variables, store.grid), config.multitask)
     loading = _loading(training)
     train = Windows(store, "train", objectives.span, training.seed, loading)
@@ -309,7 +310,7 @@ def _export(
         encoder=config.encoder,
         variables=store.variables,
         units=tuple(store.manifest["units"]),
-        step_days=step_days(store),
+        step_days=store.step_days,
         grid=store.grid,
         statistics=store.statistics,
         splits=store.splits,
@@ -321,7 +322,7 @@ def _export(
         source=store.manifest["source"],
         versions=versions(),
         health=health.to_json(),
-        extra={"split_proof": store.manifest["split_proof"], **planet_of(store), **extra},
+        extra={"split_proof": store.manifest["split_proof"], **seed_record(store.manifest["attributes"]), **extra},
     )
     golden = val.batch([0]).to("cpu")
     return save(out / CHECKPOINT, module.encoder, module.objectives, record, golden)

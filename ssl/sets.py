@@ -7,7 +7,6 @@ set, so that shapes are static for each of them.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ from .data import Endless, TrainLoader, Windows
 from .errors import EarthSSLError
 from .fields import Loading
 from .randomness import fold, key, uniform
-from .splits import DAY, PARTS, Block
+from .sources.recorded import recorded_seed
+from .splits import PARTS, Block, gap_days
 from .store import Store
 
 HOME = "home"
@@ -169,11 +169,12 @@ def open_stores(home: Store, stores: Mapping[str, SetConfig]) -> dict[str, Store
         wrong += _unlike(home, opened[name], name, config)
     every = {HOME: home, **opened}
     for a, b in combinations(every, 2):
+        seeds = {_seed(every[a]), _seed(every[b])}
         if stores.get(a, SetConfig()).world == stores[b].world:
             wrong += _leaks(a, every[a], b, every[b])
-        elif planet_seed(every[a]) is not None and planet_seed(every[a]) == planet_seed(every[b]):
+        elif len(seeds) == 1 and None not in seeds:
             wrong.append(
-                f"stores.{b}.world: expected that of {a}, as both are planets of seed {planet_seed(every[a])}, got "
+                f"stores.{b}.world: expected that of {a}, as both are planets of seed {seeds.pop()}, got "
                 f"'{stores[b].world}'"
             )
     if wrong:
@@ -223,7 +224,7 @@ def _unlike(home: Store, other: Store, name: str, config: SetConfig) -> list[str
         here, there = (_scale_of(store, variable) for store in (home, other))
         if here != there:
             wrong.append(f"stores.{name}: {variable} is in {there}, home's in {here}; prepare both with one version")
-    step, own = step_days(home), step_days(other)
+    step, own = home.step_days, other.step_days
     if config.step_days is None and _apart(own, step):
         wrong.append(
             f"stores.{name}: its time step is {own:g} days, home's {step:g}; prepare it at home's, or state "
@@ -241,27 +242,12 @@ def _scale_of(store: Store, variable: str) -> str:
     return f"{store.manifest['units'][at]}{transformed}"
 
 
-def step_days(store: Store) -> float:
-    """Return the median spacing of a store's times, days."""
-    return float(np.median(np.diff(store.times)) / np.timedelta64(1, "D"))
-
-
 def _apart(a: float, b: float) -> bool:
     return not abs(a - b) <= 0.1 * b
 
 
-def planet_seed(store: Store) -> int | None:
-    """Return the seed of a synthetic planet, which its source writes as JSON; None for other data."""
-    try:
-        return int(json.loads(store.manifest["attributes"]["planet"])["seed"])
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def planet_of(store: Store) -> dict[str, int]:
-    """Return what a record says of the planet a store holds; nothing for other data."""
-    seed = planet_seed(store)
-    return {} if seed is None else {"planet_seed": seed}
+def _seed(store: Store) -> int | None:
+    return recorded_seed(store.manifest["attributes"])
 
 
 def _leaks(a: str, first: Store, b: str, second: Store) -> list[str]:
@@ -280,11 +266,6 @@ def _leaks(a: str, first: Store, b: str, second: Store) -> list[str]:
                     "either with other blocks"
                 )
     return wrong
-
-
-def gap_days(a: Block, b: Block) -> float:
-    """Return the days between two blocks; 0 or less where they meet."""
-    return float(max(b[0] - a[1], a[0] - b[1]) / DAY)
 
 
 def _dates(block: Block) -> str:
@@ -311,10 +292,10 @@ def describe_sets(
             "batches": count,
             "world": world,
             "source": store.manifest["source"],
-            "planet_seed": planet_seed(store),
+            "planet_seed": _seed(store),
             "variables": list(store.variables),
             "grid": str(store.grid),
-            "step_days": step_days(store),
+            "step_days": store.step_days,
             "splits": store.splits.to_json(),
         }
         for (name, store, world), weight, count in zip(stores, weights, seen, strict=True)

@@ -146,6 +146,11 @@ def _date(instant: np.datetime64) -> str:
     return str(instant.astype("datetime64[D]"))
 
 
+def gap_days(a: Block, b: Block) -> float:
+    """Return the days between two blocks; 0 or less where they meet."""
+    return float(max(b[0] - a[1], a[0] - b[1]) / DAY)
+
+
 def is_monthly(times: np.ndarray) -> bool:
     """Whether the times (datetime64) are calendar months: typical spacing of 28 to 31 days."""
     if len(times) < 2:

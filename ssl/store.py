@@ -296,6 +296,11 @@ class Store:
         return np.isin(self.variables, self.manifest.get("steady", []))
 
     @property
+    def step_days(self) -> float:
+        """Median spacing of the times, days."""
+        return float(np.median(np.diff(self.times)) / np.timedelta64(1, "D"))
+
+    @property
     def shape(self) -> tuple[int, int, int, int]:
         """Steps, variables, rows, columns."""
         return (len(self.times), len(self.variables), *self.grid.shape)
