@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from .budget import check_disk
+from .budget import SMALLER_STORE
 from .errors import EarthSSLError
-from .files import digest, locked, read_json, write_json
+from .files import check_disk, digest, locked, read_json, write_json
 from .job import Job
 from .layout import Template
 from .prepare import FREE, PrepareConfig, Run, stamps, write_chunks
@@ -62,7 +62,7 @@ def append(config: PrepareConfig) -> Path:
         _continue_or_start(job, recipe)
         numbers = range(job.skip // template.chunk_steps, len(template.chunks()))
         there = sum(job.is_whole(number) for number in numbers) * template.chunk_bytes
-        check_disk(path, (len(numbers) + 1) * template.chunk_bytes, there, "what is appended")
+        check_disk(path, (len(numbers) + 1) * template.chunk_bytes - there, "what is appended", SMALLER_STORE)
         kind = store.statistics
         with run.workers() as workers:
             planned = run.plan(workers, job, Calendar(kind.groups, kind.keys, kind.harmonics))

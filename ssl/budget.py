@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from .errors import EarthSSLError
+from .files import MIB
 from .fit import sums_bytes
 from .layout import Template
 from .moments import UNIT
 from .statistics import Calendar
 
-MIB = 2**20
 # Copies of one piece of one variable (float32) while it is read, converted, masked, compared with its climatology:
 # about eight were seen (benchmarks/prepare.py), and memory given back late asks for a margin.
 COPIES = 10
+SMALLER_STORE = "choose another --out, fewer variables or times, or dtype float16"  # where the disk is full
 
 
 @dataclass(frozen=True)
@@ -114,26 +113,3 @@ def store_bytes(template: Template, calendar: Calendar) -> int:
     climate = 4 * cells * len(template.variables) * (len(calendar.keys) * calendar.size + 1)
     text = 80 * len(template.chunks()) + 16384  # the manifest
     return len(template.chunks()) * template.chunk_bytes + climate + 8 * sum(template.shape) + text
-
-
-def check_disk(folder: Path, needed: int, there: int, what: str) -> None:
-    """Raise where less disk is free than the work will still take.
-
-    Args:
-        folder: Where it goes; it or a parent exists.
-        needed: Bytes that the work takes in all.
-        there: Those already written.
-        what: For the message.
-
-    Raises:
-        EarthSSLError: With both numbers.
-    """
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    if free < needed - there:
-        raise EarthSSLError(
-            f"{what} takes {(needed - there) / MIB:.0f} MiB more on disk, but {place} has {free / MIB:.0f} MiB free; "
-            "free space, choose another --out, fewer variables or times, or dtype float16"
-        )

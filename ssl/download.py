@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,13 +11,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from .errors import EarthSSLError
-from .files import disk_full_is_clear, no_link, sha256, write_text
+from .files import check_disk, disk_full_is_clear, no_link, sha256, write_text
 from .remote import BLOCK, Opened, Remote, Transient
 
 TRIES = 5  # in a row that bring less than a block
 ROUNDS = 3  # from the first byte on, where what came in pieces is not what was promised
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 30.0
 SPARE = 64 << 20  # bytes of the disk left free
+OTHER_CACHE = "or set EARTHSSL_CACHE to a folder on another disk"
 
 Result = TypeVar("Result")
 
@@ -142,7 +142,7 @@ def _go_on(remote: Remote, wanted: Wanted, part: Path, advance: Callable[[int], 
     try:
         with remote.open(wanted.name, done, version) as opened:
             _refuse_large(opened.total, wanted.limit, where)
-            room(part.parent, (opened.total or opened.start) - opened.start)
+            check_disk(part.parent, (opened.total or opened.start) - opened.start, where, OTHER_CACHE, SPARE)
             write_text(_stamp(part), json.dumps({"where": where, "version": opened.version}))
             _write(opened, part, wanted.limit, where, advance)
             return opened.start > 0
@@ -175,20 +175,6 @@ def _refuse_large(size: int | None, limit: int, where: str) -> None:
         raise TooLarge(
             f"{where}: expected at most {limit} bytes, but {size} or more are sent; it is not what its manifest says, "
             "or larger than allowed (--max-gb)"
-        )
-
-
-def room(folder: Path, needed: int) -> None:
-    """Check that the disk takes so many bytes more.
-
-    Raises:
-        EarthSSLError: If it does not.
-    """
-    free = shutil.disk_usage(folder).free
-    if needed and needed + SPARE > free:
-        raise EarthSSLError(
-            f"{folder}: expected {(needed + SPARE) / 1e6:.0f} MB of free disk, got {free / 1e6:.0f} MB; free some, or "
-            "set EARTHSSL_CACHE to a folder on another disk"
         )
 
 

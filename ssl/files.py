@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from safetensors import SafetensorError
 
 from .errors import EarthSSLError
 
+MIB = 2**20
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -176,3 +178,33 @@ def exchange(one: Path, other: Path) -> None:
         os.replace(third, one)
         raise
     os.replace(third, other)
+
+
+def existing(folder: Path) -> Path:
+    """Return the folder itself or the nearest one above it that exists, absolute."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def check_disk(folder: Path, needed: int, what: str, remedy: str, spare: int = 0) -> None:
+    """Raise where less disk is free than some work will still take.
+
+    Args:
+        folder: Where it goes; it or a parent exists.
+        needed: Bytes that the work still takes; 0 or less is always there.
+        what: For the message.
+        remedy: What may be done, besides freeing space.
+        spare: Bytes to be left free.
+
+    Raises:
+        EarthSSLError: With both numbers.
+    """
+    place = existing(folder)
+    free = shutil.disk_usage(place).free
+    if needed > 0 and free < needed + spare:
+        raise EarthSSLError(
+            f"{what} takes {(needed + spare) / MIB:.0f} MiB more on disk, but {place} has {free / MIB:.0f} MiB free; "
+            f"free space, {remedy}"
+        )

@@ -14,9 +14,9 @@ from typing import Any
 
 from .address import Address, parse
 from .cache import Cache
-from .download import Wanted, fetch, patiently, read_small, room
+from .download import OTHER_CACHE, SPARE, Wanted, fetch, patiently, read_small
 from .errors import EarthSSLError
-from .files import disk_full_is_clear, refuse_filled, waited_for, write_text
+from .files import check_disk, disk_full_is_clear, refuse_filled, waited_for, write_text
 from .files import sha256 as sha256_of
 from .folder import MANIFEST, MANIFEST_BYTES, check_files, names_in
 from .progress import transfer_bar
@@ -205,7 +205,8 @@ def _fetch_all(
     whole = partial / "checkpoint"
     whole.mkdir(exist_ok=True)
     total = sum(one.size for one in wanted if one.size is not None) or None
-    room(partial, (total or 0) - sum(file.stat().st_size for file in partial.rglob("*") if file.is_file()))
+    there = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
+    check_disk(partial, (total or 0) - there, remote.address.bare, OTHER_CACHE, SPARE)
     done = 0
     with transfer_bar() as bar:
         task = bar.add_task(f"pull {remote.address.bare}"[-60:], total=total)

@@ -11,10 +11,9 @@ from typing import Any
 import zarr
 from zarr.codecs import BloscCodec, BloscShuffle
 
-from .budget import check_disk
 from .encoding import CF, fill_value
 from .errors import EarthSSLError
-from .files import disk_full_is_clear, refuse_filled, write_text
+from .files import check_disk, disk_full_is_clear, refuse_filled, write_text
 from .progress import track
 from .store import MANIFEST, Store
 
@@ -36,7 +35,9 @@ def pack(path: str | Path, out: str | Path) -> Path:
     """
     store, out = Store(path), Path(out)
     refuse_filled(out, "the packed store")
-    check_disk(out.parent, store.step_bytes * len(store.times), 0, "the packed store (at most)")
+    check_disk(
+        out.parent, store.step_bytes * len(store.times), "the packed store (at most)", "or choose another folder"
+    )
     partial = out.with_name(out.name + ".partial")
     if partial.exists() and not (partial / "zarr.json").is_file():
         raise EarthSSLError(f"{partial} is in the way of the unfinished work and was not made by it; remove it")

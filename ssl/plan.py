@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from .files import existing
 from .pretrain import PretrainConfig
 from .sets import HOME, weights_of
 from .sketch import Sketch
@@ -92,7 +93,7 @@ def make_plan(
     run_s = sum(parts.values())
     memory = _memory(config, sketch, trial)
     disk = _disk(sketch, trial, has_store)
-    free_disk = shutil.disk_usage(_existing(Path(config.out))).free
+    free_disk = shutil.disk_usage(existing(Path(config.out))).free
     plan = Plan(
         device=trial.device,
         threads=trial.threads,
@@ -191,14 +192,6 @@ def _disk(sketch: Sketch, trial: Trial, has_store: bool) -> dict[str, int]:
         "last.ckpt": state,
         "total": store + checkpoint + 2 * state,
     }
-
-
-def _existing(path: Path) -> Path:
-    """Return the folder itself or the nearest one above it that exists."""
-    path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return path
 
 
 def _room(device: str, free: int | None, program: int) -> float | None:

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from .budget import MIB, Plan, check_disk, largest_chunk, plan, store_bytes
+from .budget import SMALLER_STORE, Plan, largest_chunk, plan, store_bytes
 from .encoding import DTYPES
 from .errors import EarthSSLError
-from .files import digest, disk_full_is_clear, read_json, refuse_filled, write_json
+from .files import MIB, check_disk, digest, disk_full_is_clear, read_json, refuse_filled, write_json
 from .fitted import fitted_statistics
 from .grid import LatLonGrid
 from .job import Job, source_steps, write_task
@@ -110,7 +110,7 @@ def prepare(config: PrepareConfig) -> Path:
     calendar = Calendar.chosen(times[template.splits.inside(times, "train")], config.statistics)
     partial = out.with_name(out.name + ".partial")
     recipe = _recipe(data, config, template)
-    check_disk(out.parent, store_bytes(template, calendar), _written(partial), "the store")
+    check_disk(out.parent, store_bytes(template, calendar) - _written(partial), "the store", SMALLER_STORE)
     job = Job(partial / "job.json", partial / "store", data, template)
     with run.workers() as workers:
         planned = run.plan(workers, job, calendar)

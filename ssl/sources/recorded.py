@@ -22,8 +22,8 @@ def recorded_planet(attributes: Mapping[str, Any]) -> Planet:
     options = attributes.get("planet")
     if options is None:
         raise EarthSSLError(
-            f"expected a store of the synthetic planet, got {attributes.get('source', 'other data')}; for storms of the "
-            "Earth set tracks to ibtracs or a table"
+            f"expected a store of the synthetic planet, got {attributes.get('source', 'other data')}; for storms of "
+            "the Earth set tracks to ibtracs or a table"
         )
     known = json.loads(options)
     return Planet(PlanetConfig(**{**known, "shape": tuple(known["shape"])}))

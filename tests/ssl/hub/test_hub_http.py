@@ -294,8 +294,8 @@ def test_a_pin_that_does_not_fit(server: Any, cache: Path) -> None:
 
 def test_a_full_disk(server: Any, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Too little room is seen before; a disk that fills up in the middle is said in words, and it goes on later."""
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000}))
-    refused(server, "MB of free disk, got 0 MB", cache)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 1000}))
+    refused(server, "MiB more on disk, but .* has 0 MiB free", cache)
     monkeypatch.undo()
 
 
