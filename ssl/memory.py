@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch  # imported where it is used, so that workers that prepare stay light
 
 STATUS = Path("/proc/self/status")
 REFERENCES = Path("/proc/self/clear_refs")
@@ -34,7 +38,14 @@ def peak_rss() -> int:
 
     Not getrusage's number where there is another: that one counts what the process that started this one held.
     """
-    return _kilobytes(STATUS, "VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return _kilobytes(STATUS, "VmHWM") or (most if sys.platform == "darwin" else most * 1024)
+
+
+def reset_peak() -> None:
+    """Let `peak_rss` count from now on; where the system does not let us, it stays that of the whole process."""
+    with contextlib.suppress(OSError):
+        REFERENCES.write_text("5")
 
 
 def rss() -> int:
@@ -54,28 +65,39 @@ def free_ram() -> int | None:
     return found
 
 
+def ram() -> int:
+    """Return the memory of this machine, or what its control group may use."""
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit, _ in GROUPS:
+        with contextlib.suppress(OSError, ValueError):  # no such group, or no limit ("max")
+            found = min(found, int(limit.read_text()))
+    return found
+
+
 class Meter:
     """The memory that counts on a device: resident size on a CPU, what torch allocated on a GPU."""
 
     def __init__(self, device: torch.device) -> None:
+        import torch
+
         self.device = device
+        self._cuda = torch.cuda if device.type == "cuda" else None
 
     def reset(self) -> None:
         """Forget the peak so far, where the system lets us."""
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-            return
-        with contextlib.suppress(OSError):
-            REFERENCES.write_text("5")
+        if self._cuda is None:
+            reset_peak()
+        else:
+            self._cuda.reset_peak_memory_stats(self.device)
 
     def now(self) -> int:
         """Return what is held now."""
-        return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else rss()
+        return rss() if self._cuda is None else self._cuda.memory_allocated(self.device)
 
     def peak(self) -> int:
         """Return the most that was held since `reset`."""
-        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else peak_rss()
+        return peak_rss() if self._cuda is None else self._cuda.max_memory_allocated(self.device)
 
     def free(self) -> int | None:
         """Return what may be taken besides what is held; None where it is not known."""
-        return torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else free_ram()
+        return free_ram() if self._cuda is None else self._cuda.mem_get_info(self.device)[0]

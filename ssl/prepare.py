@@ -25,13 +25,14 @@ from .fitted import fitted_statistics
 from .grid import LatLonGrid
 from .job import Job, source_steps, write_task
 from .layout import Contents, Template
+from .memory import peak_rss, ram, reset_peak, rss
 from .progress import Counted, track
 from .sources import open_source
 from .sources.files import matched
 from .splits import SplitsConfig
 from .statistics import Calendar, StatisticsConfig
 from .store import Store, close, create
-from .tasks import LOCAL, Workers, default_workers, forget_peak, held_mb, memory_of_machine_mb, peak_mb
+from .tasks import LOCAL, Workers, default_workers
 
 RECIPE = "recipe.json"
 FREE = ("out", "append", "workers", "scheduler", "memory_mb", "allow_gap")  # the bytes do not depend on these
@@ -145,9 +146,9 @@ class Run:
 
     def __init__(self, config: PrepareConfig) -> None:
         """Start counting time and memory."""
-        forget_peak()
+        reset_peak()
         self.config, self.begun = config, time.perf_counter()
-        self.memory_mb = config.memory_mb or memory_of_machine_mb() / 2
+        self.memory_mb = config.memory_mb or ram() / MIB / 2
 
     def workers(self) -> Workers:
         """Return the workers, to be entered."""
@@ -156,11 +157,11 @@ class Run:
     def plan(self, workers: Workers, job: Job, calendar: Calendar) -> Plan:
         """Return what runs at once; see `budget.plan`."""
         own = (workers.count, workers.share)
-        return plan(job.template, calendar, job.piece, source_steps(job.data), own, self.memory_mb, held_mb())
+        return plan(job.template, calendar, job.piece, source_steps(job.data), own, self.memory_mb, rss() / MIB)
 
     def record(self, workers: Workers, planned: Plan, template: Template) -> dict[str, Any]:
         """Return when, where and with what the store was made, and print what it took."""
-        seconds, peak = time.perf_counter() - self.begun, max(peak_mb(), workers.peak_mb)
+        seconds, peak = time.perf_counter() - self.begun, max(peak_rss() / MIB, workers.peak_mb)
         size = len(template.chunks()) * template.chunk_bytes / MIB
         print(
             f"prepare: {size:.0f} MiB in {seconds:.0f} s; {workers.count} workers ({workers.scheduler}); peak memory "
@@ -187,7 +188,7 @@ class Run:
 
 def template_of(data: xr.Dataset, config: PrepareConfig) -> Template:
     """Return what the store that `prepare` makes of a source will hold."""
-    memory_mb = config.memory_mb or memory_of_machine_mb() / 2
+    memory_mb = config.memory_mb or ram() / MIB / 2
     variables = tuple(str(name) for name in data.data_vars)
     grid = LatLonGrid(data["lat"].values, data["lon"].values)
     times = data["time"].values.astype("datetime64[s]")

@@ -15,7 +15,7 @@ from .layout import Template
 from .prepare import PrepareConfig, template_of
 from .sources import open_source
 from .splits import Splits
-from .statistics import Statistics, _choose, _group_values
+from .statistics import Calendar, Statistics
 from .store import Store
 
 LOOKS = 3  # training steps looked at to learn where there never is a value
@@ -126,8 +126,8 @@ def sketch_source(config: PrepareConfig) -> Sketch:
         known |= np.isfinite(np.stack(list(read)))
     noise = np.random.default_rng(0).standard_normal(known.shape, np.float32)
     times = template.times.astype("datetime64[ns]")[inside]
-    groups, harmonics = _choose(times, config.statistics)
-    rows = len(set(_group_values(times, groups).tolist())) * (1 + 2 * harmonics) + 1  # and the scale
+    calendar = Calendar.chosen(times, config.statistics)
+    rows = len(calendar.keys) * calendar.size + 1  # and the scale
     statistics_bytes = rows * int(np.prod(known.shape)) * 4
     chunks = len(template.chunks())
     axes = (len(template.times) + sum(template.grid.shape)) * AXIS_BYTES

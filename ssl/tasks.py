@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from threadpoolctl import threadpool_limits
 
 from .errors import EarthSSLError
+from .files import MIB
+from .memory import peak_rss
 
 LOCAL = ("threads", "processes")
 LOST = ("KilledWorker", "FutureCancelledError", "CancelledError", "TerminatedWorkerError", "CommClosedError")
-MIB = 2**20
 
 
 class Workers(AbstractContextManager["Workers"]):
@@ -132,53 +131,9 @@ def _plain(work: Callable[..., Any], own: tuple[Any, ...]) -> tuple[Any, float]:
 def _measured(work: Callable[..., Any], own: tuple[Any, ...]) -> tuple[Any, float]:
     """Do a task in a process of its own kind: one thread in every product, and its peak memory."""
     threadpool_limits(1)
-    return work(*own), peak_mb()
+    return work(*own), peak_rss() / MIB
 
 
 def default_workers() -> int:
     """Return the number of cores this process may use, at most 8: beyond it disks are the limit."""
     return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-
-
-def forget_peak() -> None:
-    """Let `peak_mb` count from now on, where the system can."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:  # not Linux, or not allowed: the peak of the whole process, an upper bound
-        return
-
-
-def peak_mb() -> float:
-    """Return the most memory that this process has held, MiB."""
-    return _status("VmHWM") or _rusage_mb()
-
-
-def held_mb() -> float:
-    """Return the memory that this process holds now, MiB."""
-    return _status("VmRSS") or _rusage_mb()
-
-
-def _status(name: str) -> float:
-    try:
-        found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    except OSError:
-        return 0.0
-    return int(found[1]) / 1024 if found else 0.0
-
-
-def _rusage_mb() -> float:
-    import resource
-    import sys
-
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / MIB if sys.platform == "darwin" else most / 1024
-
-
-def memory_of_machine_mb() -> float:
-    """Return the memory of this machine, or what its container may use, MiB."""
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / MIB
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-    except OSError:
-        return whole
-    return min(whole, int(limit) / MIB) if limit.isdigit() else whole
