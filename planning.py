@@ -19,7 +19,7 @@ from .ssl.pretrain import PretrainConfig, assemble
 from .ssl.profile import profile_steps
 from .ssl.sketch import Sketch, sketch_source, sketch_store
 from .ssl.store import Store
-from .ssl.trial import Job, Trial, run_apart, run_trial
+from .ssl.trial import Trial, TrialJob, run_apart, run_trial
 
 FINDERS = ("lr", "batch")
 MOST = 4096  # windows: the largest batch that is tried
@@ -67,7 +67,7 @@ def plan(
         )
     if find == "batch":
         return _batch(config, sketch, as_json)
-    job = Job(config, sketch, threads=torch.get_num_threads())
+    job = TrialJob(config, sketch, threads=torch.get_num_threads())
     trial: Trial = run_apart(try_run, job)
     made = make_plan(config, sketch, trial, sketch.finished)
     if short_of_memory(made) and not config.training.checkpoint_activations:
@@ -78,7 +78,7 @@ def plan(
     return json.dumps(made.to_json()) if as_json else table(made)
 
 
-def try_run(job: Job) -> Trial:
+def try_run(job: TrialJob) -> Trial:
     """Return the trial of a run; called in a process of its own that imports what a run imports."""
     from . import workflow  # noqa: F401 (its memory is the run's, too)
 
@@ -112,7 +112,7 @@ def _rate(config: PretrainConfig, store: str, picture: Path, as_json: bool) -> s
 
 
 def _batch(config: PretrainConfig, sketch: Sketch, as_json: bool) -> str:
-    job = Job(config, sketch, threads=torch.get_num_threads(), full=False, largest=MOST)
+    job = TrialJob(config, sketch, threads=torch.get_num_threads(), full=False, largest=MOST)
     trial: Trial = run_apart(try_run, job)
     weights = trial.counts["weight_bytes"]
     fields = trial.counts["resident_steps"] * sketch.step_bytes if trial.device == "cpu" else 0

@@ -21,7 +21,7 @@ from .errors import EarthSSLError
 from .files import check_disk, digest, locked, read_json, write_json
 from .job import Job
 from .layout import Template
-from .prepare import FREE, PrepareConfig, Run, stamps, write_chunks
+from .prepare import FREE, PrepareConfig, Run, source_stamps, write_chunks
 from .sources import open_source
 from .splits import PARTS, Splits, follows, is_monthly
 from .statistics import Calendar
@@ -186,7 +186,7 @@ def _recipe(config: PrepareConfig, store: Store, times: np.ndarray) -> dict[str,
         "config": {key: value for key, value in asdict(config).items() if key not in FREE},
         "parent": store.fingerprint,
         "times": digest(times.astype(np.int64).tolist()),
-        "files": stamps(config),
+        "files": source_stamps(config),
     }
     plain: dict[str, Any] = json.loads(json.dumps(record, default=str))
     return plain

@@ -20,7 +20,7 @@ SMALLER_STORE = "choose another --out, fewer variables or times, or dtype float1
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """What runs at once.
 
     Attributes:
@@ -47,7 +47,7 @@ def plan(
     workers: tuple[int, int],
     memory_mb: float,
     held_mb: float,
-) -> Plan:
+) -> MemoryPlan:
     """Return what can run at once within the memory.
 
     Args:
@@ -94,7 +94,7 @@ def plan(
     needed_mb = (
         held_mb + climate_mb + max(own_mb + min(fits, share) * (own_mb + read_mb), min(writes, share) * write_mb)
     )
-    return Plan(fits, writes, bands, together, needed_mb, words)
+    return MemoryPlan(fits, writes, bands, together, needed_mb, words)
 
 
 def _at_once(fit: float, count: int, share: int) -> int:

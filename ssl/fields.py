@@ -82,7 +82,7 @@ class Ring:
 
 
 @dataclass(frozen=True)
-class Run:
+class VariableRun:
     """Neighbouring variables that are read in one way.
 
     Attributes:
@@ -96,15 +96,15 @@ class Run:
     mask: Tensor | None
 
 
-def runs_of(store: Store) -> list[Run]:
+def runs_of(store: Store) -> list[VariableRun]:
     """Return all variables of a store in runs of neighbours that are read in one way."""
     kinds = [(bool(steady), bool(known.all())) for steady, known in zip(store.steady, store.known, strict=True)]
-    found: list[Run] = []
+    found: list[VariableRun] = []
     for (steady, whole), members in groupby(range(len(kinds)), kinds.__getitem__):
         positions = list(members)
         inside = slice(positions[0], positions[-1] + 1)
         mask = torch.from_numpy(-store.known[inside].astype(np.int16)) if steady and not whole else None
-        found.append(Run(inside, steady, mask))
+        found.append(VariableRun(inside, steady, mask))
     return found
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .budget import Plan
+from .budget import MemoryPlan
 from .files import disk_full_is_clear, read_json, write_json
 from .fit import bands, first_values, fit_variable, scale_of
 from .job import Job, sum_task
@@ -22,7 +22,7 @@ COEFFICIENTS, SCALE = "coefficients.f32", "scale.f32"
 
 
 def fitted_statistics(
-    folder: Path, job: Job, name: str, calendar: Calendar, kind: str, workers: Workers, plan: Plan
+    folder: Path, job: Job, name: str, calendar: Calendar, kind: str, workers: Workers, plan: MemoryPlan
 ) -> Statistics:
     """Return the statistics of a job, fitted by the workers where they are not there yet, mapped from files.
 

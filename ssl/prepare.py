@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from .budget import SMALLER_STORE, Plan, largest_chunk, plan, store_bytes
+from .budget import SMALLER_STORE, MemoryPlan, largest_chunk, plan, store_bytes
 from .encoding import DTYPES
 from .errors import EarthSSLError
 from .files import MIB, check_disk, digest, disk_full_is_clear, read_json, refuse_filled, write_json
@@ -154,12 +154,12 @@ class Run:
         """Return the workers, to be entered."""
         return Workers(self.config.scheduler, self.config.workers or default_workers())
 
-    def plan(self, workers: Workers, job: Job, calendar: Calendar) -> Plan:
+    def plan(self, workers: Workers, job: Job, calendar: Calendar) -> MemoryPlan:
         """Return what runs at once; see `budget.plan`."""
         own = (workers.count, workers.share)
         return plan(job.template, calendar, job.piece, source_steps(job.data), own, self.memory_mb, rss() / MIB)
 
-    def record(self, workers: Workers, planned: Plan, template: Template) -> dict[str, Any]:
+    def record(self, workers: Workers, planned: MemoryPlan, template: Template) -> dict[str, Any]:
         """Return when, where and with what the store was made, and print what it took."""
         seconds, peak = time.perf_counter() - self.begun, max(peak_rss() / MIB, workers.peak_mb)
         size = len(template.chunks()) * template.chunk_bytes / MIB
@@ -203,7 +203,7 @@ def template_of(data: xr.Dataset, config: PrepareConfig) -> Template:
     return Template(variables, grid, times, config.splits.build(), config.dtype, min(chunk_steps, len(times)))
 
 
-def write_chunks(job: Job, name: str, workers: Workers, planned: Plan) -> list[Contents]:
+def write_chunks(job: Job, name: str, workers: Workers, planned: MemoryPlan) -> list[Contents]:
     """Write the chunks that are not there yet; return what the manifest says of each from the job's first on."""
     first = job.skip // job.template.chunk_steps
     numbers = range(first, len(job.template.chunks()))
@@ -227,13 +227,13 @@ def _recipe(data: xr.Dataset, config: PrepareConfig, template: Template) -> dict
         "chunk_steps": template.chunk_steps,
         "attributes": {key: str(value) for key, value in data.attrs.items()},
         "times": digest(template.times.astype(np.int64).tolist()),
-        "files": stamps(config),
+        "files": source_stamps(config),
     }
     plain: dict[str, Any] = json.loads(json.dumps(record, default=str))  # paths and the like as text
     return plain
 
 
-def stamps(config: PrepareConfig) -> dict[str, list[int]]:
+def source_stamps(config: PrepareConfig) -> dict[str, list[int]]:
     """Return the size (bytes) and the time of the last change (ns) of the local files or folders read."""
     given = config.options.get("path", config.options.get("url"))
     if given is None or "://" in str(given):

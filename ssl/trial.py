@@ -37,7 +37,7 @@ SHARE = 0.9  # of the free memory that a run may take
 
 
 @dataclass(frozen=True)
-class Job:
+class TrialJob:
     """What to try.
 
     Attributes:
@@ -161,7 +161,7 @@ class _TimedHealth(HealthMonitor):
         self.seconds = time.perf_counter() - begun
 
 
-def run_apart(work: Callable[[Job], Any], job: Job) -> Any:
+def run_apart(work: Callable[[TrialJob], Any], job: TrialJob) -> Any:
     """Return `work(job)` of a fresh process, which takes its memory with it.
 
     Raises:
@@ -177,7 +177,7 @@ def run_apart(work: Callable[[Job], Any], job: Job) -> Any:
         ) from None
 
 
-def run_trial(job: Job, tasks: dict[str, type[ObjectiveConfig]]) -> Trial:
+def run_trial(job: TrialJob, tasks: dict[str, type[ObjectiveConfig]]) -> Trial:
     """Measure the first steps of a run in this process."""
     if job.threads:
         torch.set_num_threads(job.threads)
@@ -242,7 +242,7 @@ def grow(module: Pretraining, windows: Windows, meter: Meter, free: int | None, 
     return sizes
 
 
-def _measured(trial: Trial, job: Job, module: Pretraining, train: Windows, val: Windows, meter: Meter) -> Trial:
+def _measured(trial: Trial, job: TrialJob, module: Pretraining, train: Windows, val: Windows, meter: Meter) -> Trial:
     """Return the trial with the measurements of the real training loop."""
     stepper_wait = (lambda: torch.cuda.synchronize()) if trial.device == "cuda" else (lambda: None)
     watch = _Stopwatch(job.seconds, stepper_wait)

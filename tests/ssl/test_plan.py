@@ -26,7 +26,7 @@ from earthssl.ssl.profile import group_of, profile_steps
 from earthssl.ssl.sets import SetConfig
 from earthssl.ssl.sketch import Sketch, sketch_store
 from earthssl.ssl.store import Store
-from earthssl.ssl.trial import Job, Size, Trial, needed, run_trial
+from earthssl.ssl.trial import Size, Trial, TrialJob, needed, run_trial
 
 TINY = {
     "prepare": {
@@ -52,7 +52,7 @@ def sketch(small_store: Path) -> Sketch:
 @pytest.fixture(scope="module")
 def trial(small_config: Callable[..., Any], sketch: Sketch) -> Trial:
     """A trial on the small store."""
-    return run_trial(Job(small_config(Path("none")), sketch, seconds=1.0), TASKS)
+    return run_trial(TrialJob(small_config(Path("none")), sketch, seconds=1.0), TASKS)
 
 
 def test_the_plan_is_what_the_run_takes(
