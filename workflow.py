@@ -32,8 +32,7 @@ from .downstream.matrix import (
 from .downstream.paired import FEWEST_UNITS
 from .downstream.probe import ProbeConfig
 from .downstream.probe_scores import probe_scores
-from .downstream.report import ReportConfig
-from .downstream.report import report as write_report
+from .downstream.report import ReportConfig, report
 from .downstream.summary import Summary
 from .downstream.tasks import ENSO, make_frozen, probe_config, probe_function
 from .pretext import TASKS
@@ -136,11 +135,6 @@ def model_card(checkpoint: str | Path, probe_folder: str | Path | None = None) -
     if probe_folder is not None:
         attach_scores(folder, [probe_scores(probe_folder, sha256(folder / "encoder.safetensors"))])
     return card(read_record(folder))
-
-
-def report(config: ReportConfig) -> Path:
-    """Write the HTML report and return its file."""
-    return write_report(config)
 
 
 def enso_labels(online: OnlineProbeConfig) -> Callable[[Store, Windows], ProbeLabels]:

@@ -89,11 +89,11 @@ def verify(address: str | Path, *, offline: bool | None = None, allow_http: bool
     Returns:
         What `checkpoint.verify` returns, and its `folder`.
     """
-    from . import checkpoint
+    from .checkpoint import verify as verify_folder
 
     remote = parse(address, allow_http=allow_http).scheme != "file"
     folder = pull(address, offline=offline, allow_http=allow_http) if remote else load_folder(address)
-    return {**checkpoint.verify(folder), "folder": folder}
+    return {**verify_folder(folder), "folder": folder}
 
 
 def list_registry(registry: str | Path | None = None, *, allow_http: bool = False) -> list[dict[str, Any]]:
@@ -198,7 +198,7 @@ def _fetch_all(
     remote: Remote, wanted: list[Wanted], partial: Path, manifest: bytes, folder: Path, max_bytes: int
 ) -> None:
     """Fetch every file into `partial`, verify the whole, and give it its name."""
-    from . import checkpoint
+    from .checkpoint import verify as verify_folder
     from .migration import version_of
 
     partial.mkdir(parents=True, exist_ok=True)
@@ -222,7 +222,7 @@ def _fetch_all(
                 version_of(parse_json(file.read_bytes(), "a checkpoint's record", where), where)
     write_text(whole / MANIFEST, manifest.decode("utf-8"))
     try:
-        checkpoint.verify(whole)
+        verify_folder(whole)
     except EarthSSLError as error:
         shutil.rmtree(partial)
         said = str(error).replace(f"{whole}", remote.address.bare)

@@ -33,7 +33,7 @@ def push(folder: str | Path, address: str | Path, *, replace: bool = False) -> s
     Raises:
         EarthSSLError: If it is not whole, the place holds another, or cannot be written.
     """
-    from . import checkpoint
+    from .checkpoint import verify
 
     place = parse(address)
     if place.pin:
@@ -46,7 +46,7 @@ def push(folder: str | Path, address: str | Path, *, replace: bool = False) -> s
             "machine, or a local registry that is then copied there whole), or to s3:// or hf://"
         )
     source = load_folder(folder)
-    checkpoint.verify(source)
+    verify(source)
     sha256 = hashlib.sha256((source / MANIFEST).read_bytes()).hexdigest()
     how = {"file": _to_folder, "s3": _to_s3, "hf": _to_hf}[place.scheme]
     return str(how(source, place, sha256, replace).pinned(sha256))

@@ -149,7 +149,7 @@ def quarter_degree() -> Template:
 def test_what_runs_at_once_follows_from_the_memory() -> None:
     template, calendar = quarter_degree(), Calendar("hour", (0, 6, 12, 18), 4)
 
-    def planned(memory_mb: float, workers: tuple[int, int] = (8, 8)) -> budget.Plan:
+    def planned(memory_mb: float, workers: tuple[int, int] = (8, 8)) -> budget.MemoryPlan:
         return plan(template, calendar, 28, 7, workers, memory_mb, 250)
 
     large, middle, small = planned(64_000), planned(16_000), planned(5_000)
