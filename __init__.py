@@ -12,18 +12,18 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "open_source": ".ssl.sources",
-    "prepare": ".ssl.prepare",
-    "pretrain": ".workflow",
-    "load_encoder": ".ssl.checkpoint",
-    "list_registry": ".ssl.hub",
-    "pull": ".ssl.hub",
-    "push": ".ssl.push",
-    "probe": ".workflow",
-    "finetune": ".workflow",
-    "load_finetuned": ".downstream.finetuned",
-    "report": ".workflow",
-    "export": ".ssl.export",
-    "EncoderTransformer": ".ssl.transformer",
+    "prepare": ".ssl.prepare.prepare",
+    "pretrain": ".cli.pretrain",
+    "load_encoder": ".ssl.inference.load",
+    "list_registry": ".ssl.hub.pull",
+    "pull": ".ssl.hub.pull",
+    "push": ".ssl.hub.push",
+    "probe": ".cli.probe",
+    "finetune": ".downstream.finetune.finetune",
+    "load_finetuned": ".downstream.finetune.predictor",
+    "report": ".downstream.report.report",
+    "export": ".ssl.inference.export",
+    "EncoderTransformer": ".ssl.inference.sklearn_transformer",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]

@@ -23,14 +23,14 @@ import dask.array as da
 import numpy as np
 import torch
 import xarray as xr
-from earthssl.ssl.embed import FrozenEncoder
-from earthssl.ssl.encoder import EncoderConfig
-from earthssl.ssl.features_file import write
-from earthssl.ssl.grid import LatLonGrid
-from earthssl.ssl.record import Record
-from earthssl.ssl.splits import SplitsConfig
-from earthssl.ssl.statistics import Statistics
-from earthssl.ssl.variables import lookup
+from earthssl.ssl.checkpoint.record import Record
+from earthssl.ssl.fields.grid import LatLonGrid
+from earthssl.ssl.fields.normalisation import Statistics
+from earthssl.ssl.fields.splits import SplitsConfig
+from earthssl.ssl.fields.variables import lookup
+from earthssl.ssl.inference.embed_file import write
+from earthssl.ssl.inference.frozen_encoder import FrozenEncoder
+from earthssl.ssl.model.encoder import EncoderConfig
 
 NAMES = ("t850", "u850", "v850", "z500", "q700", "msl")
 MEAN, DEVIATION = (280.0, 0.0, 0.0, 5.4e4, 4e-3, 1.01e5), (8.0, 6.0, 5.0, 1.5e3, 2e-3, 8e2)

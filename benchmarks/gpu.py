@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from earthssl.ssl.engine import checkpoint_activations
+from earthssl.ssl.training.module import checkpoint_activations
 from peers import ours_parts
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode

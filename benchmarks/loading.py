@@ -25,13 +25,16 @@ import numpy as np
 import torch
 import xarray as xr
 import zarr
-from earthssl.ssl.data import TrainLoader, Windows
-from earthssl.ssl.encoding import encode
-from earthssl.ssl.fields import Loading
-from earthssl.ssl.grid import LatLonGrid
-from earthssl.ssl.splits import SplitsConfig
-from earthssl.ssl.statistics import Statistics
-from earthssl.ssl.store import Store, Template, chunk_file, close, create
+from earthssl.ssl.data.loaders import TrainLoader
+from earthssl.ssl.data.loading import Loading
+from earthssl.ssl.data.windows import Windows
+from earthssl.ssl.fields.grid import LatLonGrid
+from earthssl.ssl.fields.normalisation import Statistics
+from earthssl.ssl.fields.splits import SplitsConfig
+from earthssl.ssl.store.chunks import Template, chunk_file
+from earthssl.ssl.store.encoding import encode
+from earthssl.ssl.store.store import Store
+from earthssl.ssl.store.writing import close, create
 
 LENGTH = 3
 ANCHOR = "memory map, float32, copied (anchor)"

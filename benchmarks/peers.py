@@ -27,7 +27,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
-from earthssl.ssl.precision import cpu_has_bf16
+from earthssl.ssl.training.precision import cpu_has_bf16
 from torch import Tensor, nn
 
 CHANNELS, PATCH, RATIO = 12, 4, 0.75
@@ -146,12 +146,12 @@ def _measure(size: str, variant: str, steps: int) -> dict[str, float]:
 def ours_parts(size: str, rows: int, columns: int, batch: int) -> tuple[nn.Module, nn.Module, Any]:
     """Return this workbench's encoder, its masking objective and a batch, as `earthssl pretrain` puts them together."""
     import numpy as np
-    from earthssl.pretext.masking import MaskingConfig
-    from earthssl.pretext.masks import MaskConfig
-    from earthssl.ssl.batch import from_fields
-    from earthssl.ssl.encoder import EncoderConfig
-    from earthssl.ssl.grid import LatLonGrid
-    from earthssl.ssl.objective import Context
+    from earthssl.pretext.prediction.masking import MaskingConfig
+    from earthssl.pretext.prediction.masks import MaskConfig
+    from earthssl.ssl.fields.batch import from_fields
+    from earthssl.ssl.fields.grid import LatLonGrid
+    from earthssl.ssl.model.encoder import EncoderConfig
+    from earthssl.ssl.training.objective import Context
 
     names = ("t2m", "u10", "v10", "msl", "z500", "t500", "z850", "t850", "u850", "v850", "u500", "v500")
     lat = 90 - (np.arange(rows) + 0.5) * 180 / rows

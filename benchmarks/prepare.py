@@ -24,15 +24,16 @@ from typing import Any
 
 import numpy as np
 import zarr
-from earthssl.ssl.budget import plan, store_bytes
-from earthssl.ssl.grid import LatLonGrid
-from earthssl.ssl.layout import Template
-from earthssl.ssl.prepare import PrepareConfig, prepare
-from earthssl.ssl.splits import SplitsConfig
-from earthssl.ssl.statistics import Calendar
-from earthssl.ssl.store import Store
-from earthssl.ssl.tasks import default_workers
-from earthssl.ssl.variables import lookup
+from earthssl.ssl.fields.grid import LatLonGrid
+from earthssl.ssl.fields.normalisation import Calendar
+from earthssl.ssl.fields.splits import SplitsConfig
+from earthssl.ssl.fields.variables import lookup
+from earthssl.ssl.prepare.config import PrepareConfig
+from earthssl.ssl.prepare.memory_budget import plan, store_bytes
+from earthssl.ssl.prepare.prepare import prepare
+from earthssl.ssl.runtime.workers import default_workers
+from earthssl.ssl.store.chunks import Template
+from earthssl.ssl.store.store import Store
 
 VARIABLES = ["t2m", "msl", "u10", "v10", *(f"{name}{level}" for name in "ztuv" for level in (850, 700, 500, 250))]
 GRID = (32, 64)

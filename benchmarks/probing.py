@@ -22,16 +22,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from earthssl.downstream import features
-from earthssl.downstream.probe import ProbeConfig, probe
-from earthssl.downstream.scratch import ScratchConfig
-from earthssl.ssl.encoder import EncoderConfig
-from earthssl.ssl.engine import TrainingConfig
-from earthssl.ssl.prepare import PrepareConfig, prepare
-from earthssl.ssl.pretrain import PretrainConfig
-from earthssl.ssl.splits import SplitsConfig
-from earthssl.ssl.store import Store
-from earthssl.workflow import pretrain
+from earthssl.cli.pretrain import pretrain
+from earthssl.downstream.features import frozen_features
+from earthssl.downstream.tasks.enso.task import ProbeConfig, probe
+from earthssl.downstream.training.from_scratch import ScratchConfig
+from earthssl.ssl.fields.splits import SplitsConfig
+from earthssl.ssl.model.encoder import EncoderConfig
+from earthssl.ssl.prepare.config import PrepareConfig
+from earthssl.ssl.prepare.prepare import prepare
+from earthssl.ssl.store.store import Store
+from earthssl.ssl.training.config import TrainingConfig
+from earthssl.ssl.training.pretrain import PretrainConfig
 
 FIRST = 1700
 OPTIONS = {"start": f"{FIRST}-01-01", "seed": 1, "variables": ["sst", "u10", "msl"], "region": [-35, 35, 120, 290]}
@@ -56,15 +57,15 @@ def work(folder: str, years: int) -> dict[str, Any]:
         run = pretrain(
             PretrainConfig(str(root / "store"), str(root / "run"), {"masking": {}}, encoder=shape, training=training)
         )
-        spent, extract = [0.0], features.extract
+        spent, extract = [0.0], frozen_features.extract
 
-        def timed(*arguments: Any, **named: Any) -> features.RawFeatures:
+        def timed(*arguments: Any, **named: Any) -> frozen_features.RawFeatures:
             begun = time.perf_counter()
             made = extract(*arguments, **named)
             spent[0] += time.perf_counter() - begun
             return made
 
-        features.extract = timed
+        frozen_features.extract = timed
         begun = time.perf_counter()
         probe(
             ProbeConfig(

@@ -16,16 +16,21 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from earthssl.pretext import TASKS
-from earthssl.ssl.data import TrainLoader, Windows
-from earthssl.ssl.encoder import EncoderConfig
-from earthssl.ssl.engine import Data, Pretraining, TrainingConfig, fit
-from earthssl.ssl.monitor import History, ProgressBar
-from earthssl.ssl.multitask import build_objectives
-from earthssl.ssl.objective import Context
-from earthssl.ssl.prepare import PrepareConfig, prepare
-from earthssl.ssl.pretrain import parse_objectives
-from earthssl.ssl.splits import SplitsConfig
-from earthssl.ssl.store import Store
+from earthssl.ssl.data.loaders import TrainLoader
+from earthssl.ssl.data.windows import Windows
+from earthssl.ssl.fields.splits import SplitsConfig
+from earthssl.ssl.model.encoder import EncoderConfig
+from earthssl.ssl.prepare.config import PrepareConfig
+from earthssl.ssl.prepare.prepare import prepare
+from earthssl.ssl.store.store import Store
+from earthssl.ssl.training.config import TrainingConfig
+from earthssl.ssl.training.data_module import Data
+from earthssl.ssl.training.module import Pretraining
+from earthssl.ssl.training.monitor import History, ProgressBar
+from earthssl.ssl.training.multitask import build_objectives
+from earthssl.ssl.training.objective import Context
+from earthssl.ssl.training.pretrain import parse_objectives
+from earthssl.ssl.training.trainer import fit
 
 STEPS = 40
 WARM_UP = 10

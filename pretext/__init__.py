@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from ..ssl.objective import ObjectiveConfig
-from .byol import BYOLConfig
-from .cross_variable import CrossVariableConfig
-from .distance import DistanceConfig
-from .jigsaw import JigsawConfig
-from .latent import LatentConfig
-from .lead_time import LeadTimeConfig
-from .masking import MaskingConfig
-from .order import OrderConfig
-from .orientation import OrientationConfig
-from .relative_position import RelativePositionConfig
-from .simclr import SimCLRConfig
-from .vicreg import VICRegConfig
+from ..ssl.training.objective import ObjectiveConfig
+from .joint_embedding.byol import BYOLConfig
+from .joint_embedding.simclr import SimCLRConfig
+from .joint_embedding.vicreg import VICRegConfig
+from .prediction.cross_variable import CrossVariableConfig
+from .prediction.latent import LatentConfig
+from .prediction.lead_time import LeadTimeConfig
+from .prediction.masking import MaskingConfig
+from .spatial.jigsaw import JigsawConfig
+from .spatial.orientation import OrientationConfig
+from .spatial.relative_position import RelativePositionConfig
+from .temporal.distance import DistanceConfig
+from .temporal.order import OrderConfig
 
 TASKS: dict[str, type[ObjectiveConfig]] = {
     "masking": MaskingConfig,

@@ -1,6 +1,6 @@
 """The shortcut audit: how much of a pretext task's skill is left above its trivial cues.
 
-Each task is trained as it is, then anew with an encoder that sees a cue only (pretext/censor.py), at the same
+Each task is trained as it is, then anew with an encoder that sees a cue only (censoring.py), at the same
 budget, from the same start, on the same batches; analytic solvers (Objective.cues) join them. All are scored
 on the same validation batches with the same draws.
 """
@@ -18,17 +18,21 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
-from ..ssl.data import EvalLoader, TrainLoader, Windows
-from ..ssl.encoder import EncoderConfig
-from ..ssl.engine import Data, Pretraining, TrainingConfig, fit
-from ..ssl.errors import EarthSSLError
-from ..ssl.files import write_text
-from ..ssl.monitor import ProgressBar
-from ..ssl.multitask import Multitask, build_objectives
-from ..ssl.objective import SKILL, Context, Objective, ObjectiveConfig
-from ..ssl.randomness import key
-from ..ssl.store import Store
-from .censor import KINDS, censoring
+from ..ssl.common.errors import EarthSSLError
+from ..ssl.common.files import write_text
+from ..ssl.common.randomness import key
+from ..ssl.data.loaders import EvalLoader, TrainLoader
+from ..ssl.data.windows import Windows
+from ..ssl.model.encoder import EncoderConfig
+from ..ssl.store.store import Store
+from ..ssl.training.config import TrainingConfig
+from ..ssl.training.data_module import Data
+from ..ssl.training.module import Pretraining
+from ..ssl.training.monitor import ProgressBar
+from ..ssl.training.multitask import Multitask, build_objectives
+from ..ssl.training.objective import SKILL, Context, Objective, ObjectiveConfig
+from ..ssl.training.trainer import fit
+from .censoring import KINDS, censoring
 
 ITSELF = "the task itself"
 COLUMNS = ("task", "solver", "kind", "unit", "skill")

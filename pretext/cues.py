@@ -13,10 +13,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from ..ssl.batch import Batch
-from ..ssl.errors import EarthSSLError
-from ..ssl.grid import LatLonGrid
-from ..ssl.objective import Cue, over_chance
+from ..ssl.common.errors import EarthSSLError
+from ..ssl.fields.batch import Batch
+from ..ssl.fields.grid import LatLonGrid
+from ..ssl.training.objective import Cue, over_chance
 
 EARTH_RADIUS_KM = 6371.0
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ssl.bolts import weight_update
+from ..ssl.training.lightning_bolts import weight_update
 
 
 class Teacher(nn.Module):

@@ -26,7 +26,7 @@ def shared_data() -> Path:
     return folder
 
 
-# ---- A tiny store, made once a session; its own test is tests/ssl/test_small.py ----------------------------
+# ---- A tiny store, made once a session; its own test is tests/ssl/store/test_small_store.py --------------------
 
 
 @pytest.fixture(autouse=True)
@@ -74,8 +74,9 @@ def small_data() -> Any:
 @pytest.fixture(scope="session")
 def small_store(small_data: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the training store made of `small_data`: train 1981–2000, val 2002–2005, test 2007–2010."""
-    from earthssl.ssl.prepare import PrepareConfig, prepare
-    from earthssl.ssl.splits import SplitsConfig
+    from earthssl.ssl.fields.splits import SplitsConfig
+    from earthssl.ssl.prepare.config import PrepareConfig
+    from earthssl.ssl.prepare.prepare import prepare
 
     folder = tmp_path_factory.mktemp("small")
     small_data.to_netcdf(folder / "small.nc")
@@ -87,8 +88,8 @@ def small_store(small_data: Any, tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="session")
 def small_windows(small_store: Path) -> Callable[..., Any]:
     """Maker of windows of the small store: `small_windows("train", length=3, seed=0)`."""
-    from earthssl.ssl.data import Windows
-    from earthssl.ssl.store import Store
+    from earthssl.ssl.data.windows import Windows
+    from earthssl.ssl.store.store import Store
 
     def make(part: str = "train", length: int = 3, seed: int = 0) -> Any:
         return Windows(Store(small_store), part, length, seed)
@@ -99,10 +100,10 @@ def small_windows(small_store: Path) -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def small_config(small_store: Path) -> Callable[..., Any]:
     """Maker of a `PretrainConfig` on the small store: `small_config(out, objectives, resume, **training)`."""
-    from earthssl.ssl.encoder import EncoderConfig
-    from earthssl.ssl.engine import TrainingConfig
-    from earthssl.ssl.multitask import MultitaskConfig
-    from earthssl.ssl.pretrain import PretrainConfig
+    from earthssl.ssl.model.encoder import EncoderConfig
+    from earthssl.ssl.training.config import TrainingConfig
+    from earthssl.ssl.training.multitask import MultitaskConfig
+    from earthssl.ssl.training.pretrain import PretrainConfig
 
     usual = {"steps": 12, "batch_size": 8, "warmup_steps": 2, "val_every": 6, "save_every": 3, "log_every": 2}
 
@@ -131,7 +132,7 @@ def small_config(small_store: Path) -> Callable[..., Any]:
 def small_pretrain(small_config: Callable[..., Any]) -> Callable[..., Path]:
     """Pretrainer on the small store: takes what `small_config` takes, returns the checkpoint folder."""
     from earthssl.pretext import TASKS
-    from earthssl.ssl.pretrain import pretrain
+    from earthssl.ssl.training.pretrain import pretrain
 
     def run(out: Path, objectives: dict[str, Any] | None = None, label: Any = None, **more: Any) -> Path:
         return pretrain(small_config(out, objectives, **more), TASKS, label)

@@ -7,15 +7,15 @@ import inspect
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from ..errors import EarthSSLError, nearest
+from ..common.errors import EarthSSLError, nearest
 
 if TYPE_CHECKING:
     import xarray as xr
 
 # name -> (module, function); imported when used, so that one source does not need another's packages
 SOURCES = {
-    "planet": ("planet", "open_planet"),
-    "files": ("files", "open_files"),
+    "planet": ("planet.planet", "open_planet"),
+    "files": ("local_files", "open_files"),
     "ersst": ("ersst", "open_ersst"),
     "weatherbench2": ("weatherbench2", "open_weatherbench2"),
     "arco-era5": ("arco_era5", "open_arco_era5"),
@@ -27,7 +27,7 @@ def open_source(source: str, **options: Any) -> xr.Dataset:
     """Return a source as one canonical dataset, lazily where it is large.
 
     Dimensions are (time, lat, lon): time in UTC, sorted, unique; latitude descending; longitude ascending in
-    [0, 360). Variables are float32, named and in the units of `earthssl.ssl.variables`; missing is NaN.
+    [0, 360). Variables are float32, named and in the units of `earthssl.ssl.fields.variables`; missing is NaN.
     Attributes say source, licence and citation.
 
     Args:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from ..errors import EarthSSLError
+from ..common.errors import EarthSSLError
 
 LAT_NAMES = ("lat", "latitude", "lats", "nav_lat", "ylat")
 LON_NAMES = ("lon", "longitude", "lons", "nav_lon", "xlong", "long")

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ..errors import EarthSSLError, nearest
-from ..variables import Variable, anomaly_name, convert, lookup, resolve
+from ..common.errors import EarthSSLError, nearest
+from ..fields.variables import Variable, anomaly_name, convert, lookup, resolve
 from .axes import canonical_axes
-from .orient import coarsened, oriented, region_of, regridded
+from .regrid import coarsened, oriented, region_of, regridded
 from .selection import Selection
 
 EAGER_BYTES = 256 * 2**20  # local data up to this size are read at once; larger ones stay lazy

@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 
 import xarray as xr
 
-from ..errors import EarthSSLError
-from ..files import cache_folder, disk_full_is_clear, sha256, write_text
-from ..progress import transfer_bar
-from .files import check_whole, open_files
+from ..common.errors import EarthSSLError
+from ..common.files import cache_folder, disk_full_is_clear, sha256, write_text
+from ..common.progress import transfer_bar
+from .local_files import check_whole, open_files
 
 URL = "https://downloads.psl.noaa.gov/Datasets/noaa.ersst.v5/sst.mnmean.nc"
 LICENCE = "NOAA: no constraints on data access or use"

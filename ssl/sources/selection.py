@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..errors import EarthSSLError
+from ..common.errors import EarthSSLError
 
 
 @dataclass(frozen=True)

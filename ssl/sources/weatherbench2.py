@@ -10,9 +10,9 @@ from typing import Any
 
 import xarray as xr
 
-from ..errors import EarthSSLError
+from ..common.errors import EarthSSLError
 from .canonical import canonicalise
-from .files import matched, open_zarr
+from .local_files import matched, open_zarr
 
 BUCKETS = "https://storage.googleapis.com"
 URL = f"{BUCKETS}/weatherbench2/datasets/era5/1959-2023_01_10-6h-64x32_equiangular_conservative.zarr"

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from earthssl.ssl.prepare import PrepareConfig, prepare
-from earthssl.ssl.splits import SplitsConfig
-from earthssl.ssl.statistics import StatisticsConfig
+from earthssl.ssl.fields.normalisation import StatisticsConfig
+from earthssl.ssl.fields.splits import SplitsConfig
+from earthssl.ssl.prepare.config import PrepareConfig
+from earthssl.ssl.prepare.prepare import prepare
 
 DIMS = ("time", "lat", "lon")
 DAMPING = 0.8

@@ -8,20 +8,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from earthssl.downstream import baselines
-from earthssl.downstream.enso import EnsoTask
-from earthssl.downstream.forecast_baselines import Damped, anomaly_persistence
-from earthssl.downstream.forecast_samples import ForecastSamples
-from earthssl.downstream.forecast_scores import ForecastRow
-from earthssl.downstream.forecast_scores import score as score_forecast
-from earthssl.downstream.incomplete import Anomalies
-from earthssl.downstream.infilling import InfillingTask
-from earthssl.downstream.skill import score
-from earthssl.downstream.state_labels import StateLabels
-from earthssl.ssl.errors import EarthSSLError
-from earthssl.ssl.prepare import PrepareConfig, prepare
-from earthssl.ssl.splits import SplitsConfig
-from earthssl.ssl.store import Store
+from earthssl.downstream.metrics.seasonal import score
+from earthssl.downstream.tasks.enso import baselines
+from earthssl.downstream.tasks.enso.labels import EnsoTask
+from earthssl.downstream.tasks.enso.state_labels import StateLabels
+from earthssl.downstream.tasks.forecast.baselines import Damped, anomaly_persistence
+from earthssl.downstream.tasks.forecast.samples import ForecastSamples
+from earthssl.downstream.tasks.forecast.scores import ForecastRow
+from earthssl.downstream.tasks.forecast.scores import score as score_forecast
+from earthssl.downstream.tasks.infilling.anomalies import Anomalies
+from earthssl.downstream.tasks.infilling.frozen import InfillingTask
+from earthssl.ssl.common.errors import EarthSSLError
+from earthssl.ssl.fields.splits import SplitsConfig
+from earthssl.ssl.prepare.config import PrepareConfig
+from earthssl.ssl.prepare.prepare import prepare
+from earthssl.ssl.store.store import Store
 
 SPLITS = SplitsConfig(("1981", "2000"), ("2002", "2005"), ("2007", "2010"), 365)
 Maker = Callable[[str], Store]

@@ -10,17 +10,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from earthssl.downstream.excess import excess_summary
+from earthssl.cli.studies import audit
+from earthssl.downstream.studies.audit_table import excess_summary
 from earthssl.pretext.audit import ITSELF, AuditConfig
-from earthssl.pretext.orientation import Orientation
-from earthssl.ssl.data import Windows
-from earthssl.ssl.encoder import EncoderConfig
-from earthssl.ssl.engine import TrainingConfig
-from earthssl.ssl.errors import EarthSSLError
-from earthssl.ssl.files import read_json
-from earthssl.ssl.objective import Outcome
-from earthssl.ssl.store import Store
-from earthssl.workflow import audit
+from earthssl.pretext.spatial.orientation import Orientation
+from earthssl.ssl.common.errors import EarthSSLError
+from earthssl.ssl.common.files import read_json
+from earthssl.ssl.data.windows import Windows
+from earthssl.ssl.model.encoder import EncoderConfig
+from earthssl.ssl.store.store import Store
+from earthssl.ssl.training.config import TrainingConfig
+from earthssl.ssl.training.objective import Outcome
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from earthssl.pretext.cues import Interpolation, Statistics, frame_statistics, gradient_statistics, interpolate
-from earthssl.pretext.order import ChainSorter, OrderConfig
-from earthssl.pretext.orientation import OrientationConfig
-from earthssl.ssl.batch import Batch
-from earthssl.ssl.encoder import EncoderConfig
-from earthssl.ssl.errors import EarthSSLError
-from earthssl.ssl.objective import Context, Objective
-from earthssl.ssl.randomness import fold
+from earthssl.pretext.spatial.orientation import OrientationConfig
+from earthssl.pretext.temporal.order import ChainSorter, OrderConfig
+from earthssl.ssl.common.errors import EarthSSLError
+from earthssl.ssl.common.randomness import fold
+from earthssl.ssl.fields.batch import Batch
+from earthssl.ssl.model.encoder import EncoderConfig
+from earthssl.ssl.training.objective import Context, Objective
 
 PATCH = (1, 2, 3)
 

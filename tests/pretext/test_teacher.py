@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from earthssl.pretext.teacher import Teacher
-from earthssl.ssl.errors import EarthSSLError
+from earthssl.ssl.common.errors import EarthSSLError
 from torch import nn
 
 
@@ -146,7 +146,7 @@ def test_in_a_run_it_follows_once_a_step(
     followed.clear()
     stop = pytest.MonkeyPatch()
     with stop.context() as patch:
-        patch.setattr("earthssl.ssl.engine.Pretraining.on_train_batch_start", _stop_at_step(3))
+        patch.setattr("earthssl.ssl.training.module.Pretraining.on_train_batch_start", _stop_at_step(3))
         with pytest.raises(InterruptedError):
             small_pretrain(tmp_path / "run", tasks, **options)
     followed.clear()
@@ -157,7 +157,7 @@ def test_in_a_run_it_follows_once_a_step(
 
 
 def _stop_at_step(step: int) -> Callable[..., None]:
-    from earthssl.ssl.engine import Pretraining
+    from earthssl.ssl.training.module import Pretraining
 
     start = Pretraining.on_train_batch_start
 

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from earthssl.ssl import download, remote
+from earthssl.ssl.remote import download, place
 
 V1 = Path(__file__).resolve().parents[2] / "data" / "checkpoint-v1"
 
@@ -23,8 +23,9 @@ V1 = Path(__file__).resolve().parents[2] / "data" / "checkpoint-v1"
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh checkpoint of this version, with scores; to be looked at, never changed."""
     import torch
-    from earthssl.ssl.batch import Batch
-    from earthssl.ssl.checkpoint import read, save
+    from earthssl.ssl.checkpoint.read import read
+    from earthssl.ssl.checkpoint.write import save
+    from earthssl.ssl.fields.batch import Batch
     from safetensors.torch import load_file
 
     encoder, record = read(V1)
@@ -50,7 +51,7 @@ def data(tiny: Path) -> Any:
     """A few months (xarray) on the tiny checkpoint's grid."""
     import numpy as np
     import xarray as xr
-    from earthssl.ssl.checkpoint import read_record
+    from earthssl.ssl.checkpoint.read import read_record
 
     record = read_record(tiny)
     times = np.arange("2001-01", "2001-07", dtype="datetime64[M]").astype("datetime64[ns]")
@@ -86,7 +87,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("EARTHSSL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(download, "FIRST_WAIT_S", 0.001)
-    monkeypatch.setattr(remote, "TIMEOUT_S", 5.0)
+    monkeypatch.setattr(place, "TIMEOUT_S", 5.0)
     return tmp_path / "cache" / "checkpoints"
 
 

@@ -1,0 +1,1 @@
+"""The command line, and the Python functions where ssl, pretext and downstream meet."""

@@ -1,0 +1,61 @@
+"""Probing: the tasks of downstream/, given the decoders of pretext/ where they need them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..downstream.tasks.registry import probe_function
+from ..pretext import TASKS
+from ..pretext.prediction.masking import Masking
+from ..ssl.checkpoint.read import read
+from ..ssl.checkpoint.record import Record
+from ..ssl.fields.batch import from_fields
+from ..ssl.model.encoder import Encoder
+from ..ssl.training.pretrain import load_objectives
+
+
+def probe(config: Any, command: str = "") -> Path:
+    """Probe frozen encoders beside their baselines and return the folder of the tables.
+
+    Args:
+        config: `ProbeConfig` (ENSO), or the config of another task of downstream/tasks/.
+        command: As typed, for the record.
+    """
+    run = probe_function(config.task)
+    if config.task == "infilling":
+        # Rebuilding fields takes the decoder of the pretext task, which downstream/ does not know.
+        return Path(run(config, fillers(config.checkpoints), command))
+    return Path(run(config, command))
+
+
+def fillers(checkpoints: list[str]) -> dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray] | None]:
+    """Return for each checkpoint what rebuilds gappy windows with its pretrained decoder; None where it has none.
+
+    A filler takes normalised fields (window, time, variable, row, column), NaN where nothing is observed, and
+    their times (window, time), and returns the fields without gaps.
+    """
+    made: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray] | None] = {}
+    for path in checkpoints:
+        folder = Path(path) / "checkpoint" if (Path(path) / "checkpoint").is_dir() else Path(path)
+        encoder, objectives = load_objectives(folder, TASKS)
+        masking = objectives.tasks().get("masking")
+        made[path] = partial(_filled, encoder, masking, read(folder)[1]) if isinstance(masking, Masking) else None
+    return made
+
+
+def _filled(encoder: Encoder, masking: Masking, record: Record, fields: np.ndarray, times: np.ndarray) -> np.ndarray:
+    batch = from_fields(
+        torch.from_numpy(fields).float(),
+        torch.from_numpy(times.astype("datetime64[s]").astype(np.int64)),
+        torch.zeros(len(fields), dtype=torch.int64),
+        torch.from_numpy(record.statistics.known),
+        record.variables,
+        record.grid,
+    )
+    return masking.fill(encoder, batch).numpy()

@@ -1,0 +1,186 @@
+"""Audit and matrix: pretext tasks trained, judged and gone on with where they were interrupted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from ..downstream.evaluation.summary import Summary
+from ..downstream.metrics.paired_bootstrap import FEWEST_UNITS
+from ..downstream.studies.audit_table import excess_summary
+from ..downstream.studies.matrix import (
+    UNTRAINED,
+    MatrixConfig,
+    cell_file,
+    evaluate_once,
+    folder_name,
+    layers_of,
+    matrix_summary,
+    references_once,
+    untrained,
+)
+from ..downstream.tasks.registry import make_frozen
+from ..pretext import TASKS
+from ..pretext.audit import AuditConfig, audit_task
+from ..ssl.common.errors import EarthSSLError
+from ..ssl.common.files import read_json, refuse_filled, write_json
+from ..ssl.data.loaders import TrainLoader
+from ..ssl.data.windows import Windows
+from ..ssl.inference.load import load_encoder
+from ..ssl.model.encoder import EncoderConfig
+from ..ssl.runtime.parallel import run_jobs
+from ..ssl.runtime.signals import between_steps
+from ..ssl.store.store import Store
+from ..ssl.training.config import TrainingConfig
+from ..ssl.training.multitask import build_objectives
+from ..ssl.training.objective import Context
+from ..ssl.training.pretrain import PretrainConfig, parse_objectives
+from .pretrain import pretrain_once
+
+
+def audit(config: AuditConfig, command: str = "") -> Path:
+    """Audit pretext tasks for shortcuts and return the folder of the table; goes on where it was interrupted."""
+    begun = time.perf_counter()
+    out = Path(config.out)
+    settings = parse_objectives(config.objectives, TASKS)
+    store = Store(config.store)
+    longest = _rehearse(
+        {name: {name: own} for name, own in config.objectives.items()}, config.encoder, config.training, store
+    )
+    batches = len(Windows(store, "val", longest, 0)) // config.eval_batch
+    if batches < FEWEST_UNITS:
+        raise EarthSSLError(
+            f"audit.eval_batch: expected at least {FEWEST_UNITS} validation batches of {config.eval_batch} windows for "
+            f"intervals, got {batches}; lower eval_batch or lengthen splits.val"
+        )
+    _open(out, "audit", {**asdict(config), "fingerprint": store.fingerprint}, ("out", "store", "jobs", "draws"))
+    jobs = [(name, own, config) for name, own in settings.items()]
+    table = pd.concat(run_jobs(audit_task, jobs, config.jobs), ignore_index=True)
+    title = f"Shortcut audit on {_source(store)}, {config.training.steps} steps of {config.training.batch_size} windows"
+    summary = excess_summary(table, title, _record(store, config, begun), config.draws)
+    return _finish(summary, out / "report", command)
+
+
+def matrix(config: MatrixConfig, command: str = "") -> Path:
+    """Pretrain every recipe, probe every task, and return the folder of the table; finished cells are kept."""
+    begun = time.perf_counter()
+    out = Path(config.out)
+    recipes = config.all_recipes()
+    store = Store(config.store)
+    _rehearse(recipes, config.encoder, config.training, store)
+    layers_of(config, untrained(config.encoder, store, 0))
+    for task, options in config.tasks.items():
+        make_frozen(task, store, options)
+    free = ("out", "store", "jobs", "draws", "block", "recipes", "leave_one_out")
+    _open(out, "matrix", {**asdict(config), "fingerprint": store.fingerprint}, free)
+    for name, objectives in recipes.items():
+        # A recipe may be added to a matrix that has begun, but none may change under its name.
+        _open(out / "recipes" / folder_name(name), f"recipe '{name}'", {"objectives": objectives}, ())
+    work: list[tuple[Any, ...]] = [(config, UNTRAINED, None, seed) for seed in config.seeds]
+    work += [(config, name, own, seed) for name, own in recipes.items() for seed in config.seeds]
+    run_jobs(_matrix_references, [(config, task) for task in config.tasks], config.jobs)
+    run_jobs(_matrix_encoder, work, config.jobs)
+    title = f"Pretext × downstream × layer on {_source(store)}, {config.training.steps} steps each"
+    summary = matrix_summary(out / "cells", config, title, _record(store, config, begun))
+    return _finish(summary, out / "report", command)
+
+
+def _rehearse(
+    recipes: Mapping[str, dict[str, Any]], shape: EncoderConfig, training: TrainingConfig, store: Store
+) -> int:
+    """Run every recipe on one window, so that settings that cannot work are refused before anything is written.
+
+    Returns the steps of the longest window that a task wants.
+    """
+    context = Context(shape.build(store.variables), store.variables, store.grid)
+    built = [build_objectives(parse_objectives(objectives, TASKS), context) for objectives in recipes.values()]
+    longest = max(objectives.span for objectives in built)
+    windows = Windows(store, "train", longest, training.seed)
+    TrainLoader(windows, training.batch_size, training.seed, grouping=training.batches)
+    with torch.no_grad():
+        for objectives in built:
+            objectives.eval()(context.encoder, windows.batch([0, len(windows) // 2]))
+    return longest
+
+
+def _matrix_references(config: MatrixConfig, task: str) -> None:
+    cells = Path(config.out) / "cells"
+    cells.mkdir(parents=True, exist_ok=True)
+    references_once(cells, task, lambda: make_frozen(task, Store(config.store), config.tasks[task]))
+
+
+def _matrix_encoder(config: MatrixConfig, row: str, objectives: dict[str, Any] | None, seed: int) -> None:
+    """Pretrain one encoder unless it is there, and probe it on every task that is not done."""
+    store, cells = Store(config.store), Path(config.out) / "cells"
+    cells.mkdir(parents=True, exist_ok=True)
+    if all(cell_file(cells, row, seed, task).is_file() for task in config.tasks):
+        return
+    if objectives is None:
+        encoder = untrained(config.encoder, store, seed)
+    else:
+        run = Path(config.out) / "recipes" / folder_name(row) / f"seed{seed}"
+        training = replace(config.training, seed=seed)
+        checkpoint = pretrain_once(
+            PretrainConfig(config.store, str(run), objectives, config.multitask, config.encoder, training)
+        )
+        between_steps()
+        encoder = load_encoder(checkpoint).encoder
+    layers = layers_of(config, encoder)
+    for task, options in config.tasks.items():
+        make = partial(make_frozen, task, store, options)
+        evaluate_once(cells, row, seed, task, make, encoder, layers)
+
+
+def _open(folder: Path, what: str, settings: dict[str, Any], free: tuple[str, ...]) -> None:
+    """Make a folder that can be gone on with, or check that it was begun with the same settings.
+
+    Raises:
+        EarthSSLError: If a setting that is not `free` differs, or the folder holds something else.
+    """
+    kept = json.loads(json.dumps({name: value for name, value in settings.items() if name not in free}))
+    marker = folder / "begun.json"
+    if not marker.is_file():
+        refuse_filled(folder, f"the {what}")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(marker, kept)
+        return
+    begun = read_json(marker, f"the settings of the {what}")
+    changed = [name for name in kept if begun.get(name) != kept[name]]
+    if changed:
+        raise EarthSSLError(
+            f"{folder}: the {what} was begun with another '{changed[0]}'; restore it, or choose another --out"
+        )
+
+
+def _finish(summary: Summary, folder: Path, command: str) -> Path:
+    """Write a summary in place of that of an earlier, shorter run."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return summary.write(folder, command)
+
+
+def _source(store: Store) -> str:
+    synthetic = "planet" in store.manifest["attributes"]
+    rows, columns = store.grid.shape
+    name = "the synthetic planet" if synthetic else store.manifest["source"]
+    return f"{name}, {', '.join(store.variables)} on {rows}×{columns}"
+
+
+def _record(store: Store, config: Any, begun: float) -> dict[str, Any]:
+    """Return what result.json says of a run on a store."""
+    return {
+        "source": store.manifest["source"],
+        "synthetic": "planet" in store.manifest["attributes"],
+        "store_fingerprint": store.fingerprint,
+        "split": store.splits.to_json(),
+        "seconds": time.perf_counter() - begun,
+        "config": asdict(config),
+    }

@@ -1,0 +1,48 @@
+"""The verbs that read a section of a config file, as functions by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..downstream.finetune.finetune import FinetuningConfig, finetune
+from ..downstream.report.report import ReportConfig, report
+from ..downstream.studies.matrix import MatrixConfig
+from ..downstream.tasks.enso.task import ProbeConfig
+from ..downstream.tasks.registry import ENSO, probe_config
+from ..pretext.audit import AuditConfig
+from ..ssl.common.config import build
+from ..ssl.prepare.config import PrepareConfig
+from ..ssl.prepare.prepare import prepare
+from ..ssl.training.pretrain import PretrainConfig
+from .pretrain import pretrain
+from .probe import probe
+from .studies import audit, matrix
+
+VERBS: dict[str, type] = {
+    "prepare": PrepareConfig,
+    "pretrain": PretrainConfig,
+    "probe": ProbeConfig,
+    "finetune": FinetuningConfig,
+    "report": ReportConfig,
+    "audit": AuditConfig,
+    "matrix": MatrixConfig,
+}
+
+
+def config_of(verb: str, settings: dict[str, Any]) -> type:
+    """Return the class of a verb's config; a probe's depends on its task."""
+    return probe_config(settings.get("task", ENSO)) if verb == "probe" else VERBS[verb]
+
+
+def run_verb(verb: str, settings: dict[str, Any], command: str = "") -> Path:
+    """Build a verb's config from plain settings, run it, and return where its results lie."""
+    config: Any = build(config_of(verb, settings), settings, verb)
+    with_command: dict[str, Callable[..., Path]] = {
+        "probe": probe, "finetune": finetune, "audit": audit, "matrix": matrix,
+    }  # fmt: skip
+    if verb in with_command:
+        return with_command[verb](config, command)
+    functions: dict[str, Callable[[Any], Path]] = {"prepare": prepare, "pretrain": pretrain, "report": report}
+    return functions[verb](config)

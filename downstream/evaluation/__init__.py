@@ -1,0 +1,1 @@
+"""What all tasks share: encoders and twins, leak checks, label fractions, summary, page."""

@@ -1,0 +1,127 @@
+"""Contenders: the encoders that a probe compares, pretrained ones and their untrained twins."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save as serialise
+
+from ...ssl.checkpoint.read import read
+from ...ssl.checkpoint.record import Record, differences
+from ...ssl.common.errors import EarthSSLError
+from ...ssl.common.files import sha256
+from ...ssl.common.randomness import key
+from ...ssl.model.encoder import Encoder, EncoderConfig
+from ...ssl.store.store import Store
+from .pretraining_leaks import seen_by_pretraining
+
+PRETRAINED, UNTRAINED = "pretrained", "untrained"
+
+
+@dataclass(frozen=True, eq=False)
+class Contender:
+    """An encoder to be probed.
+
+    Attributes:
+        kind: "pretrained" or "untrained".
+        seed: Of its pretraining, or of the pretraining that would have begun with its weights.
+        encoder: Frozen, in evaluation mode.
+        weights_sha256: What its cached features are named by.
+        source: What result.json says of it.
+    """
+
+    kind: str
+    seed: int
+    encoder: Encoder
+    weights_sha256: str
+    source: dict[str, Any]
+
+
+def contenders(
+    store: Store, checkpoints: Sequence[str], untrained_seeds: int, shape: EncoderConfig | None = None
+) -> list[Contender]:
+    """Return the pretrained encoders, then untrained twins: the weights that each pretraining began with.
+
+    Args:
+        store: What they must fit: variables, grid, step, scaling, and blocks that keep the test block unseen.
+        checkpoints: Checkpoint or run folders of one recipe at several seeds; may be empty with a shape.
+        untrained_seeds: Number of twins.
+        shape: Of the twins where there are no checkpoints.
+
+    Raises:
+        EarthSSLError: If a checkpoint does not fit the store, or there is nothing to probe.
+    """
+    folders = [checkpoint_folder(Path(path)) for path in checkpoints]
+    loaded = [read(folder) for folder in folders]
+    for folder, (_, record) in zip(folders, loaded, strict=True):
+        check_fits(folder, record, store, loaded[0][1])
+    shape = loaded[0][1].encoder if loaded else shape
+    if shape is None:
+        raise EarthSSLError("expected checkpoints, or the shape of an encoder to probe untrained, got neither")
+    found = []
+    for folder, (encoder, record) in zip(folders, loaded, strict=True):
+        digest = sha256(folder / "encoder.safetensors")
+        source = {"path": str(folder), "fingerprint": record.fingerprint, "steps": record.steps, "sha256": digest}
+        found.append(
+            Contender(
+                PRETRAINED, record.seed, encoder.eval().requires_grad_(False), digest, {"seed": record.seed} | source
+            )
+        )
+    for seed in twin_seeds([record.seed for _, record in loaded], untrained_seeds):
+        torch.manual_seed(key(seed, "init") & (2**63 - 1))
+        twin = shape.build(store.variables).eval().requires_grad_(False)
+        digest = hashlib.sha256(serialise(twin.state_dict())).hexdigest()
+        found.append(Contender(UNTRAINED, seed, twin, digest, {"seed": seed, "steps": 0, "sha256": digest}))
+    if not found:
+        raise EarthSSLError("expected at least one checkpoint or one untrained seed to probe, got none")
+    return found
+
+
+def twin_seeds(trained: list[int], count: int) -> list[int]:
+    """Return seeds for the untrained twins: those of the pretrainings first."""
+    others = [seed for seed in range(count + len(trained)) if seed not in trained]
+    return [*trained, *others][:count]
+
+
+def checkpoint_folder(path: Path) -> Path:
+    """Return the checkpoint folder at a path or inside a run's folder."""
+    return path / "checkpoint" if (path / "checkpoint").is_dir() else path
+
+
+def check_fits(folder: Path, record: Record, store: Store, first: Record) -> None:
+    """Refuse a checkpoint that does not fit the store, or not the others; list every difference."""
+    said = differences(record, store.variables, store.grid, store.step_days)
+    if record.fingerprint != store.fingerprint and not _same_scaling(record, store):
+        said.append("statistics: the encoder's inputs were normalised otherwise than the store's; prepare the store "
+                    "with the same blocks and scale")  # fmt: skip
+    said += [f"splits: {words}" for words in seen_by_pretraining(record.trainings, store)]
+    for name in ("encoder", "variables"):
+        if getattr(record, name) != getattr(first, name):
+            said.append(f"{name}: the first checkpoint has {getattr(first, name)}, this one {getattr(record, name)}")
+    if said:
+        raise EarthSSLError(f"{folder} does not fit the store {store.path}: {'; '.join(map(str, said))}")
+
+
+def _same_scaling(record: Record, store: Store) -> bool:
+    own, its = store.statistics, record.statistics
+    return own.to_json() == its.to_json() and all(
+        getattr(own, name).shape == getattr(its, name).shape
+        and np.allclose(getattr(own, name), getattr(its, name), rtol=1e-5, equal_nan=True)
+        for name in ("coefficients", "scale")
+    )
+
+
+def layers_to_read(asked: Sequence[int] | None, depth: int) -> list[int]:
+    """Return the blocks to read, counted from 0: the last third, at least two, where none are asked for."""
+    if asked is None:
+        return list(range(min(depth - 2, 2 * depth // 3) if depth > 1 else 0, depth))
+    bad = [layer for layer in asked if not -depth <= layer < depth]
+    if bad:
+        raise EarthSSLError(f"probe.layers: expected {-depth} to {depth - 1}, got {bad[0]}")
+    return sorted({layer % depth for layer in asked})

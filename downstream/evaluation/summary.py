@@ -1,0 +1,240 @@
+"""Summary: what a downstream task found, as tables, JSON, pictures and one page, written all or nothing."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from ...ssl.common.errors import EarthSSLError
+from ...ssl.common.files import disk_full_is_clear, refuse_filled, write_json, write_text
+from ...ssl.common.versions import versions
+from .html import Html, Section, bullets, details, element, facts, figure, joined, page, table
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from matplotlib.figure import Figure
+
+SCORES = ("row", "seed", "target", "metric", "value", "low", "high")
+DIFFERENCES = ("row", "reference", "target", "metric", "value", "low", "high", "verdict")
+MOST_DIFFERENCES = 40
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """The result of one downstream task.
+
+    Attributes:
+        task: Its name.
+        title: One line: task, data, and whether they are synthetic.
+        convention: What the numbers mean: target, anomalies, split, selection, intervals.
+        scores: Columns row, seed ("" for none, or for the mean over seeds), target (lead, threshold, mask …),
+            metric, value, low, high (NaN where there is no interval).
+        differences: Columns row, reference, target, metric, value, low, high, verdict (better, worse, undecided).
+        record: What the run was: split, source, synthetic, samples, seconds, config, …; plain values.
+        figures: Pictures by file name without suffix.
+        tables: More tables by file name without suffix.
+        words: What a picture shows, for captions and for readers who do not see it, by its name.
+        datasets: Maps to be kept as NetCDF, by file name without suffix.
+        notes: What the reader must know beside the numbers.
+    """
+
+    task: str
+    title: str
+    convention: str
+    scores: pd.DataFrame
+    differences: pd.DataFrame
+    record: Mapping[str, Any]
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    words: Mapping[str, str] = field(default_factory=dict)
+    datasets: Mapping[str, xr.Dataset] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, found, wanted in (
+            ("scores", self.scores, SCORES),
+            ("differences", self.differences, DIFFERENCES),
+        ):
+            missing = [column for column in wanted if column not in found]
+            if missing:
+                raise EarthSSLError(f"{self.task}.{name}: expected the columns {', '.join(wanted)}, missing {missing}")
+        if not len(self.scores) or not np.isfinite(self.scores["value"].to_numpy(float)).any():
+            raise EarthSSLError(f"{self.task}: expected scores, got none that is finite")
+
+    def text(self) -> str:
+        """Return the scores for the terminal: a block for each target, a line a row, a column a metric."""
+        wide = _wide(self.scores)
+        width = max([len(str(row)) for row in wide.index] + [10])
+        lines = [self.title]
+        for target in dict.fromkeys(wide.columns.get_level_values(0)):
+            own = wide[target].dropna(how="all")
+            columns = [max(8, len(str(metric)) + 2) for metric in own.columns]
+            heads = "".join(f"{metric:>{size}}" for metric, size in zip(own.columns, columns, strict=True))
+            lines += ["", f"{target:<{width}}{heads}"]
+            for row, values in own.iterrows():
+                cells = "".join(f"{number(v):>{size}}" for v, size in zip(values, columns, strict=True))
+                lines.append(f"{row!s:<{width}}{cells}")
+        said = self._said()
+        if said:
+            lines += ["", "paired differences [95 %]: better or worse only where the interval excludes 0", *said]
+        return "\n".join([*lines, *(["", *self.notes] if self.notes else [])])
+
+    def write(self, out: str | Path, command: str = "") -> Path:
+        """Write the folder: scores.csv, differences.csv, table.txt, result.json, more tables, PNGs, maps, report.html.
+
+        Raises:
+            EarthSSLError: If `out` is not empty, or the disk is full; nothing half-written stays.
+        """
+        folder = Path(out)
+        refuse_filled(folder, "the task's results")
+        making = folder.with_name(f".{folder.name}.{os.getpid()}")
+        record = {
+            "task": self.task, "title": self.title, "convention": self.convention, "notes": list(self.notes),
+            **self.record, "versions": versions(), "command": command,
+        }  # fmt: skip
+        try:
+            with disk_full_is_clear(folder):
+                making.mkdir(parents=True)
+                write_text(making / "scores.csv", self.scores[list(SCORES)].to_csv(index=False))
+                write_text(making / "differences.csv", self.differences[list(DIFFERENCES)].to_csv(index=False))
+                for name, found in self.tables.items():
+                    write_text(making / f"{name}.csv", found.to_csv(index=False))
+                for name, maps in self.datasets.items():
+                    maps.to_netcdf(making / f"{name}.nc")
+                pictures = {name: _png(drawn) for name, drawn in self.figures.items()}
+                for name, data in pictures.items():
+                    (making / f"{name}.png").write_bytes(data)
+                write_text(making / "table.txt", self.text() + "\n")
+                write_json(making / "result.json", plain(record))
+                write_text(making / "report.html", self._page(pictures, record))
+                if folder.exists():
+                    folder.rmdir()
+                os.replace(making, folder)
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+        return folder
+
+    def _said(self) -> list[str]:
+        """Return the decided differences of the pretrained rows (of all rows where there are none), in words."""
+        d = self.differences
+        own = d[d["row"].astype(str).str.startswith("pretrained")]
+        chosen = own if len(own) else d[d["verdict"] != "undecided"]
+        return [
+            f"{one.row} − {one.reference}, {one.target} {one.metric}: {number(one.value, True)} "
+            f"[{number(one.low, True)}, {number(one.high, True)}]  {one.verdict}"
+            for one in chosen.head(MOST_DIFFERENCES).itertuples()
+        ]
+
+    def _page(self, pictures: Mapping[str, bytes], record: Mapping[str, Any]) -> str:
+        wide = _wide(self.scores)
+        intervals = _wide(self.scores, "low"), _wide(self.scores, "high")
+        columns: list[tuple[str, str]] = [(str(column[0]), str(column[1])) for column in wide.columns]
+        head = ["row", *[f"{target} {metric}".strip() for target, metric in columns]]
+        body = [
+            [row, *[_cell(wide.loc[row, c], intervals[0].loc[row, c], intervals[1].loc[row, c]) for c in wide.columns]]
+            for row in wide.index
+        ]
+        drawn = joined(
+            figure(
+                element("img", src=f"data:image/png;base64,{base64.b64encode(data).decode()}", style="max-width:100%",
+                        alt=self.words.get(name, name)),
+                self.words.get(name, name.replace("_", " ")),
+            )
+            for name, data in pictures.items()
+        )  # fmt: skip
+        sections = [
+            Section("scores", "Scores", table(head, body, self.convention)),
+            Section("pictures", "Pictures", drawn),
+            Section("differences", "Paired differences", self._difference_table()),
+            Section("tables", "More tables", joined(details(n, _plain_table(t)) for n, t in self.tables.items())),
+            Section("record", "How this was made", facts((k, _short(v)) for k, v in plain(dict(record)).items())),
+        ]
+        badge = element("span", "synthetic data", class_="badge") if record.get("synthetic") else Html("")
+        notes = element("div", bullets(self.notes), class_="warning") if self.notes else Html("")
+        top = joined([element("h1", self.title, " ", badge), notes])
+        foot = element("footer", f"earthssl probe, task {self.task}")
+        return str(page(self.title, Html(element("header", top)), sections, foot))
+
+    def _difference_table(self) -> Html:
+        d = self.differences
+        if not len(d):
+            return Html("")
+        body = [
+            [one.row, one.reference, one.target, one.metric, _cell(one.value, one.low, one.high, True),
+             element("span", one.verdict, class_=one.verdict)]
+            for one in d.itertuples()
+        ]  # fmt: skip
+        caption = "row − reference; better or worse only where the paired interval excludes zero, else undecided."
+        return table(["row", "reference", "target", "metric", "difference", "verdict"], body, caption, text_columns=4)
+
+
+def number(value: Any, signed: bool = False) -> str:
+    """Return a number with three significant places, fewer where it is small; a dash for NaN."""
+    if not isinstance(value, (int, float, np.number)):
+        return str(value)
+    v = float(value)
+    if math.isnan(v):
+        return "–"
+    digits = 0 if abs(v) >= 1000 else 1 if abs(v) >= 100 else 2 if abs(v) >= 10 else 3
+    return f"{v:+.{digits}f}" if signed else f"{v:.{digits}f}"
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON knows it; NaN becomes null."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def _wide(scores: pd.DataFrame, column: str = "value") -> pd.DataFrame:
+    """Return rows × (target, metric) of the means over seeds, both in the order they came."""
+    own = scores[scores["seed"].fillna("").astype(str) == ""]
+    own = own if len(own) else scores
+    rows = list(dict.fromkeys(own["row"]))
+    columns = list(dict.fromkeys(zip(own["target"].astype(str), own["metric"].astype(str), strict=True)))
+    made = own.assign(target=own["target"].astype(str)).pivot_table(
+        index="row", columns=["target", "metric"], values=column, aggfunc="first", dropna=False
+    )
+    return made.reindex(index=rows, columns=pd.MultiIndex.from_tuples(columns))
+
+
+def _cell(value: Any, low: Any, high: Any, signed: bool = False) -> Html:
+    interval = ""
+    if pd.notna(low) and pd.notna(high):
+        interval = element("span", f"[{number(low, signed)}, {number(high, signed)}]", class_="interval")
+    return joined([number(value, signed), interval])
+
+
+def _plain_table(found: pd.DataFrame) -> Html:
+    body = [[number(v) for v in row] for row in found.head(200).itertuples(index=False)]
+    return table(list(found.columns), body, f"{len(found)} rows; the first 200 are shown")
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) < 600 else text[:600] + " …"
+
+
+def _png(drawn: Figure) -> bytes:
+    buffer = io.BytesIO()
+    # No date or version inside: the same figure is the same bytes.
+    drawn.savefig(buffer, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
+    return buffer.getvalue()

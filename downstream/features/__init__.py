@@ -1,0 +1,1 @@
+"""What heads read: frozen features, patches, EOFs, windows, anomalies."""

@@ -1,0 +1,127 @@
+"""Area-weighted empirical orthogonal functions (PCA) of fields with missing cells.
+
+Lorenz 1956; North et al. 1982, doi 10.1175/1520-0493(1982)110<0699:SEITEO>2.0.CO;2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import eigh
+
+from ...ssl.common.errors import EarthSSLError
+
+
+@dataclass(frozen=True, eq=False)
+class Eof:
+    """Leading patterns of anomaly fields, orthonormal under the weights they were fitted with.
+
+    Attributes:
+        patterns: In the fields' unit per unit of principal component, shape (k, cells); NaN at unused cells.
+        mean: Mean over the fitted times, shape (cells,); NaN at unused cells.
+        weight: Weights of the cells, mean 1 over the used ones, 0 at unused cells, shape (cells,).
+        std: Standard deviation of each component over the fitted times, shape (k,).
+        explained: Share of the weighted variance that each component explains, shape (k,).
+    """
+
+    patterns: np.ndarray
+    mean: np.ndarray
+    weight: np.ndarray
+    std: np.ndarray
+    explained: np.ndarray
+
+    @classmethod
+    def fit(cls, fields: np.ndarray, weight: np.ndarray, k: int) -> Eof:
+        """Return the k leading EOFs of `fields` (times of the fit period only).
+
+        Times without any value are left out, then cells that miss any value or have weight 0. The sign is such that
+        the largest loading of each pattern is positive.
+
+        Args:
+            fields: Shape (times, …cells); the trailing axes are flattened in C order.
+            weight: Share of variance each cell counts with (its area), shape (…cells).
+            k: Number of patterns.
+
+        Raises:
+            EarthSSLError: If the data do not carry k patterns.
+        """
+        data = np.asarray(fields, dtype=np.float64).reshape(len(fields), -1)
+        data = data[np.isfinite(data).any(axis=1)]
+        weight = np.asarray(weight, dtype=np.float64).reshape(-1)
+        used = np.isfinite(data).all(axis=0) & (weight > 0)
+        if k < 1 or k > min(used.sum(), len(data) - 1):
+            raise EarthSSLError(
+                f"expected between 1 and {min(used.sum(), len(data) - 1)} EOFs from {len(data)} times and "
+                f"{used.sum()} cells without gaps, got {k}; ask for fewer, or fill the gaps"
+            )
+        weight = np.where(used, weight / weight[used].mean(), 0.0)
+        mean = data[:, used].mean(axis=0)
+        root = np.sqrt(weight[used])
+        vectors, power, total = _leading((data[:, used] - mean) * root, k)
+        sign = np.sign(vectors[np.arange(k), np.abs(vectors).argmax(axis=1)])
+        return cls(
+            patterns=_scatter(vectors * sign[:, None] / root, used),
+            mean=_scatter(mean, used),
+            weight=weight,
+            std=np.sqrt(power / len(data)),
+            explained=power / total,
+        )
+
+    def project(self, fields: np.ndarray) -> np.ndarray:
+        """Return the principal components of any fields, shape (times, k).
+
+        A missing value in a used cell counts as no departure from the mean; a field that misses more than
+        half of its weight gives NaN.
+        """
+        used = self.weight > 0
+        data = np.asarray(fields, dtype=np.float64).reshape(len(fields), -1)[:, used] - self.mean[used]
+        valid = np.isfinite(data)
+        components = (np.where(valid, data, 0.0) * self.weight[used]) @ self.patterns[:, used].T
+        enough = valid @ self.weight[used] >= 0.5 * self.weight.sum()
+        return np.where(enough[:, None], components, np.nan)
+
+    def reconstruct(self, components: np.ndarray) -> np.ndarray:
+        """Return the fields of components (times, k): shape (times, cells), NaN at unused cells."""
+        return components @ self.patterns + self.mean
+
+    def mean_of(self, weight: np.ndarray) -> np.ndarray:
+        """Return each pattern's weighted mean over cells (an index such as Niño 3.4), shape (k,)."""
+        weight = np.where(self.weight > 0, np.asarray(weight, dtype=np.float64).reshape(-1), 0.0)
+        if weight.sum() <= 0:
+            raise EarthSSLError("expected some cell of the EOFs under the index, got none; widen the region")
+        return np.where(self.weight > 0, self.patterns, 0.0) @ weight / weight.sum()
+
+
+def _leading(data: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return right singular vectors (k, cells), squared singular values (k,), and their total.
+
+    Decomposes the Gram matrix of the shorter side: thousands of cells and hundreds of months cost the same.
+    """
+    n, cells = data.shape
+    gram = data @ data.T if n <= cells else data.T @ data
+    power, basis = eigh(gram, subset_by_index=[len(gram) - k, len(gram) - 1])
+    power, basis = power[::-1], basis[:, ::-1]
+    total = float(np.trace(gram))
+    if power[-1] <= 1e-12 * total:
+        raise EarthSSLError(f"expected {k} independent patterns in the fields, got fewer; ask for fewer EOFs")
+    vectors = (basis.T @ data) / np.sqrt(power)[:, None] if n <= cells else basis.T
+    return vectors, power, total
+
+
+def _scatter(values: np.ndarray, used: np.ndarray) -> np.ndarray:
+    full = np.full((*values.shape[:-1], len(used)), np.nan)
+    full[..., used] = values
+    return full
+
+
+def lagged(components: np.ndarray, window: int) -> np.ndarray:
+    """Return each month's components beside those of the window - 1 months before it.
+
+    Shape (time, window · k), newest first; NaN where the window starts before the record.
+    """
+    n, k = components.shape
+    features = np.full((n, window * k), np.nan)
+    for lag in range(window):
+        features[lag:, lag * k : (lag + 1) * k] = components[: n - lag]
+    return features

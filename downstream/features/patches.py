@@ -1,0 +1,173 @@
+"""Features of every patch of the globe at every time: of a frozen encoder, or of the raw input by PCA."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.linalg import eigh
+
+from ...ssl.common.errors import EarthSSLError, nearest
+from ...ssl.common.progress import track
+from ...ssl.fields.batch import from_fields
+from ...ssl.fields.splits import unbroken_starts
+from ...ssl.model.encoder import Encoder
+from ...ssl.model.tokens import Patches, patchify, unpatchify
+from ...ssl.store.store import Store
+
+POOLINGS = ("last", "mean+last")
+SAMPLED = 400  # windows that the PCA of patches is fitted on, evenly spread over training
+
+
+@dataclass(frozen=True, eq=False)
+class PatchFeatures:
+    """Features of the patches of the last step of every window of unbroken steps.
+
+    Attributes:
+        rows: Index in the store of each window's last step, ascending, (window,).
+        values: Shape (window, place, feature), float16 or float32.
+    """
+
+    rows: np.ndarray
+    values: np.ndarray
+
+    def at(self, steps: np.ndarray) -> np.ndarray:
+        """Return the features of the windows that end at given steps, float32, (step, place, feature)."""
+        found = np.searchsorted(self.rows, steps)
+        if len(steps) and not (found.max() < len(self.rows) and np.array_equal(self.rows[found], steps)):
+            raise EarthSSLError("expected steps where a whole window ends, got others; shorten the window")
+        return np.asarray(self.values[found], np.float32)
+
+    def joined(self, other: PatchFeatures) -> PatchFeatures:
+        """Return both side by side, at the windows that both have."""
+        rows = np.intersect1d(self.rows, other.rows)
+        return PatchFeatures(rows, np.concatenate([self.at(rows), other.at(rows)], -1))
+
+
+@dataclass(frozen=True, eq=False)
+class PatchGrid:
+    """One step of a store cut into patches, as the encoder cuts it, and put together again.
+
+    Attributes:
+        store: Says where cells lie and which are known.
+        patch: Rows and columns of a patch.
+    """
+
+    store: Store
+    patch: tuple[int, int]
+
+    def cut(self, fields: np.ndarray) -> np.ndarray:
+        """Return the patches of fields (n, variable, row, column): (n, place, variable × cell), NaN = missing."""
+        patches = self._patches(fields)
+        values = patches.values.masked_fill(~patches.valid, float("nan"))
+        return np.asarray(values.flatten(2).numpy())
+
+    def join(self, values: np.ndarray, variables: int) -> np.ndarray:
+        """Return the fields (n, variable, row, column) of patches (n, place, variable × cell), NaN where none is."""
+        like = self._patches(np.zeros((1, variables, *self.store.grid.shape), np.float32))
+        cells = torch.from_numpy(np.ascontiguousarray(values, np.float32)).unflatten(2, (variables, -1))
+        return np.asarray(unpatchify(cells, like, (1, *self.patch))[:, 0].numpy())
+
+    def weight(self, positions: Sequence[int]) -> np.ndarray:
+        """Return the area of each place where a cell of a variable is known, else 0, (place, variable × cell)."""
+        known = np.nan_to_num(self.cut(self.store.statistics.known[list(positions)][None].astype(np.float32)))[0]
+        return self.area[:, None] * (known > 0)
+
+    @property
+    def area(self) -> np.ndarray:
+        """Share of the sphere of each place, (place,)."""
+        return np.asarray(np.nan_to_num(self.cut(self.store.grid.area[None, None]))[0].sum(axis=1), np.float64)
+
+    def _patches(self, fields: np.ndarray) -> Patches:
+        n, count = fields.shape[:2]
+        zeros = torch.zeros(n, dtype=torch.int64)
+        # Which patches there are depends on all of the store's variables, whichever are at hand.
+        known = torch.from_numpy(self.store.statistics.known).any(0).expand(count, -1, -1)
+        values = torch.from_numpy(np.asarray(fields, np.float32))[:, None]
+        batch = from_fields(values, zeros[:, None], zeros, known, self.store.variables[:count], self.store.grid)
+        return patchify(batch, (1, *self.patch))
+
+
+def encoder_features(
+    encoder: Encoder, store: Store, fields: np.ndarray, rows: np.ndarray, layers: Sequence[int],
+    poolings: Sequence[str], label: str, batch_size: int = 64,
+) -> dict[tuple[int, str], PatchFeatures]:  # fmt: skip
+    """Return the features of windows by layer and pooling, from one pass.
+
+    Args:
+        encoder: Frozen; put in evaluation mode here.
+        store: Its variables and grid must be the encoder's.
+        fields: Of the store, (time, variable, row, column).
+        rows: Last steps of the windows, ascending.
+        layers: Blocks whose outputs are wanted, counted from 0.
+        poolings: "last" (the token of the last step), "mean+last" (and the mean over the window's steps).
+        label: For the progress bar.
+        batch_size: Windows at once.
+
+    Raises:
+        EarthSSLError: If a pooling or a layer is unknown, or a window does not fit into unbroken steps.
+    """
+    for pooling in poolings:
+        if pooling not in POOLINGS:
+            raise EarthSSLError(
+                f"poolings: expected {', '.join(POOLINGS)}, got '{pooling}'." + nearest(pooling, POOLINGS)
+            )
+    bad = [layer for layer in layers if not 0 <= layer < encoder.depth]
+    if bad:
+        raise EarthSSLError(f"layers: expected 0 to {encoder.depth - 1}, got {bad[0]}")
+    encoder.eval()
+    length = encoder.config.window
+    starts = np.asarray(rows) - length + 1
+    if not len(rows) or not np.isin(starts, unbroken_starts(store.times.astype("datetime64[ns]"), length)).all():
+        raise EarthSSLError(f"expected windows of {length} unbroken steps (the encoder's) in {store.path}, got others")
+    states = torch.from_numpy(fields)
+    seconds = torch.from_numpy(store.times.astype(np.int64))
+    known = torch.from_numpy(store.statistics.known)
+    parts: dict[tuple[int, str], list[np.ndarray]] = {(layer, pooling): [] for layer in layers for pooling in poolings}
+    for begin in track(range(0, len(starts), batch_size), label):
+        steps = torch.from_numpy(starts[begin : begin + batch_size])[:, None] + torch.arange(length)
+        keys = torch.zeros(len(steps), dtype=torch.int64)
+        patches = patchify(
+            from_fields(states[steps], seconds[steps], keys, known, store.variables, store.grid), encoder.config.patch
+        )
+        with torch.no_grad():
+            every = encoder.layers(patches)
+        for layer, pooling in parts:
+            # Every step holds the same places, in the same order.
+            tokens = every[layer].unflatten(1, (patches.shape[0], -1))
+            last = tokens[:, -1]
+            out = last if pooling == "last" else torch.cat([tokens.mean(1), last], -1)
+            parts[layer, pooling].append(out.numpy().astype(np.float16))
+    return {name: PatchFeatures(np.asarray(rows), np.concatenate(values)) for name, values in parts.items()}
+
+
+def raw_features(fields: np.ndarray, grid: PatchGrid, window: int, times: np.ndarray) -> PatchFeatures:
+    """Return the values of each patch over the window, every variable, newest last; 0 where missing."""
+    starts = unbroken_starts(times.astype("datetime64[ns]"), window)
+    cells = np.nan_to_num(grid.cut(fields))
+    values = np.concatenate([cells[starts + k] for k in range(window)], axis=-1)
+    return PatchFeatures(starts + window - 1, values)
+
+
+def pca_features(raw: PatchFeatures, train: np.ndarray, weight: np.ndarray, count: int) -> PatchFeatures:
+    """Return principal components of patches, the same ones for all places: a linear encoder of the same width.
+
+    Args:
+        raw: Values of each patch.
+        train: Last steps of the training windows.
+        weight: Of each place (its area), (place,).
+        count: Components at most; as many as the data carry.
+    """
+    chosen = train[np.unique(np.linspace(0, len(train) - 1, min(len(train), SAMPLED)).astype(int))]
+    x = raw.at(chosen).astype(np.float64)
+    share = weight / weight.sum() / len(x)
+    mean = np.einsum("npf,p->f", x, share)
+    x -= mean
+    covariance = np.einsum("npf,p,npg->fg", x, share, x, optimize=True)
+    power, vectors = eigh(covariance)
+    kept = np.arange(len(power))[::-1][:count]
+    kept = kept[power[kept] > 1e-10 * max(power[-1], np.finfo(float).tiny)]
+    projection = vectors[:, kept].astype(np.float32)
+    return PatchFeatures(raw.rows, (raw.values - mean.astype(np.float32)) @ projection)

@@ -1,0 +1,1 @@
+"""The verb finetune: from a user's labels to a tuned checkpoint."""

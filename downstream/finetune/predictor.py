@@ -1,0 +1,206 @@
+"""FinetunedEncoder: a fine-tuned checkpoint in use, xarray in and labels in their units out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ...ssl.checkpoint.read import load_exactly, read, read_task
+from ...ssl.checkpoint.record import Record
+from ...ssl.common.errors import EarthSSLError
+from ...ssl.common.progress import track
+from ...ssl.fields.batch import from_fields
+from ...ssl.fields.grid import LatLonGrid
+from ...ssl.fields.month_stamps import stamped
+from ...ssl.hub.pull import load_folder
+from ...ssl.inference.frozen_encoder import Series, known_to
+from ...ssl.inference.screening import screen
+from ...ssl.model.encoder import Encoder
+from ...ssl.model.tokens import patchify
+from .head import LOCAL, TaskHead, TaskNetwork, cells_of
+from .samples import later
+
+
+class FinetunedEncoder:
+    """An encoder and its head in evaluation mode without gradients, and the record they were saved with.
+
+    Attributes:
+        network: Encoder and head.
+        record: `record.task` says what it was tuned for.
+    """
+
+    def __init__(self, encoder: Encoder, head: TaskHead, record: Record) -> None:
+        self.network = TaskNetwork(encoder, head).eval().requires_grad_(False)
+        self.record = record
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """What it was tuned for."""
+        assert self.record.task is not None
+        return self.record.task
+
+    def predict(
+        self,
+        data: xr.Dataset | xr.DataArray,
+        places: Sequence[tuple[float, float]] | np.ndarray | None = None,
+        batch_size: int = 64,
+        *,
+        check_range: bool = True,
+        units: Mapping[str, str] | None = None,
+        rename: Mapping[str, str] | None = None,
+    ) -> xr.DataArray:
+        """Return what the labels would be for every window of unbroken steps in the data.
+
+        Args:
+            data: Fields in any spelling that `open_source` understands (names, units, orientation), on the grid of the
+                checkpoint. Variables may be missing: the encoder takes any subset, and warns.
+            places: Latitude and longitude, degrees, of each place to predict for, (place, 2), if the labels had places.
+            batch_size: Windows at once.
+            check_range, units, rename: As for `FrozenEncoder.embed`.
+
+        Returns:
+            Numbers (time, target) with their units, probabilities (time, class), or fields (time, lat, lon); with
+            places, (time, place, …). `time` is that of the label, `lead` steps after the window's last, which is kept
+            as `last_step`. One target alone has no dimension of its own.
+
+        Raises:
+            EarthSSLError: If the data do not fit the record, or places are missing or too many.
+        """
+        chosen = self._places(places)
+        screened = screen(data, self.record, units=units, rename=rename, check_range=check_range, use="predicting")
+        for text in screened.said:
+            warnings.warn(text, stacklevel=2)
+        series = Series.of(screened, self.record.encoder.window)
+        names, starts, length, grid = series.variables, series.starts, series.length, self.record.grid
+        times = series.data["time"].values
+        raw = np.stack([series.data[name].values for name in names], 1)
+        fields = torch.from_numpy(series.statistics.normalise(raw, times))
+        known = known_to(self.record, len(names))
+        seconds = torch.from_numpy(stamped(times.astype("datetime64[s]").astype(np.int64), self.record.stamp_s))
+        ends = times[starts + length - 1].astype("datetime64[s]")
+        when = later(ends, self._steps(times), int(self.task["lead"]))
+        parts = []
+        for begin in track(range(0, len(starts), batch_size), "predict"):
+            steps = torch.from_numpy(starts[begin : begin + batch_size])[:, None] + torch.arange(length)
+            keys = torch.zeros(len(steps), dtype=torch.int64)
+            batch = from_fields(fields[steps], seconds[steps], keys, known, names, grid)
+            parts.append(self._outputs(batch, when[begin : begin + batch_size], chosen))
+        return self._label(np.concatenate(parts), when, ends, chosen, grid)
+
+    def _steps(self, times: np.ndarray) -> np.ndarray:
+        """Return times that tell the spacing of the data: their own, or those of the record where there is but one."""
+        if len(times) > 1:
+            return times.astype("datetime64[s]")
+        step_s = np.timedelta64(round(self.record.step_days * 86400), "s")
+        return np.asarray([times[0], times[0] + step_s]).astype("datetime64[s]")
+
+    def _places(self, places: Sequence[tuple[float, float]] | np.ndarray | None) -> torch.Tensor | None:
+        local = self.task["pooling"] in LOCAL
+        if local != (places is not None):
+            what = "places=[(lat, lon), …] to predict for, as its labels had places" if local else "no places"
+            raise EarthSSLError(f"predict: expected {what}, got {'none' if places is None else 'some'}")
+        if places is None:
+            return None
+        found = np.asarray(places, dtype=np.float64)
+        if found.ndim != 2 or found.shape[1] != 2 or not len(found) or not (np.abs(found[:, 0]) <= 90).all():
+            raise EarthSSLError(
+                f"predict: expected places as (lat, lon) within ±90° and 0…360°, got shape {found.shape}; give a list "
+                "of pairs"
+            )
+        return torch.from_numpy(found)
+
+    @torch.no_grad()
+    def _outputs(self, batch: Any, times: np.ndarray, places: torch.Tensor | None) -> np.ndarray:
+        """Return predictions for a batch, (window, …) or (window, place, …)."""
+        head = self.network.head
+        patches = patchify(batch, self.network.encoder.config.patch)
+        tokens = self.network.encoder(patches)
+        if places is None:
+            out = head(tokens, patches).double()
+        else:
+            each = [head(tokens, patches, one.expand(len(tokens), 2)) for one in places]
+            out = torch.stack(each, 1).double()
+        if head.kind == "classification":
+            return np.asarray(out.softmax(-1).numpy())
+        base = head.base_at(times)
+        if head.kind == "field":
+            return np.asarray((cells_of(out, patches) * head.scale + base).numpy())
+        return np.asarray((out * head.scale + (base if places is None else base[:, None])).numpy())
+
+    def _label(
+        self, values: np.ndarray, times: np.ndarray, ends: np.ndarray, places: torch.Tensor | None, grid: LatLonGrid
+    ) -> xr.DataArray:
+        task = self.task
+        coords: dict[str, Any] = {
+            "time": times.astype("datetime64[ns]"), "last_step": ("time", ends.astype("datetime64[ns]")),
+        }  # fmt: skip
+        dims, names, units = ["time"], [one["name"] for one in task["targets"]], [o["units"] for o in task["targets"]]
+        attrs = {"fingerprint": self.record.fingerprint, "kind": task["kind"], "lead_steps": task["lead"]}
+        if places is not None:
+            dims.append("place")
+            coords |= {"lat": ("place", places[:, 0].numpy()), "lon": ("place", places[:, 1].numpy())}
+        name = names[0]
+        if task["kind"] == "field":
+            dims += ["lat", "lon"]
+            coords |= {"lat": grid.lat, "lon": grid.lon}
+            attrs["units"] = units[0]
+        elif task["kind"] == "classification":
+            dims.append("class")
+            coords["class"] = list(task["classes"])
+            attrs |= {"units": "1", "long_name": f"probability of each class of {name}"}
+        elif len(names) == 1:
+            values = values[..., 0]
+            attrs["units"] = units[0]
+        else:
+            dims.append("target")
+            coords |= {"target": names, "units": ("target", units)}
+            name = "prediction"
+        return xr.DataArray(values, coords, dims, name, attrs)
+
+
+def load_finetuned(address: str | Path) -> FinetunedEncoder:
+    """Return a fine-tuned checkpoint, ready to predict.
+
+    Args:
+        address: The checkpoint's folder, that of the run that `earthssl finetune` wrote, or whatever `pull` takes.
+
+    Raises:
+        EarthSSLError: If it is not whole, or is not fine-tuned.
+    """
+    path = load_folder(address)
+    encoder, record = read(path)
+    if record.task is None:
+        raise EarthSSLError(
+            f"{path}: expected a fine-tuned checkpoint, got a pretrained encoder; load it with load_encoder, or tune "
+            "it with `earthssl finetune`"
+        )
+    weights = read_task(path)
+    try:
+        head = TaskHead(checked_shape(record.task["head"], weights))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise EarthSSLError(f"{path}: the record's task lacks or mistypes a field ({error}); fetch it again") from None
+    load_exactly(head, weights, path / "task.safetensors")
+    return FinetunedEncoder(encoder, head, record)
+
+
+def checked_shape(shape: dict[str, Any], weights: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Return the shape of a head, sure to be that of its weights: a record alone makes nothing large.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    own = {
+        "linear.weight": (shape["outputs"], shape["features"]), "basis": tuple(shape["pcs"] or (0, 0)),
+        "base": tuple(shape["base"]), "scale": (shape["scale"],),
+    }  # fmt: skip
+    for name, wanted in own.items():
+        found = tuple(weights[name].shape) if name in weights else None
+        if found != wanted:
+            raise ValueError(f"{name}: expected shape {wanted}, got {found}")
+    return shape

@@ -1,0 +1,174 @@
+"""Writing what a fine-tuning came to: a checkpoint folder that needs no training code, and its test predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from ...ssl.checkpoint.record import Record
+from ...ssl.checkpoint.start_from import Transfer
+from ...ssl.checkpoint.write import save
+from ...ssl.common.files import sha256
+from ...ssl.common.versions import versions
+from ...ssl.data.windows import Windows
+from ...ssl.sources.planet.recorded import seed_record
+from ...ssl.training.monitor import check_health
+from ..evaluation.summary import plain
+from ..training.fine_tuning import Finetuned
+from .head import TaskNetwork
+from .rows import TunedRow
+from .samples import LabelSamples
+from .tuning import Problem
+
+
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """A network of one mode and seed.
+
+    Attributes:
+        mode, seed: Of it.
+        network: In evaluation mode.
+        trained: How far training went, and the proof of what stayed frozen.
+        row: What it says of the test labels.
+    """
+
+    mode: str
+    seed: int
+    network: TaskNetwork
+    trained: Finetuned
+    row: TunedRow
+
+
+@dataclass(frozen=True, eq=False)
+class Parent:
+    """The encoder that a fine-tuning began with.
+
+    Attributes:
+        folder: Of its checkpoint.
+        record: What it says of itself.
+        transfer: What was kept, resized, new.
+        new: Variables added.
+    """
+
+    folder: Path
+    record: Record
+    transfer: Transfer
+    new: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the folder, or of the run that holds it."""
+        folder = self.folder.absolute()
+        return folder.parent.name if folder.name == "checkpoint" else folder.name
+
+    @property
+    def sha256(self) -> str:
+        """Of its encoder's weights."""
+        return sha256(self.folder / "encoder.safetensors")
+
+
+def save_tuned(
+    folder: Path, tuned: Tuned, problem: Problem, parent: Parent, config: Mapping[str, Any], scores: pd.DataFrame
+) -> Path:
+    """Write the checkpoint folder of a tuned network and return it.
+
+    Args:
+        folder: New or empty.
+        tuned: The network.
+        problem: What it was tuned on.
+        parent: Where it began.
+        config: As configured, plain values.
+        scores: Of its row.
+    """
+    store, samples, network = problem.windows.store, problem.samples, tuned.network
+    validation = Windows(store, "val", network.encoder.config.window, 0)
+    record = Record(
+        encoder=network.encoder.config,
+        variables=store.variables,
+        units=tuple(store.manifest["units"]),
+        step_days=store.step_days,
+        grid=store.grid,
+        statistics=store.statistics,
+        splits=store.splits,
+        fingerprint=store.fingerprint,
+        seed=tuned.seed,
+        steps=tuned.trained.steps,
+        config=plain({**config, "labels": Path(samples.labels.where).name}),
+        licence=_licences(parent.record.licence, store.manifest["attributes"].get("licence", "")),
+        source=store.manifest["source"],
+        versions=versions(),
+        health=check_health(network.encoder, validation).to_json(),
+        extra={
+            "transfer": parent.transfer.to_json(),
+            "split_proof": store.manifest["split_proof"],
+            "ancestors": parent.record.trainings,
+            **seed_record(store.manifest["attributes"]),
+        },
+        task=plain(_task(tuned, samples, parent, scores)),
+    )
+    golden = problem.windows.batch(samples.last[samples.parts["val"][:1]])
+    return save(folder, network.encoder, {}, record, golden, network.head)
+
+
+def _task(tuned: Tuned, samples: LabelSamples, parent: Parent, scores: pd.DataFrame) -> dict[str, Any]:
+    """Return what the record says of the task."""
+    head, labels, base = tuned.network.head, samples.labels, samples.base
+    return {
+        "kind": samples.kind,
+        "targets": [{"name": n, "units": u} for n, u in zip(labels.names, labels.units, strict=True)],
+        "classes": list(samples.classes),
+        "pooling": head.pooling,
+        "layer": -1,
+        "lead": samples.lead,
+        "head": head.shape,
+        "label_mean": base.values if samples.kind == "regression" else None,
+        "label_std": base.scale if samples.kind != "classification" else None,
+        "mode": tuned.mode,
+        "parent": {"name": parent.name, "sha256": parent.sha256},
+        "variables_added": list(parent.new),
+        "frozen": dict(tuned.trained.frozen),
+        "labels_sha256": sha256(Path(labels.where)),
+        "scores": [
+            {"metric": one.metric, "target": one.target, "value": one.value, "low": one.low, "high": one.high}
+            for one in scores.itertuples()
+        ],
+    }
+
+
+def _licences(first: str, second: str) -> str:
+    return first if not second or second == first else f"{first}; data of the fine-tuning: {second}"
+
+
+def predictions(problem: Problem, row: TunedRow, climatology: TunedRow, title: str) -> xr.Dataset:
+    """Return a network's predictions of the test labels beside what was observed and the climatology."""
+    samples, labels = problem.samples, problem.samples.labels
+    test = samples.parts["test"]
+    times = samples.times[test].astype("datetime64[ns]")
+    coords: dict[str, Any] = {"time": ("sample", times)}
+    if samples.places is not None:
+        coords |= {"lat": ("sample", samples.places[test][:, 0]), "lon": ("sample", samples.places[test][:, 1])}
+    three = {"predicted": row.predicted, "observed": samples.target[test], "climatology": climatology.predicted}
+    made: dict[str, Any] = {}
+    if samples.kind == "field":
+        grid, attrs = problem.windows.store.grid, {"units": labels.units[0], "long_name": labels.names[0]}
+        coords = {"time": times, "lat": grid.lat, "lon": grid.lon}
+        made = {name: (("time", "lat", "lon"), values.astype(np.float32), attrs) for name, values in three.items()}
+    elif samples.kind == "classification":
+        words = np.asarray(samples.classes)
+        coords["class"] = words
+        made = {
+            "probability": (("sample", "class"), row.predicted),
+            "climatology": (("sample", "class"), climatology.predicted),
+            "predicted": ("sample", words[row.predicted.argmax(1)]),
+            "observed": ("sample", words[samples.target[test]]),
+        }
+    else:
+        coords |= {"target": list(labels.names), "units": ("target", list(labels.units))}
+        made = {name: (("sample", "target"), values) for name, values in three.items()}
+    return xr.Dataset(made, coords, {"title": title, "block": "test"})

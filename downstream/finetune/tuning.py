@@ -1,0 +1,181 @@
+"""Tuning: an encoder and the head of a task, trained together on labels, from the linear probe on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...ssl.model.encoder import Encoder
+from ...ssl.model.tokens import Patches, patchify
+from ..features.store_windows import StoreWindows
+from ..metrics.classes import one_hot, squared_error
+from ..training.fine_tuning import FinetuneConfig, Finetuned, fine_tune
+from .head import TaskHead, TaskNetwork, cells_of, cut_fields, poolings_of
+from .linear_head import LinearHead, fit_linear, fit_patches
+from .samples import LabelSamples
+from .tokens import NONE, FrozenTokens, Projection
+
+BATCH = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """The labels beside the data they are predicted from.
+
+    Attributes:
+        samples: The labels.
+        windows: The fields, normalised.
+        near: Patches that are pooled at a label's place.
+        components: Numbers of principal components to try.
+        pooling: auto, or one of `poolings_of`.
+    """
+
+    samples: LabelSamples
+    windows: StoreWindows
+    near: int = 4
+    components: tuple[int, ...] = (10, 20)
+    pooling: str = "auto"
+    _cut: dict[tuple[int, int, int], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+
+    def patches(self, rows: np.ndarray, patch: tuple[int, int, int]) -> Patches:
+        """Return the patches of some samples' windows."""
+        return patchify(self.windows.batch(self.samples.last[rows]), patch)
+
+    def places(self, rows: np.ndarray) -> Tensor | None:
+        """Return the places of some samples, (sample, 2)."""
+        places = self.samples.places
+        return None if places is None else torch.from_numpy(places[rows])
+
+    def cut(self, patch: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return field labels as patches: standardised departures (sample, patch, cell), and area (patch, cell)."""
+        if patch not in self._cut:
+            samples = self.samples
+            like = self.patches(np.arange(1), patch)
+            targets = cut_fields(torch.from_numpy(samples.departures(np.arange(len(samples.rows)))).float(), like)
+            seen = torch.isfinite(targets[torch.from_numpy(samples.parts["train"])]).any(0)
+            places = like.count // like.shape[0]
+            cells = like.size[1] * like.size[2]
+            area = like.area[:places, :cells] * seen
+            self._cut[patch] = targets.numpy(), area.double().numpy()
+        return self._cut[patch]
+
+    def linear(self, tokens: FrozenTokens, patch: tuple[int, int, int], layers: Sequence[int]) -> Probe:
+        """Return the linear probe of some layers of an encoder, and what it takes to lay it into a network."""
+        samples = self.samples
+        known = poolings_of(samples.kind, samples.places is not None)
+        poolings = known if self.pooling == "auto" else (self.pooling,)
+        named: dict[str, tuple[str, Projection]] = {}
+        features: dict[str, np.ndarray] = {}
+        for layer in layers:
+            for pooling in poolings:
+                counts = self.components if pooling == "mean+pcs" else (0,)
+                for count in counts:
+                    own = tokens.projection(layer, samples.parts["train"], count) if count else NONE
+                    name = f"layer {layer + 1}, {pooling.replace('pcs', f'{own.basis.shape[1]} pcs')}"
+                    named[name] = pooling, own
+                    features[name] = tokens.inputs(layer, pooling, own)
+        head = (
+            fit_patches(samples, features, *self.cut(patch))
+            if samples.kind == "field"
+            else fit_linear(samples, features)
+        )
+        pooling, projection = named[head.features]
+        return Probe(head, pooling, projection)
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """A linear probe: the head, how its features are pooled, and their principal components."""
+
+    head: LinearHead
+    pooling: str
+    projection: Projection
+
+
+def make_network(problem: Problem, encoder: Encoder, probe: Probe) -> TaskNetwork:
+    """Return a copy of an encoder with the head of a probe of its last layer: it says at first what the probe says."""
+    samples, head = problem.samples, probe.head
+    count = probe.projection.basis.shape
+    shape: dict[str, Any] = {
+        "kind": samples.kind, "pooling": probe.pooling, "outputs": len(head.bias), "features": len(head.centre),
+        "near": problem.near, "pcs": list(count) if count[1] else None, "base": list(samples.base.values.shape),
+        "scale": len(samples.base.scale), "monthly": samples.base.monthly, "lead": samples.lead,
+    }  # fmt: skip
+    made = TaskHead(shape)
+    with torch.no_grad():
+        made.linear.weight.copy_(torch.from_numpy(head.weight))
+        made.linear.bias.copy_(torch.from_numpy(head.bias))
+        made.centre.copy_(torch.from_numpy(head.centre))
+        made.spread.copy_(torch.from_numpy(head.spread))
+        made.basis.copy_(probe.projection.basis) if count[1] else None
+        made.offset.copy_(probe.projection.offset) if count[1] else None
+        made.set_base(samples.base)
+    return TaskNetwork(copy.deepcopy(encoder).requires_grad_(True), made)
+
+
+def tune(
+    problem: Problem,
+    network: TaskNetwork,
+    config: FinetuneConfig,
+    seed: int,
+    label: str,
+    new: Collection[str] = (),
+) -> Finetuned:
+    """Train a network on the training labels, in place; validation chooses the step."""
+    samples, patch = problem.samples, network.encoder.config.patch
+
+    def loss(rows: np.ndarray) -> Tensor:
+        patches = problem.patches(rows, patch)
+        out = network(patches, problem.places(rows))
+        if samples.kind == "classification":
+            return nn.functional.cross_entropy(out, torch.from_numpy(samples.target[rows]))
+        if samples.kind == "field":
+            targets, area = problem.cut(patch)
+            wanted = torch.from_numpy(targets[rows])
+            weight = torch.isfinite(wanted) * torch.from_numpy(area).float()
+            return (weight * (out - torch.nan_to_num(wanted)) ** 2).sum() / weight.sum().clamp(min=1e-12)
+        return ((out - torch.from_numpy(samples.departures(rows)).float()) ** 2).mean()
+
+    def score() -> float:
+        rows = samples.parts["val"]
+        out = outputs(problem, network, rows)
+        if samples.kind == "classification":
+            return float(squared_error(softmax(out), one_hot(samples.target[rows], len(samples.classes))).mean())
+        if samples.kind == "field":
+            targets, area = problem.cut(patch)
+            weight = np.isfinite(targets[rows]) * area
+            return float((weight * (out - np.nan_to_num(targets[rows])) ** 2).sum() / weight.sum())
+        return float(((out - samples.departures(rows)) ** 2).mean())
+
+    return fine_tune(network, network.encoder, samples.parts["train"], loss, score, config, seed, label, new)
+
+
+def outputs(problem: Problem, network: TaskNetwork, rows: np.ndarray) -> np.ndarray:
+    """Return what a network in evaluation mode says of samples, standardised departures or logits."""
+    made = []
+    with torch.no_grad():
+        for part in np.array_split(rows, max(1, -(-len(rows) // BATCH))):
+            patches = problem.patches(part, network.encoder.config.patch)
+            made.append(network(patches, problem.places(part)).double().numpy())
+    return np.concatenate(made)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return the probabilities of logits along the last axis."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def in_units(problem: Problem, values: np.ndarray, rows: np.ndarray, patch: tuple[int, int, int]) -> np.ndarray:
+    """Return standardised departures of samples in the labels' units: numbers, or fields (sample, row, column)."""
+    samples = problem.samples
+    if samples.kind == "field":
+        like = problem.patches(rows[:1], patch)
+        values = cells_of(torch.from_numpy(values), like).double().numpy()
+    return samples.base.at(samples.times[rows]) + values * samples.base.scale

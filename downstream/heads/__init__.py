@@ -1,0 +1,1 @@
+"""What is fitted on frozen features: ridge, logistic, neighbours, attentive, MLP, patch heads."""

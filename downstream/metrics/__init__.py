@@ -1,0 +1,1 @@
+"""Scores as functions of sample weights, and the paired bootstrap."""

@@ -1,0 +1,1 @@
+"""Best tracks, and crops around storms."""

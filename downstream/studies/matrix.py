@@ -1,0 +1,323 @@
+"""The matrix: which pretext task helps which downstream task, layer by layer, at equal budget."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from ...ssl.common.errors import EarthSSLError, nearest
+from ...ssl.common.files import write_text
+from ...ssl.common.randomness import key
+from ...ssl.model.encoder import Encoder, EncoderConfig
+from ...ssl.store.store import Store
+from ...ssl.training.config import TrainingConfig
+from ...ssl.training.multitask import MultitaskConfig
+from ..evaluation.frozen_task import Evaluation, FrozenTask
+from ..evaluation.summary import DIFFERENCES, SCORES, Summary
+from ..metrics.paired_bootstrap import compare
+
+UNTRAINED = "untrained"
+ALL = "all"
+REFERENCES = "references"
+COLUMNS = ("task", "row", "seed", "layer", "unit", "error", "reference")
+CONVENTION = (
+    "Skill on the test block: 1 - squared error / squared error of the training climatology (Brier skill for classes), "
+    "of a linear head on the frozen features of one layer; settings of the head chosen on validation. Every encoder "
+    "has the same architecture, start, number of samples and schedule; they differ in the pretext task. A row is "
+    "the mean over its seeds. Differences from the untrained encoder of the same seeds, paired, bootstrap over test "
+    "years given these seeds; not corrected for the number of cells, of which about one in twenty is decided by chance."
+)
+
+
+@dataclass(frozen=True)
+class MatrixConfig:
+    """Which encoders to pretrain and what to probe.
+
+    Attributes:
+        store: Folder of a training store.
+        out: Folder of the matrix; what is finished there is not done again.
+        recipes: Pretext settings of each encoder (as `objectives` of pretrain), by a name of yours.
+        leave_one_out: Recipes of one task each, to be joined: adds an encoder trained on all of them, and one for
+            each of them left out.
+        tasks: Options of each downstream task, by its name.
+        encoder: Shape of every encoder.
+        training: Schedule of every pretraining.
+        multitask: How recipes of several tasks share the encoder.
+        seeds: Of the pretrainings and their untrained twins.
+        layers: Blocks to read, counted from 0; null for all.
+        draws: Bootstrap draws.
+        block: Units (test years) drawn together.
+        jobs: Encoders worked on at the same time, each in its own process with one thread.
+    """
+
+    store: str
+    out: str
+    recipes: dict[str, Any]
+    tasks: dict[str, Any]
+    leave_one_out: list[str] = field(default_factory=list)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    multitask: MultitaskConfig = field(default_factory=MultitaskConfig)
+    seeds: list[int] = field(default_factory=lambda: [0])
+    layers: list[int] | None = None
+    draws: int = 2000
+    block: int = 2
+    jobs: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.recipes or not self.tasks:
+            raise EarthSSLError("matrix: expected at least one recipe and one task, got none; name some")
+        empty = [name for name, own in self.recipes.items() if not isinstance(own, dict) or not own]
+        if empty:
+            raise EarthSSLError(f"matrix.recipes.{empty[0]}: expected pretext tasks with their settings, got none")
+        folders = {folder_name(name) for name in self.recipes}
+        if len(folders) < len(self.recipes) or self.layers == []:
+            raise EarthSSLError(
+                "matrix: expected recipes whose names differ in letters or digits, and some layers, got others; rename "
+                "a recipe, or leave layers out"
+            )
+        if self.training.patience:
+            raise EarthSSLError("matrix.training.patience: expected 0 (all encoders at one budget), got more")
+        taken = [name for name in self.recipes if name in (UNTRAINED, REFERENCES, ALL) or "/" in name or not name]
+        if taken:
+            raise EarthSSLError(f"matrix.recipes: expected names other than '{taken[0]}'; rename the recipe")
+        for name in self.leave_one_out:
+            if name not in self.recipes:
+                raise EarthSSLError(
+                    f"matrix.leave_one_out: '{name}' is no recipe.{nearest(name, list(self.recipes))} "
+                    f"There are: {', '.join(self.recipes)}"
+                )
+        if len(self.leave_one_out) in (1, 2) and len(set(self.leave_one_out)) < 2:
+            raise EarthSSLError("matrix.leave_one_out: expected at least two recipes to join, got one")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise EarthSSLError(f"matrix.seeds: expected different seeds, got {self.seeds}")
+        if self.draws < 1000 or self.jobs < 1 or self.block < 1:
+            raise EarthSSLError(
+                f"matrix: expected draws ≥ 1000, jobs ≥ 1, block ≥ 1, got {self.draws}, {self.jobs}, {self.block}"
+            )
+
+    def all_recipes(self) -> dict[str, dict[str, Any]]:
+        """Return the recipes, those of the leave-one-out table joined.
+
+        Raises:
+            EarthSSLError: If recipes to be joined share a pretext task.
+        """
+        made = dict(self.recipes)
+        if not self.leave_one_out:
+            return made
+        made[ALL] = self._joined(self.leave_one_out)
+        for name in self.leave_one_out:
+            rest = [other for other in self.leave_one_out if other != name]
+            made[f"{ALL} but {name}"] = self._joined(rest)
+        return made
+
+    def _joined(self, names: Sequence[str]) -> dict[str, Any]:
+        joined: dict[str, Any] = {}
+        for name in names:
+            for task, settings in self.recipes[name].items():
+                if task in joined:
+                    raise EarthSSLError(
+                        f"matrix.leave_one_out: recipes share the pretext task '{task}'; leave one of them out"
+                    )
+                joined[task] = settings
+        return joined
+
+
+def folder_name(recipe: str) -> str:
+    """Return the name of a recipe's folder."""
+    return "".join(c if c.isalnum() else "-" for c in recipe)
+
+
+def untrained(shape: EncoderConfig, store: Store, seed: int) -> Encoder:
+    """Return the encoder with which the pretraining of this seed begins."""
+    torch.manual_seed(key(seed, "init") & (2**63 - 1))
+    return shape.build(store.variables).eval().requires_grad_(False)
+
+
+def layers_of(config: MatrixConfig, encoder: Encoder) -> list[int]:
+    """Return the blocks to read.
+
+    Raises:
+        EarthSSLError: If one is not there.
+    """
+    if config.layers is None:
+        return list(range(encoder.depth))
+    bad = [layer for layer in config.layers if not 0 <= layer < encoder.depth]
+    if bad:
+        raise EarthSSLError(f"matrix.layers: expected 0 to {encoder.depth - 1}, got {bad[0]}")
+    return sorted(set(config.layers))
+
+
+def cell_file(folder: Path, row: str, seed: int | None, task: str) -> Path:
+    """Return the file of one row's results at one task; the name is readable, and unlike any other's."""
+    label = f"{row}|{seed}|{task}"
+    readable = "".join(c if c.isalnum() else "-" for c in f"{row} {task} {'' if seed is None else seed}")
+    return folder / f"{readable}-{hashlib.sha256(label.encode()).hexdigest()[:8]}.csv"
+
+
+def evaluate_once(
+    folder: Path,
+    row: str,
+    seed: int,
+    task: str,
+    make: Callable[[], FrozenTask],
+    encoder: Encoder,
+    layers: Sequence[int],
+) -> None:
+    """Evaluate an encoder on a task and keep the result, unless it is there already."""
+    file = cell_file(folder, row, seed, task)
+    if file.is_file():
+        return
+    found = make().evaluate(encoder, layers)
+    parts = [_rows(task, row, seed, layer, one) for layer, one in found.items()]
+    write_text(file, pd.concat(parts).to_csv(index=False))
+
+
+def references_once(folder: Path, task: str, make: Callable[[], FrozenTask]) -> None:
+    """Evaluate what the encoders must beat on a task and keep the result, unless it is there already."""
+    file = cell_file(folder, REFERENCES, None, task)
+    if not file.is_file():
+        parts = [_rows(task, name, "", "", one) for name, one in make().references().items()]
+        write_text(file, pd.concat(parts).to_csv(index=False))
+
+
+def _rows(task: str, row: str, seed: Any, layer: Any, one: Evaluation) -> pd.DataFrame:
+    e = one.by_unit()
+    made = pd.DataFrame({"unit": e.units, "error": e.error, "reference": e.reference})
+    return made.assign(task=task, row=row, seed=seed, layer=layer)[list(COLUMNS)]
+
+
+def matrix_summary(folder: Path, config: MatrixConfig, title: str, record: Mapping[str, Any]) -> Summary:
+    """Return the table of all finished cells in `folder`.
+
+    Raises:
+        EarthSSLError: If rows of a task were scored on different units.
+    """
+    files = sorted(folder.glob("*.csv"))
+    table = pd.concat([pd.read_csv(f, dtype={"seed": str, "layer": str}, keep_default_na=False) for f in files])
+    names = [UNTRAINED, *config.all_recipes()]
+    scores, differences = [], []
+    for task in config.tasks:
+        for found, paired in _task_tables(table[table["task"] == task], task, names, config):
+            scores.append(found)
+            differences.append(paired)
+    score_table, difference_table = pd.concat(scores), pd.concat(differences)
+    heat = _heat(score_table, difference_table)
+    return Summary(
+        task="matrix",
+        title=title,
+        convention=CONVENTION,
+        scores=score_table[list(SCORES)],
+        differences=difference_table[list(DIFFERENCES)],
+        record=record,
+        figures={"pretext_task_by_downstream_task_and_layer": _heat_map(heat, names)},
+        tables={"matrix": heat},
+        notes=_in_words(difference_table, names),
+    )
+
+
+def _task_tables(
+    table: pd.DataFrame, task: str, names: Sequence[str], config: MatrixConfig
+) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+    """Return scores and differences from the untrained encoder of a task, for each layer."""
+    tables = []
+    fixed = {str(row): part.sort_values("unit") for row, part in table[table["layer"] == ""].groupby("row", sort=False)}
+    layers = sorted({layer for layer in table["layer"] if layer != ""}, key=int)
+    for layer in layers:
+        own = table[table["layer"] == layer]
+        parts = {name: own[own["row"] == name] for name in names}
+        rows: dict[str, list[pd.DataFrame]] = {
+            name: [one.sort_values("unit") for _, one in part.groupby("seed")]
+            for name, part in parts.items()
+            if len(part)
+        }
+        rows |= {name: [one] for name, one in fixed.items()}
+        units = next(iter(rows.values()))[0]["unit"].to_numpy()
+        errors, powers = {}, {}
+        for name, seeds in rows.items():
+            if any(not np.array_equal(one["unit"].to_numpy(), units) for one in seeds):
+                raise EarthSSLError(
+                    f"matrix: expected '{name}' at {task} on the units {units.tolist()}, got others; remove its cells"
+                )
+            errors[name] = np.stack([one["error"].to_numpy(float) for one in seeds])
+            powers[name] = np.stack([one["reference"].to_numpy(float) for one in seeds])
+
+        def skills(
+            weights: np.ndarray, errors: dict[str, np.ndarray] = errors, powers: dict[str, np.ndarray] = powers
+        ) -> np.ndarray:
+            return np.array([np.mean(1 - errors[n] @ weights / (powers[n] @ weights)) for n in errors])
+
+        block = config.block if len(units) >= 2 * config.block else 1
+        against = [UNTRAINED] if UNTRAINED in rows else []
+        found, paired = compare(
+            skills, np.arange(len(units)), list(rows), against, draws=config.draws, block=block, seed=0
+        )
+        named = {"target": task, "metric": f"layer {layer}"}
+        tables.append((found.assign(seed="", **named), paired.assign(**named)))
+    return tables
+
+
+def _heat(scores: pd.DataFrame, differences: pd.DataFrame) -> pd.DataFrame:
+    """Return one line a cell: row, task, layer, skill with interval, difference from untrained with verdict."""
+    d = differences[["row", "target", "metric", "value", "low", "high", "verdict"]].rename(
+        columns={"value": "difference", "low": "difference_low", "high": "difference_high"}
+    )
+    made = scores.merge(d, on=["row", "target", "metric"], how="left")
+    return made.rename(columns={"target": "task", "metric": "layer", "value": "skill"}).drop(columns="seed")
+
+
+def _heat_map(heat: pd.DataFrame, names: Sequence[str]) -> Figure:
+    """Return the difference from the untrained encoder as colours, grey where it is undecided."""
+    columns = list(dict.fromkeys(zip(heat["task"], heat["layer"], strict=True)))
+    rows = [*names, *[name for name in dict.fromkeys(heat["row"]) if name not in names]]
+    cells = {(r.row, r.task, r.layer): r for r in heat.itertuples()}
+    colour = np.full((len(rows), len(columns)), np.nan)
+    drawn = Figure(figsize=(1.8 + 0.72 * len(columns), 1.6 + 0.34 * len(rows)))
+    axes = drawn.subplots()
+    for j, (task, layer) in enumerate(columns):
+        for i, row in enumerate(rows):
+            one = cells.get((row, task, layer))
+            if one is None:
+                continue
+            decided = one.verdict in ("better", "worse")
+            if decided:
+                colour[i, j] = one.difference
+            plain = not decided
+            axes.text(
+                j, i, f"{one.skill:.2f}", ha="center", va="center", fontsize=8, color="0.45" if plain else "black"
+            )
+    limit = np.nanmax(np.abs(colour)) if np.isfinite(colour).any() else 1.0
+    axes.set_facecolor("0.92")
+    shown = axes.imshow(np.ma.masked_invalid(colour), cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
+    axes.set_xticks(range(len(columns)), [f"{task}\n{layer}" for task, layer in columns], rotation=90, fontsize=8)
+    axes.set_yticks(range(len(rows)), rows, fontsize=8)
+    axes.axhline(len(names) - 0.5, color="black", lw=0.8)
+    drawn.colorbar(shown, ax=axes, label="skill − untrained (grey: undecided)")
+    axes.set_title("skill (numbers) and its difference from the untrained encoder (colours)", fontsize=9, loc="left")
+    return drawn
+
+
+def _in_words(differences: pd.DataFrame, names: Sequence[str]) -> list[str]:
+    """Return for each task which recipes are better or worse than the untrained encoder, and where."""
+    said = []
+    d = differences[differences["row"].isin(list(names))]
+    for task in dict.fromkeys(d["target"]):
+        own = d[d["target"] == task]
+        parts = []
+        for verdict in ("better", "worse"):
+            found = own[own["verdict"] == verdict]
+            rows = [
+                f"{row} ({len(part)} of {own[own['row'] == row].shape[0]} layers)"
+                for row, part in found.groupby("row", sort=False)
+            ]
+            parts.append(f"{verdict} than untrained: {', '.join(rows) if rows else 'none'}")
+        said.append(f"{task}: " + "; ".join(parts))
+    return said

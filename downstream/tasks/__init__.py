@@ -1,0 +1,1 @@
+"""The downstream tasks: one folder each, and the registry of their names."""

@@ -1,0 +1,334 @@
+"""EnsoTask: Niño 3.4 from monthly SST, its 3-month targets, and which sample belongs to which block.
+
+Definitions (Ham, Kim & Luo 2019, doi 10.1038/s41586-019-1559-7):
+
+* index: area mean of the SST anomaly over the cells with centres in 5S-5N, 190-240E;
+* anomaly: departure from the calendar-month means of the *fit period*, train start … validation end;
+* target(i, L): mean of the index over the months i + L - 1, i + L, i + L + 1;
+* lead L: central month of the target minus last input month i; the inputs are the months i - window + 1 … i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ....ssl.common.errors import EarthSSLError, nearest
+from ....ssl.fields.grid import LatLonGrid
+from ....ssl.fields.splits import Splits
+from ...features.anomalies import monthly_anomaly
+from ...metrics.seasonal import Row, all_season_skill, fold, root_mean_square_error
+
+NINO34 = (-5.0, 5.0, 190.0, 240.0)  # south, north, west, east
+
+BLOCKS = ("train", "val", "fit", "test")
+
+CRITERIA = ("r", "rmse")
+
+
+def area_mean(fields: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return the weighted mean over the last two axes, skipping NaN; NaN where every weighted cell is NaN."""
+    valid = np.isfinite(fields)
+    total = (valid * weight).sum(axis=(-2, -1))
+    mean = (np.where(valid, fields, 0.0) * weight).sum(axis=(-2, -1))
+    return np.where(total > 0, mean / np.where(total > 0, total, 1.0), np.nan)
+
+
+def nino34_weight(grid: LatLonGrid) -> np.ndarray:
+    """Return cell areas inside the Niño 3.4 box, 0 outside, shape (rows, columns).
+
+    Raises:
+        EarthSSLError: If the grid reaches over less than 85 % of the box's width or height, or has no cell in it.
+    """
+    south, north, west, east = NINO34
+    inside = grid.box(south, north, west, east)
+    bottom, top, left, right = grid.lat_bounds[-1], grid.lat_bounds[0], grid.lon_bounds[0], grid.lon_bounds[-1]
+    height = (min(top, north) - max(bottom, south)) / (north - south)
+    width = (min(right, east) - max(left, west)) / (east - west)
+    if min(height, width) < 0.85:
+        raise EarthSSLError(
+            f"expected a grid over the whole Niño 3.4 box (5S-5N, 190-240E), got "
+            f"{bottom:g}…{top:g}°N, {left:g}…{right:g}°E ({grid}); choose data that cover the box"
+        )
+    return np.where(inside, grid.area, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class EnsoTask:
+    """The labels of the ENSO probe and the rule that says which block a sample belongs to.
+
+    A sample is an initial month i (its last input month). Blocks:
+
+    * `train`: inputs, and the last month of the longest lead's target, inside the train block. All leads
+      share these samples, so that one decomposition serves them all.
+    * `val`: target months inside the validation block; inputs may lie in the gap before it, never in train.
+    * `fit`: like `train` for train start … validation end (the refit after selection); not later than
+      `last_fit_init`.
+    * `test`: central target month inside the test block; inputs after the fit period's end.
+
+    Anomalies are taken from the fit period while validation selects, too: this shifts a calendar month's
+    features and targets alike, and the heads' intercepts take it out.
+
+    Attributes:
+        time: Months of the record, datetime64[M], consecutive, shape (time,).
+        grid: Grid of the anomalies.
+        anomaly: SST anomaly, K, shape (time, rows, columns); NaN on land.
+        index: Niño 3.4, K, shape (time,).
+        blocks: First and last month of "train", "val", "fit" and "test", datetime64[M], both included.
+        leads: Months from the last input month to the central target month, ascending.
+        window: Number of input months.
+        last_fit_init: Last initial month of the `fit` samples.
+    """
+
+    time: np.ndarray
+    grid: LatLonGrid
+    anomaly: np.ndarray
+    index: np.ndarray
+    blocks: Mapping[str, tuple[np.datetime64, np.datetime64]]
+    leads: tuple[int, ...]
+    window: int
+    last_fit_init: np.datetime64
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: xr.Dataset,
+        splits: Splits,
+        leads: Sequence[int] = tuple(range(1, 19)),
+        window: int = 3,
+        *,
+        variable: str | None = None,
+        last_fit_init: str | None = None,
+    ) -> EnsoTask:
+        """Return the task of a canonical monthly dataset.
+
+        Args:
+            dataset: Dims (time, lat, lon), latitude north to south, longitude ascending in [0, 360).
+            splits: Blocks of time, train before val before test; window + longest lead + 1 months between them.
+            leads: Leads to forecast, months.
+            window: Input months that a feature may see.
+            variable: SST or its anomaly; by default `ssta`, else `sst`. Anomalies are taken from the fit
+                period either way, so the base period of `ssta` does not matter.
+            last_fit_init: End the refit's samples at this month ("YYYY-MM"), earlier than need be.
+
+        Raises:
+            EarthSSLError: If the variable is missing, the record is not monthly or misses the Niño 3.4 box,
+                the embargo is too short, or a block holds no sample.
+        """
+        leads = _checked_leads(leads, window)
+        check_embargo(splits, window, leads[-1])
+        blocks = _blocks(splits)
+        field = _field(dataset, variable)
+        time = _months(field)
+        grid = LatLonGrid(field["lat"].values, field["lon"].values)
+        weight = nino34_weight(grid)
+        fit = (time >= blocks["fit"][0]) & (time <= blocks["fit"][1])
+        anomaly = monthly_anomaly(field.values, time.astype(int) % 12, fit)
+        index, last = area_mean(anomaly, weight), _last_fit_init(blocks, leads[-1], last_fit_init)
+        task = cls(time, grid, anomaly, index, blocks, leads, window, last)
+        task._check_samples()
+        return task
+
+    @property
+    def month(self) -> np.ndarray:
+        """Calendar month of each time, 0 = January, shape (time,)."""
+        return self.time.astype(int) % 12
+
+    @cached_property
+    def target(self) -> np.ndarray:
+        """3-month mean Niño 3.4 for each (lead, initial month), K, shape (lead, time); NaN past the end."""
+        n = len(self.time)
+        centred = np.full(n + self.leads[-1], np.nan)
+        centred[1 : n - 1] = (self.index[:-2] + self.index[1:-1] + self.index[2:]) / 3
+        return np.stack([centred[lead : lead + n] for lead in self.leads])
+
+    def within(self, block: str) -> np.ndarray:
+        """Return which months of the record lie in a block ("train", "val", "fit", "test"), shape (time,)."""
+        start, end = self.blocks[_known(block, BLOCKS)]
+        return (self.time >= start) & (self.time <= end)
+
+    def samples(self, block: str) -> np.ndarray:
+        """Return which (lead, initial month) are samples of a block, bool, shape (lead, time).
+
+        A month without any SST in the box (a gap of all cells) is in no sample, neither as input nor as target.
+        All leads have the same initial months in "train" and "fit".
+        """
+        start, end = self.blocks[_known(block, BLOCKS)]
+        lead = np.array(self.leads)[:, None]
+        first_input = self.time - (self.window - 1)
+        held = np.isfinite(self.index).astype(int)
+        whole_input = np.convolve(held, np.ones(self.window, dtype=int))[: len(held)] == self.window
+        recorded = np.isfinite(self.target) & (first_input >= self.time[0]) & whole_input
+        if block in ("train", "fit"):
+            whole = (first_input >= start) & (self.time + (self.leads[-1] + 1) <= end)
+            if block == "fit":
+                whole &= self.time <= self.last_fit_init
+            return np.broadcast_to(whole & recorded.all(axis=0), recorded.shape)
+        centre = self.time[None, :] + lead
+        if block == "val":
+            unseen = first_input > self.blocks["train"][1]
+            return recorded & unseen & (centre - 1 >= start) & (centre + 1 <= end)
+        return recorded & (first_input > self.blocks["fit"][1]) & (centre >= start) & (centre <= end)
+
+    def inits(self, block: str) -> np.ndarray:
+        """Return which months start a sample of a block at any lead, bool, shape (time,)."""
+        return np.asarray(self.samples(block).any(axis=0))
+
+    def observed(self) -> xr.DataArray:
+        """Return the targets of the test samples, K, dims (lead, init_time), NaN at the others."""
+        return self._array(self.target)
+
+    def row(self, name: str, forecast: np.ndarray, settings: Mapping[str, Any], seed: int | None = None) -> Row:
+        """Return a Row of the test samples from forecasts for all times, shape (lead, time), K."""
+        return Row(name, seed, self._array(forecast), settings)
+
+    def _array(self, values: np.ndarray) -> xr.DataArray:
+        test = self.samples("test")
+        used = test.any(axis=0)
+        return xr.DataArray(
+            np.where(test, values, np.nan)[:, used],
+            dims=("lead", "init_time"),
+            coords={"lead": list(self.leads), "init_time": self.time[used].astype("datetime64[ns]")},
+            attrs={"units": "K", "long_name": "3-month mean Niño 3.4 anomaly"},
+        )
+
+    def validation_score(self, forecast: np.ndarray, criterion: str = "rmse") -> np.ndarray:
+        """Return how good forecasts are on the validation samples; larger is better.
+
+        Args:
+            forecast: K, shape (…, lead, time).
+            criterion: "r": all-season skill; "rmse": minus the root mean square error, K (the steadier
+                one: with few validation years an r per calendar month is mostly noise, and r is blind to
+                forecasts of the wrong size).
+
+        Returns:
+            Scores, shape (…, lead).
+        """
+        _known(criterion, CRITERIA)
+        val = self.samples("val")
+        used = val.any(axis=0)
+        mask = val[:, used]
+        _, f = fold(np.where(mask, forecast[..., used], np.nan), self.time[used], self.leads)
+        _, o = fold(np.where(mask, self.target[:, used], np.nan), self.time[used], self.leads)
+        if criterion == "rmse":
+            return -root_mean_square_error(f, o)
+        skill = all_season_skill(f, o)
+        if np.isnan(skill).any():
+            raise EarthSSLError(
+                "expected at least 3 validation years of some calendar month for the criterion r, got fewer; "
+                "lengthen the validation block or select by rmse"
+            )
+        return skill
+
+    def _check_samples(self) -> None:
+        for block in BLOCKS:
+            empty = [lead for lead, used in zip(self.leads, self.samples(block), strict=True) if not used.any()]
+            if empty:
+                start, end = self.blocks[block]
+                raise EarthSSLError(
+                    f"expected labels in the {block} block {start}…{end}, got none at lead {empty[0]} in a "
+                    f"record of {self.time[0]}…{self.time[-1]}; move the block, lengthen it, or drop the lead"
+                )
+
+
+def _known(name: str, valid: Sequence[str]) -> str:
+    if name not in valid:
+        raise EarthSSLError(f"expected one of {', '.join(valid)}, got '{name}'.{nearest(name, valid)}")
+    return name
+
+
+def _checked_leads(leads: Sequence[int], window: int) -> tuple[int, ...]:
+    ordered = tuple(sorted({int(lead) for lead in leads}))
+    if not ordered or ordered[0] < 1 or window < 1:
+        raise EarthSSLError(
+            f"expected leads and a window of at least 1 month, got leads {list(leads)}, window {window}"
+        )
+    return ordered
+
+
+def _blocks(splits: Splits) -> dict[str, tuple[np.datetime64, np.datetime64]]:
+    pairs = {name: getattr(splits, name) for name in ("train", "val", "test")}
+    blocks = {k: (np.datetime64(a, "M"), np.datetime64(b, "M")) for k, (a, b) in pairs.items()}
+    blocks["fit"] = (blocks["train"][0], blocks["val"][1])
+    for name, (start, end) in blocks.items():
+        if end < start:
+            raise EarthSSLError(
+                f"expected the {name} block to end after its start, got {start}…{end}; put train before val before test"
+            )
+    return blocks
+
+
+def check_embargo(splits: Splits, window: int, longest: int) -> None:
+    """Raise an EarthSSLError unless the blocks lie window + longest lead + 1 months apart."""
+    blocks, need = _blocks(splits), window + longest + 1
+    for before, after in (("train", "val"), ("val", "test")):
+        gap = int((blocks[after][0] - blocks[before][1]).astype(int)) - 1
+        if gap < need:
+            raise EarthSSLError(
+                f"expected at least {need} months (window {window} + longest lead {longest} + 1) between the "
+                f"{before} block's end {blocks[before][1]} and the {after} block's start {blocks[after][0]}, "
+                f"got {gap}; move a block, or shorten the window or the longest lead"
+            )
+
+
+def sst_variable(names: Sequence[str], where: object) -> str:
+    """Return the name of the SST variable among a store's, its anomaly first.
+
+    Raises:
+        EarthSSLError: If there is none, saying what `where` holds.
+    """
+    for name in ("ssta", "sst"):
+        if name in names:
+            return name
+    raise EarthSSLError(f"expected the variable sst or ssta (for Niño 3.4), {where} holds {', '.join(names)}")
+
+
+def _last_fit_init(
+    blocks: Mapping[str, tuple[np.datetime64, np.datetime64]], longest: int, asked: str | None
+) -> np.datetime64:
+    latest = blocks["fit"][1] - (longest + 1)
+    if asked is None:
+        return latest
+    if np.datetime64(asked, "M") > latest:
+        raise EarthSSLError(
+            f"expected the last fit sample to start by {latest}, so that its target at lead {longest} ends in "
+            f"the fit period (…{blocks['fit'][1]}), got {asked}; choose an earlier month"
+        )
+    return np.datetime64(asked, "M")
+
+
+def _field(dataset: xr.Dataset, variable: str | None) -> xr.DataArray:
+    wanted = [variable] if variable else ["ssta", "sst"]
+    held = [str(name) for name in dataset.data_vars]
+    found = [name for name in wanted if name in held]
+    if not found:
+        raise EarthSSLError(
+            f"expected the variable {' or '.join(wanted)} in the dataset, got {', '.join(held) or 'none'}; "
+            f"ENSO needs sea surface temperature.{nearest(wanted[0], held)}"
+        )
+    field = dataset[found[0]]
+    if field.dims != ("time", "lat", "lon"):
+        raise EarthSSLError(f"expected dims (time, lat, lon) of '{found[0]}', got {field.dims}; transpose it")
+    return field
+
+
+def _months(field: xr.DataArray) -> np.ndarray:
+    time = field["time"].values
+    if not np.issubdtype(time.dtype, np.datetime64) or len(time) < 3:
+        raise EarthSSLError(
+            f"expected a record of at least 3 datetime64 months, got {len(time)} times of type {time.dtype}"
+        )
+    months = time.astype("datetime64[M]")
+    wrong = np.flatnonzero(np.diff(months).astype(int) != 1)
+    if len(wrong):
+        first, second = time[wrong[0] : wrong[0] + 2].astype("datetime64[D]")
+        raise EarthSSLError(
+            f"expected one field a month without gaps, got {first} followed by {second}; take monthly means "
+            "first: dataset.resample(time='MS').mean()"
+        )
+    return months

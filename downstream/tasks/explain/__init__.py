@@ -1,0 +1,1 @@
+"""Attribution maps of an index, and what they are held against."""

@@ -1,0 +1,1 @@
+"""Forecasts of whole fields at leads of days."""

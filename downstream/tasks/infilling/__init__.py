@@ -1,0 +1,1 @@
+"""Missing observations filled in."""

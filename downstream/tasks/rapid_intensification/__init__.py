@@ -1,0 +1,1 @@
+"""Which storms intensify rapidly."""

@@ -1,0 +1,1 @@
+"""Seasonal states of ENSO as classes."""

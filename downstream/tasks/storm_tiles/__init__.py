@@ -1,0 +1,1 @@
+"""Which tiles of a map hold a storm."""

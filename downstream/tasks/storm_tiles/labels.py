@@ -1,0 +1,263 @@
+"""TileLabels: in which tiles the centres of storms lie, which times are samples, and what their place gives away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import torch
+
+from ....ssl.common.errors import EarthSSLError, nearest
+from ....ssl.fields.batch import from_fields
+from ....ssl.fields.grid import LatLonGrid
+from ....ssl.fields.splits import PARTS, window_starts
+from ....ssl.model.encoder import EncoderConfig
+from ....ssl.model.tokens import Patches, padded, patchify
+from ....ssl.store.store import Store
+from ...heads.base import Samples
+from ...metrics.classes import one_hot
+from ...metrics.events import frequencies
+
+COLUMNS = ("storm", "time", "lat", "lon")
+LONGEST_STEP = np.timedelta64(1, "D")
+BAND = "climatology of latitude band and season"
+
+
+def storm_labels(tracks: pd.DataFrame, times: np.ndarray, grid: LatLonGrid, patch: tuple[int, int]) -> np.ndarray:
+    """Return whether a storm's centre lies in each tile at each time, bool (time, tile).
+
+    Tiles are counted as `Patches.cell` counts them: row × columns + column of the padded grid. A centre belongs to
+    the cell whose bounds hold it (the northern and western ones are its own); outside the grid it is left out.
+
+    Args:
+        tracks: Columns storm, time (UTC), lat (degrees north), lon (degrees east, any turn).
+        times: Last step of each window, datetime64, (time,).
+        grid: Cells.
+        patch: Rows and columns of a tile.
+
+    Raises:
+        EarthSSLError: If a column or a position is missing, or no record of the tracks is at one of the times.
+    """
+    for name in COLUMNS:
+        if name not in tracks:
+            raise EarthSSLError(
+                f"tracks: expected the columns {', '.join(COLUMNS)}, got {', '.join(map(str, tracks.columns))}; "
+                f"'{name}' is missing.{nearest(name, map(str, tracks.columns))}"
+            )
+    lat, lon = (tracks[name].to_numpy(dtype=float) for name in ("lat", "lon"))
+    if not (np.isfinite(lat).all() and np.isfinite(lon).all() and (np.abs(lat) <= 90).all()):
+        raise EarthSSLError("tracks: expected finite positions with latitudes within ±90°, got others; drop those rows")
+    wanted = pd.Index(np.asarray(times).astype("datetime64[ns]"))
+    at = wanted.get_indexer(pd.Index(tracks["time"].to_numpy().astype("datetime64[ns]")))
+    if len(tracks) and (at < 0).all():
+        first, last = tracks["time"].min(), tracks["time"].max()
+        raise EarthSSLError(
+            f"tracks: expected records at some of the times {wanted[0]} … {wanted[-1]}, got {first} … {last} and none "
+            "that coincides; choose tracks of this period and step"
+        )
+    row, column = _cell(grid, lat, lon)
+    inside = (at >= 0) & (row >= 0) & (column >= 0)
+    rows, columns = padded(grid.shape[0], patch[0]) // patch[0], padded(grid.shape[1], patch[1]) // patch[1]
+    labels = np.zeros((len(wanted), rows * columns), dtype=bool)
+    labels[at[inside], row[inside] // patch[0] * columns + column[inside] // patch[1]] = True
+    return labels
+
+
+def _cell(grid: LatLonGrid, lat: np.ndarray, lon: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the row and column of each position, -1 where the grid does not reach."""
+    rows, edges = grid.shape[0], grid.lat_bounds[::-1]
+    row = rows - np.searchsorted(edges, lat, side="left")
+    row = np.where(lat == edges[0], rows - 1, np.where((row >= 0) & (row < rows), row, -1))
+    # Degrees east of the western edge, so that the search never meets the date line.
+    east = (lon - grid.lon_bounds[0]) % 360
+    column = np.searchsorted(grid.lon_bounds - grid.lon_bounds[0], east, side="right") - 1
+    return row, np.where(column < grid.shape[1], column, -1)
+
+
+def last_tiles(patches: Patches) -> np.ndarray:
+    """Return the tile number (`storm_labels`' columns) of each token of the last step, in their order."""
+    last = patches.step == patches.shape[0] - 1
+    return np.asarray(patches.cell[last])
+
+
+def store_tiles(store: Store, shape: EncoderConfig) -> np.ndarray:
+    """Return the tile number of each token that an encoder makes of the last step of a store's windows."""
+    fields = torch.zeros(1, shape.window, len(store.variables), *store.grid.shape)
+    nothing = torch.zeros(1, dtype=torch.int64)
+    known = torch.from_numpy(store.statistics.known)
+    times = torch.zeros(1, shape.window, dtype=torch.int64)
+    return last_tiles(patchify(from_fields(fields, times, nothing, known, store.variables, store.grid), shape.patch))
+
+
+@dataclass(frozen=True, eq=False)
+class TileLabels:
+    """Whether a storm's centre lies in each tile at the last step of some windows, and the block of each.
+
+    Attributes:
+        steps: Index in the store of the last step of each sample time, ascending, (n,).
+        times: Those steps' times, datetime64[s], (n,).
+        part: Block of each, "train", "val" or "test", (n,).
+        storms: bool, (n, place); places are the tiles that have a token, in the tokens' order.
+        row: Which row of tiles each place lies in, (place,).
+        unknown: Windows left out because the tracks do not reach over their times.
+        unseen: Storm records at sample times in tiles without a token.
+    """
+
+    steps: np.ndarray
+    times: np.ndarray
+    part: np.ndarray
+    storms: np.ndarray
+    row: np.ndarray
+    unknown: int = 0
+    unseen: int = 0
+
+    @classmethod
+    def from_store(
+        cls, store: Store, tracks: pd.DataFrame, shape: EncoderConfig, spacing_hours: int, least_wind_kt: float
+    ) -> TileLabels:
+        """Return the labels of a store's windows.
+
+        Args:
+            store: With steps of a day at most.
+            tracks: See `best_tracks.COLUMNS`.
+            shape: Window and patch of the encoders.
+            spacing_hours: A time is a sample where its hours since 1970 are a multiple of this.
+            least_wind_kt: Records with less wind (or none known) are no storm.
+
+        Raises:
+            EarthSSLError: If the store has no such times, storms lie in two blocks, or a block has one class only.
+        """
+        times = store.times.astype("datetime64[ns]")
+        step = np.median(np.diff(times)) if len(times) > 1 else LONGEST_STEP
+        if step > LONGEST_STEP:
+            raise EarthSSLError(
+                f"storm_tiles: expected a store with steps of 24 h at most, got {step / LONGEST_STEP:.0f} days in "
+                f"{store.path}: no storm is seen in such means; prepare a 6-hourly one"
+            )
+        tracks = tracks[tracks["wind_kt"] >= least_wind_kt]
+        if not len(tracks):
+            raise EarthSSLError(
+                f"storm_tiles: expected storms of {least_wind_kt:g} kt or more in the tracks, got none; lower "
+                "least_wind_kt"
+            )
+        steps, part = _samples(store, shape.window, spacing_hours)
+        first, last = tracks["time"].min().to_datetime64(), tracks["time"].max().to_datetime64()
+        known = (times[steps] >= first) & (times[steps] <= last)
+        everywhere = storm_labels(tracks, times[steps], store.grid, shape.patch[1:])
+        tiles = store_tiles(store, shape)
+        columns = padded(store.grid.shape[1], shape.patch[2]) // shape.patch[2]
+        labels = cls(
+            steps[known], store.times[steps][known], part[known], everywhere[known][:, tiles], tiles // columns,
+            int((~known).sum()), int(everywhere[known].sum() - everywhere[known][:, tiles].sum()),
+        )  # fmt: skip
+        _check_whole(tracks, store)
+        labels.check(least_wind_kt)
+        return labels
+
+    def check(self, least_wind_kt: float) -> None:
+        """Raise an EarthSSLError unless every block has tiles with and without a storm."""
+        for name in PARTS:
+            storms = self.storms[self.part == name]
+            if not storms.any() or storms.all():
+                raise EarthSSLError(
+                    f"storm_tiles: expected tiles with and without storms of {least_wind_kt:g} kt or more in the "
+                    f"{name} block, got {int(storms.sum())} of {storms.size} with one; lengthen the block, lower "
+                    "least_wind_kt, or choose tracks and tiles that suit"
+                )
+
+    @cached_property
+    def season(self) -> np.ndarray:
+        """Season of each time, 0 = December to February, (n,)."""
+        return (self.times.astype("datetime64[M]").astype(int) % 12 + 1) % 12 // 3
+
+    @cached_property
+    def month(self) -> np.ndarray:
+        """Calendar month of each time, 0 = January, (n,)."""
+        return self.times.astype("datetime64[M]").astype(int) % 12
+
+    def inside(self, *parts: str) -> np.ndarray:
+        """Return which times lie in some blocks, (n,)."""
+        return np.isin(self.part, parts)
+
+    def climatologies(self, fitted: np.ndarray) -> dict[str, np.ndarray]:
+        """Return chances at all times from the frequencies at the fitted ones, each (n, place).
+
+        base rate: one number. band and season: by row of tiles and season. tile and month: by tile and calendar
+        month. One sample at the base rate is added to each frequency: what never happened is unlikely, not impossible.
+        """
+        n, places = self.storms.shape
+        band = self.season[:, None] * (self.row.max() + 1) + self.row[None, :]
+        own = self.month[:, None] * places + np.arange(places)[None, :]
+        groups = {"base rate": np.zeros((n, places), int), BAND: band, "climatology of tile and month": own}
+        return {name: _smoothed(self.storms, group, fitted) for name, group in groups.items()}
+
+    def samples(self, features: np.ndarray, *parts: str) -> Samples:
+        """Return the tiles of some blocks as samples, time by time.
+
+        Args:
+            features: Shape (n, place, feature).
+            parts: Names of blocks.
+        """
+        chosen = self.inside(*parts)
+        return Samples(
+            np.asarray(features[chosen], np.float32).reshape(-1, features.shape[-1]),
+            one_hot(self.storms[chosen].ravel().astype(int), 2),
+            np.repeat(self.steps[chosen], self.storms.shape[1]),
+        )
+
+    def counts(self) -> Mapping[str, Mapping[str, int]]:
+        """Return how many times, tiles and tiles with a storm each block has."""
+        return {
+            name: {
+                "times": int((self.part == name).sum()),
+                "samples": int(self.storms[self.part == name].size),
+                "with a storm": int(self.storms[self.part == name].sum()),
+            }
+            for name in PARTS
+        }
+
+
+def _samples(store: Store, window: int, spacing_hours: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the last steps of the windows that are samples, ascending, and the block of each."""
+    times = store.times.astype("datetime64[ns]")
+    hours = times.astype("datetime64[h]").astype(int)
+    steps, parts = [], []
+    for name in PARTS:
+        ends = window_starts(times, store.splits, name, window) + window - 1
+        ends = ends[hours[ends] % spacing_hours == 0]
+        if not len(ends):
+            raise EarthSSLError(
+                f"storm_tiles: expected times of the {name} block at multiples of {spacing_hours} h, got none among "
+                f"{store.times[0]} … {store.times[-1]}; choose another spacing_hours"
+            )
+        steps.append(ends)
+        parts.append(np.full(len(ends), name))
+    every, part = np.concatenate(steps), np.concatenate(parts)
+    order = np.argsort(every, kind="stable")
+    return every[order], part[order]
+
+
+def _check_whole(tracks: pd.DataFrame, store: Store) -> None:
+    """Raise an EarthSSLError if a storm has records in two blocks: its twin would be known from training."""
+    when = tracks["time"].to_numpy().astype("datetime64[ns]")
+    inside = {name: set(tracks["storm"][store.splits.inside(when, name)]) for name in PARTS}
+    for one, other in (("train", "val"), ("val", "test"), ("train", "test")):
+        both = inside[one] & inside[other]
+        if both:
+            raise EarthSSLError(
+                f"storm_tiles: expected every storm in one block, got {len(both)} in both {one} and {other} (such as "
+                f"{min(both)}); put the blocks as far apart as the longest storm lives (three weeks)"
+            )
+
+
+def _smoothed(storms: np.ndarray, group: np.ndarray, fitted: np.ndarray) -> np.ndarray:
+    """Return the frequency of storms in each one's group among the fitted times, with one sample at the base rate."""
+    events, groups = storms[fitted].ravel().astype(float), group[fitted].ravel()
+    count = int(group.max()) + 1
+    rate = float(np.clip(events.mean(), 1e-6, 1 - 1e-6))
+    sums = np.bincount(groups, minlength=count)
+    found = np.nan_to_num(frequencies(events, groups, count)) * sums
+    return ((found + rate) / (sums + 1))[group]

@@ -1,0 +1,1 @@
+"""Networks trained on labels: fine-tuning, LoRA, from scratch."""

@@ -1,0 +1,323 @@
+"""Fine-tuning: train an encoder, its last blocks, additions of low rank to it, or only the head on it, on labels.
+
+What is not trained is proved to have stayed as it was: no gradient at any step, the same bytes at the end. Every group
+of parameters carries its own learning rate, lr × layer_decay^(distance from the head), and the schedule scales each
+group's own rate, so that the decay holds at every step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from timm.layers import DropPath
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+from ...ssl.common.errors import EarthSSLError, nearest
+from ...ssl.common.progress import track
+from ...ssl.common.randomness import key, permutation
+from ...ssl.model.encoder import Encoder
+from .lora import adapt, merge
+
+MODES = ("head", "last", "full", "lora")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """How to fine-tune.
+
+    Attributes:
+        mode: "head" (the encoder stays as it is), "last" (its last blocks and the head), "full", or "lora"
+            (additions of low rank to the attention's layers, and the head; see lora.py).
+        blocks: Number of last blocks that "last" trains.
+        rank: Of LoRA's additions.
+        alpha: LoRA's additions count alpha / rank.
+        steps: Most optimiser steps; validation chooses how many count.
+        batch_size: Samples a step.
+        lr: Peak learning rate of the head (AdamW).
+        layer_decay: Each layer further from the head learns at this times the rate of the next.
+        weight_decay: On matrices; vectors have none.
+        drop_path: Chance of leaving the last block out of a sample while training; rises linearly with depth.
+        warmup_steps: Steps of linear warm-up; a half cosine to 0 follows.
+        check_every: Steps between looks at the validation block.
+        patience: Looks without a better score before stopping; 0 never stops early.
+        clip: Largest norm of the gradient.
+    """
+
+    mode: str = "full"
+    blocks: int = 1
+    rank: int = 4
+    alpha: float = 8.0
+    steps: int = 300
+    batch_size: int = 32
+    lr: float = 5e-4
+    layer_decay: float = 0.75
+    weight_decay: float = 0.05
+    drop_path: float = 0.1
+    warmup_steps: int = 30
+    check_every: int = 25
+    patience: int = 4
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise EarthSSLError(
+                f"finetune.mode: expected {', '.join(MODES)}, got '{self.mode}'." + nearest(str(self.mode), MODES)
+            )
+        for name in ("blocks", "rank", "steps", "batch_size", "check_every"):
+            if getattr(self, name) < 1:
+                raise EarthSSLError(f"finetune.{name}: expected a whole number ≥ 1, got {getattr(self, name)}")
+        if not 1 <= self.warmup_steps < self.steps or self.check_every > self.steps:
+            raise EarthSSLError(
+                f"finetune: expected warmup_steps from 1 to steps - 1 and check_every ≤ steps, got "
+                f"{self.warmup_steps}, {self.check_every} and {self.steps} steps"
+            )
+        if not self.lr > 0 or not self.clip > 0 or self.weight_decay < 0 or self.patience < 0:
+            raise EarthSSLError(
+                f"finetune: expected lr and clip > 0, weight_decay and patience ≥ 0, got {self.lr}, {self.clip}, "
+                f"{self.weight_decay}, {self.patience}"
+            )
+        if not self.alpha > 0:
+            raise EarthSSLError(f"finetune.alpha: expected a number > 0, got {self.alpha}")
+        if not 0 < self.layer_decay <= 1:
+            raise EarthSSLError(f"finetune.layer_decay: expected a factor in (0, 1], got {self.layer_decay}")
+        if not 0 <= self.drop_path < 1:
+            raise EarthSSLError(f"finetune.drop_path: expected a chance in [0, 1), got {self.drop_path}")
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """What a training came to.
+
+    Attributes:
+        steps: Steps after which validation was best: the network is left with the weights it had then.
+        score: Validation score there; smaller is better.
+        history: Step and validation score at each look, from step 0.
+        trained: Number of trained values.
+        frozen: The proof that the rest stayed as it was: number of tensors and values, their SHA-256 before and
+            after, the steps after which none had a gradient, and the layers of them that additions of low rank were
+            added to when training was over.
+    """
+
+    steps: int
+    score: float
+    history: list[tuple[int, float]] = field(default_factory=list)
+    trained: int = 0
+    frozen: Mapping[str, Any] = field(default_factory=dict)
+
+
+def first_trained_block(encoder: Encoder, config: FinetuneConfig) -> int:
+    """Return the number of the first block that is trained; the depth where none is.
+
+    Raises:
+        EarthSSLError: If more blocks are to be trained than there are.
+    """
+    if config.mode == "last":
+        if config.blocks > encoder.depth:
+            raise EarthSSLError(
+                f"finetune.blocks: expected 1 to {encoder.depth} (the encoder's blocks), got {config.blocks}"
+            )
+        return encoder.depth - config.blocks
+    return 0 if config.mode in ("full", "lora") else encoder.depth
+
+
+def parameter_groups(
+    network: nn.Module, encoder: Encoder, config: FinetuneConfig, new: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """Freeze what is not trained, and return the trained parameters grouped by layer, each with its own rate.
+
+    Layers count from 0, what makes the tokens, over the blocks to the final norm and everything of the network
+    that is not the encoder: the head, at the full rate. With mode "head" the norm stays frozen, so that the
+    features are those of the frozen encoder.
+
+    Args:
+        network: Holds the encoder and a head.
+        encoder: A part of it.
+        config: Which layers to train, and the rates.
+        new: Variables whose embedding is trained in every mode, at the head's rate: pretraining never saw them.
+
+    Returns:
+        Groups with params, lr, weight_decay, and their layer.
+    """
+    first, top = first_trained_block(encoder, config), encoder.depth + 1
+    own = {id(p) for p in encoder.parameters()}
+    layers: dict[int, list[nn.Parameter]] = {layer: [] for layer in range(top + 1)}
+    for name, parameter in encoder.named_parameters():
+        parts = name.split(".")
+        layer = int(parts[1]) + 1 if parts[0] == "blocks" else top if parts[0] == "norm" else 0
+        added = config.mode == "lora" and parts[-1] in ("down", "up")
+        fresh = parts[:2] == ["embedding", "blocks"] and parts[-1] in new
+        layer = top if fresh else layer
+        trained = config.mode == "full" or (config.mode == "last" and layer > first) or added or fresh
+        parameter.requires_grad_(trained)
+        if trained:
+            layers[layer].append(parameter)
+        else:
+            parameter.grad = None
+    layers[top] += [p for p in network.parameters() if id(p) not in own]
+    groups = []
+    for layer, parameters in layers.items():
+        rate = config.lr * config.layer_decay ** (top - layer)
+        for decay, chosen in (
+            (config.weight_decay, [p for p in parameters if p.ndim > 1]),
+            (0.0, [p for p in parameters if p.ndim <= 1]),
+        ):
+            if chosen:
+                groups.append({"params": chosen, "lr": rate, "weight_decay": decay, "layer": layer})
+    return groups
+
+
+def optimizer_and_schedule(groups: list[dict[str, Any]], config: FinetuneConfig) -> tuple[AdamW, LambdaLR]:
+    """Return AdamW on the groups, and a warm-up and half cosine that scale each group's own learning rate."""
+
+    def share(step: int) -> float:
+        rise = (step + 1) / config.warmup_steps
+        past = max(0, step + 1 - config.warmup_steps) / (config.steps - config.warmup_steps)
+        return min(rise, 0.5 * (1 + math.cos(math.pi * min(1.0, past))))
+
+    optimizer = AdamW(groups, lr=config.lr)
+    return optimizer, LambdaLR(optimizer, share)
+
+
+def set_drop_path(encoder: Encoder, config: FinetuneConfig) -> None:
+    """Give every trained block its chance of being left out of a sample, which holds in training mode only."""
+    first = first_trained_block(encoder, config)
+    rates = np.linspace(0, config.drop_path, encoder.depth) if encoder.depth > 1 else [config.drop_path]
+    for k, (block, rate) in enumerate(zip(encoder.blocks, rates, strict=True)):
+        for name in ("drop_path1", "drop_path2"):
+            setattr(block, name, DropPath(float(rate)) if k >= first and rate > 0 else nn.Identity())
+
+
+def fine_tune(
+    network: nn.Module,
+    encoder: Encoder,
+    samples: np.ndarray,
+    loss: Callable[[np.ndarray], Tensor],
+    score: Callable[[], float],
+    config: FinetuneConfig,
+    seed: int,
+    label: str,
+    new: Collection[str] = (),
+) -> Finetuned:
+    """Train a network in place and leave it in evaluation mode with the weights that did best on validation.
+
+    The weights it came with compete, too. Order and drop-path are functions of the seed and the step.
+
+    Args:
+        network: Holds the encoder and a head.
+        encoder: A part of it.
+        samples: What `loss` may be asked for, one number each.
+        loss: Takes some of the samples and returns the loss, the network in training mode.
+        score: Returns the validation score, smaller is better; called in evaluation mode without gradients.
+        config: How to train.
+        seed: Of order and drop-path.
+        label: For the progress bar.
+        new: Variables that the encoder was given new embeddings for, see `parameter_groups`.
+
+    Raises:
+        EarthSSLError: If there is no sample, the first score is not finite, or a frozen weight did not stay so.
+    """
+    if not len(samples):
+        raise EarthSSLError(f"{label}: expected training samples, got none; lengthen the training block")
+    if config.mode == "lora":
+        adapt(encoder, config.rank, config.alpha, seed)
+    optimizer, schedule = optimizer_and_schedule(parameter_groups(network, encoder, config, new), config)
+    set_drop_path(encoder, config)
+    best = Finetuned(0, _scored(network, score))
+    if not math.isfinite(best.score):
+        raise EarthSSLError(f"{label}: expected a finite validation score at the start, got {best.score}")
+    history, weights, waited = [(0, best.score)], _copied(network), 0
+    frozen = Frozen(network)
+    size = min(config.batch_size, len(samples))
+    per_epoch = len(samples) // size
+    order = np.empty(0, np.int64)
+    with torch.random.fork_rng(devices=[]):
+        for step in track(range(config.steps), label):
+            epoch, position = divmod(step, per_epoch)
+            if position == 0:
+                order = permutation(seed, "finetune order", epoch, len(samples)).numpy()
+            _train_mode(network, encoder, config)
+            torch.manual_seed(key(seed, "finetune", step) & (2**63 - 1))
+            value = loss(samples[order[position * size : (position + 1) * size]])
+            optimizer.zero_grad()
+            value.backward()
+            frozen.check_gradients(step)
+            nn.utils.clip_grad_norm_([p for p in network.parameters() if p.grad is not None], config.clip)
+            optimizer.step()
+            schedule.step()
+            if (step + 1) % config.check_every and step + 1 < config.steps:
+                continue
+            found = _scored(network, score)
+            history.append((step + 1, found))
+            waited += 1
+            if found < best.score:  # False where training diverged to NaN
+                best, weights, waited = Finetuned(step + 1, found), _copied(network), 0
+            if config.patience and waited >= config.patience:
+                break
+    proof = frozen.proof(step + 1)
+    network.load_state_dict(weights)
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    proof["merged_afterwards"] = merge(encoder)
+    network.eval()
+    return Finetuned(best.steps, best.score, history, trained, proof)
+
+
+class Frozen:
+    """The weights that must stay as they are while the others are trained."""
+
+    def __init__(self, network: nn.Module) -> None:
+        """Take down what they are."""
+        self._parameters = {name: p for name, p in network.named_parameters() if not p.requires_grad}
+        self._before = self._sha256()
+
+    def check_gradients(self, step: int) -> None:
+        """Raise an EarthSSLError if a frozen weight got a gradient."""
+        wrong = [name for name, p in self._parameters.items() if p.grad is not None or p.requires_grad]
+        if wrong:
+            raise EarthSSLError(f"fine-tuning, step {step}: the frozen weight {wrong[0]} got a gradient; report this")
+
+    def proof(self, steps: int) -> dict[str, Any]:
+        """Return what was checked, as plain JSON.
+
+        Raises:
+            EarthSSLError: If a byte of them differs.
+        """
+        after = self._sha256()
+        if after != self._before:
+            raise EarthSSLError("fine-tuning: frozen weights are not what they were before; report this")
+        count = sum(p.numel() for p in self._parameters.values())
+        return {"tensors": len(self._parameters), "values": count, "sha256_before": self._before,
+                "sha256_after": after, "steps_without_gradient": steps}  # fmt: skip
+
+    def _sha256(self) -> str:
+        made = hashlib.sha256()
+        for name, parameter in self._parameters.items():
+            made.update(name.encode())
+            made.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+        return made.hexdigest()
+
+
+def _train_mode(network: nn.Module, encoder: Encoder, config: FinetuneConfig) -> None:
+    """Put what is trained in training mode; what is frozen works as it will be used."""
+    network.train()
+    if config.mode == "head":
+        encoder.eval()
+    for block in list(encoder.blocks)[: first_trained_block(encoder, config)]:
+        block.eval()
+
+
+def _scored(network: nn.Module, score: Callable[[], float]) -> float:
+    network.eval()
+    with torch.no_grad():
+        return float(score())
+
+
+def _copied(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in network.state_dict().items()}

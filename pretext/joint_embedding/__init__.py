@@ -1,0 +1,1 @@
+"""Tasks that compare two views: SimCLR, BYOL, VICReg."""

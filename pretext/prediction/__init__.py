@@ -1,0 +1,1 @@
+"""Tasks that predict fields or features: masking, cross-variable, lead time, latent."""

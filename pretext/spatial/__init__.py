@@ -1,0 +1,1 @@
+"""Tasks about space: orientation, relative position, jigsaw."""

@@ -1,0 +1,1 @@
+"""Tasks about time: order and distance."""

@@ -1,0 +1,1 @@
+"""The checkpoint: a folder that describes itself; read, written, verified, started from."""

@@ -1,0 +1,1 @@
+"""Errors, config files, atomic writing, randomness, progress: what everything may import."""

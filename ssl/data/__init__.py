@@ -1,0 +1,1 @@
+"""From stores to batches: windows, loaders, mixtures, fields in memory or from files."""

@@ -1,0 +1,1 @@
+"""What a gridded field is: grid, variables, units, splits, normalisation, batches."""

@@ -1,0 +1,197 @@
+"""Splits: whole blocks of time for training, validation and test, with an embargo between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from ..common.errors import EarthSSLError, nearest
+
+PARTS = ("train", "val", "test")
+Block = tuple[np.datetime64, np.datetime64]
+DAY = np.timedelta64(1, "D")
+
+
+@dataclass(frozen=True)
+class SplitsConfig:
+    """Blocks of time as dates in words, both ends included ("1983" means to the end of 1983).
+
+    Attributes:
+        train: First and last date of the training block: statistics and weights see these times only.
+        val: First and last date of the validation block: selection happens here.
+        test: First and last date of the test block: read once, for the table.
+        embargo_days: Least number of days between two blocks: at least input window + lead.
+    """
+
+    train: tuple[str | int, str | int]
+    val: tuple[str | int, str | int]
+    test: tuple[str | int, str | int]
+    embargo_days: float
+
+    def build(self) -> Splits:
+        """Return the blocks as UTC instants.
+
+        Raises:
+            EarthSSLError: If a date cannot be read or two blocks lie closer than the embargo.
+        """
+        blocks = {part: _block(part, getattr(self, part)) for part in PARTS}
+        return Splits(**blocks, embargo_days=float(self.embargo_days))
+
+
+def _block(part: str, dates: tuple[str | int, str | int]) -> Block:
+    """Return the first and last instant (ns) of the dates, the end widened to the end of its period."""
+    try:
+        start, end = (np.datetime64(str(date)) for date in dates)
+        if np.isnat([start, end]).any():
+            raise ValueError("not a time")
+    except (ValueError, TypeError) as error:
+        raise EarthSSLError(f"splits.{part}: expected two dates such as 1983-12, got {list(dates)} ({error})") from None
+    # datetime64[ns] wraps round in silence outside these years
+    if min(start, end) < np.datetime64("1678") or max(start, end) >= np.datetime64("2262"):
+        raise EarthSSLError(f"splits.{part}: expected dates within 1678…2261, got {list(dates)}; choose others")
+    last = (end + 1).astype("datetime64[ns]") - np.timedelta64(1, "ns")
+    first = start.astype("datetime64[ns]")
+    if first > last:
+        raise EarthSSLError(f"splits.{part}: starts {dates[0]} after its end {dates[1]}; swap the two dates")
+    return first, last
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Three blocks of time, each (first, last) instant, datetime64[ns], both included."""
+
+    train: Block
+    val: Block
+    test: Block
+    embargo_days: float
+
+    def __post_init__(self) -> None:
+        if not self.embargo_days >= 0:
+            raise EarthSSLError(
+                f"splits.embargo_days: expected days from 0, got {self.embargo_days}; take input window + lead"
+            )
+        for (earlier, a), (later, b) in _neighbours(self):
+            gap_days = (b[0] - a[1]) / DAY
+            if gap_days < self.embargo_days:
+                raise EarthSSLError(
+                    f"splits: {earlier} ends {_date(a[1])} and {later} starts {_date(b[0])}, "
+                    f"{gap_days:.0f} days apart, but embargo_days is {self.embargo_days:g}; "
+                    "move a block or shorten the embargo (never below input window + lead)"
+                )
+
+    @property
+    def fit(self) -> Block:
+        """Training and validation together, first to last instant: what a final refit may see.
+
+        Raises:
+            EarthSSLError: If the test block lies between the two.
+        """
+        first, last = min(self.train[0], self.val[0]), max(self.train[1], self.val[1])
+        if first <= self.test[0] <= last:
+            raise EarthSSLError("splits: the test block lies between train and val; no fit period holds both")
+        return first, last
+
+    def inside(self, times: np.ndarray, part: str) -> np.ndarray:
+        """Return a mask of the times (datetime64) that lie in the named block, same length as `times`."""
+        if part not in (*PARTS, "fit"):
+            raise EarthSSLError(f"expected a part out of {', '.join(PARTS)}, got '{part}'." + nearest(part, PARTS))
+        first, last = getattr(self, part)
+        return (times >= first) & (times <= last)
+
+    def proof(self, times: np.ndarray) -> dict[str, Any]:
+        """Return what was checked, as plain JSON: each block's times, and the gaps between blocks.
+
+        Raises:
+            EarthSSLError: If a block holds no time of the data.
+        """
+        record: dict[str, Any] = {"embargo_days": self.embargo_days, "blocks": {}, "gaps_days": {}}
+        for part in PARTS:
+            chosen = times[self.inside(times, part)]
+            if not len(chosen):
+                first, last = getattr(self, part)
+                raise EarthSSLError(
+                    f"splits.{part} ({_date(first)} … {_date(last)}) holds no time of the data, "
+                    f"which go from {_date(times[0])} to {_date(times[-1])}; choose blocks inside the data"
+                )
+            record["blocks"][part] = {"first": str(chosen[0]), "last": str(chosen[-1]), "steps": len(chosen)}
+        for (earlier, _), (later, _) in _neighbours(self):
+            a = np.datetime64(record["blocks"][earlier]["last"])
+            b = np.datetime64(record["blocks"][later]["first"])
+            record["gaps_days"][f"{earlier}–{later}"] = float((b - a) / DAY)
+        record["disjoint"] = all(gap >= self.embargo_days for gap in record["gaps_days"].values())
+        return record
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the blocks as ISO dates; `from_json` is the inverse."""
+        blocks = {part: [str(instant) for instant in getattr(self, part)] for part in PARTS}
+        return {**blocks, "embargo_days": self.embargo_days}
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Splits:
+        """Return the splits that `to_json` wrote."""
+        blocks: dict[str, Any] = {part: tuple(np.datetime64(text, "ns") for text in record[part]) for part in PARTS}
+        return cls(**blocks, embargo_days=record["embargo_days"])
+
+
+def _neighbours(splits: Splits) -> list[tuple[tuple[str, Block], tuple[str, Block]]]:
+    """Return the blocks that follow each other in time, as pairs of (name, block)."""
+    ordered = sorted(((part, getattr(splits, part)) for part in PARTS), key=lambda item: item[1][0])
+    return list(pairwise(ordered))
+
+
+def _date(instant: np.datetime64) -> str:
+    return str(instant.astype("datetime64[D]"))
+
+
+def gap_days(a: Block, b: Block) -> float:
+    """Return the days between two blocks; 0 or less where they meet."""
+    return float(max(b[0] - a[1], a[0] - b[1]) / DAY)
+
+
+def is_monthly(times: np.ndarray) -> bool:
+    """Whether the times (datetime64) are calendar months: typical spacing of 28 to 31 days."""
+    if len(times) < 2:
+        return False
+    step_days = np.median(np.diff(times) / DAY)
+    return bool(28 <= step_days <= 31)
+
+
+def follows(times: np.ndarray) -> np.ndarray:
+    """Return, for each time but the last, whether the next one is exactly one step later.
+
+    The step is one calendar month for monthly data, else the median spacing.
+    """
+    if is_monthly(times):
+        return np.diff(times.astype("datetime64[M]").astype(np.int64)) == 1
+    steps = np.diff(times)
+    return steps == np.sort(steps)[len(steps) // 2] if len(steps) else np.zeros(0, bool)
+
+
+def unbroken_starts(times: np.ndarray, length: int) -> np.ndarray:
+    """Return the first indices of all windows of `length` steps with no gap in time; empty where none fits."""
+    if len(times) < length:
+        return np.zeros(0, np.int64)
+    gaps_before = np.concatenate([[0], np.cumsum(~follows(times))])
+    starts = np.arange(len(times) - length + 1)
+    return starts[gaps_before[starts + length - 1] == gaps_before[starts]]
+
+
+def window_starts(times: np.ndarray, splits: Splits, part: str, length: int) -> np.ndarray:
+    """Return the first indices of all windows of `length` unbroken steps wholly inside a block.
+
+    Raises:
+        EarthSSLError: If not one window fits.
+    """
+    usable = splits.inside(times, part)
+    outside_before = np.concatenate([[0], np.cumsum(~usable)])
+    starts = unbroken_starts(times, length)
+    chosen = starts[outside_before[starts + length] == outside_before[starts]]
+    if not len(chosen):
+        raise EarthSSLError(
+            f"no window of {length} steps fits in splits.{part}, which holds {int(usable.sum())} steps "
+            "(gaps in time break windows); shorten the window or widen the block"
+        )
+    return chosen

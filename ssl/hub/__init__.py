@@ -1,0 +1,1 @@
+"""Checkpoints that travel: registry index, pull, push, cache."""

@@ -1,0 +1,1 @@
+"""A checkpoint in use: frozen encoder, embedding, export, scikit-learn."""

@@ -1,0 +1,188 @@
+"""Screening of a user's data: whether they fit an encoder, what is missing, and whether the units can be right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from ..checkpoint.record import Record, differences
+from ..common.errors import EarthSSLError
+from ..fields.grid import LatLonGrid
+from ..fields.normalisation import Statistics
+from ..sources.canonical import canonicalise, contents
+
+EAGER_BYTES = 64 * 2**20  # data that are not in memory are read at once up to this size; larger ones stay lazy
+SAMPLED_STEPS = 5
+# Root mean square of the deviations from the climatology of training, in its standard deviations: 1 for the training
+# data, 1 to 3 for another climate; °C taken for K, metres for geopotential, hPa for Pa lie tens to thousands away.
+DOUBTED, REFUSED = 3.0, 8.0
+
+
+@dataclass(frozen=True)
+class Screened:
+    """Data in the encoder's form.
+
+    Attributes:
+        data: Canonical dataset (time, lat, lon), its variables in the order of the record; lazy where it is large.
+        statistics: Of those variables.
+        missing: Variables of the record that the data lack.
+        unused: Variables of the data that the encoder has no weights for, as the data call them.
+        said: What the user must hear, one sentence each.
+    """
+
+    data: xr.Dataset
+    statistics: Statistics
+    missing: tuple[str, ...]
+    unused: tuple[str, ...]
+    said: tuple[str, ...]
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Canonical names of the variables present."""
+        return tuple(str(name) for name in self.data.data_vars)
+
+
+def screen(
+    data: xr.Dataset | xr.DataArray,
+    record: Record,
+    *,
+    units: Mapping[str, str] | None = None,
+    rename: Mapping[str, str] | None = None,
+    check_range: bool = True,
+    use: str = "embedding",
+) -> Screened:
+    """Return the data in the form the encoder of the record takes.
+
+    Args:
+        data: Fields in any spelling that `open_source` understands. A DataArray is one variable under its name, or
+            several along a dimension `variable` (with a coordinate `units` along it, or one attribute for all).
+        record: What the encoder was trained on.
+        units: Units by variable, where the data do not say or misstate them.
+        rename: Canonical names by the data's own, where a name is not understood.
+        check_range: Refuse values that lie far from the climatology of training: their units are probably wrong.
+        use: What the data are wanted for, in what is said.
+
+    Raises:
+        EarthSSLError: If grid, time step, calendar, units or values do not fit; differences are listed together.
+    """
+    where = f"the data for {use}"
+    ds = as_dataset(data, where)
+    there, left_out = contents(ds, where, rename or {})
+    present = [name for name in record.variables if name in there]
+    canonical = canonicalise(
+        ds, where=where, eager_bytes=EAGER_BYTES, variables=tuple(present) or None, units=units or {},
+        rename=rename or {},
+    )  # fmt: skip
+    names = [str(name) for name in canonical.data_vars]
+    times = canonical["time"].values
+    steps = np.diff(times) / np.timedelta64(1, "D")
+    step_days = float(np.median(steps)) if len(steps) else record.step_days
+    said = differences(record, names, LatLonGrid(canonical["lat"].values, canonical["lon"].values), step_days)
+    if said:
+        raise EarthSSLError(f"the data do not fit the checkpoint: {'; '.join(said)}; regrid or choose other data")
+    statistics = record.statistics.select([record.variables.index(name) for name in present])
+    statistics.rows(times)  # refuses months or hours without a climatology
+    before = [name for name in str(ds.attrs.get("left_out", "")).split(", ") if name]
+    unused = (*before, *left_out, *(name for name in there if name not in record.variables))
+    missing = tuple(name for name in record.variables if name not in present)
+    canonical = canonical[present]
+    odd = _doubts_of(canonical, statistics, where) if check_range else ()
+    return Screened(canonical, statistics, missing, unused, (*_incomplete(record, missing, unused, use), *odd))
+
+
+def as_dataset(data: xr.Dataset | xr.DataArray, where: str) -> xr.Dataset:
+    """Return a Dataset of what may be a DataArray of one variable, or of several along `variable`."""
+    if isinstance(data, xr.Dataset):
+        return data
+    if not isinstance(data, xr.DataArray):
+        raise EarthSSLError(f"{where}: expected an xarray.Dataset or DataArray, got {type(data).__name__}; make it one")
+    if "variable" in data.dims:
+        if "variable" not in data.coords:
+            raise EarthSSLError(f"{where}: expected names along the dimension 'variable', found none; assign them")
+        names = [str(name) for name in data["variable"].values]
+        if len(set(names)) < len(names):
+            raise EarthSSLError(f"{where}: expected every variable once, got {', '.join(names)}; select one of each")
+        said = data.coords["units"].values if "units" in data.coords else data.attrs.get("units", "")
+        units = np.broadcast_to(np.asarray(said), len(names))
+        parts = {name: data.isel(variable=k, drop=True) for k, name in enumerate(names)}
+        arrays = {
+            name: part.drop_vars("units", errors="ignore").assign_attrs(units=str(unit))
+            for (name, part), unit in zip(parts.items(), units, strict=True)
+        }
+        return xr.Dataset(arrays)
+    if data.name is None:
+        raise EarthSSLError(
+            f"{where}: expected a DataArray whose name says which variable it is, got one without; "
+            "name it, as in data.rename('sst'), or give it a dimension 'variable'"
+        )
+    return data.to_dataset()
+
+
+def _incomplete(record: Record, missing: tuple[str, ...], unused: tuple[str, ...], use: str) -> list[str]:
+    said = []
+    if missing:
+        said.append(f"{use} without {', '.join(missing)}: the encoder was trained on {', '.join(record.variables)}")
+    if unused:
+        said.append(f"{use} makes no use of {', '.join(unused)}: the encoder knows {', '.join(record.variables)}")
+    return said
+
+
+def _doubts_of(data: xr.Dataset, statistics: Statistics, where: str) -> tuple[str, ...]:
+    """Return `doubts` about some steps of a series."""
+    sample = data.isel(time=sampled(data.sizes["time"])).load()
+    values = np.stack([sample[name].values for name in sample.data_vars], 1)
+    units = [sample[name].attrs["units"] for name in sample.data_vars]
+    return doubts(values, sample["time"].values, list(map(str, sample.data_vars)), units, statistics, where)
+
+
+def sampled(count: int) -> np.ndarray:
+    """Return which of `count` steps are looked at."""
+    return np.unique(np.linspace(0, count - 1, SAMPLED_STEPS).astype(int))
+
+
+def doubts(
+    values: np.ndarray,
+    times: np.ndarray,
+    names: Sequence[str],
+    units: Sequence[str],
+    statistics: Statistics,
+    where: str,
+) -> tuple[str, ...]:
+    """Return sentences on variables whose values are odd.
+
+    Args:
+        values: In canonical units, (step, variable, row, column).
+        times: Of the steps, datetime64.
+        names, units: Of the variables.
+        statistics: Of the same variables.
+        where: What the data are called in the error.
+
+    Raises:
+        EarthSSLError: If a variable cannot be in the units it claims.
+    """
+    normal = statistics.normalise(values, times).astype(np.float64)
+    usual = statistics.denormalise(np.zeros_like(values), times)
+    wrong, odd = [], []
+    for k, (name, unit) in enumerate(zip(names, units, strict=True)):
+        valid = np.isfinite(normal[:, k])
+        if not valid.any():
+            continue
+        size = float(np.sqrt((normal[:, k][valid] ** 2).mean()))
+        text = (
+            f"'{name}' lies {size:.1f} standard deviations from the climatology of training (root mean square; mean "
+            f"{values[:, k][valid].mean():.5g} {unit}, expected {usual[:, k][valid].mean():.5g})"
+        )
+        if size > REFUSED:
+            wrong.append(text)
+        elif size > DOUBTED:
+            odd.append(f"{text}: are its units right?")
+    if wrong:
+        raise EarthSSLError(
+            f"{where}: expected values within {REFUSED:g} standard deviations of the climatology of training, but "
+            f"{'; '.join(wrong)}; the units or the quantity are probably wrong: mend the attribute units, or say "
+            "units={...}; if the values are meant, check_range=False"
+        )
+    return tuple(odd)

@@ -1,0 +1,1 @@
+"""Tokens, the encoder, and the health of its features."""

@@ -1,0 +1,1 @@
+"""Files elsewhere: addresses, web servers, S3, the Hugging Face Hub, resumable download."""

@@ -1,0 +1,1 @@
+"""The process: memory, signals, threads, workers, ranks, launching."""

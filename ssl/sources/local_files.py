@@ -1,0 +1,203 @@
+"""Open local files: NetCDF, GRIB or Zarr; one, a list, or a glob."""
+
+from __future__ import annotations
+
+import glob
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from ..common.errors import EarthSSLError, nearest
+from .axes import canonical_axes
+from .canonical import EAGER_BYTES, canonicalise, reading
+from .netcdf3 import expected_bytes
+
+ENGINES = {"netcdf4": "NetCDF", "cfgrib": "GRIB", "zarr": "Zarr"}
+
+
+def open_files(
+    path: str | Path | Sequence[str | Path],
+    *,
+    engine: str | None = None,
+    grib_filter: Mapping[str, Any] | None = None,
+    eager_bytes: int = EAGER_BYTES,
+    **options: Any,
+) -> xr.Dataset:
+    """Return the files as one canonical dataset (see `canonicalise`).
+
+    Several files are put together by their coordinates: those with the same variables one after the other
+    in time, those with other variables side by side on the same times and grid.
+
+    Args:
+        path: A file, a Zarr folder, a glob such as `data/era5_*.nc`, or a list of these.
+        engine: netcdf4, cfgrib or zarr; None looks at the first bytes of each file.
+        grib_filter: For GRIB files that mix kinds of levels or steps: which messages to take, by their
+            keys, such as {typeOfLevel: isobaricInhPa}.
+        eager_bytes: Read everything at once up to this size; larger data stay lazy.
+        **options: Fields of `Selection`: variables, levels, time, every, member, region, coarsen,
+            resolution, least_valid, units, rename.
+
+    Raises:
+        EarthSSLError: If a file is missing, truncated or of another format, if a glob matches nothing, if
+            the files do not fit together, or whatever `canonicalise` refuses.
+    """
+    if engine is not None and engine not in ENGINES:
+        raise EarthSSLError(f"option engine: expected {', '.join(ENGINES)}, got '{engine}'.{nearest(engine, ENGINES)}")
+    files = matched(path)
+    where = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+    opened = [_open_one(file, engine, grib_filter or {}) for file in files]
+    titles = [str(ds.attrs["title"]) for ds in opened if ds.attrs.get("title")]
+    attrs = {
+        "source": f"files: {titles[0] if titles else files[0].name}",
+        "files": ", ".join(f"{file.name} ({_size(file)} bytes)" for file in files),
+    }
+    ds = opened[0] if len(opened) == 1 else _together(files, opened, eager_bytes)
+    return canonicalise(ds, where=where, attrs=attrs, eager_bytes=eager_bytes, **options)
+
+
+def matched(path: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Return the files that the path, the glob or the list of these means, each once.
+
+    Raises:
+        EarthSSLError: If one is missing, or if a glob matches nothing.
+    """
+    given = [path] if isinstance(path, (str, Path)) else list(path)
+    if not given:
+        raise EarthSSLError("option path: expected at least one file, got an empty list")
+    found: list[Path] = []
+    for item in given:
+        plain = Path(item).expanduser()
+        if plain.exists():
+            found.append(plain)
+        elif glob.has_magic(str(item)):
+            names = sorted(glob.glob(str(plain), recursive=True))
+            if not names:
+                raise EarthSSLError(f"option path: no file matches '{item}'; looked from {Path.cwd()}")
+            found += [Path(name) for name in names]
+        else:
+            hint = nearest(plain.name, [p.name for p in plain.parent.iterdir()]) if plain.parent.is_dir() else ""
+            raise EarthSSLError(f"option path: no such file: '{item}'; looked from {Path.cwd()}.{hint}")
+    return list(dict.fromkeys(found))
+
+
+def open_zarr(store: Any, where: str, *, consolidated: bool | None, **kwargs: Any) -> xr.Dataset:
+    """Return a Zarr store (format 2 or 3), nothing read yet.
+
+    Raises:
+        EarthSSLError: If it is none, or its times cannot be decoded.
+    """
+    try:
+        return xr.open_zarr(store, chunks=None, consolidated=consolidated, decode_timedelta=False, **kwargs)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise _unreadable(where, "Zarr", error) from None
+
+
+def _open_one(path: Path, engine: str | None, grib_filter: Mapping[str, Any]) -> xr.Dataset:
+    kind = engine or _kind(path)
+    if kind == "zarr":
+        return open_zarr(str(path), str(path), consolidated=False)
+    if kind == "netcdf4":
+        check_whole(path)
+        try:
+            return xr.open_dataset(path, engine="netcdf4", decode_timedelta=False)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise _unreadable(str(path), "NetCDF", error) from None
+    return _open_grib(path, grib_filter)
+
+
+def _open_grib(path: Path, grib_filter: Mapping[str, Any]) -> xr.Dataset:
+    if importlib.util.find_spec("cfgrib") is None:
+        raise EarthSSLError(f"{path}: GRIB files need the package cfgrib: pip install earthssl[grib]")
+    # no index file beside the data: the folder may be read-only; and no message skipped in silence
+    how = {"indexpath": "", "errors": "raise", "filter_by_keys": dict(grib_filter)}
+    try:
+        return xr.open_dataset(path, engine="cfgrib", backend_kwargs=how, decode_timedelta=False)
+    except Exception as error:  # eccodes has some forty kinds of its own, and is not always installed
+        text = " ".join(str(error).split())[:160] or type(error).__name__
+        if any(sign in text for sign in ("filter_by_keys", "unique key", "multiple values", "key present")):
+            raise EarthSSLError(
+                f"{path}: its messages mix levels or steps ({text}); choose with the option grib_filter, as in "
+                "grib_filter: {typeOfLevel: isobaricInhPa}"
+            ) from None
+        raise _unreadable(str(path), "GRIB", error) from None
+
+
+def _kind(path: Path) -> str:
+    if path.is_dir():
+        if any((path / name).exists() for name in ("zarr.json", ".zgroup", ".zmetadata")):
+            return "zarr"
+        raise EarthSSLError(f"{path}: expected a Zarr store, got a folder without one; for files in it: '{path}/*.nc'")
+    with open(path, "rb") as handle:
+        start = handle.read(8)
+    if not start:
+        raise EarthSSLError(f"{path}: expected NetCDF, GRIB or Zarr, got an empty file; fetch it again")
+    if start.startswith((b"CDF\x01", b"CDF\x02", b"CDF\x05", b"\x89HDF")):
+        return "netcdf4"
+    if start.startswith(b"GRIB"):
+        return "cfgrib"
+    if path.suffix in (".nc", ".nc4", ".netcdf", ".cdf"):
+        raise EarthSSLError(f"{path}: is truncated or not NetCDF (it begins with {start!r}); fetch it again")
+    raise EarthSSLError(f"{path}: expected NetCDF, GRIB or Zarr, got a file that begins with {start!r}")
+
+
+def check_whole(path: Path) -> None:
+    """Raise an EarthSSLError where a NetCDF file is shorter than its own header says, or cannot be opened."""
+    with open(path, "rb") as handle:
+        classic = handle.read(3) == b"CDF"
+    size = path.stat().st_size
+    if classic:
+        try:
+            needed = expected_bytes(path)
+        except EOFError as error:
+            raise EarthSSLError(f"{path}: is truncated or not NetCDF ({error}); fetch it again") from None
+        if size < needed:
+            raise EarthSSLError(f"{path}: is truncated: it has {size} of {needed} bytes; fetch it again")
+
+
+def _unreadable(where: str, kind: str, error: Exception) -> EarthSSLError:
+    text = " ".join(str(error).split())[:160]
+    if "decode time" in text or "calendar" in text or "cftime" in text:
+        return EarthSSLError(
+            f"{where}: its times cannot be decoded ({text}); expected CF units such as 'days since 1800-01-01'"
+        )
+    return EarthSSLError(f"{where}: is truncated or not {kind} ({text}); fetch it again")
+
+
+def _size(path: Path) -> int:
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return path.stat().st_size
+
+
+def _together(files: list[Path], opened: list[xr.Dataset], eager_bytes: int) -> xr.Dataset:
+    """Join in time the files with the same variables, then lay those with others side by side."""
+    lazy = sum(ds.nbytes for ds in opened) > eager_bytes
+    groups: dict[tuple[str, ...], list[xr.Dataset]] = {}
+    for file, raw in zip(files, opened, strict=True):
+        ds = canonical_axes(raw, str(file))
+        if lazy:  # without chunks, joining reads everything
+            ds = ds.chunk({"time": "auto"})
+        groups.setdefault(tuple(sorted(map(str, ds.data_vars))), []).append(ds)
+    where = f"{files[0]} and {len(files) - 1} more"
+    try:
+        with reading(where):
+            joined = [_in_time(group) for group in groups.values()]
+            return xr.merge(joined, join="exact", compat="override", combine_attrs="override")
+    except (ValueError, xr.MergeError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise EarthSSLError(
+            f"{where}: the files do not fit together ({text}); expected one grid, and the same times for "
+            "different variables"
+        ) from None
+
+
+def _in_time(group: list[xr.Dataset]) -> xr.Dataset:
+    if len(group) == 1:
+        return group[0].sortby("time")
+    joined = xr.concat(
+        group, "time", data_vars="minimal", coords="minimal", compat="override", join="exact", combine_attrs="override"
+    )
+    return joined.sortby("time")

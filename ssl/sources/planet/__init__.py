@@ -1,0 +1,1 @@
+"""The synthetic planet: a small Earth whose hidden state is known."""

@@ -1,0 +1,43 @@
+"""The synthetic planet that data were made from, as the attributes of a store record it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ...common.errors import EarthSSLError
+from .planet import Planet, PlanetConfig
+
+
+def recorded_planet(attributes: Mapping[str, Any]) -> Planet:
+    """Return the synthetic planet that data were made from.
+
+    Args:
+        attributes: Of the data, as the manifest of a store holds them.
+
+    Raises:
+        EarthSSLError: If they were made from something else.
+    """
+    options = attributes.get("planet")
+    if options is None:
+        raise EarthSSLError(
+            f"expected a store of the synthetic planet, got {attributes.get('source', 'other data')}; for storms of "
+            "the Earth set tracks to ibtracs or a table"
+        )
+    known = json.loads(options)
+    return Planet(PlanetConfig(**{**known, "shape": tuple(known["shape"])}))
+
+
+def recorded_seed(attributes: Mapping[str, Any]) -> int | None:
+    """Return the seed of the synthetic planet; None for other data."""
+    try:
+        return int(json.loads(attributes["planet"])["seed"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def seed_record(attributes: Mapping[str, Any]) -> dict[str, int]:
+    """Return what a checkpoint's record says of the planet; nothing for other data."""
+    seed = recorded_seed(attributes)
+    return {} if seed is None else {"planet_seed": seed}

@@ -1,0 +1,180 @@
+"""Turn the horizontal axes the canonical way round, cut regions, and average cells."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from ..common.errors import EarthSSLError
+from ..fields.grid import LatLonGrid
+
+# Axes stored as float32 carry noise in the sixth decimal; rounding makes them equal to those in float64.
+DECIMALS = {2: 2, 4: 5, 8: 9}
+LEAST_VALID = 0.5  # share of a coarse cell's area that must hold values
+LEAST_COVERED = 0.5  # share of a coarse row or column that the source must reach over
+
+
+def oriented(ds: xr.Dataset, where: str) -> xr.Dataset:
+    """Return the dataset with latitude descending and longitude ascending in [0, 360), float64.
+
+    Raises:
+        EarthSSLError: If an axis leaves the sphere or repeats itself, or if the longitudes leave a gap, as
+            a region across 0°E does: cells along a gap would be given its whole width.
+    """
+    lat, lon = _clean(ds["lat"].values), _clean(ds["lon"].values) % 360
+    if not (np.isfinite(lat).all() and np.isfinite(lon).all() and np.abs(lat).max() <= 90):
+        raise EarthSSLError(f"{where}: expected latitudes within ±90° and longitudes in degrees, got {lat}, {lon}")
+    rows = np.argsort(-lat, kind="stable")
+    _, columns = np.unique(lon, return_index=True)  # sorted; a cyclic column only once
+    if len(np.unique(lat)) < len(lat) or len(columns) < len(lon) - 1:
+        raise EarthSSLError(f"{where}: expected every latitude and longitude once, some are there several times")
+    if min(len(rows), len(columns)) < 2:
+        raise EarthSSLError(
+            f"{where}: expected a grid of at least 2×2 cells, got {len(rows)}×{len(columns)}; "
+            "series at a point are not gridded data"
+        )
+    _refuse_gap(lon[columns], where)
+    if not (rows == np.arange(len(lat))).all():
+        ds = ds.isel(lat=slice(None, None, -1) if (np.diff(rows) == -1).all() else rows)
+    if not np.array_equal(columns, np.arange(len(lon))):
+        ds = ds.isel(lon=columns)
+    return ds.assign_coords(
+        lat=("lat", lat[rows], {"units": "degrees_north", "standard_name": "latitude"}),
+        lon=("lon", lon[columns], {"units": "degrees_east", "standard_name": "longitude"}),
+    )
+
+
+def _clean(axis: np.ndarray) -> np.ndarray:
+    if axis.dtype.kind != "f":
+        return axis.astype(np.float64)
+    return np.round(axis.astype(np.float64), DECIMALS.get(axis.dtype.itemsize, 9)) + 0.0  # -0.0 becomes 0.0
+
+
+def _refuse_gap(lon: np.ndarray, where: str) -> None:
+    gaps = np.diff(lon)
+    widest = int(gaps.argmax())
+    if len(lon) > 2 and gaps[widest] > 2 * np.median(gaps):
+        raise EarthSSLError(
+            f"{where}: expected longitudes without a gap in 0…360°E, got none between {lon[widest]:g}°E and "
+            f"{lon[widest + 1]:g}°E; take a region that does not cross 0°E, or the whole globe"
+        )
+
+
+def region_of(ds: xr.Dataset, region: tuple[float, float, float, float] | None, where: str) -> xr.Dataset:
+    """Return the cells whose centres lie in (south, north, west, east), degrees, borders included.
+
+    Raises:
+        EarthSSLError: If there are fewer than 2×2, or if the box crosses 0°E (see `oriented`).
+    """
+    if region is None:
+        return ds
+    south, north, west, east = region
+    lat, lon = ds["lat"].values, ds["lon"].values
+    rows = (lat >= south) & (lat <= north)
+    columns = np.ones(len(lon), bool)
+    if east - west < 360:
+        if west < 0 < east:
+            raise EarthSSLError(
+                f"option region: expected a box that does not cross 0°E, got {west:g}…{east:g}°E; "
+                "take the boxes on either side apart, or all longitudes (0…360)"
+            )
+        shift = 360 if west < 0 else 0
+        columns = (lon >= west + shift) & (lon <= east + shift)
+    if rows.sum() < 2 or columns.sum() < 2:
+        raise EarthSSLError(
+            f"{where}: expected at least 2×2 cells in the region {south:g}…{north:g}°N, {west:g}…{east:g}°E, got "
+            f"{rows.sum()}×{columns.sum()}; the data cover {LatLonGrid(lat, lon)}"
+        )
+    return ds.isel(lat=_span(rows), lon=_span(columns))
+
+
+def _span(mask: np.ndarray) -> slice:
+    inside = np.flatnonzero(mask)
+    return slice(int(inside[0]), int(inside[-1]) + 1)
+
+
+def coarsened(ds: xr.Dataset, cells: int, where: str, least_valid: float = LEAST_VALID) -> xr.Dataset:
+    """Return means over blocks of `cells` × `cells`, weighted by area, over valid cells only.
+
+    A coarse cell of which less than `least_valid` of the area is valid is missing. Rows left over at the southern end
+    (the last pole row of a grid such as 721 × 1440) are left out; columns must divide evenly.
+
+    Raises:
+        EarthSSLError: If the columns do not divide evenly, or less than 2×2 cells would be left.
+    """
+    if cells == 1:
+        return ds
+    grid = LatLonGrid(ds["lat"].values, ds["lon"].values)
+    rows, columns = grid.shape[0] // cells, grid.shape[1] // cells
+    if grid.shape[1] % cells or min(rows, columns) < 2:
+        raise EarthSSLError(
+            f"{where}: option coarsen: {cells} does not fit the grid {grid}; it must divide the "
+            f"{grid.shape[1]} columns and leave at least 2×2 cells"
+        )
+    ds = ds.isel(lat=slice(0, rows * cells))
+    area = xr.DataArray(grid.area[: rows * cells].astype(np.float32), dims=("lat", "lon"))
+    blocks = {"lat": cells, "lon": cells}
+    total = area.coarsen(blocks).sum()
+    arrays = {}
+    for name, data in ds.data_vars.items():
+        data = data.drop_vars(["lat", "lon"])
+        valid = (area * data.notnull()).coarsen(blocks).sum()
+        mean = (area * data.fillna(0)).coarsen(blocks).sum() / valid.where(valid > 0)
+        mean = mean.where(valid >= least_valid * total * (1 - 1e-6)).astype(np.float32)
+        arrays[name] = mean.transpose("time", "lat", "lon").assign_attrs(data.attrs)
+    coords = {axis: (axis, ds[axis].values.reshape(-1, cells).mean(1), ds[axis].attrs) for axis in ("lat", "lon")}
+    return xr.Dataset(arrays, {"time": ds["time"], **coords})
+
+
+def regridded(ds: xr.Dataset, degrees: float | None, where: str, least_valid: float = LEAST_VALID) -> xr.Dataset:
+    """Return means over cells of so many degrees, weighted by the area they share with each valid source cell.
+
+    The new cells have their edges at multiples of `degrees`. Rows and columns of which the source covers less
+    than half are left out; a cell of whose covered area less than `least_valid` is valid is missing.
+
+    Raises:
+        EarthSSLError: If the new cells are not larger than the source's, or less than 2×2 would be left.
+    """
+    if degrees is None:
+        return ds
+    grid = LatLonGrid(ds["lat"].values, ds["lon"].values)
+    spacing = max(np.abs(np.diff(grid.lat)).max(), np.diff(grid.lon).max())
+    if degrees <= spacing:
+        raise EarthSSLError(
+            f"{where}: option resolution: expected cells larger than the source's {spacing:g}°, got {degrees:g}°; "
+            "it averages and cannot refine: leave it out"
+        )
+    lat_edges = np.linspace(90, -90, round(180 / degrees) + 1)
+    lon_edges = np.linspace(0, 360, round(360 / degrees) + 1)
+
+    def height(edges: np.ndarray) -> np.ndarray:
+        return np.asarray(-np.sin(np.deg2rad(edges)))
+
+    rows = _shared(height(lat_edges), height(grid.lat_bounds))
+    # A source cell may reach across 0°E from either side.
+    columns = np.sum([_shared(lon_edges, grid.lon_bounds + turn) for turn in (-360, 0, 360)], axis=0)
+    tall = rows.sum(1) >= LEAST_COVERED * np.diff(height(lat_edges))
+    wide = columns.sum(1) >= LEAST_COVERED * np.diff(lon_edges)
+    if min(tall.sum(), wide.sum()) < 2:
+        raise EarthSSLError(f"{where}: option resolution: {degrees:g}° leaves less than 2×2 cells of {grid}; lower it")
+    lat, lon = (lat_edges[1:] + lat_edges[:-1])[tall] / 2, (lon_edges[1:] + lon_edges[:-1])[wide] / 2
+    down = xr.DataArray(rows[tall], dims=("row", "lat"))
+    along = xr.DataArray(columns[wide], dims=("column", "lon"))
+    total = down.sum("lat") * along.sum("lon")
+    arrays = {}
+    for name, data in ds.data_vars.items():
+        data = data.drop_vars(["lat", "lon"])
+        # One axis after the other: all at once is a sum over every pair of cells.
+        valid = xr.dot(xr.dot(data.notnull().astype(np.float64), along, dim="lon"), down, dim="lat")
+        mean = xr.dot(xr.dot(data.fillna(0).astype(np.float64), along, dim="lon"), down, dim="lat")
+        mean = mean / valid.where(valid > 0)
+        mean = mean.where(valid >= least_valid * total * (1 - 1e-6)).rename(row="lat", column="lon")
+        arrays[name] = mean.transpose("time", "lat", "lon").astype(np.float32).assign_attrs(data.attrs)
+    coords = {"lat": ("lat", lat, ds["lat"].attrs), "lon": ("lon", lon, ds["lon"].attrs)}
+    return xr.Dataset(arrays, {"time": ds["time"], **coords})
+
+
+def _shared(new: np.ndarray, old: np.ndarray) -> np.ndarray:
+    """Return the length that each new interval shares with each old one, edges ascending, shape (new, old)."""
+    low, high = np.maximum(new[:-1, None], old[None, :-1]), np.minimum(new[1:, None], old[None, 1:])
+    return np.clip(high - low, 0, None)

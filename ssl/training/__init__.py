@@ -1,0 +1,1 @@
+"""Pretraining: objectives, the module, callbacks, monitors, the run."""

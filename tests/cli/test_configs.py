@@ -1,0 +1,62 @@
+"""Every config in configs/ is read as its verbs would read it."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from earthssl.cli.verbs import config_of
+from earthssl.downstream.tasks.registry import ENSO, frozen_task
+from earthssl.pretext import TASKS
+from earthssl.ssl.common.config import build, read_yaml
+from earthssl.ssl.prepare.config import PrepareConfig
+from earthssl.ssl.training.pretrain import parse_objectives
+
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
+LINKS = {
+    "prepare": {"out": "x"},
+    "pretrain": {"store": "x", "out": "x"},
+    "probe": {"store": "x", "out": "x", "checkpoints": ["x"]},
+    "report": {"store": "x", "probe": "x"},
+    "audit": {"store": "x", "out": "x"},
+    "matrix": {"store": "x", "out": "x"},
+    "finetune": {"store": "x", "out": "x"},
+}
+
+
+def test_there_are_configs() -> None:
+    assert len(CONFIGS) >= 4
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_every_section_is_valid_and_the_gaps_hold_window_and_lead(file: Path) -> None:
+    built: dict[str, Any] = {}
+    content = read_yaml(file)
+    others = content.pop("prepare_others", {})
+    for name, settings in others.items():
+        build(PrepareConfig, {**settings, "out": "x"}, name).splits.build()
+    for verb, settings in content.items():
+        settings.pop("seeds", None) if verb == "pretrain" else None
+        kind = config_of(verb, settings)
+        links = {name: value for name, value in LINKS[verb].items() if name in {f.name for f in fields(kind)}}
+        built[verb] = build(kind, {**settings, **links}, verb)
+    for verb in ("pretrain", "audit"):
+        if verb in built:
+            parse_objectives(built[verb].objectives, TASKS)
+    assert set(others) <= set(built["pretrain"].stores if others else ())
+    if "matrix" in built:
+        for objectives in built["matrix"].all_recipes().values():
+            parse_objectives(objectives, TASKS)
+        for task in built["matrix"].tasks:
+            frozen_task(task)
+    if "prepare" not in built:
+        return
+    splits = built["prepare"].splits.build()
+    if "probe" in built and built["probe"].task == ENSO:
+        months = max(built["pretrain"].encoder.window, built["probe"].pca_window) + max(built["probe"].leads) + 1
+        for earlier, later in ((splits.train, splits.val), (splits.val, splits.test)):
+            gap = (later[0].astype("datetime64[M]") - earlier[1].astype("datetime64[M]")).astype(int) - 1
+            assert gap >= months
+        assert splits.embargo_days >= 30 * months

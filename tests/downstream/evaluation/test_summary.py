@@ -1,0 +1,119 @@
+"""What a task writes: everything or nothing, names escaped, numbers as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from earthssl.downstream.evaluation.frozen_task import Evaluation
+from earthssl.downstream.evaluation.summary import Summary, number, plain
+from earthssl.ssl.common.errors import EarthSSLError
+from earthssl.ssl.common.files import read_json
+from matplotlib.figure import Figure
+
+
+def summary(**changes: Any) -> Summary:
+    """Two rows at one target, one difference, one picture."""
+    scores = pd.DataFrame(
+        {"row": ["a <b>", "pretrained"], "seed": "", "target": "30 kt", "metric": "BSS", "value": [0.1, 0.2],
+         "low": [0.05, np.nan], "high": [0.15, np.nan]}
+    )  # fmt: skip
+    differences = pd.DataFrame(
+        {"row": ["pretrained"], "reference": ["a <b>"], "target": ["30 kt"], "metric": ["BSS"], "value": [0.1],
+         "low": [-0.1], "high": [0.3], "verdict": ["undecided"]}
+    )  # fmt: skip
+    drawn = Figure()
+    drawn.subplots().plot([0, 1])
+    made: dict[str, Any] = {
+        "task": "test", "title": "A test", "convention": "none", "scores": scores, "differences": differences,
+        "record": {"synthetic": True, "bad": float("nan"), "n": np.int64(3)}, "figures": {"line": drawn},
+        "tables": {"more": pd.DataFrame({"x": [1, 2]})}, "notes": ["small"],
+    }  # fmt: skip
+    return Summary(**{**made, **changes})
+
+
+def test_the_folder_holds_it_all(tmp_path: Path) -> None:
+    """Tables come back as they went; the page needs no other file; row names cannot break out."""
+    folder = summary().write(tmp_path / "out", "earthssl probe")
+    assert {file.name for file in folder.iterdir()} == {
+        "scores.csv", "differences.csv", "more.csv", "line.png", "result.json", "report.html", "table.txt",
+    }  # fmt: skip
+    back = pd.read_csv(folder / "scores.csv", keep_default_na=False)
+    assert list(back["row"]) == ["a <b>", "pretrained"]
+    assert list(back["value"]) == [0.1, 0.2]
+    record = read_json(folder / "result.json", "the record")
+    assert record["command"] == "earthssl probe"
+    assert record["bad"] is None
+    assert record["n"] == 3
+    page = (folder / "report.html").read_text()
+    assert "a &lt;b&gt;" in page
+    assert "<b>" not in page
+    assert "data:image/png;base64," in page
+    assert "synthetic" in page
+
+
+def test_writing_twice_gives_the_same_bytes(tmp_path: Path) -> None:
+    """Nothing in the tables or pictures depends on when they were written."""
+    one, two = summary().write(tmp_path / "one"), summary().write(tmp_path / "two")
+    for file in ("scores.csv", "line.png", "report.html"):
+        assert (one / file).read_bytes() == (two / file).read_bytes()
+
+
+def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path) -> None:
+    """A filled folder is refused; a figure that fails leaves nothing behind."""
+    summary().write(tmp_path / "out")
+    with pytest.raises(EarthSSLError, match="out"):
+        summary().write(tmp_path / "out")
+
+    class Broken(Figure):
+        def savefig(self, *_: Any, **__: Any) -> None:
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        summary(figures={"x": Broken()}).write(tmp_path / "other")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_text_has_a_row_each_and_the_verdict() -> None:
+    """The numbers, then the paired differences of the pretrained rows, then the notes."""
+    text = summary().text()
+    block = text.split("\n\n")[1].splitlines()
+    assert block[0].split() == ["30", "kt", "BSS"]
+    assert [line.split()[-1] for line in block[1:]] == ["0.100", "0.200"]
+    assert "pretrained − a <b>, 30 kt BSS: +0.100 [-0.100, +0.300]  undecided" in text
+    assert text.endswith("small")
+
+
+def test_a_result_without_numbers_is_refused() -> None:
+    """No scores, none finite, or columns missing."""
+    with pytest.raises(EarthSSLError, match="none that is finite"):
+        summary(scores=summary().scores.assign(value=np.nan))
+    with pytest.raises(EarthSSLError, match="missing"):
+        summary(scores=pd.DataFrame({"row": ["a"]}))
+
+
+def test_numbers_and_plain_values() -> None:
+    """Three places for small numbers, fewer for large; NaN is a dash on paper and null in JSON."""
+    assert [number(v) for v in (0.1234, 12.345, 123.4, 12345.6, float("nan"), "x")] == [
+        "0.123", "12.35" if number(12.345) == "12.35" else "12.34", "123.4", "12346", "–", "x",
+    ]  # fmt: skip
+    assert plain({"a": (np.float32(1), np.array([1, np.inf]))}) == {"a": [1.0, [1, None]]}
+
+
+def test_skill_of_an_evaluation() -> None:
+    """1 where nothing is wrong, 0 as good as the climatology, weights count, units add up."""
+    units, reference = np.array([1, 1, 2]), np.array([1.0, 3.0, 2.0])
+    assert Evaluation(units, np.zeros(3), reference).skill() == 1
+    assert Evaluation(units, reference, reference).skill() == 0
+    one = Evaluation(units, np.array([1.0, 0.0, 2.0]), reference)
+    assert one.skill() == pytest.approx(0.5)
+    assert one.skill(np.array([1.0, 1.0, 0.0])) == pytest.approx(0.75)
+    assert one.by_unit().skill() == pytest.approx(one.skill())
+    assert list(one.by_unit().error) == [1.0, 2.0]
+    with pytest.raises(EarthSSLError, match="finite"):
+        Evaluation(units, np.array([1.0, np.nan, 0.0]), reference)
+    with pytest.raises(EarthSSLError, match="shapes"):
+        Evaluation(units, np.zeros(2), reference)

@@ -1,0 +1,195 @@
+"""finetune: from a checkpoint, a store and labels to a tuned folder that predicts what the run predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import xarray as xr
+from earthssl.downstream.finetune.finetune import FinetuningConfig, finetune
+from earthssl.downstream.finetune.predictor import checked_shape, load_finetuned
+from earthssl.ssl.checkpoint.read import read
+from earthssl.ssl.checkpoint.verify import verify
+from earthssl.ssl.common.errors import EarthSSLError
+from earthssl.ssl.inference.load import load_encoder
+
+FAST: dict[str, Any] = {
+    "steps": 6, "batch_size": 16, "warmup_steps": 2, "check_every": 3, "seeds": 1, "scratch_seeds": 0,
+    "untrained_seeds": 0, "layers": [-1], "components": [5], "unit": "month", "patience": 0,
+}  # fmt: skip
+
+
+def write_series(file: Path, data: xr.Dataset, words: bool = False) -> Path:
+    """Labels that the winds tell: the mean of u10 in a box, as numbers or as three classes."""
+    values = data["u10"].isel(lat=slice(2, 5), lon=slice(0, 3)).mean(("lat", "lon")).values
+    if words:
+        low, high = np.quantile(values[:240], [1 / 3, 2 / 3])
+        values = np.where(values < low, "calm", np.where(values > high, "strong", "fair"))
+    frame = pd.DataFrame({"time": np.datetime_as_string(data["time"].values, "D"), "wind": values})
+    frame.to_csv(file, index=False)
+    return file
+
+
+@pytest.fixture
+def series(small_data: xr.Dataset, tmp_path: Path) -> Path:
+    return write_series(tmp_path / "labels.csv", small_data)
+
+
+@pytest.fixture
+def make(small_store: Path, small_run: Path, tmp_path: Path) -> Callable[..., FinetuningConfig]:
+    """Maker of a config that trains for a few steps."""
+
+    def made(labels: Path, **more: Any) -> FinetuningConfig:
+        usual = {
+            "checkpoint": str(small_run),
+            "store": str(small_store),
+            "target": "wind",
+            "out": str(tmp_path / "out"),
+        }
+        return FinetuningConfig(labels=str(labels), **{**usual, **FAST, **more})
+
+    return made
+
+
+def predictions_again(folder: Path, data: xr.Dataset, places: Any = None) -> tuple[xr.Dataset, xr.DataArray]:
+    """What the run predicted of its test labels, and what the saved folder predicts for all windows."""
+    with xr.open_dataset(folder / "predictions.nc") as opened:
+        run = opened.load()
+    return run, load_finetuned(folder).predict(data, places)
+
+
+def test_a_tuned_folder_is_whole_and_predicts_what_the_run_predicted(
+    make: Callable[..., FinetuningConfig], series: Path, small_data: xr.Dataset, small_run: Path
+) -> None:
+    folder = finetune(make(series, scratch_seeds=1, untrained_seeds=1, compare=["head"], units="m s-1"))
+    assert verify(folder / "checkpoint")["golden_difference"] < 1e-5
+    assert load_encoder(folder / "checkpoint").embed(small_data).sizes["feature"] == 64
+    run, again = predictions_again(folder, small_data)
+    np.testing.assert_allclose(again.sel(time=run["time"]), run["predicted"][:, 0], rtol=1e-5)
+    assert again.sizes == {"time": 358}
+    assert again.attrs["units"] == "m s-1"
+    later = small_data.assign_coords(time=small_data["time"] + np.timedelta64(20, "D"))
+    np.testing.assert_array_equal(load_finetuned(folder).predict(later).values, again.values)
+    with pytest.raises(EarthSSLError, match=r"for predicting: expected values within 8 .* 'u10' lies"):
+        load_finetuned(folder).predict(small_data.assign(u10=(small_data["u10"] * 12).assign_attrs(units="m s-1")))
+    record = read(folder / "checkpoint")[1]
+    assert record.task is not None
+    assert record.task["kind"] == "regression"
+    assert record.task["targets"] == [{"name": "wind", "units": "m s-1"}]
+    assert record.task["parent"]["name"] == small_run.name
+    scores = pd.read_csv(folder / "scores.csv")
+    assert set(scores["row"]) == {
+        "climatology", "persistence", "damped persistence", "PCA [ridge]", "pretrained [linear probe]",
+        "untrained [linear probe]", "same network from scratch", "pretrained, fine-tuned [full]",
+        "pretrained, fine-tuned [head]",
+    }  # fmt: skip
+    skill = scores[scores.metric == "skill"].set_index("row")["value"]
+    assert abs(skill["climatology"]) < 1e-12
+    assert skill["PCA [ridge]"] > 0.5
+    assert not list(folder.parent.glob(".*"))
+
+
+@pytest.mark.parametrize("kind", ["classification", "field", "places"])
+def test_every_kind_makes_the_round_trip(
+    make: Callable[..., FinetuningConfig], small_data: xr.Dataset, tmp_path: Path, kind: str
+) -> None:
+    more: dict[str, Any] = {"kind": "regression" if kind == "places" else kind, "mode": "lora", "rank": 2}
+    places = None
+    if kind == "classification":
+        labels, more["pooling"] = write_series(tmp_path / "labels.csv", small_data, words=True), "mean"
+    elif kind == "field":
+        labels, more["target"] = tmp_path / "rain.nc", "rain"
+        rain = (small_data["u10"] * 2 + 1).rename("rain").assign_attrs(units="mm")
+        rain.sortby("lat").to_dataset().to_netcdf(labels)
+    else:
+        labels, places = tmp_path / "labels.csv", [(0.0, 30.0), (-60.0, 210.0)]
+        days = np.datetime_as_string(small_data["time"].values, "D")
+        lines = [
+            f"{day},{lat},{lon},{float(small_data['u10'].sel(lat=lat, lon=lon)[k])}"
+            for k, day in enumerate(days)
+            for lat, lon in places
+        ]
+        labels.write_text("\n".join(["time,lat,lon,wind", *lines]))
+    folder = finetune(make(labels, **more))
+    verify(folder / "checkpoint")
+    run, again = predictions_again(folder, small_data, places)
+    if kind == "classification":
+        assert list(again["class"].values) == ["calm", "fair", "strong"]
+        np.testing.assert_allclose(again.sel(time=run["time"]), run["probability"], atol=1e-5)
+        assert float(abs(again.sum("class") - 1).max()) < 1e-6
+        task = read(folder / "checkpoint")[1].task or {}
+        assert task["classes"] == ["calm", "fair", "strong"]
+        assert "Classes. train: calm" in (folder / "table.txt").read_text()
+    elif kind == "field":
+        assert again.attrs["units"] == "mm"
+        np.testing.assert_array_equal(again["lat"], small_data["lat"])
+        np.testing.assert_allclose(again.sel(time=run["time"]), run["predicted"], atol=1e-4)
+        skill = pd.read_csv(folder / "scores.csv").query("metric == 'skill'").set_index("row")["value"]
+        assert skill["raw patch [ridge]"] > 0.98  # the field is a linear function of the patch itself
+        assert skill["pretrained, fine-tuned [lora]"] > 0.1
+    else:
+        at = {"time": xr.DataArray(run["time"].values, dims="s"),
+              "place": xr.DataArray((run["lat"].values < -1).astype(int), dims="s")}  # fmt: skip
+        same = again.sel(time=at["time"]).isel(place=at["place"])
+        np.testing.assert_allclose(same, run["predicted"][:, 0], rtol=1e-4, atol=1e-4)
+        with pytest.raises(EarthSSLError, match="to predict for, as its labels had places"):
+            load_finetuned(folder).predict(small_data)
+
+
+def test_the_head_alone_leaves_the_parents_encoder_bit_equal_and_says_so(
+    make: Callable[..., FinetuningConfig], series: Path, small_run: Path
+) -> None:
+    folder = finetune(make(series, mode="head", lr=1e-2))
+    tuned, record = read(folder / "checkpoint")
+    parent = read(small_run / "checkpoint")[0].state_dict()
+    assert all(torch.equal(value, parent[name]) for name, value in tuned.state_dict().items())
+    frozen = (record.task or {})["frozen"]
+    assert frozen["tensors"] == len(parent)
+    assert frozen["sha256_before"] == frozen["sha256_after"]
+    assert frozen["steps_without_gradient"] == FAST["steps"]
+
+
+def test_several_targets_have_units_and_a_dimension_of_their_own(
+    make: Callable[..., FinetuningConfig], small_data: xr.Dataset, tmp_path: Path
+) -> None:
+    box = small_data[["u10", "v10"]].isel(lat=slice(2, 5), lon=slice(0, 3)).mean(("lat", "lon"))
+    box["u10"].attrs["units"] = box["v10"].attrs["units"] = "m s-1"
+    box.to_netcdf(tmp_path / "winds.nc")
+    folder = finetune(make(tmp_path / "winds.nc", target=["u10", "v10"]))
+    run, again = predictions_again(folder, small_data)
+    assert list(again["units"].values) == ["m s-1", "m s-1"]
+    np.testing.assert_allclose(again.sel(time=run["time"]), run["predicted"], rtol=1e-4, atol=1e-5)
+
+
+def test_an_interrupted_run_leaves_nothing(
+    make: Callable[..., FinetuningConfig], series: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import earthssl.downstream.finetune.finetune as module
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "predictions", interrupt)  # the last thing before the folder appears
+    config = make(series, mode="head")
+    with pytest.raises(KeyboardInterrupt):
+        finetune(config)
+    assert sorted(entry.name for entry in Path(config.out).parent.iterdir()) == ["labels.csv"]
+
+
+def test_a_pretrained_folder_and_one_with_a_changed_head_are_refused(
+    small_run: Path,
+) -> None:
+    with pytest.raises(EarthSSLError, match="got a pretrained encoder; load it with load_encoder"):
+        load_finetuned(small_run)
+    record = read(small_run / "checkpoint")[1]
+    weights = {"linear.weight": torch.zeros(1, 68), "basis": torch.zeros(0, 0), "base": torch.zeros(12, 1),
+               "scale": torch.ones(1)}  # fmt: skip
+    shape = {"outputs": 1, "features": 10**12, "pcs": None, "base": [12, 1], "scale": 1}
+    with pytest.raises(ValueError, match=r"linear\.weight: expected shape"):
+        checked_shape(shape, weights)
+    assert record.task is None

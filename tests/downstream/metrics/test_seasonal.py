@@ -1,0 +1,112 @@
+"""Scores against hand cases, limits and numpy."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from earthssl.downstream.metrics.seasonal import (
+    Row,
+    all_season_skill,
+    fold,
+    last_skilful_lead,
+    pearson,
+    root_mean_square_error,
+    score,
+    std_ratio,
+    valid_mean,
+)
+from earthssl.ssl.common.errors import EarthSSLError
+
+
+def test_pearson_by_hand() -> None:
+    # Deviations (-1, 0, 1) and (-1, 1, 0): r = 1 / (sqrt 2 sqrt 2).
+    assert pearson(np.array([1.0, 2, 3]), np.array([1.0, 3, 2])) == pytest.approx(0.5)
+
+
+def test_pearson_equals_numpy_and_skips_missing_pairs() -> None:
+    rng = np.random.default_rng(0)
+    f, o = rng.normal(size=(2, 4, 30))
+    f[1, 3], o[1, 7] = np.nan, np.nan
+    r = pearson(f, o)
+    kept = np.isfinite(f[1] + o[1])
+    assert r[0] == pytest.approx(np.corrcoef(f[0], o[0])[0, 1])
+    assert r[1] == pytest.approx(np.corrcoef(f[1, kept], o[1, kept])[0, 1])
+
+
+def test_pearson_ignores_scale_and_offset() -> None:
+    x = np.random.default_rng(1).normal(size=20)
+    assert pearson(3 * x + 300, x) == pytest.approx(1)
+    assert pearson(-x, x) == pytest.approx(-1)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, 300.1])
+def test_a_constant_forecast_has_no_skill_and_constant_observations_no_score(constant: float) -> None:
+    x = np.random.default_rng(2).normal(size=20)
+    assert pearson(np.full(20, constant), x) == 0
+    assert np.isnan(pearson(x, np.full(20, constant)))
+    assert np.isnan(pearson(x[:2], x[:2] + 1)), "two pairs are too few"
+
+
+def test_fold_puts_each_forecast_at_its_target_month() -> None:
+    init = np.arange("2000-11", "2001-02", dtype="datetime64[M]")
+    years, folded = fold(np.array([[1.0, 2, 3], [10, 20, 30]]), init, (1, 14))
+    assert years.tolist() == [2000, 2001, 2002]
+    assert folded[0, 0, 11] == 1  # 2000-11 + 1 month
+    assert folded[0, 1, 0] == 2
+    assert folded[1, 2, 0] == 10  # 2000-11 + 14 months
+    assert np.isfinite(folded).sum() == 6
+
+
+def test_all_season_skill_is_the_mean_of_twelve_correlations() -> None:
+    f, o = np.random.default_rng(3).normal(size=(2, 5, 25, 12))
+    expected = [[np.corrcoef(f[i, :, m], o[i, :, m])[0, 1] for m in range(12)] for i in range(5)]
+    np.testing.assert_allclose(all_season_skill(f, o), np.mean(expected, axis=1))
+
+
+def test_rmse_and_std_ratio_by_hand() -> None:
+    o = np.zeros((2, 12))
+    o[0] = 2.0
+    f = o / 2
+    # Errors are 1 in one of two years; standard deviations are .5 and 1.
+    assert root_mean_square_error(f, o) == pytest.approx(np.sqrt(0.5))
+    assert std_ratio(f, o) == pytest.approx(0.5)
+    assert std_ratio(o, o) == pytest.approx(1)
+    assert root_mean_square_error(o, o) == 0
+
+
+def test_last_skilful_lead_stops_at_the_first_failure() -> None:
+    assert last_skilful_lead(np.array([0.9, 0.5, 0.4, 0.6]), (1, 2, 3, 4)) == 2
+    assert last_skilful_lead(np.array([0.4, 0.9]), (1, 2)) is None
+    assert last_skilful_lead(np.array([0.9, np.nan]), (1, 2)) == 1
+
+
+def _observed() -> xr.DataArray:
+    init = np.arange("1990-01", "2000-01", dtype="datetime64[M]").astype("datetime64[ns]")
+    values = np.random.default_rng(4).normal(size=(2, len(init)))
+    return xr.DataArray(values, dims=("lead", "init_time"), coords={"lead": [1, 6], "init_time": init})
+
+
+def test_score_of_a_perfect_and_a_reversed_row() -> None:
+    observed = _observed()
+    perfect = score(Row("perfect", None, observed), observed)
+    assert perfect["skill"].values == pytest.approx([1, 1])
+    assert perfect["rmse"].values == pytest.approx([0, 0])
+    assert perfect["season_skill"].shape == (2, 12)
+    assert perfect["pairs"].values.tolist() == [120, 120]
+    assert perfect.attrs["last_skilful_lead"] == 6
+    assert score(Row("reversed", None, -observed), observed).attrs["last_skilful_lead"] == -1
+
+
+def test_a_row_that_misses_samples_is_refused() -> None:
+    observed = _observed()
+    with pytest.raises(EarthSSLError, match="4 are missing"):
+        score(Row("short", None, observed.isel(init_time=slice(2, None))), observed)
+    with pytest.raises(EarthSSLError, match="transpose"):
+        Row("turned", None, observed.T)
+
+
+def test_valid_mean_leaves_gaps_out_and_is_nan_of_nothing() -> None:
+    values = np.array([[1.0, np.nan, 3.0], [np.nan, np.nan, np.nan]])
+    np.testing.assert_allclose(valid_mean(values, -1), [2, np.nan])
+    np.testing.assert_allclose(valid_mean(values, (0, 1)), 2)
+    whole = np.random.default_rng(0).normal(size=(4, 5))
+    np.testing.assert_allclose(valid_mean(whole, 0), whole.mean(0))

@@ -1,0 +1,164 @@
+"""The matrix: cells that are done once, rows compared on the same units, verdicts where they belong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from earthssl.cli import studies
+from earthssl.downstream.evaluation.frozen_task import Evaluation, FrozenTask
+from earthssl.downstream.studies.matrix import MatrixConfig, cell_file
+from earthssl.ssl.common.errors import EarthSSLError
+from earthssl.ssl.model.encoder import Encoder, EncoderConfig
+from earthssl.ssl.store.store import Store
+from earthssl.ssl.training.config import TrainingConfig
+
+CALLS: list[str] = []
+
+
+class Fake(FrozenTask):
+    """A task whose error is a function of the weights and the layer."""
+
+    name, unit = "fake", "year"
+
+    def __init__(self, store: Store, gain: float = 1.0) -> None:
+        self.gain = gain
+
+    def evaluate(self, encoder: Encoder, layers: Sequence[int]) -> dict[int, Evaluation]:
+        """Return errors that the first weight shifts: equal weights, equal errors."""
+        CALLS.append("evaluate")
+        assert not encoder.training
+        assert not any(p.requires_grad for p in encoder.parameters())
+        size = float(next(encoder.parameters()).abs().mean())
+        units = np.repeat(np.arange(2000, 2012), 3)
+        return {layer: Evaluation(units, self.gain * size * np.ones(36) / (layer + 1), np.ones(36)) for layer in layers}
+
+    def references(self) -> dict[str, Evaluation]:
+        """Return one reference of skill .25."""
+        CALLS.append("references")
+        units = np.repeat(np.arange(2000, 2012), 3)
+        return {"PCA": Evaluation(units, np.full(36, 0.75), np.ones(36))}
+
+
+@pytest.fixture
+def config(small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MatrixConfig:
+    CALLS.clear()
+    monkeypatch.setattr(studies, "make_frozen", lambda name, store, options: Fake(store, **(options or {})))
+    training = TrainingConfig(steps=4, batch_size=8, warmup_steps=1, val_every=4, save_every=2, accelerator="cpu")
+    recipes = {"turns": {"orientation": {}}, "arrow of time": {"order": {}}}
+    return MatrixConfig(
+        str(small_store), str(tmp_path / "matrix"), recipes, {"fake": {}, "other": {"gain": 2.0}},
+        encoder=EncoderConfig("nano", 3, (1, 2, 3)), training=training, seeds=[0, 1], layers=[0, 2], draws=1000,
+    )  # fmt: skip
+
+
+def test_the_table_holds_every_cell_and_nothing_is_done_twice(config: MatrixConfig) -> None:
+    """Two recipes and the untrained at two seeds, two tasks, two layers; then only what is missing."""
+    folder = studies.matrix(config, "earthssl matrix")
+    scores = pd.read_csv(folder / "scores.csv")
+    assert set(scores.row) == {"untrained", "turns", "arrow of time", "PCA"}
+    assert set(scores.target) == {"fake", "other"}
+    assert set(scores.metric) == {"layer 0", "layer 2"}
+    assert scores[scores.row == "PCA"].value.to_numpy() == pytest.approx(0.25)
+    differences = pd.read_csv(folder / "differences.csv")
+    assert set(differences.reference) == {"untrained"}
+    assert CALLS.count("references") == 2
+    assert CALLS.count("evaluate") == 3 * 2 * 2
+    assert (folder / "report.html").is_file()
+    assert len(list(folder.glob("*.png"))) == 1
+    cell_file(Path(config.out) / "cells", "turns", 1, "other").unlink()
+    again = studies.matrix(config)
+    assert CALLS.count("references") == 2
+    assert CALLS.count("evaluate") == 3 * 2 * 2 + 1
+    assert pd.read_csv(again / "scores.csv").equals(scores)
+    # A recipe more: the old cells stay, the new ones are made.
+    more = replace(config, recipes={**config.recipes, "both": {"order": {}, "orientation": {}}})
+    studies.matrix(more)
+    assert CALLS.count("evaluate") == 3 * 2 * 2 + 1 + 4
+
+
+def test_the_same_encoder_is_undecided_and_means_are_over_seeds(config: MatrixConfig) -> None:
+    """A recipe whose cells equal those of the untrained encoder differs by nothing."""
+    studies.matrix(config)
+    cells = Path(config.out) / "cells"
+    for seed in config.seeds:
+        text = cell_file(cells, "untrained", seed, "fake").read_text()
+        cell_file(cells, "turns", seed, "fake").write_text(text.replace("untrained", "turns"))
+    folder = studies.matrix(config)
+    d = pd.read_csv(folder / "differences.csv")
+    same = d[(d.row == "turns") & (d.target == "fake")]
+    assert (same.value == 0).all()
+    assert set(same.verdict) == {"undecided"}
+    scores = pd.read_csv(folder / "scores.csv").set_index(["row", "target", "metric"]).value
+    by_seed = []
+    for seed in config.seeds:
+        cell = pd.read_csv(cell_file(cells, "untrained", seed, "other"))
+        own = cell[cell.layer == 2]
+        by_seed.append(1 - own.error.sum() / own.reference.sum())
+    assert scores["untrained", "other", "layer 2"] == pytest.approx(np.mean(by_seed))
+
+
+def test_leave_one_out_joins_recipes(config: MatrixConfig) -> None:
+    """All of them, and all but each; recipes that share a task cannot be joined."""
+    made = replace(config, leave_one_out=["turns", "arrow of time"]).all_recipes()
+    assert made["all"] == {"orientation": {}, "order": {}}
+    assert made["all but turns"] == {"order": {}}
+    assert made["all but arrow of time"] == {"orientation": {}}
+    same = replace(config, recipes={"a": {"order": {}}, "b": {"order": {"frames": 2}}}, leave_one_out=["a", "b"])
+    with pytest.raises(EarthSSLError, match="share the pretext task 'order'"):
+        same.all_recipes()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"recipes": {}}, "at least one recipe"),
+        ({"recipes": {"untrained": {"order": {}}}}, "names other than 'untrained'"),
+        ({"leave_one_out": ["turn"]}, "Did you mean 'turns'"),
+        ({"seeds": [1, 1]}, "different seeds"),
+        ({"draws": 10}, "draws ≥ 1000"),
+        ({"recipes": {"a": None}}, "pretext tasks with their settings"),
+        ({"recipes": {"a b": {"order": {}}, "a-b": {"order": {}}}}, "differ in letters or digits"),
+        ({"layers": []}, "some layers"),
+    ],
+)
+def test_bad_settings_are_refused(config: MatrixConfig, change: dict[str, Any], words: str) -> None:
+    with pytest.raises(EarthSSLError, match=words):
+        replace(config, **change)
+
+
+def test_a_matrix_is_gone_on_with_only_as_it_was_begun(config: MatrixConfig) -> None:
+    """Another encoder, another recipe under an old name, a layer that is not there, an unknown pretext task."""
+    studies.matrix(config)
+    with pytest.raises(EarthSSLError, match="begun with another 'encoder'"):
+        studies.matrix(replace(config, encoder=EncoderConfig("nano", 4, (1, 2, 3))))
+    with pytest.raises(EarthSSLError, match="recipe 'turns' was begun with another 'objectives'"):
+        studies.matrix(replace(config, recipes={**config.recipes, "turns": {"order": {}}}))
+    with pytest.raises(EarthSSLError, match="Did you mean 'order'"):
+        studies.matrix(replace(config, recipes={"x": {"oder": {}}}))
+    with pytest.raises(EarthSSLError, match=r"matrix\.layers: expected 0 to 2, got 3"):
+        studies.matrix(replace(config, out=config.out + "2", layers=[3]))
+
+
+def test_rows_on_other_units_are_refused(config: MatrixConfig) -> None:
+    """Cells that were scored on other years cannot be paired."""
+    studies.matrix(config)
+    file = cell_file(Path(config.out) / "cells", "turns", 0, "fake")
+    file.write_text(file.read_text().replace("2011", "2012"))
+    with pytest.raises(EarthSSLError, match="remove its cells"):
+        studies.matrix(config)
+
+
+def test_unknown_downstream_tasks_are_refused(small_store: Path, tmp_path: Path) -> None:
+    """By the real registry, before anything is trained."""
+    config = MatrixConfig(str(small_store), str(tmp_path / "m"), {"a": {"order": {}}}, {"ensoo": {}})
+    with pytest.raises(EarthSSLError, match="Did you mean 'enso'"):
+        studies.matrix(config)
+    with pytest.raises(EarthSSLError, match=r"matrix\.tasks\.enso: expected .*got 'leadz'.*Did you mean 'leads'"):
+        studies.matrix(replace(config, tasks={"enso": {"leadz": [3]}}))
+    assert not (tmp_path / "m").exists()

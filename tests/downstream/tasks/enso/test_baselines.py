@@ -1,0 +1,176 @@
+"""Baseline rows: known answers, no leak, and the reference table of the Kaplan record."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+from earthssl.downstream.features import eof
+from earthssl.downstream.metrics.seasonal import Row, score
+from earthssl.downstream.tasks.enso import baselines
+from earthssl.downstream.tasks.enso.labels import EnsoTask
+from earthssl.downstream.tasks.enso.monthly_ridge import HeadOptions
+from earthssl.ssl.common.errors import EarthSSLError
+from earthssl.ssl.fields.splits import SplitsConfig
+
+LEADS = (1, 3, 6)
+QUICK = HeadOptions(penalties=(0.01, 0.1, 1.0), months=(1, 12))
+ROWS: dict[str, Callable[[EnsoTask], Row]] = {
+    "climatology": baselines.climatology,
+    "persistence": baselines.persistence,
+    "damped": baselines.damped_persistence,
+    "lim": lambda task: baselines.stationary_lim(task, 4),
+    "cyclostationary": lambda task: baselines.cyclostationary_lim(task, (2, 4)),
+    "fixed": lambda task: baselines.pca_fixed(task, 4),
+    "pca": lambda task: baselines.pca(task, (2, 4), options=QUICK),
+}
+
+
+def made_up(noise: float = 0.3, measurement: float = 0.05, growth: float = 0.97) -> xr.Dataset:
+    """An oscillating pair of patterns, standing warmth in the box and a see-saw around it, with noise."""
+    months = np.arange("1950-01", "2000-01", dtype="datetime64[M]")
+    lat, lon = np.arange(10.0, -11.0, -4.0), np.arange(182.0, 250.0, 4.0)
+    rng = np.random.default_rng(0)
+    # Ten whole cycles in the 34 years of the fit period, so that no calendar-month mean takes from them.
+    angle = 2 * np.pi * 10 / (34 * 12)
+    turn = growth * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    state = np.zeros((len(months), 2))
+    state[0] = 1.0
+    for t in range(1, len(months)):
+        state[t] = turn @ state[t - 1] + noise * rng.normal(size=2)
+    warm = np.exp(-((lat / 6) ** 2))[:, None] * np.ones(len(lon))
+    seesaw = np.sin(np.pi * lat / 10)[:, None] * np.ones(len(lon))
+    values = np.einsum("tk,kij->tij", state, np.stack([warm, seesaw]))
+    values += measurement * rng.normal(size=values.shape)
+    values[:, 0, :3] = np.nan  # land
+    return xr.Dataset(
+        {"ssta": (("time", "lat", "lon"), values)},
+        coords={"time": months.astype("datetime64[ns]"), "lat": lat, "lon": lon},
+    )
+
+
+def build(dataset: xr.Dataset, window: int = 3) -> EnsoTask:
+    splits = SplitsConfig(("1950", "1974"), ("1976", "1983"), ("1985", "1999"), 300).build()
+    return EnsoTask.from_dataset(dataset, splits, LEADS, window)
+
+
+@pytest.fixture(scope="module")
+def task() -> EnsoTask:
+    return build(made_up())
+
+
+def test_climatology_and_persistence_by_hand(task: EnsoTask) -> None:
+    assert (baselines.climatology(task).forecast.fillna(0) == 0).all()
+    forecast = baselines.persistence(task).forecast
+    for lead in LEADS:
+        known = forecast.sel(lead=lead).dropna("init_time")
+        index = task.index[np.isin(task.time, known.init_time.values.astype("datetime64[M]"))]
+        np.testing.assert_array_equal(known, index)
+
+
+def test_damped_persistence_equals_polyfit(task: EnsoTask) -> None:
+    forecast = baselines.damped_persistence(task).forecast
+    july = task.month == 6
+    rows = task.samples("fit")[0] & july
+    line = np.polyfit(task.index[rows], task.target[1, rows], 1)
+    chosen = forecast.sel(lead=3, init_time=forecast.init_time.dt.month == 7).dropna("init_time")
+    index = task.index[np.isin(task.time, chosen.init_time.values.astype("datetime64[M]"))]
+    np.testing.assert_allclose(chosen, np.polyval(line, index))
+
+
+def test_lim_forecasts_the_oscillation_that_persistence_misses(task: EnsoTask) -> None:
+    observed = task.observed()
+    lim, still = (score(row, observed)["skill"].values for row in (ROWS["lim"](task), baselines.persistence(task)))
+    assert lim[2] > still[2] + 0.1
+    assert lim[0] > 0.95
+
+
+def test_lim_of_a_noiseless_oscillation_is_exact() -> None:
+    # x(t + 1) = G x(t) in two patterns: two EOFs span it, and the forecast is the truth itself.
+    task = build(made_up(noise=0.0, measurement=0.0, growth=1.0))
+    row = baselines.stationary_lim(task, 2)
+    np.testing.assert_allclose(row.forecast, task.observed(), atol=1e-6)
+    assert row.settings == {"eofs": 2}
+
+
+def test_lagged_by_hand() -> None:
+    features = eof.lagged(np.array([[1.0, 10], [2, 20], [3, 30]]), 2)
+    np.testing.assert_array_equal(features[1:], [[2, 20, 1, 10], [3, 30, 2, 20]])
+    assert np.isnan(features[0, 2:]).all()
+
+
+def test_all_rows_come_with_their_settings_and_every_sample(task: EnsoTask) -> None:
+    rows = [make(task) for make in ROWS.values()]
+    observed = task.observed()
+    for row in rows:
+        assert int(score(row, observed)["pairs"].sum()) == int(task.samples("test").sum())
+    assert rows[4].settings["eofs"] in (2, 4)
+    assert rows[6].settings["candidate"] in ("2 PCs × 3 months", "4 PCs × 3 months")
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_no_row_sees_the_future(name: str, task: EnsoTask) -> None:
+    # Everything after a month of the test block is replaced: forecasts made up to that month must not move.
+    last = np.datetime64("1990-06", "M")
+    changed = made_up()
+    changed["ssta"][{"time": changed.time.values.astype("datetime64[M]") > last}] = 99.0
+    before, after = ROWS[name](task), ROWS[name](build(changed))
+    past = before.forecast.init_time.values.astype("datetime64[M]") <= last
+    assert past.sum() > 60
+    np.testing.assert_array_equal(
+        before.forecast.isel(init_time=past), after.forecast.sel(init_time=before.forecast.init_time[past])
+    )
+    assert before.settings == after.settings
+
+
+def test_further_variables_join_the_pca_with_equal_variance(task: EnsoTask) -> None:
+    rng = np.random.default_rng(3)
+    pressure = 1e5 + 500 * rng.normal(size=task.anomaly.shape)
+    cells, weight = baselines.input_cells(task, "fit", {"msl": pressure})
+    inside, n = task.within("fit"), task.anomaly[0].size
+    assert cells.shape == (len(task.time), 2 * n)
+    power = np.nan_to_num((cells[inside] ** 2).mean(axis=0)) * weight
+    assert power[:n].sum() == pytest.approx(power[n:].sum(), rel=0.1)
+    features = baselines.pca_features(task, [3], "fit", 3, {"msl": pressure})
+    assert features["3 PCs × 3 months"].shape == (len(task.time), 9)
+    with pytest.raises(EarthSSLError, match="'msl' of shape"):
+        baselines.input_cells(task, "fit", {"msl": pressure[:5]})
+
+
+def test_pca_may_not_look_back_beyond_the_window(task: EnsoTask) -> None:
+    with pytest.raises(EarthSSLError, match="window of 3 months, got 5"):
+        baselines.pca(task, window=5)
+
+
+def test_component_counts_beyond_the_data_are_left_out(task: EnsoTask) -> None:
+    assert list(baselines.pca_features(task, [2, 1000], "train")) == ["2 PCs × 3 months"]
+
+
+REFERENCE = {
+    "persistence": [0.97, 0.79, 0.48, 0.18, -0.04, -0.18, -0.24],
+    "LIM": [0.97, 0.82, 0.56, 0.28, 0.01, -0.18, -0.26],
+    "10 PCs": [0.91, 0.77, 0.56, 0.40, 0.31, 0.33, 0.34],
+    "20 PCs": [0.92, 0.79, 0.60, 0.46, 0.32, 0.25, 0.28],
+}
+
+
+def test_the_kaplan_reference_table_is_reproduced(shared_data: Path) -> None:
+    """Skill at leads 1, 3, …, 18 measured independently on this record, to ±.01.
+
+    The heads of the reference were fitted on initial months up to 1981-12 for all leads.
+    """
+    path = shared_data / "kaplan_sst_anom_tropacific_5deg_monthly_1856-2014.nc"
+    with xr.open_dataset(path) as opened:
+        dataset = opened[["ssta"]].sortby("lat", ascending=False).load()
+    splits = SplitsConfig(("1856", "1963"), ("1966", "1983"), ("1986", "2014"), 700).build()
+    task = EnsoTask.from_dataset(dataset, splits, range(1, 19), 3, last_fit_init="1981-12")
+    rows = {
+        "persistence": baselines.persistence(task),
+        "LIM": baselines.stationary_lim(task, 15),
+        "10 PCs": baselines.pca_fixed(task, 10),
+        "20 PCs": baselines.pca_fixed(task, 20),
+    }
+    for name, expected in REFERENCE.items():
+        skill = score(rows[name], task.observed())["skill"].sel(lead=[1, 3, 6, 9, 12, 15, 18])
+        np.testing.assert_allclose(skill, expected, atol=0.01, err_msg=name)

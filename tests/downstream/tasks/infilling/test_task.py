@@ -1,0 +1,443 @@
+"""Infilling: metrics by hand, the reference table, the head, and a run from store to report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from earthssl.downstream.tasks.infilling.anomalies import Anomalies
+from earthssl.downstream.tasks.infilling.eof_fillers import PcaRegression, baselines
+from earthssl.downstream.tasks.infilling.fillers import (
+    Climatology,
+    InverseDistance,
+    MeanOfObserved,
+    Nearest,
+    OptimalInterpolation,
+    OrdinaryKriging,
+    Places,
+)
+from earthssl.downstream.tasks.infilling.frozen import InfillingTask
+from earthssl.downstream.tasks.infilling.gappy import Gappy
+from earthssl.downstream.tasks.infilling.gaps import GapConfig, Gaps, in_box
+from earthssl.downstream.tasks.infilling.scores import score
+from earthssl.downstream.tasks.infilling.task import PROBED, TWIN, ZERO_SHOT, InfillingConfig, run, summarise
+from earthssl.ssl.common.errors import EarthSSLError
+from earthssl.ssl.common.files import read_json
+from earthssl.ssl.fields.grid import LatLonGrid
+from earthssl.ssl.model.encoder import EncoderConfig
+from earthssl.ssl.sources import open_source
+from earthssl.ssl.store.store import Store
+
+GAPS = GapConfig("random", 0.4)
+
+
+@pytest.fixture(scope="module")
+def anomalies(small_store: Path) -> Anomalies:
+    """SST of the small store: 72 cells of ocean."""
+    return Anomalies.of(Store(small_store), "sst")
+
+
+@pytest.fixture(scope="module")
+def encoder(small_store: Path) -> Any:
+    """An untrained encoder for windows of three months."""
+    torch.manual_seed(0)
+    return EncoderConfig("nano", 3, (1, 2, 3)).build(Store(small_store).variables).eval().requires_grad_(False)
+
+
+# ---- Metrics ------------------------------------------------------------------------------------------------
+
+
+def test_metrics_by_hand() -> None:
+    """Two months, three cells of area 1, 1, 2; the first cell is observed."""
+    truth = np.array([[9.0, 1.0, 3.0], [9.0, 0.0, 2.0]])
+    estimate = np.array([[0.0, 2.0, 3.0], [0.0, 0.0, 1.0]])
+    hidden = np.array([[False, True, True], [False, True, True]])
+    found = score(estimate, truth, hidden, np.array([1.0, 1.0, 2.0])).metrics()
+    # Squared errors 1·1 + 2·0 and 1·0 + 2·1 over 2 months × 3.
+    assert found["rmse"] == pytest.approx(np.sqrt(3 / 6))
+    # Two cells always correlate wholly: in the right order, and in the right order.
+    assert found["r"] == pytest.approx(1)
+    # Errors of the global mean 1/4 and -2/4.
+    assert found["global rmse"] == pytest.approx(np.sqrt((1 / 16 + 4 / 16) / 2))
+    # Variances of two cells with weights 1 and 2: 2/9 times the squared difference.
+    assert found["std ratio"] == pytest.approx(np.sqrt((1 + 1) / (4 + 4)))
+
+
+def test_limits_of_the_metrics() -> None:
+    """Truth: 0, 1, 0, 1. Constant: r 0, ratio 0. The opposite: r -1, ratio 1. Twice as large: r 1, ratio 2."""
+    rng = np.random.default_rng(0)
+    truth, area = rng.normal(size=(5, 30)), rng.uniform(1, 2, 30)
+    hidden = rng.random((5, 30)) < 0.7
+    rms = np.sqrt((np.where(hidden, area, 0) * truth**2).sum() / np.where(hidden, area, 0).sum())
+    perfect, constant, opposite, twice = (
+        score(f, truth, hidden, area).metrics() for f in (truth, 0 * truth + 3.7, -truth, 2 * truth)
+    )
+    assert perfect == pytest.approx({"rmse": 0, "r": 1, "global rmse": 0, "std ratio": 1})
+    assert (constant["r"], constant["std ratio"]) == (0, 0)
+    assert (opposite["r"], opposite["std ratio"], opposite["rmse"]) == pytest.approx((-1, 1, 2 * rms))
+    assert (twice["r"], twice["std ratio"], twice["rmse"]) == pytest.approx((1, 2, rms))
+    assert score(0 * truth, truth, hidden, area).metrics()["rmse"] == pytest.approx(rms)
+
+
+def test_only_hidden_cells_count() -> None:
+    """Whatever stands where something is observed, or where the truth is unknown, changes nothing."""
+    rng = np.random.default_rng(1)
+    truth, estimate, area = rng.normal(size=(4, 20)), rng.normal(size=(4, 20)), np.ones(20)
+    hidden = rng.random((4, 20)) < 0.5
+    other = np.where(hidden, estimate, np.nan)
+    unknown = truth.copy()
+    first = score(estimate, truth, hidden, area).metrics()
+    assert score(other, truth, hidden, area).metrics() == first
+    unknown[~hidden] = 99.0
+    assert score(estimate, unknown, hidden, area).metrics() == first
+    with pytest.raises(EarthSSLError, match="an estimate of every hidden cell"):
+        score(np.where(hidden, np.nan, 0.0), truth, hidden, area)
+    with pytest.raises(EarthSSLError, match="hidden cells in every month"):
+        score(estimate, truth, hidden & (np.arange(4) > 0)[:, None], area)
+
+
+def test_months_with_weights_are_months_repeated() -> None:
+    """A bootstrap draw by weights equals scoring the drawn months."""
+    rng = np.random.default_rng(2)
+    truth, estimate, area = rng.normal(size=(4, 20)), rng.normal(size=(4, 20)), rng.uniform(1, 2, 20)
+    hidden = rng.random((4, 20)) < 0.5
+    drawn = [0, 2, 2, 3, 3, 3]
+    weights = np.bincount(drawn, minlength=4).astype(float)
+    whole = score(estimate[drawn], truth[drawn], hidden[drawn], area).metrics()
+    one = score(estimate, truth, hidden, area)
+    assert {name: float(one.metric(name, weights)) for name in whole} == pytest.approx(whole)
+
+
+# ---- Known answers on real data -------------------------------------------------------------------------------
+
+REFERENCE = {  # hidden-cell RMSE (°C), pattern r, RMSE of the monthly global mean (°C)
+    "sept 1877": {
+        "climatology": (0.520, 0, 0.100), "mean of observed": (0.504, 0, 0.055), "nearest": (0.424, 0.65, 0.030),
+        "inverse distance, p = 3": (0.372, 0.67, 0.028), "ordinary kriging": (0.341, 0.73, 0.021),
+        "PCA regression, k = 15": (0.454, 0.45, None), "PCA regression, k = 40": (0.477, 0.47, None),
+        "optimal interpolation": (0.268, 0.84, 0.012),
+    },
+    "random 10 %": {
+        "climatology": (0.528, 0, 0.122), "mean of observed": (0.512, 0, None), "nearest": (0.432, 0.64, None),
+        "inverse distance, p = 3": (0.370, 0.69, None), "ordinary kriging": (0.363, 0.71, None),
+        "PCA regression, k = 15": (0.461, 0.46, None), "PCA regression, k = 40": (0.447, 0.55, None),
+        "optimal interpolation": (0.298, 0.81, 0.026),
+    },
+    "four holes": {
+        "climatology": (0.500, 0, None), "mean of observed": (0.480, 0, None), "nearest": (0.417, 0.62, None),
+        "inverse distance, p = 3": (0.389, 0.61, None), "ordinary kriging": (0.347, 0.71, None),
+        "PCA regression, k = 15": (0.469, 0.38, None), "optimal interpolation": (0.254, 0.85, 0.010),
+    },
+}  # fmt: skip
+
+
+def test_the_reference_table_on_ersst(shared_data: Path) -> None:
+    """5° anomalies of ERSST v5; climatology and covariances 2010–2017, test 2018-01…2020-08, 1670 cells.
+
+    The month of 1877 is the reference's mask, so its numbers must come out within a few hundredths. Its random
+    cells and its holes are not known: those tell less. (Neither is its localisation.)
+    """
+    file = shared_data / "ersstv5_global_2deg_monthly_2010-2020.nc"
+    ds = open_source(
+        "files", path=str(file), variables=["sst"], resolution=5.0, least_valid=0.01, region=[-70, 70, 0, 360]
+    )
+    values, months = ds["sst"].values.astype(float), ds["time"].values.astype("datetime64[M]")
+    grid, fit = LatLonGrid(ds["lat"].values, ds["lon"].values), months < np.datetime64("2018-01")
+    known = np.isfinite(values).all(0) & (values[fit].std(0) > 1e-3)
+    assert known.sum() == 1670
+    month = months.astype(int) % 12
+    anomaly = values[:, known]
+    anomaly = anomaly - np.stack([anomaly[fit & (month == m)].mean(0) for m in range(12)])[month]
+    training, truth = anomaly[fit], anomaly[~fit]
+    assert (len(training), len(truth)) == (96, 32)
+    rows, columns = np.nonzero(known)
+    places = Places(grid.lat[rows], grid.lon[columns], grid.area[known])
+    weight = places.area / places.area.sum()
+    assert np.sqrt((weight * truth**2).sum(1).mean()) == pytest.approx(0.527, abs=2e-3)
+    holes = np.zeros(grid.shape, bool)
+    for lat, lon in ((0, 180), (30, 330), (-30, 60), (-30, 270)):
+        holes |= in_box(grid, lat, lon, 30, 60)
+    seen = {
+        "sept 1877": Gaps(
+            GapConfig("file", path=str(shared_data / "hadcrut4_two_months_gappy.nc"), month="1877-09"), grid, known
+        ).observed(0)[known],
+        "random 10 %": Gaps(GapConfig("random", 0.1, fixed=True), grid, known).observed(0)[known],
+        "four holes": ~holes[known],
+    }
+    assert seen["sept 1877"].mean() == pytest.approx(0.32, abs=0.01)
+    methods = [
+        Climatology(), MeanOfObserved(places), Nearest(places), InverseDistance(places), OrdinaryKriging(places),
+        PcaRegression(places, training, 15), PcaRegression(places, training, 40),
+        OptimalInterpolation(places, training),
+    ]  # fmt: skip
+    near = {"sept 1877": (0.010, 0.02, 0.006), "random 10 %": (0.03, 0.03, 0.02), "four holes": (0.035, 0.07, 0.005)}
+    for target, mask in seen.items():
+        hidden = np.broadcast_to(~mask, truth.shape)
+        scores = {m.name: score(m.fill(np.where(mask, truth, np.nan)), truth, hidden, weight) for m in methods}
+        for name, (rmse, r, shift) in REFERENCE[target].items():
+            found = scores[name].metrics()
+            rmse_near, r_near, shift_near = near[target]
+            assert found["rmse"] == pytest.approx(rmse, abs=rmse_near), (target, name)
+            assert found["r"] == pytest.approx(r, abs=r_near), (target, name)
+            if shift is not None:
+                assert found["global rmse"] == pytest.approx(shift, abs=shift_near), (target, name)
+        ranked = sorted(scores, key=lambda name: scores[name].metrics()["rmse"])
+        assert ranked[:2] == ["optimal interpolation", "ordinary kriging"]
+
+
+# ---- Anomalies and gaps of a store ----------------------------------------------------------------------------
+
+
+def test_anomalies_are_departures_from_the_fit_period(anomalies: Anomalies, small_store: Path) -> None:
+    """Calendar-month means of the raw data over train … validation, by brute force, land left out."""
+    store = Store(small_store)
+    raw = store.dataset(["sst"])["sst"].values.astype(float)
+    month = store.times.astype("datetime64[M]").astype(int) % 12
+    fit = (store.times >= np.datetime64("1981")) & (store.times < np.datetime64("2006"))
+    assert anomalies.known.sum() == np.isfinite(raw[0]).sum() == 72
+    expected = raw - np.stack([raw[fit & (month == m)].mean(0) for m in range(12)])[month]
+    np.testing.assert_allclose(anomalies.values, expected[:, anomalies.known], atol=2e-4)
+    assert len(anomalies.fit) == fit.sum() == 300
+    back = anomalies.from_normalised(anomalies.normalised[5:9], np.arange(5, 9))
+    np.testing.assert_allclose(back, anomalies.values[5:9], atol=1e-6)
+    assert np.array_equal(anomalies.on_grid(back)[:, anomalies.known], back)
+
+
+def test_gaps_are_the_same_for_everyone(anomalies: Anomalies) -> None:
+    """Fillers, windows and scores see one mask; what is hidden never reaches a window."""
+    gappy = Gappy(anomalies, GAPS)
+    ends = anomalies.ends("test", 3)
+    shown = gappy.observed(ends)
+    assert np.array_equal(np.isfinite(shown), ~gappy.hidden(ends))
+    for last, fields, times in gappy.windows(ends[:5], 3):
+        assert fields.shape == (5, 3, 3, 7, 12)
+        assert np.array_equal(times[:, -1], anomalies.store.times[last])
+        seen = np.isfinite(fields)
+        assert (seen[:, :, 0] == seen[:, :, 1]).all()
+        assert np.array_equal(seen[:, -1, 0][:, anomalies.known], np.isfinite(shown[:5]))
+    assert len({mask.tobytes() for mask in gappy.seen}) == len(gappy.seen)
+
+
+def test_a_perfect_filler_is_scored_perfect(anomalies: Anomalies) -> None:
+    """One that knows the store's fields gives the anomalies back; one that leaves a hole is refused."""
+    store, gappy = anomalies.store, Gappy(anomalies, GAPS)
+    ends = anomalies.ends("test", 2)
+
+    def oracle(fields: np.ndarray, times: np.ndarray) -> np.ndarray:
+        steps = np.searchsorted(store.times, times)
+        return store.read(steps.ravel()).reshape(fields.shape)
+
+    np.testing.assert_allclose(gappy.filled(oracle, ends, 2), anomalies.values[ends], atol=1e-6)
+    with pytest.raises(EarthSSLError, match="a value in every cell"):
+        gappy.filled(lambda fields, times: fields, ends, 2)
+
+
+def test_the_head_recovers_what_tokens_hold(anomalies: Anomalies, encoder: Any, monkeypatch: Any) -> None:
+    """Tokens that hold their own patch's truth: the head reads it off; tokens of noise: no skill, no harm."""
+    gappy = Gappy(anomalies, GAPS)
+    normalised, store = anomalies.normalised, anomalies.store
+
+    def telling(_: Any, batch: Any, layers: Any) -> dict[int, np.ndarray]:
+        from earthssl.ssl.model.tokens import patchify
+
+        steps = np.searchsorted(store.times, batch.times.numpy().astype("datetime64[s]"))
+        whole = np.where(np.isfinite(normalised[steps]), normalised[steps], 0.0)[:, :, None]
+        told = replace(batch, values=torch.from_numpy(np.broadcast_to(whole, batch.values.shape).copy()).float())
+        patches = patchify(told, (1, 2, 3))
+        last = patches.step == patches.shape[0] - 1
+        own = patches.values[:, last, 0].numpy()
+        noise = np.random.default_rng(0).normal(size=own.shape)
+        return {0: own, 1: noise}
+
+    monkeypatch.setattr("earthssl.downstream.tasks.infilling.gappy._tokens", telling)
+    found = gappy.probed(encoder, [0, 1])
+    ends = anomalies.ends("test", 3)
+    hidden = gappy.hidden(ends)
+    np.testing.assert_allclose(found[0].values[hidden], anomalies.values[ends][hidden], atol=1e-3)
+    assert found[0].validation > 0.999
+    assert abs(found[1].validation) < 0.05
+    assert np.isfinite(found[1].values).all()
+
+
+# ---- The frozen task ------------------------------------------------------------------------------------------
+
+
+def test_the_frozen_task(small_store: Path, encoder: Any) -> None:
+    """Every layer and baseline on the same months; units are years; nothing is learnt from test fields."""
+    task = InfillingTask(Store(small_store), "sst", window=3, kind="cloud", observed=0.4)
+    found, references = task.evaluate(encoder, [0, 2]), task.references()
+    assert set(found) == {0, 2}
+    assert set(references) == {"nearest", "ordinary kriging", "optimal interpolation"}
+    every = [*found.values(), *references.values()]
+    for one in every:
+        assert np.array_equal(one.units, every[0].units)
+        assert np.array_equal(one.reference, every[0].reference)
+        assert np.isfinite(one.error).all()
+    assert sorted(set(every[0].units)) == [2007, 2008, 2009, 2010]
+    assert len(every[0].error) == 46
+    assert max(one.skill() for one in references.values()) > 0.1
+    assert all(-0.2 < one.skill() < 1 for one in found.values())
+    shorter = EncoderConfig("nano", 1, (1, 2, 3)).build(Store(small_store).variables).eval()
+    assert len(task.evaluate(shorter, [0])[0].error) == 46
+
+
+def test_errors_of_the_frozen_task_by_hand(small_store: Path) -> None:
+    """The climatology has skill 0; its error is the squared anomaly of the hidden cells."""
+    task = InfillingTask(Store(small_store), "sst", window=1, references=["climatology"], observed=0.4)
+    one = task.references()["climatology"]
+    assert one.skill() == 0
+    own = task.anomalies
+    first = task.ends[0]
+    hidden = ~task.gappy.seen[first][own.known]
+    expected = (own.places.area * own.values[first] ** 2)[hidden].sum() / own.places.area.sum()
+    assert one.error[0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"variable": "ssst"}, "infilling.variable: expected one of sst, u10, v10"),
+        ({"kind": "swat"}, "Did you mean 'swath'"),
+        ({"share": 0.2}, "expected settings of the gaps"),
+        ({"window": 0}, "infilling.window"),
+    ],
+)
+def test_bad_options_of_the_frozen_task(options: dict[str, Any], match: str, small_store: Path) -> None:
+    """A store without the variable, unknown gaps: one line with the remedy."""
+    with pytest.raises(EarthSSLError, match=match):
+        InfillingTask(Store(small_store), **options)
+
+
+def test_windows_longer_than_the_task_and_unknown_baselines_are_refused(small_store: Path, encoder: Any) -> None:
+    """Encoders are compared on the same months only."""
+    with pytest.raises(EarthSSLError, match="raise the task's option window"):
+        InfillingTask(Store(small_store), "sst", window=2).evaluate(encoder, [0])
+    with pytest.raises(EarthSSLError, match=r"infilling.references.*got 'krigging'"):
+        InfillingTask(Store(small_store), "sst", references=["krigging"]).references()
+
+
+# ---- The run --------------------------------------------------------------------------------------------------
+
+
+def config(store: Path, out: Path, **changes: Any) -> InfillingConfig:
+    gaps = {"random": GAPS, "blocks": GapConfig("block", boxes=1, box=(40.0, 90.0))}
+    made: dict[str, Any] = {"variable": "sst", "gaps": gaps, "fractions": [0.2, 0.5], "draws": 1000, "ranks": (3, 6)}
+    return InfillingConfig(str(store), str(out), **{**made, **changes})
+
+
+def test_a_run_with_a_checkpoint(small_run: Path, small_store: Path, tmp_path: Path) -> None:
+    """Every row at every target with an interval, encoders beside their twins, pictures and a page."""
+    path = str(small_run)
+    asked: list[tuple[int, ...]] = []
+
+    def zero(fields: np.ndarray, times: np.ndarray) -> np.ndarray:
+        asked.append(fields.shape)
+        assert times.shape == fields.shape[:2]
+        return np.nan_to_num(fields)
+
+    out = run(config(small_store, tmp_path / "out", checkpoints=[path]), {path: zero}, "earthssl probe")
+    scores = pd.read_csv(out / "scores.csv")
+    names = [method.name for method in baselines(Anomalies.of(Store(small_store), "sst"), (3, 6))]
+    assert set(scores["row"]) == {*names, ZERO_SHOT, PROBED, TWIN}
+    assert set(scores["target"]) == {"random", "blocks"}
+    assert set(scores["metric"]) == {"rmse", "r", "global rmse", "std ratio"}
+    assert len(scores) == len(set(scores["row"])) * 8
+    assert (scores["low"] <= scores["value"] + 1e-9).all()
+    rmse = scores[scores["metric"] == "rmse"].set_index(["row", "target"])["value"]
+    # No anomaly, from training's climatology or the fit period's.
+    assert rmse[ZERO_SHOT, "random"] == pytest.approx(rmse["climatology", "random"], rel=0.02)
+    assert all(shape[1:] == (3, 3, 7, 12) for shape in asked)
+    differences = pd.read_csv(out / "differences.csv")
+    assert set(differences["reference"]) == {"climatology", "ordinary kriging", "optimal interpolation", TWIN}
+    assert set(differences["verdict"]) <= {"better", "worse", "undecided"}
+    assert set(pd.read_csv(out / "by_fraction.csv")["observed"]) == {0.2, 0.5}
+    distance = pd.read_csv(out / "by_distance.csv")
+    shares = distance[distance["row"] == "nearest"].groupby("target")["share_of_hidden"].sum()
+    assert shares.tolist() == pytest.approx([1, 1])
+    record = read_json(out / "result.json", "the record")
+    assert record["observed_share"]["random"] == pytest.approx(29 / 72)
+    assert {choice["row"] for choice in record["choices"]} == {PROBED, TWIN}
+    assert {"maps.png", "rmse_by_distance.png", "rmse_by_fraction_observed.png", "report.html"} <= {
+        file.name for file in out.iterdir()
+    }
+    assert "46 test months" in (out / "report.html").read_text()
+
+
+def test_baselines_only_and_checkpoints_without_a_decoder(small_run: Path, small_store: Path, tmp_path: Path) -> None:
+    """No checkpoint is needed; one that rebuilds no fields is probed all the same, and the notes say so."""
+    own = config(small_store, tmp_path / "out", gaps={"clouds": GapConfig("cloud", 0.5)}, fractions=[])
+    assert not summarise(own, {}).scores["row"].str.contains("trained").any()
+    found = summarise(replace(own, checkpoints=[str(small_run)]), {})
+    assert ZERO_SHOT not in set(found.scores["row"])
+    assert PROBED in set(found.scores["row"])
+    assert "No zero-shot row" in " ".join(found.notes)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").touch()
+    with pytest.raises(EarthSSLError, match=r"not empty|holds"):
+        run(own)
+
+
+def test_distances_without_a_hidden_cell_leave_an_empty_table_and_no_figure(small_store: Path, tmp_path: Path) -> None:
+    edges = {"distances_km": [3e4, 4e4], "gaps": {"random": GAPS}, "fractions": []}
+    found = summarise(config(small_store, tmp_path / "out", **edges), {})
+    assert found.tables["by_distance"].shape == (0, 6)
+    assert set(found.figures) == {"maps"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"gaps": {}}, "expected at least one kind of gaps"),
+        ({"fractions": [1.0]}, "infilling.fractions"),
+        ({"distances_km": [5.0, 1.0]}, "edges that rise"),
+        ({"draws": 10}, "draws ≥ 1000"),
+        ({"task": "enso"}, "expected infilling"),
+    ],
+)
+def test_bad_configs_are_refused(changes: dict[str, Any], match: str) -> None:
+    """Before any work."""
+    with pytest.raises(EarthSSLError, match=match):
+        config(Path("store"), Path("out"), **changes)
+
+
+def test_what_does_not_fit_the_store_is_refused(small_run: Path, small_store: Path, tmp_path: Path) -> None:
+    """Layers that are not there, a seed given twice, a variable the store lacks."""
+    for changes, match in (
+        ({"layers": [7]}, r"infilling.layers: expected some out of 0…2"),
+        ({"checkpoints": [str(small_run), str(small_run)]}, "different seeds"),
+        ({"variable": "msl"}, "infilling.variable"),
+    ):
+        settings = {"checkpoints": [str(small_run)], **changes}
+        with pytest.raises(EarthSSLError, match=match):
+            summarise(config(small_store, tmp_path / "out", **settings), {})
+
+
+def test_the_pretrained_decoder_fills(small_windows: Callable[..., Any], anomalies: Anomalies) -> None:
+    """`Masking.fill` is such a filler: observed cells stay, the others get a value, land stays empty."""
+    from earthssl.pretext.prediction.masking import MaskingConfig
+    from earthssl.ssl.fields.batch import from_fields
+    from earthssl.ssl.training.objective import Context
+
+    store = anomalies.store
+    torch.manual_seed(0)
+    encoder = EncoderConfig("nano", 3, (1, 2, 3)).build(store.variables).eval()
+    masking: Any = MaskingConfig(decoder_width=32).build(Context(encoder, store.variables, store.grid)).eval()
+    known = torch.from_numpy(store.statistics.known)
+
+    def fill(fields: np.ndarray, times: np.ndarray) -> np.ndarray:
+        seconds, keys = torch.from_numpy(times.astype(np.int64)), torch.zeros(len(times), dtype=torch.int64)
+        batch = from_fields(torch.from_numpy(fields), seconds, keys, known, store.variables, store.grid)
+        return np.asarray(masking.fill(encoder, batch))
+
+    gappy, ends = Gappy(anomalies, GAPS), anomalies.ends("test", 3)
+    filled = gappy.filled(fill, ends, 3)
+    shown = gappy.observed(ends)
+    seen = np.isfinite(shown)
+    np.testing.assert_allclose(filled[seen], shown[seen], atol=1e-4)
+    assert np.isfinite(filled).all()

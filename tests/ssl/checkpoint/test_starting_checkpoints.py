@@ -1,0 +1,45 @@
+"""The starting checkpoints in registry/: whole, small, with cards that say what they are worth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from earthssl.ssl.checkpoint.migration import FORMAT_VERSION
+from earthssl.ssl.checkpoint.model_card import card
+from earthssl.ssl.checkpoint.read import read_record
+from earthssl.ssl.checkpoint.verify import verify
+from earthssl.ssl.common.config import read_yaml
+from earthssl.ssl.hub.registry_index import describe, index_text
+
+ROOT = Path(__file__).resolve().parents[3]
+FOLDERS = sorted(file.parent for file in (ROOT / "registry").glob("*/record.json"))
+
+
+def test_they_are_at_hand_and_small() -> None:
+    assert "planet-tropics" in [folder.name for folder in FOLDERS]
+    total = sum(file.stat().st_size for file in (ROOT / "registry").rglob("*") if file.is_file())
+    assert total <= 3_000_000
+
+
+def test_the_index_says_what_the_folders_are() -> None:
+    """Else: earthssl push registry/NAME registry/NAME."""
+    entries = {folder.name: describe(folder) for folder in FOLDERS}
+    assert (ROOT / "registry" / "index.json").read_text(encoding="utf-8") == index_text(entries)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_each_is_whole_and_its_card_in_line_with_its_record(folder: Path) -> None:
+    """Scores beside PCA, the untrained twin and scratch; made by a config that is here."""
+    assert verify(folder)["format_version"] == FORMAT_VERSION
+    record = read_record(folder)
+    text = (folder / "card.md").read_text(encoding="utf-8")
+    assert text == card(record)
+    for table in record.extra["scores"]:
+        names = " ".join(row["name"] for row in table["rows"])
+        for word in ("pretrained", "untrained", "scratch", "PCA"):
+            assert word in names, word
+        assert table["command"].startswith("earthssl ")
+    config = read_yaml(ROOT / "configs" / f"registry-{folder.name}.yaml")
+    assert config["pretrain"]["training"]["steps"] == record.steps
+    assert config["pretrain"]["licence"] == record.licence
