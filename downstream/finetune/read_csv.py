@@ -17,7 +17,12 @@ ISO = re.compile(r"\d{4}(-\d{2}(-\d{2}([T ]\d{2}(:\d{2}(:\d{2}(\.\d+)?)?)?)?)?)?
 NO_VALUE = {"", "nan", "na", "n/a", "null", "none", "-"}
 
 
-def _from_rows(file: Path, targets: Sequence[str], kind: str, time: str, missing: str) -> Labels:
+def read_csv(file: Path, targets: Sequence[str], kind: str, time: str, missing: str) -> Labels:
+    """Return the labels in a CSV file.
+
+    Raises:
+        EarthSSLError: If a line is not clear: which one, what was expected, what came, and the remedy.
+    """
     header, rows = _table(file)
     places = [name for name in (LAT, LON) if name in header]
     if len(places) == 1:

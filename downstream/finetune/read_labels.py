@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...ssl.common.errors import EarthSSLError, nearest
 from .labels import Labels
-from .read_csv import _from_rows
+from .read_csv import read_csv
 from .read_netcdf import read_netcdf
 
 KINDS = ("regression", "classification", "field")
@@ -43,4 +43,4 @@ def read_labels(path: str, targets: Sequence[str], kind: str, *, time: str = "ti
         return read_netcdf(file, targets, kind, time, missing)
     if kind == "field":
         raise EarthSSLError(f"{file}: expected fields as NetCDF (.nc) with dimensions {time}, lat, lon, got a table")
-    return _from_rows(file, targets, kind, time, missing)
+    return read_csv(file, targets, kind, time, missing)

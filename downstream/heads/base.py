@@ -1,4 +1,4 @@
-"""Heads on frozen features: ridge, logistic regression and nearest neighbours, chosen on validation.
+"""Heads on frozen features: what one is, what it is fitted on, and the choice on validation.
 
 Every head takes the same samples and gives one array of predictions for each of its settings, so that a
 choice of features, layer and settings is one loop for all of them. Targets have a column for each number to

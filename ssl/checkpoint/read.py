@@ -50,16 +50,16 @@ def read(folder: str | Path) -> tuple[Encoder, Record]:
             of tensors do not follow from the record: all listed. No memory is taken for weights before that.
     """
     folder = Path(folder)
-    return _read(folder, check_files(folder))
+    return read_checked(folder, check_files(folder))
 
 
-def _read(folder: Path, names: Sequence[str]) -> tuple[Encoder, Record]:
+def read_checked(folder: Path, names: Sequence[str]) -> tuple[Encoder, Record]:
     """Return encoder and record of a folder whose files have been checked."""
-    record = _read_record(folder, names)
+    record = read_checked_record(folder, names)
     file = folder / "encoder.safetensors"
     with torch.device("meta"):
         expected = record.encoder.build(record.variables).state_dict()
-    _check_shapes(read_header(file), {name: (_DTYPE[t.dtype], tuple(t.shape)) for name, t in expected.items()}, file)
+    check_shapes(read_header(file), {name: (_DTYPE[t.dtype], tuple(t.shape)) for name, t in expected.items()}, file)
     encoder = record.encoder.build(record.variables)
     load_exactly(encoder, read_tensors(file), file)
     return encoder, replace(record, stamp_s=_stamp(folder / "golden.safetensors", record.step_days))
@@ -79,10 +79,10 @@ def read_record(folder: str | Path) -> Record:
         EarthSSLError: See `read`.
     """
     folder = Path(folder)
-    return _read_record(folder, check_files(folder))
+    return read_checked_record(folder, check_files(folder))
 
 
-def _read_record(folder: Path, names: Sequence[str]) -> Record:
+def read_checked_record(folder: Path, names: Sequence[str]) -> Record:
     """Return the record of a folder whose files have been checked."""
     plain = read_strict_json(folder / RECORD, "a checkpoint's record")
     version = version_of(plain, folder / RECORD)
@@ -94,7 +94,7 @@ def _read_record(folder: Path, names: Sequence[str]) -> Record:
         raise EarthSSLError(f"{folder}: expected {TASK_FILE} if and only if the record names a task; fetch it again")
     check_lengths(plain, folder / RECORD)
     file = folder / "statistics.safetensors"
-    _check_shapes(read_header(file), _statistics_shapes(plain), file)
+    check_shapes(read_header(file), _statistics_shapes(plain), file)
     arrays = read_tensors(file)
     scale = arrays["scale"]
     if bool(arrays["coefficients"].isinf().any()) or not bool((scale.isfinite() & (scale > 0)).all()):
@@ -108,7 +108,7 @@ def _statistics_shapes(record: dict[str, Any]) -> Shapes:
     return {"coefficients": ("F32", (len(kind["keys"]), 1 + 2 * kind["harmonics"], *fields)), "scale": ("F32", fields)}
 
 
-def _check_shapes(found: Shapes, expected: Shapes, where: Path) -> None:
+def check_shapes(found: Shapes, expected: Shapes, where: Path) -> None:
     """Raise where names, shapes or types of tensors are others than expected, listing the differences."""
     wrong = [f"{name} is missing" for name in expected if name not in found]
     wrong += [f"{name} is unknown here" for name in found if name not in expected]
@@ -141,11 +141,12 @@ def read_task(folder: str | Path) -> dict[str, Tensor]:
             "see `earthssl finetune`"
         )
     tensors = read_tensors(file)
-    _check_finite(tensors, file)
+    check_finite(tensors, file)
     return tensors
 
 
-def _check_finite(tensors: Mapping[str, Tensor], where: Path) -> None:
+def check_finite(tensors: Mapping[str, Tensor], where: Path) -> None:
+    """Raise where tensors hold values that are not finite, naming them."""
     wrong = [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
     if wrong:
         raise EarthSSLError(f"{where}: {listed(wrong)} holds values that are not finite; fetch it again")

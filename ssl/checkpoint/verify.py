@@ -17,7 +17,7 @@ from .manifest import (
     check_files,
 )
 from .migration import FORMAT_VERSION, version_of
-from .read import Shapes, _check_finite, _check_shapes, _read
+from .read import Shapes, check_finite, check_shapes, read_checked
 from .record import Record
 from .untrusted_input import read_header, read_strict_json, read_tensors
 
@@ -38,7 +38,7 @@ def verify(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     names = check_files(folder)
     checks = [f"{len(names)} files as the manifest says (SHA-256), none missing, none too many, no links"]
-    encoder, record = _read(folder, names)
+    encoder, record = read_checked(folder, names)
     version = version_of(read_strict_json(folder / RECORD, "a checkpoint's record"), folder)
     older = "" if version == FORMAT_VERSION else f", migrated to {FORMAT_VERSION}"
     checks += [
@@ -47,7 +47,7 @@ def verify(folder: str | Path) -> dict[str, Any]:
     ]
     rest = ["heads.safetensors", *([TASK_FILE] if record.task is not None else [])]
     for name in rest:
-        _check_finite(read_tensors(folder / name), folder / name)
+        check_finite(read_tensors(folder / name), folder / name)
     checks.append(f"statistics of {len(record.variables)} variables fit the grid; {', '.join(rest)} finite")
     difference = _replay(folder / "golden.safetensors", encoder.eval(), record)
     checks.append(f"golden input gives the output it gave at home to {difference:.1e} (at most {GOLDEN_TOLERANCE:.0e})")
@@ -72,18 +72,18 @@ def _replay(file: Path, encoder: Encoder, record: Record) -> float:
         "times": ("I64", shape[:2]),
         "output": ("F32", (windows, *tokens, encoder.width)),
     }
-    _check_shapes(header, expected, file)
+    check_shapes(header, expected, file)
     if not 1 <= windows <= GOLDEN_WINDOWS:
         raise EarthSSLError(f"{file}: expected 1 to {GOLDEN_WINDOWS} windows, got {windows}; fetch it again")
     golden = read_tensors(file)
-    _check_finite(golden, file)
+    check_finite(golden, file)
     batch = Batch(
         golden["values"], golden["valid"], golden["times"], torch.zeros(windows, dtype=torch.int64),
         torch.from_numpy(record.statistics.known), record.variables, record.grid,
     )  # fmt: skip
     patches = patchify(batch, encoder.config.patch)
     expected_output = ("F32", (windows, patches.values.shape[1], encoder.width))
-    _check_shapes(header, {**expected, "output": expected_output}, file)
+    check_shapes(header, {**expected, "output": expected_output}, file)
     with torch.no_grad():
         output = encoder(patches)
     difference = float((output - golden["output"]).abs().max())

@@ -31,7 +31,7 @@ from .manifest import (
     manifest_of,
 )
 from .model_card import card
-from .read import _read_record, read_record
+from .read import read_checked_record, read_record
 from .record import Record, check_lengths
 
 Weights = nn.Module | Mapping[str, Tensor]
@@ -113,7 +113,7 @@ def upgrade(folder: str | Path, out: str | Path, record: Record | None = None) -
     """
     folder, out = Path(folder), Path(out)
     names = check_files(folder)
-    record = _read_record(folder, names) if record is None else record
+    record = read_checked_record(folder, names) if record is None else record
     with _appears(out, record) as making:
         for name in names:
             if name not in (RECORD, CARD):

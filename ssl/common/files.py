@@ -1,4 +1,4 @@
-"""Writing so that nothing half-written is ever taken for whole."""
+"""Writing so that nothing half-written is ever taken for whole; locks, digests, free disk."""
 
 from __future__ import annotations
 

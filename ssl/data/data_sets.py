@@ -1,4 +1,4 @@
-"""Several data sets in one run: which one a batch comes from, and what keeps them from leaking into one another.
+"""Several data sets in one run: opened, and kept from leaking into one another.
 
 One set is home: it has every variable of the encoder, and statistics, splits and golden input of the checkpoint are its
 own. The others hold any of its variables on any grid, each normalised by its own statistics. A batch comes from one

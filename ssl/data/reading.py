@@ -1,4 +1,4 @@
-"""Where the fields of windows come from: memory (RAM or an accelerator), or the files of the store as they are asked.
+"""How the fields of windows are read: from memory (resident.py) or from the files of the store (streaming.py).
 
 Both give the same numbers bit for bit. Windows on the processor are widened into buffers that are used again and
 again: a fresh tensor a batch costs more than the copy itself.

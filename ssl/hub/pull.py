@@ -1,4 +1,4 @@
-"""Checkpoints that travel: `pull` brings one from an address and proves it, `push` puts one where others find it.
+"""Checkpoints that travel: `pull` brings one from an address and proves it.
 
 Only the file names that the format knows are ever fetched or written, whatever a manifest or an index says.
 """

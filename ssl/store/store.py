@@ -28,7 +28,7 @@ from ..fields.variables import lookup
 from .chunk_cache import FETCHES, ChunkCache, local, mirror_of
 from .chunks import MANIFEST, Contents, Template, chunk_file, contents_of_file
 from .encoding import decode
-from .writing import _SMALL, MEANING, _joined, _steady, small_digests
+from .writing import MEANING, SMALL, joined, small_digests, steady_of
 
 READABLE = (1, 2)
 
@@ -73,7 +73,7 @@ class Store:
                 f"{self.path}: expected store format {' or '.join(map(str, READABLE))}, got "
                 f"{self.manifest.get('format_version')}; prepare it again with this version"
             )
-        absent = [name for name, file in _SMALL.items() if not (self.path / name / "c" / file).is_file()]
+        absent = [name for name, file in SMALL.items() if not (self.path / name / "c" / file).is_file()]
         if absent:  # Zarr would read zeros
             raise EarthSSLError(f"{self.path}: the values of {', '.join(absent)} are missing; prepare the store again")
         try:
@@ -236,15 +236,15 @@ class Store:
             if not whole:
                 bad.append(str(chunk_file(self.path, number).relative_to(self.path)))
         small = small_digests(self.path, len(self.times))
-        bad += [f"{name}/c/{_SMALL[name]}" for name, value in m["small_sha256"].items() if small[name] != value]
+        bad += [f"{name}/c/{SMALL[name]}" for name, value in m["small_sha256"].items() if small[name] != value]
         names = [name for name in MEANING if name in m]
         steps = m["chunks_sha256"] if m["format_version"] == 1 else m["steps_sha256"]
         expected = digest([{name: m[name] for name in names}, steps, m["small_sha256"]])
         if expected != self.fingerprint or (
-            not bad and found and _joined([chunk.digests for chunk in found])[0] != steps
+            not bad and found and joined([chunk.digests for chunk in found])[0] != steps
         ):
             bad.append(MANIFEST)
-        elif not bad and found and not set(m.get("steady", [])) <= set(_steady(self.variables, found)):
+        elif not bad and found and not set(m.get("steady", [])) <= set(steady_of(self.variables, found)):
             bad.append(f"{MANIFEST} (steady)")
         if bad:
             raise EarthSSLError(f"{self.path}: {', '.join(bad)} differ from the manifest; prepare the store again")

@@ -22,6 +22,7 @@ from .encoding import CF, fill_value
 FORMAT_VERSION = 2
 TIME_UNITS = "seconds since 1970-01-01"
 MEANING = ("format_version", "variables", "units", "grid", "splits", "dtype", "statistics", "appended")
+SMALL = {"time": "0", "lat": "0", "lon": "0", "climatology": "0/0/0/0/0", "scale": "0/0/0"}  # and the file of each
 
 
 def create(path: Path, template: Template, statistics: Statistics) -> zarr.Group:
@@ -44,7 +45,7 @@ def create(path: Path, template: Template, statistics: Statistics) -> zarr.Group
                 compressors=None,
                 dimension_names=dims,
             )
-            file = path / name / "c" / _SMALL[name]
+            file = path / name / "c" / SMALL[name]
             file.parent.mkdir(parents=True)
             with open(file, "wb") as handle:  # uncompressed: the bytes are the chunk; Zarr would copy them in memory
                 handle.write(np.ascontiguousarray(values, values.dtype.newbyteorder("<")).data)
@@ -81,7 +82,7 @@ def read_statistics(path: Path) -> Statistics:
     group: Any = zarr.open_group(path, mode="r")
 
     def mapped(name: str) -> np.ndarray:
-        return np.memmap(path / name / "c" / _SMALL[name], "<f4", "r", shape=group[name].shape)
+        return np.memmap(path / name / "c" / SMALL[name], "<f4", "r", shape=group[name].shape)
 
     return Statistics.from_json(group["fields"].attrs["statistics"], mapped("climatology"), mapped("scale"))
 
@@ -126,7 +127,7 @@ def close(
         "statistics": group["fields"].attrs["statistics"],
         "appended": _appended(template, earlier) if earlier else [],
     }
-    steps, chunks = _joined([chunk.digests for chunk in written], earlier)
+    steps, chunks = joined([chunk.digests for chunk in written], earlier)
     parts = small_digests(path, len(template.times))
     manifest = {
         **meaning,
@@ -135,7 +136,7 @@ def close(
         "steps_sha256": steps,
         "chunks_sha256": chunks,
         "small_sha256": parts,
-        "steady": _steady(template.variables, written, earlier),
+        "steady": steady_of(template.variables, written, earlier),
         "fingerprint": digest([meaning, steps, parts]),
         **record,
     }
@@ -143,7 +144,7 @@ def close(
     return manifest
 
 
-def _joined(digests: Sequence[Sequence[bytes]], earlier: dict[str, Any] | None = None) -> tuple[str, list[str]]:
+def joined(digests: Sequence[Sequence[bytes]], earlier: dict[str, Any] | None = None) -> tuple[str, list[str]]:
     """Return the digest of all steps, and that of each chunk's.
 
     The former is a chain, a digest of the one before and the step's, so that appending goes on from its end.
@@ -158,7 +159,9 @@ def _joined(digests: Sequence[Sequence[bytes]], earlier: dict[str, Any] | None =
     return last.hex(), kept + [hashlib.sha256(b"".join(chunk)).hexdigest() for chunk in digests]
 
 
-def _steady(variables: Sequence[str], written: Sequence[Contents], earlier: dict[str, Any] | None = None) -> list[str]:
+def steady_of(
+    variables: Sequence[str], written: Sequence[Contents], earlier: dict[str, Any] | None = None
+) -> list[str]:
     """Return the variables whose valid cells are the known ones in every step: readers look for no gaps in these.
 
     It follows from the steps, so the fingerprint has no need of it; a store of before it was noted has none.
@@ -184,7 +187,7 @@ def _appended(template: Template, earlier: dict[str, Any]) -> list[dict[str, Any
 def small_digests(path: Path, steps: int) -> dict[str, str]:
     """Return the digests of axes and statistics; of the times by value, because appending adds files of them."""
     group: Any = zarr.open_group(path, mode="r")
-    parts = {name: sha256(path / name / "c" / zeros) for name, zeros in _SMALL.items() if name != "time"}
+    parts = {name: sha256(path / name / "c" / zeros) for name, zeros in SMALL.items() if name != "time"}
     times = np.ascontiguousarray(group["time"][:steps], np.int64)
     return {"time": hashlib.sha256(times.data).hexdigest(), **parts}
 
@@ -202,6 +205,3 @@ def grow(path: Path, template: Template) -> None:
         group["time"].resize(times.shape)
         group["time"][:] = times
         zarr.consolidate_metadata(path)
-
-
-_SMALL = {"time": "0", "lat": "0", "lon": "0", "climatology": "0/0/0/0/0", "scale": "0/0/0"}

@@ -1,4 +1,4 @@
-"""The engine: a Lightning module and trainer that turn an objective into trained weights, restartably."""
+"""The Lightning module that turns an objective into trained weights, restartably."""
 
 from __future__ import annotations
 

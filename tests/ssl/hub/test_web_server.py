@@ -62,7 +62,7 @@ def test_a_connection_that_breaks_off_goes_on_where_it_stopped(server: Any, tiny
 
 def test_trying_goes_on_while_bytes_come(server: Any, tiny: Path, monkeypatch: pytest.MonkeyPatch, same: Any) -> None:
     """More breaks than tries, each after a good piece."""
-    monkeypatch.setattr(place, "BLOCK", 3000)
+    monkeypatch.setattr(download, "BLOCK", 3000)
     server.fault(BIG)(lambda request: request.usual(f"reg/tiny/{BIG}", cut=3500))
     assert same(pull(f"{server.url}/reg/tiny"), tiny)
     assert len(server.ranges(BIG)) > 2 * download.TRIES
