@@ -239,7 +239,8 @@ def fine_tune(
     per_epoch = len(samples) // size
     order = np.empty(0, np.int64)
     with torch.random.fork_rng(devices=[]):
-        for step in track(range(config.steps), label):
+        steps = track(range(config.steps), label)
+        for step in steps:
             epoch, position = divmod(step, per_epoch)
             if position == 0:
                 order = permutation(seed, "finetune order", epoch, len(samples)).numpy()
@@ -260,7 +261,7 @@ def fine_tune(
             if found < best.score:  # False where training diverged to NaN
                 best, weights, waited = Finetuned(step + 1, found), _copied(network), 0
             if config.patience and waited >= config.patience:
-                break
+                steps.finish()
     proof = frozen.proof(step + 1)
     network.load_state_dict(weights)
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)

@@ -97,9 +97,8 @@ def learn(
     if not best_steps:
         raise EarthSSLError(f"scratch: the network of seed {seed} diverged (no finite score); lower scratch.lr")
     network = make()
-    for step in _train(network, loss, fit, "fit", config, seed, f"scratch {seed}, refit"):
-        if step + 1 == best_steps:
-            break
+    for _ in _train(network, loss, fit, "fit", config, seed, f"scratch {seed}, refit", best_steps):
+        pass
     network.eval()
     return Learnt(network, best_steps, best)
 
@@ -117,15 +116,16 @@ def _train(
     config: ScratchConfig,
     seed: int,
     label: str,
+    steps: int | None = None,
 ) -> Iterator[int]:
-    """Yield after every step."""
+    """Yield after every step: all that the schedule was made for, or the first `steps` of them."""
     matrices = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=config.lr)
     warmup = max(1, config.steps // 10)
     per_epoch = max(1, len(samples) // config.batch_size)
-    for step in track(range(config.steps), label):
+    for step in track(range(steps or config.steps), label):
         rate = min((step + 1) / warmup, 0.5 * (1 + np.cos(np.pi * min(1.0, step / config.steps))))
         for group in optimizer.param_groups:
             group["lr"] = config.lr * rate

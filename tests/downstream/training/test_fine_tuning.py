@@ -247,3 +247,18 @@ def test_the_head_alone_is_trained_on_the_features_of_the_frozen_encoder(patches
     with torch.no_grad():
         expected = frozen(some(patches, np.arange(3)))
     assert all(torch.equal(features, expected) for features in seen)
+
+
+def test_a_training_that_patience_ends_leaves_a_full_bar(patches: Patches, capsys: pytest.CaptureFixture[str]) -> None:
+    """A score that only grows: two more looks, then no more steps, and the bar at 100 %."""
+    network, y, scores = Network(), labels(patches), iter(np.arange(10.0))
+
+    def loss(rows: np.ndarray) -> Tensor:
+        return ((network(some(patches, rows)) - y[torch.as_tensor(rows)]) ** 2).mean()
+
+    own = config(steps=40, check_every=4, patience=2)
+    tuned = fine_tune(network, network.encoder, np.arange(30), loss, lambda: next(scores), own, 0, "tuning")
+    assert [step for step, _ in tuned.history] == [0, 4, 8]
+    assert tuned.steps == 0
+    line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("tuning"))
+    assert "100%" in line, line
