@@ -74,6 +74,11 @@ class ProgressBar(pl.Callback):
         note = "" if loss is None or speed is None else f"loss {loss:.3f}, {speed:.0f} samples/s"
         self._bar.update(self._task, completed=trainer.global_step, note=note)
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Fill the bar: the training is done, also where patience ended it; after an error or a signal it is not."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, total=trainer.global_step)
+
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Take the bar away, also after an error."""
         if self._bar is not None and self._task is not None:

@@ -151,13 +151,16 @@ def test_forgotten_activations_change_nothing(
     assert encoder_bytes(found[0]) == encoder_bytes(found[1])
 
 
-def test_early_stopping_stops(small_pretrain: Callable[..., Path], tmp_path: Path) -> None:
+def test_early_stopping_stops(
+    small_pretrain: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A loss that does not fall ends the run after `patience` validations; the steps really done are recorded."""
     checkpoint = small_pretrain(tmp_path / "run", lr=1e-12, patience=2, val_every=2, steps=12)
     steps = json.loads((tmp_path / "run" / "run.json").read_text())["steps"]
     assert steps < 12
     assert json.loads((checkpoint / "record.json").read_text())["steps"] == steps
     assert max(history(tmp_path / "run")["val/loss"]) == steps
+    assert f"{steps}/{steps}" in capsys.readouterr().err  # the bar is full
 
 
 def test_averaged_weights_are_what_is_kept(
