@@ -4,7 +4,7 @@ BIN := .venv/bin
 # pip before 24.1: later ones refuse the metadata of lightning-bolts 0.6.0.post1.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test check bench clean
+.PHONY: quickstart test check docs bench clean
 
 quickstart: .venv/ready
 	$(BIN)/earthssl quickstart
@@ -19,6 +19,14 @@ check: .venv/ready
 	rm -rf build
 	$(INSTALL) --no-deps --no-build-isolation --upgrade --target build/installed .
 	cd build && MYPYPATH=installed ../$(BIN)/python -m mypy --config-file ../pyproject.toml -p earthssl
+
+# Built from a copy, so that the pages made for the API reference stay out of docs/; a warning is an error.
+docs: .venv/ready
+	rm -rf build/pages build/site
+	mkdir -p build
+	cp -r docs build/pages
+	$(BIN)/python -m sphinx -q -W --keep-going build/pages build/site
+	@echo "build/site/index.html"
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/step.py
