@@ -4,6 +4,7 @@ A comment right before a block says what is done otherwise, and is seen in the p
 
     <!-- slow -->                             run by `pytest -m slow` only
     <!-- tested with: VERB OPTIONS; … -->     adds these options to that verb; `pytest -m slow` runs it as it stands
+    <!-- slow, tested with: … -->             run by `pytest -m slow` only, and with these options, as it takes an hour
     <!-- not run: REASON -->                  never run; its commands must still parse, like all others
 
 A block whose first line is a comment that names a file is that file: YAML is written beside the run, Python becomes the
@@ -23,7 +24,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+import xarray as xr
 import yaml
 from earthssl.cli import main as command_line
 from earthssl.cli.verbs import config_of
@@ -34,7 +37,7 @@ from earthssl.ssl.sources import SOURCES
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN, SHOWN = ("sh", "python", "yaml"), ("text", "fortran", "{toctree}", "{eval-rst}")
-MARKERS = re.compile(r"slow|tested with: .+|not run: .+")
+MARKERS = re.compile(r"(slow|(slow, )?tested with: .+|not run: .+)")
 TABLES: tuple[dict[str, Any], ...] = (TASKS, SOURCES)  # what a page may add a line to
 LINKS = ("store", "out", "probe", "checkpoints")  # given on the command line
 
@@ -196,7 +199,7 @@ class Session:
 
     def skips(self, block: Any) -> bool:
         """Return whether a marker keeps the block from being run."""
-        return block.marker.startswith("not run") or (block.marker == "slow" and not self.as_it_stands)
+        return block.marker.startswith("not run") or (block.marker.startswith("slow") and not self.as_it_stands)
 
     def run(self, block: Any) -> None:
         """Run a block."""
@@ -214,8 +217,9 @@ class Session:
     def _type(self, words: list[str], block: Any) -> None:
         verb = ours(words)
         assert verb is not None, f"{block}: '{shlex.join(words)}' is no command of earthssl; mark it as not run"
-        if block.marker.startswith("tested with: ") and not self.as_it_stands:
-            for more in block.marker.removeprefix("tested with: ").split(";"):
+        shorter = block.marker.partition("tested with: ")[2]
+        if shorter and (block.marker.startswith("slow") or not self.as_it_stands):
+            for more in shorter.split(";"):
                 name, *options = shlex.split(more)
                 verb += options if name == verb[0] else []
         assert command_line.main(verb) == 0, f"{block}: {shlex.join(words)}"
@@ -261,8 +265,33 @@ def walk(session: Session, blocks: list[Any]) -> None:
     assert [b for b in blocks if b.language in RUN and not b.marker] == [b for b in session.ran if not b.marker]
 
 
-def test_the_page_runs(blocks: list[Any], reader: Callable[[bool], Session]) -> None:
-    walk(reader(False), blocks)
+def check_finetune(session: Session, told: str) -> None:
+    """Check what the walk from somebody else's checkpoint to one's own task leaves."""
+    for row in ("climatology", "damped persistence", "PCA [ridge]", "pretrained [linear probe]",
+                "untrained [linear probe]", "same network from scratch", "pretrained, fine-tuned [full]"):  # fmt: skip
+        assert row in told, row
+    assert "better or worse only where the interval excludes 0" in told
+    assert told.count("whole") == 2  # base and tuned
+    data, forecast = session.names["data"], session.names["forecast"]
+    assert str(forecast["time"].values[-1])[:7] == "2110-06"  # six months after the last month at hand
+    assert forecast.sizes == {"time": data.sizes["time"] - 11}
+    assert session.names["features"].sizes["time"] == data.sizes["time"] - 11
+    with xr.open_dataset(session.folder / "tuned" / "predictions.nc") as run_said:
+        at = run_said.swap_dims(sample="time")["predicted"].sel(time="2109-06", target="nino34")
+        np.testing.assert_allclose(forecast.sel(time="2109-06"), at, rtol=1e-4, atol=1e-4)
+
+
+AFTER = {"docs/finetune.md": check_finetune}
+
+
+def test_the_page_runs(
+    page: Path, blocks: list[Any], reader: Callable[[bool], Session], capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = reader(False)
+    walk(session, blocks)
+    told = capsys.readouterr().out
+    if check := AFTER.get(str(page.relative_to(ROOT))):
+        check(session, told)
 
 
 @pytest.mark.slow
