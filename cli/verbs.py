@@ -38,6 +38,8 @@ def config_of(verb: str, settings: dict[str, Any]) -> type:
 
 def run_verb(verb: str, settings: dict[str, Any], command: str = "") -> Path:
     """Build a verb's config from plain settings, run it, and return where its results lie."""
+    if verb == "prepare" and settings.get("append"):
+        settings = {"out": settings["append"], **settings}  # a store is appended to in place
     config: Any = build(config_of(verb, settings), settings, verb)
     with_command: dict[str, Callable[..., Path]] = {
         "probe": probe, "finetune": finetune, "audit": audit, "matrix": matrix,

@@ -31,7 +31,7 @@ class PrepareConfig:
             the address of a dask.distributed scheduler, tcp://…, whose workers see the same files.
         memory_mb: Memory that a process may take, MiB: what runs at once follows from it. None is half of the
             machine's.
-        append: A finished store to append the source's later times to, in place; `out` is then not used.
+        append: A finished store to append the source's later times to, in place; `out` is then not needed.
         allow_gap: Whether appended times may begin more than a step after the store's last.
     """
 

@@ -6,12 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from earthssl.downstream.scratch import ScratchConfig, learn
-from earthssl.ssl.progress import Counted, track
-from torch import nn
+from earthssl.ssl.common.progress import Counted, track
 
 
 def percent(capsys: pytest.CaptureFixture[str], label: str) -> int:
@@ -45,22 +41,3 @@ def test_an_error_leaves_the_bar_where_it_was(capsys: pytest.CaptureFixture[str]
     with pytest.raises(ValueError, match="broken"):
         list(track(Counted(broken(), 10), "work"))
     assert percent(capsys, "work") == 30
-
-
-def test_a_refit_of_fewer_steps_ends_at_100_percent(capsys: pytest.CaptureFixture[str]) -> None:
-    """The validation score is best at step 4 of 20: the refit takes four steps, and its bar is full."""
-    scores = iter([3.0, 1.0, 2.0, *[5.0] * 7])
-    learnt = learn(
-        lambda: nn.Linear(1, 1),
-        lambda network, rows: network(torch.ones(len(rows), 1)).square().mean(),
-        lambda network: next(scores),
-        np.arange(8),
-        np.arange(10),
-        ScratchConfig(seeds=1, steps=20, batch_size=4, check_every=2),
-        0,
-    )
-    assert learnt.steps == 4
-    told = capsys.readouterr().err
-    for label in ("scratch 0, select", "scratch 0, refit"):
-        line = next(line for line in told.splitlines() if line.startswith(label))
-        assert "100%" in line, line
