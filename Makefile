@@ -30,8 +30,8 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/embed.py --years 10 20 40 --steps 1D
 	$(BIN)/python benchmarks/peers.py
 
-# Any pip will do. Where an index of your choice offers torch built for CPUs alone, PIP_EXTRA_INDEX_URL=… make … takes that
-# one, and 5 GB of CUDA stay away.
+# Any pip will do. Where an index of your choice offers torch and torchvision built for CPUs alone (both: one does not load
+# beside the other's usual build), PIP_EXTRA_INDEX_URL=… make … takes those, and 5 GB of CUDA stay away.
 .venv/ready: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "expected Python 3.11 or later on the PATH, found none; make PYTHON=/path/to/python" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
