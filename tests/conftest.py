@@ -15,6 +15,26 @@ for _library in ("OMP", "OPENBLAS", "MKL"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
+PRECISIONS = ("32-true", "bf16-mixed")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The suite passes in either precision on any processor (slowly in bf16 where that has no instructions for it)."""
+    parser.addoption("--auto-precision", choices=PRECISIONS, help="what `precision: auto` stands for in the tests")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hand the option on to all processes, those that tests start too."""
+    if word := config.getoption("--auto-precision"):
+        os.environ["EARTHSSL_AUTO_PRECISION"] = word
+
+
+@pytest.fixture(scope="session")
+def auto_precision() -> str:
+    """What `precision: auto` stands for on this CPU with the nano encoder of the tests; tolerances follow it."""
+    from earthssl.ssl.training.precision import resolve
+
+    return resolve("auto", "cpu", 64)
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
+
+NAMES = ("torch", "pytorch-lightning", "lightning-bolts", "timm", "numpy", "xarray", "zarr", "safetensors")
+EXTRA = "lightning-bolts"
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what numbers depend on."""
-    names = ("torch", "pytorch-lightning", "lightning-bolts", "timm", "numpy", "xarray", "zarr", "safetensors")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+    """Return the versions of what numbers depend on; lightning-bolts only where it is installed."""
+    found = {"python": platform.python_version()}
+    for name in NAMES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            if name != EXTRA:
+                raise
+    return found

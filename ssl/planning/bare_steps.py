@@ -27,7 +27,7 @@ class Stepper:
         self.device = device_of(module.config.accelerator)
         self.module = module.to(self.device).train()
         self.optimizer = module.make_optimizer()
-        self.kind = KINDS.get(resolve(module.config.precision, module.config.accelerator))
+        self.kind = KINDS.get(resolve(module.config.precision, module.config.accelerator, module.encoder.width))
 
     def backward(self, batch: Batch) -> Tensor:
         """Return the detached loss of a batch; its gradients are added to those at hand."""

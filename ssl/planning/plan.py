@@ -14,7 +14,9 @@ from rich.table import Table
 
 from ..common.files import existing
 from ..data.mixture import HOME, weights_of
+from ..model.encoder import SIZES
 from ..store.store import MAPS
+from ..training.precision import choose
 from ..training.pretrain import PretrainConfig
 from .store_outline import Sketch
 from .trial_run import SHARE, Trial, needed
@@ -29,6 +31,7 @@ class Plan:
 
     Attributes:
         device, threads: Where it was tried.
+        precision, precision_why: What it trains in, and why.
         counts: Parameters, tokens, FLOPs a step, windows.
         steps, steps_an_epoch, epochs: Of the optimiser; of several data sets, the steps that home's windows take, and
             how often these are seen in the steps that home's weight gives them.
@@ -49,6 +52,8 @@ class Plan:
 
     device: str
     threads: int
+    precision: str
+    precision_why: str
     counts: dict[str, float]
     steps: int
     steps_an_epoch: float
@@ -94,9 +99,12 @@ def make_plan(
     memory = _memory(config, sketch, trial)
     disk = _disk(sketch, trial, has_store)
     free_disk = shutil.disk_usage(existing(Path(config.out))).free
+    arithmetic = choose(training.precision, training.accelerator, SIZES[config.encoder.size][0])
     plan = Plan(
         device=trial.device,
         threads=trial.threads,
+        precision=arithmetic.precision,
+        precision_why=arithmetic.why,
         counts=trial.counts,
         steps=training.steps,
         steps_an_epoch=epoch_steps,
@@ -297,6 +305,7 @@ def rows(plan: Plan) -> list[tuple[str, str]]:
     made = [
         ("data", plan.source),
         ("device", f"{plan.device}, {plan.threads} threads"),
+        ("precision", f"{plan.precision}: {plan.precision_why}"),
         ("parameters", f"encoder {c['encoder_parameters']:,.0f}, heads {c['head_parameters']:,.0f}"),
         ("tokens a window", f"{c['visible_tokens']:.1f} encoded, of {c['tokens']:.0f}"),
         ("arithmetic", f"{c['flops_a_step'] / 1e9:,.2f} GFLOP a step, forward and backward"),

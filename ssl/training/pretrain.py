@@ -29,7 +29,7 @@ from ..data.loaders import TrainLoader
 from ..data.loading import Loading
 from ..data.mixture import DataSet, SetConfig, weights_of
 from ..data.windows import Windows
-from ..model.encoder import EncoderConfig
+from ..model.encoder import SIZES, EncoderConfig
 from ..runtime.distributed import is_one_of_several, rank, started_outside
 from ..runtime.launch import launch
 from ..runtime.memory import peak_rss
@@ -254,7 +254,8 @@ def _resolved(config: PretrainConfig) -> TrainingConfig:
     if config.resume and training.precision == AUTO and begun.is_file():
         kept = read_json(begun, "the config of an interrupted run")["identity"]["training"]
         return replace(training, precision=kept.get("precision", "32-true"))
-    return replace(training, precision=resolve(training.precision, training.accelerator))
+    width = SIZES[config.encoder.size][0]
+    return replace(training, precision=resolve(training.precision, training.accelerator, width))
 
 
 def _plain(config: PretrainConfig) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def fit(
             strategy=strategy(module),
             # Lightning's own answer to SLURM's warning saves and requeues beside ours.
             plugins=[SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None,
-            precision=resolve(config.precision, config.accelerator),  # type: ignore[arg-type]
+            precision=resolve(config.precision, config.accelerator, module.encoder.width),  # type: ignore[arg-type]
             accumulate_grad_batches=config.accumulate,
             gradient_clip_val=config.clip,
             val_check_interval=min(config.val_every, config.steps) * config.accumulate,

@@ -67,7 +67,8 @@ def test_a_tuned_folder_is_whole_and_predicts_what_the_run_predicted(
     make: Callable[..., FinetuningConfig], series: Path, small_data: xr.Dataset, small_run: Path
 ) -> None:
     folder = finetune(make(series, scratch_seeds=1, untrained_seeds=1, compare=["head"], units="m s-1"))
-    assert verify(folder / "checkpoint")["golden_difference"] < 1e-5
+    replayed = verify(folder / "checkpoint")
+    assert replayed["golden_difference"] <= replayed["tolerance"]
     assert load_encoder(folder / "checkpoint").embed(small_data).sizes["feature"] == 64
     run, again = predictions_again(folder, small_data)
     np.testing.assert_allclose(again.sel(time=run["time"]), run["predicted"][:, 0], rtol=1e-5)

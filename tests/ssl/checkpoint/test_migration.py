@@ -40,7 +40,8 @@ def test_an_old_folder_is_written_anew(tmp_path: Path) -> None:
     new = upgrade(FOLDER, tmp_path / "new")
     assert verify(FOLDER)["format_version"] == 1
     report = verify(new)
-    assert (report["format_version"], report["golden_difference"]) == (FORMAT_VERSION, 0)
+    assert report["format_version"] == FORMAT_VERSION
+    assert report["golden_difference"] <= report["tolerance"]
     assert (new / "card.md").read_text().startswith("---\nlibrary_name: earthssl\n")
     for name in ("encoder", "heads", "statistics", "golden"):
         assert (new / f"{name}.safetensors").read_bytes() == (FOLDER / f"{name}.safetensors").read_bytes()

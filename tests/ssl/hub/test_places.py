@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ def test_the_round_trip_is_bit_equal(
     assert address == f"{tmp_path}/reg/tiny#sha256={pin(tiny)}"
     served = serve(tmp_path / "reg")
     remote = f"{served.url}/tiny#sha256={pin(tiny)}"
-    assert verify(remote)["golden_difference"] == 0
+    replayed = verify(remote)
+    assert replayed["golden_difference"] <= replayed["tolerance"]
     assert same(pull(remote), tiny)
     at_home, elsewhere = (load_encoder(place).embed(data) for place in (tiny, remote))
     assert at_home.shape == (4, load_encoder(tiny).encoder.width)
@@ -132,7 +134,9 @@ def test_the_verbs(
     assert same(tmp_path / "out", tiny)
     capsys.readouterr()
     assert main(["verify", f"{url}/tiny", "--offline"]) == 0
-    assert "whole; golden output differs by 0" in capsys.readouterr().out
+    said = re.search(r"whole; golden output differs by (\S+) \(at most (\S+)\)", capsys.readouterr().out)
+    assert said is not None
+    assert float(said[1]) <= float(said[2])
     assert main(["list"]) == 0
     assert pin(tiny)[:12] in capsys.readouterr().out
     for words, said in (

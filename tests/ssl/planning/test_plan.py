@@ -70,6 +70,8 @@ def test_the_plan_is_what_the_run_takes(
     assert made.epochs == pytest.approx(12 * 8 / run["train_windows"], rel=0.05)
     assert made.run_s > 12 * min(trial.steps_s)
     assert "GFLOP" in table(made)
+    assert made.precision == run["precision"]
+    assert dict(rows(made))["precision"] == f"{made.precision}: {made.precision_why}"
 
 
 def test_of_several_sets_home_is_planned(small_config: Callable[..., Any], sketch: Sketch, trial: Trial) -> None:

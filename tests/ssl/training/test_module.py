@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -122,7 +123,9 @@ def test_accumulation_takes_every_batch_once(
     assert json.loads((tmp_path / "run" / "run.json").read_text())["steps"] == 12
 
 
-def test_accumulation_equals_the_large_batch(small_pretrain: Callable[..., Path], tmp_path: Path) -> None:
+def test_accumulation_equals_the_large_batch(
+    small_pretrain: Callable[..., Path], tmp_path: Path, auto_precision: str
+) -> None:
     """Of a loss that is a mean over samples: 4 × 4 windows give the step of 16; contrastive losses cannot."""
     options = {"steps": 3, "val_every": 3, "warmup_steps": 1, "lr": 1e-4}
     tasks: dict[str, Any] = {"orientation": {}, "order": {}}
@@ -131,7 +134,13 @@ def test_accumulation_equals_the_large_batch(small_pretrain: Callable[..., Path]
     first, second = (load_file(run / "encoder.safetensors") for run in (large, small))
     for name in first:
         # Of three steps of 1e-4; biases of keys, whose true gradient is 0, move by the noise of sums.
-        torch.testing.assert_close(first[name], second[name], rtol=1e-4, atol=1e-5)
+        if auto_precision == "32-true":
+            torch.testing.assert_close(first[name], second[name], rtol=1e-4, atol=1e-5)
+            continue
+        off = first[name] - second[name]
+        if name.endswith("qkv.bias"):
+            off = torch.cat([off[: len(off) // 3], off[2 * len(off) // 3 :]])
+        assert off.square().mean().sqrt() < 5e-6, name
 
 
 @pytest.mark.parametrize("weighting", ["fixed", pytest.param("gradnorm", marks=pytest.mark.slow)])
@@ -211,7 +220,8 @@ def test_the_record_of_a_run(small_run: Path) -> None:
     assert (record["train_windows"], record["val_windows"]) == (238, 46)
     assert 50 < record["peak_memory_mib"] < 10_000
     assert record["seconds"] > 0
-    assert {"python", "torch", "lightning-bolts"} <= set(record["versions"])
+    assert {"python", "torch", "timm"} <= set(record["versions"])
+    assert ("lightning-bolts" in record["versions"]) == (importlib.util.find_spec("pl_bolts") is not None)
     assert record["threads"] == 1
     assert parameter_count(torch.nn.Linear(3, 2)) == 8
 
