@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from sklearn.neighbors import NearestNeighbors
 
 from ...ssl.common.errors import EarthSSLError
 from .base import Head, Samples, standardised
@@ -70,18 +71,19 @@ class NearestHead(Head):
         self, x: np.ndarray, steps: np.ndarray, z: np.ndarray, asked: np.ndarray, most: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return indices and cosines of the nearest neighbours, nearest first, both (queries, most)."""
-        cosine = z @ x.T
-        cosine[np.abs(asked[:, None] - steps[None, :]) <= self.exclusion] = -np.inf
-        allowed = int(np.isfinite(cosine).sum(axis=1).min())
+        index = NearestNeighbors(metric="cosine", algorithm="brute").fit(x)
+        # However a query lies, so many of its nearest may be forbidden to it.
+        wanted = min(len(x), most + int((np.abs(asked[:, None] - steps[None, :]) <= self.exclusion).sum(axis=1).max()))
+        distance, found = index.kneighbors(z, wanted)
+        forbidden = np.abs(asked[:, None] - steps[found]) <= self.exclusion
+        allowed = int((~forbidden).sum(axis=1).min())
         if most > allowed:
             raise EarthSSLError(
                 f"kNN: expected k of at most {allowed}, the neighbours that every query has beyond ± {self.exclusion} "
                 f"steps among {len(x)} samples, got {most}; lower k or the exclusion"
             )
-        found = np.argpartition(-cosine, most - 1, axis=1)[:, :most]
-        order = np.argsort(-np.take_along_axis(cosine, found, 1), axis=1, kind="stable")
-        found = np.take_along_axis(found, order, 1)
-        return found, np.take_along_axis(cosine, found, 1)
+        order = np.argsort(forbidden, axis=1, kind="stable")[:, :most]
+        return np.take_along_axis(found, order, 1), 1 - np.take_along_axis(distance, order, 1)
 
 
 def unit_length(rows: np.ndarray) -> np.ndarray:

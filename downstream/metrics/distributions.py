@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import ndtr
+import scoringrules
 
 from ...ssl.common.errors import EarthSSLError
 
@@ -25,9 +25,7 @@ def crps_gaussian(observed: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np
     """
     if not (np.asarray(std) > 0).all():
         raise EarthSSLError("expected positive standard deviations of Gaussian forecasts, got one that is not")
-    z = (observed - mean) / std
-    density = np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi)
-    return std * (z * (2 * ndtr(z) - 1) + 2 * density - 1 / math.sqrt(math.pi))
+    return np.asarray(scoringrules.crps_normal(observed, mean, std))
 
 
 def crps_ensemble(
@@ -48,14 +46,10 @@ def crps_ensemble(
     m = members.shape[-1]
     if fair and (m < 2 or weights is not None):
         raise EarthSSLError(f"fair CRPS: expected at least two members without weights, got {m}; use fair=False")
-    w = np.full(m, 1 / m) if weights is None else np.asarray(weights, dtype=float) / np.sum(weights)
-    error = np.abs(members - observed[:, None]) @ w
-    order = np.argsort(members, axis=-1)
-    ranked, share = np.take_along_axis(members, order, -1), w[order]
-    # Σ w_i w_j |x_i - x_j| / 2 of sorted members, by the weight below each of them and its own.
-    below = np.cumsum(share, axis=-1) - share / 2
-    spread = 2 * (share * (below - 0.5) * ranked).sum(axis=-1)
-    return error - spread * (m / (m - 1) if fair else 1.0)
+    if weights is None:
+        return np.asarray(scoringrules.crps_ensemble(observed, members, estimator="fair" if fair else "qd"))
+    share = np.broadcast_to(np.asarray(weights, dtype=float) / np.sum(weights), members.shape)
+    return np.asarray(scoringrules.crps_ensemble(observed, members, ens_w=share, estimator="qd"))
 
 
 def crps_quantiles(observed: np.ndarray, quantiles: np.ndarray, levels: Sequence[float] = LEVELS) -> np.ndarray:
@@ -73,7 +67,7 @@ def crps_quantiles(observed: np.ndarray, quantiles: np.ndarray, levels: Sequence
             f"expected quantiles (n, {m}) at the midpoints of {m} equal parts of (0, 1), got shape {quantiles.shape} "
             f"at {list(tau[:3])} …"
         )
-    return 2 * pinball(observed, quantiles, tau).mean(axis=-1)
+    return np.asarray(scoringrules.crps_quantile(observed, quantiles, tau))
 
 
 def pinball(observed: np.ndarray, quantiles: np.ndarray, levels: np.ndarray) -> np.ndarray:
@@ -89,8 +83,7 @@ def covered(observed: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarr
 
 def winkler(observed: np.ndarray, low: np.ndarray, high: np.ndarray, alpha: float = 0.1) -> np.ndarray:
     """Return the interval score: width, and 2/α times how far outside the observation lies, shape (n,)."""
-    outside = np.maximum(low - observed, 0) + np.maximum(observed - high, 0)
-    return (high - low) + 2 / alpha * outside
+    return np.asarray(scoringrules.interval_score(observed, low, high, alpha))
 
 
 def spread_skill(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from .errors import EarthSSLError
@@ -53,16 +53,15 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         EarthSSLError: If another process holds it.
     """
-    handle = open(folder / ".lock", "w")  # noqa: SIM115 (held open over the yield, closed below)
+    lock = FileLock(folder / ".lock")
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        handle.close()
+        lock.acquire(blocking=False)
+    except Timeout:
         raise EarthSSLError(f"{folder} is in use by another process; wait for it, or choose another --out") from None
     try:
         yield
     finally:
-        handle.close()
+        lock.release()
         (folder / ".lock").unlink(missing_ok=True)
 
 
@@ -75,13 +74,19 @@ def waited_for(lock: Path, say: Callable[[str], None] = lambda _: None) -> Itera
         say: Told, where there is someone to wait for.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock, "ab", opener=no_link) as handle:
+    held = FileLock(lock)
+    try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            held.acquire(blocking=False)
+        except Timeout:
             say("another process is at it; waiting until it is done")
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            held.acquire()
+    except OSError as error:
+        raise _refused_link(lock, error) from None
+    try:
         yield
+    finally:
+        held.release()
 
 
 def no_link(path: str, flags: int) -> int:
@@ -93,11 +98,14 @@ def no_link(path: str, flags: int) -> int:
     try:
         return os.open(path, flags | os.O_NOFOLLOW, 0o666)
     except OSError as error:
-        if error.errno != errno.ELOOP:
-            raise
-        raise EarthSSLError(
-            f"{path}: expected a file or nothing, found a link, which may lead anywhere; remove it"
-        ) from None
+        raise _refused_link(path, error) from None
+
+
+def _refused_link(path: str | Path, error: OSError) -> Exception:
+    """Return the error in words where it is that of a link, else as it is."""
+    if error.errno != errno.ELOOP:
+        return error
+    return EarthSSLError(f"{path}: expected a file or nothing, found a link, which may lead anywhere; remove it")
 
 
 def cache_folder(cache: str | Path | None = None) -> Path:

@@ -33,13 +33,13 @@ class Wanted:
 
     Attributes:
         name: Its name there.
-        sha256: Of its content.
+        sha256: Of its content; None where nobody has said it: then it is whole when all that was announced has come.
         size: Its size in bytes where that is known, else None.
         limit: Bytes that it may have at most.
     """
 
     name: str
-    sha256: str
+    sha256: str | None
     size: int | None
     limit: int
 
@@ -109,7 +109,7 @@ def fetch(remote: Remote, wanted: Wanted, file: Path, advance: Callable[[int], N
         if not _is(part, wanted):
             with disk_full_is_clear(file):
                 glued = patiently(lambda: _go_on(remote, wanted, part, advance), where, lambda: _size(part))
-        if _is(part, wanted):
+        if wanted.sha256 is None or _is(part, wanted):
             os.replace(part, file)
             _stamp(part).unlink(missing_ok=True)
             return
@@ -119,8 +119,8 @@ def fetch(remote: Remote, wanted: Wanted, file: Path, advance: Callable[[int], N
             break
     expected = f"{wanted.size} bytes with " if wanted.size is not None else ""
     raise EarthSSLError(
-        f"{where}: expected {expected}SHA-256 {wanted.sha256[:12]}…, got {size} bytes with another; it was changed "
-        "or damaged; nothing of it is kept; try another time, or ask whoever keeps that place"
+        f"{where}: expected {expected}SHA-256 {wanted.sha256 or '':.12}…, got {size} bytes with another; it was "
+        "changed or damaged; nothing of it is kept; try another time, or ask whoever keeps that place"
     )
 
 
@@ -131,7 +131,8 @@ def discard(part: Path) -> None:
 
 
 def _is(part: Path, wanted: Wanted) -> bool:
-    return part.is_file() and wanted.size in (None, _size(part)) and sha256(part) == wanted.sha256
+    known = wanted.sha256 is not None and part.is_file() and wanted.size in (None, _size(part))
+    return known and sha256(part) == wanted.sha256
 
 
 def _go_on(remote: Remote, wanted: Wanted, part: Path, advance: Callable[[int], None]) -> bool:
