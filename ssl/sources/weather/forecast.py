@@ -9,7 +9,8 @@ import numpy as np
 
 from ...errors import EarthSSLError
 from .history import from_model, to_model
-from .weather import ORIGIN, Weather, stream_of
+from .vertical import stream_of
+from .weather import ORIGIN, Weather
 
 TOGETHER = 16  # states run side by side
 

@@ -14,13 +14,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...errors import EarthSSLError
 from ...files import digest, disk_full_is_clear, waited_for, write_json
 from .sphere import Sphere
+from .vertical import SPEED
 from .world import World, relaxed_shear
+
+if TYPE_CHECKING:
+    import torch
 
 FORMAT = 1  # raise it when the same options would give other states
 BLOCK = 64  # steps of all members a file
@@ -141,8 +146,6 @@ class History:
 
         Six tenths of the winter's zonal shear, and random eddies of total wavenumber 4 to 12 that differ by member.
         """
-        from .model import SPEED
-
         plan, sphere = self.plan, self.sphere
         shear = relaxed_shear(sphere, plan.world, 1.0) * 0.6 / SPEED
         shear[1:] = 0  # the waves come by themselves
@@ -203,14 +206,14 @@ class History:
             temporary.unlink(missing_ok=True)
 
 
-def to_model(sphere: Sphere, packed: np.ndarray) -> torch.Tensor:  # noqa: F821
+def to_model(sphere: Sphere, packed: np.ndarray) -> torch.Tensor:
     """Return packed coefficients (member, level, known) as the model's tensor (component, n, level, member)."""
     import torch
 
     return torch.from_numpy(np.ascontiguousarray(sphere.unpacked(packed).transpose(2, 3, 1, 0)))
 
 
-def from_model(sphere: Sphere, state: torch.Tensor) -> np.ndarray:  # noqa: F821
+def from_model(sphere: Sphere, state: torch.Tensor) -> np.ndarray:
     """Return the model's tensor (component, n, level, member) as packed coefficients (member, level, known)."""
     return sphere.packed(state.cpu().numpy().transpose(3, 2, 0, 1))
 

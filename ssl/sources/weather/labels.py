@@ -8,12 +8,14 @@ its storm track; `blocking` after Tibaldi & Molteni (1990, Tellus 42A, 343-365);
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from ...errors import EarthSSLError
+from ...files import write_text
 from ...grid import LatLonGrid
 from .output import GRAVITY
 from .weather import Weather
@@ -103,7 +105,7 @@ def blocked(height: np.ndarray, grid: LatLonGrid) -> np.ndarray:
 
 
 def sector_blocked(columns: np.ndarray, grid: LatLonGrid) -> np.ndarray:
-    """Return whether (…) BLOCKING_WIDTH degrees side by side are blocked within BLOCKING_SECTOR, of `blocked` columns."""
+    """Return whether (…) BLOCKING_WIDTH degrees side by side of `blocked` columns are so within BLOCKING_SECTOR."""
     spacing = 360 / len(grid.lon)
     run = max(1, round(BLOCKING_WIDTH / spacing))
     west, east = BLOCKING_SECTOR
@@ -144,9 +146,13 @@ def present(planet: Weather) -> pd.DataFrame:
     grid, time = planet.grid, planet.time
     height = data["z500"].values / np.float32(GRAVITY)
     columns = blocked(height, grid)
+    inside = grid.box(*ATLANTIC)
+    rows, some = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    atlantic = LatLonGrid(grid.lat[rows], grid.lon[some])
+    departure = without_season(height[:, rows[:, None], some], time)
     table = pd.DataFrame(index=pd.DatetimeIndex(time, name="time"))
     table["height"] = area_mean(height, grid, HEIGHT_BOX)
-    table["spread"] = area_spread(without_season(height, time), grid, ATLANTIC)
+    table["spread"] = area_spread(departure, atlantic, ATLANTIC)
     table["jet"] = jet_latitude(data["u850"].values, grid)
     warmth = without_season(area_mean(data["t850"].values, grid, HEAT_BOX), time)
     hot = warmth > np.quantile(warmth, HOT)
@@ -155,16 +161,16 @@ def present(planet: Weather) -> pd.DataFrame:
     table["blocking"] = sector_blocked(columns, grid).astype(float)
     table["heat"] = np.nan
     for part in unbroken(planet):
-        rows = table.index[part]
-        table.loc[rows, "activity"] = storm_activity(height[part], grid, steps)
-        table.loc[rows, "heat"] = in_long_runs(hot[part], HOT_DAYS * steps).astype(float)
+        own = table.index[part]
+        table.loc[own, "activity"] = storm_activity(height[part], grid, steps)
+        table.loc[own, "heat"] = in_long_runs(hot[part], HOT_DAYS * steps).astype(float)
     return table[list(NAMES)]
 
 
 def unbroken(planet: Weather) -> list[slice]:
     """Return the steps between the seams, within which the weather is one history."""
     edges = [0, *np.searchsorted(planet.time, planet.seams), len(planet.time)]
-    return [slice(int(first), int(last)) for first, last in zip(edges[:-1], edges[1:], strict=True)]
+    return [slice(int(first), int(last)) for first, last in pairwise(edges)]
 
 
 def label_table(planet: Weather, leads: Sequence[int] = LEADS) -> pd.DataFrame:
@@ -191,6 +197,5 @@ def write_labels(planet: Weather, path: str | Path, leads: Sequence[int] = LEADS
     """Write the labelled table as CSV with ISO times, empty where nothing is known, and return the file."""
     file = Path(path)
     file.parent.mkdir(parents=True, exist_ok=True)
-    table = label_table(planet, leads)
-    table.to_csv(file, date_format="%Y-%m-%dT%H:%M", float_format="%.6g")
+    write_text(file, label_table(planet, leads).to_csv(date_format="%Y-%m-%dT%H:%M", float_format="%.6g"))
     return file

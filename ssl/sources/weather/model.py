@@ -21,37 +21,12 @@ import numpy as np
 import torch
 
 from .sphere import Sphere
-from .world import DAY, World, heights, land, relaxed_shear
+from .vertical import ONE_DAY, SPEED, forward_matrices, inversion, stretching
+from .world import World, heights, land, relaxed_shear
 
-RADIUS = 6.371e6  # m
-ROTATION = 7.292e-5  # rad s-1
-SPEED = RADIUS * ROTATION  # m s-1: one of wind
-ONE_DAY = DAY * ROTATION
 YEAR = 365.2425  # days
 COLDEST = 15.0  # day of the year in the middle of the northern winter
-LEVELS = (200, 500, 800)  # hPa
 STEPS = {21: 12, 42: 24}  # steps a day by truncation
-
-
-def stretching(of: World) -> np.ndarray:
-    """Return what a stream function adds to the potential vorticity of each level by stretching, (level, level)."""
-    first, second = ((RADIUS / (1000 * radius)) ** 2 for radius in of.radii)
-    return np.array([[-first, first, 0], [first, -first - second, second], [0, second, -second]])
-
-
-def forward_matrices(of: World, truncation: int) -> np.ndarray:
-    """Return potential vorticity from stream function, (n, level, level); 0 for n = 0, which carries no wind."""
-    n = np.arange(truncation + 1)
-    matrices = -(n * (n + 1.0))[:, None, None] * np.eye(3) + stretching(of)
-    matrices[0] = 0
-    return matrices
-
-
-def inversion(of: World, truncation: int) -> np.ndarray:
-    """Return stream function from potential vorticity, (n, level, level); 0 for n = 0."""
-    matrices = forward_matrices(of, truncation)
-    matrices[1:] = np.linalg.inv(matrices[1:])
-    return matrices
 
 
 class Model:
@@ -85,12 +60,13 @@ class Model:
         self._synthesis_slope = self._tensor(-sphere.legendre_slope)
         # by parts: (1 - s²)⁻¹ (∂(Uq)/∂lon P) + ∂(Vq)/∂s P, all against the slopes of the harmonics
         share = (weight / (1 - sine**2) / columns)[:, None]
-        both = np.concatenate([sphere.legendre * share, sphere.legendre_slope * share], axis=1)
-        self._analysis = self._tensor(both.transpose(0, 2, 1))
+        self._analysis = self._tensor((sphere.legendre * share).transpose(0, 2, 1))
+        self._analysis_slope = self._tensor((sphere.legendre_slope * share).transpose(0, 2, 1))
         self._fourier = self._tensor(sphere.fourier)
         self._fourier_slope = self._tensor(sphere.fourier_slope)
-        linear = np.concatenate([inversion(world, sphere.truncation), self._damping()], axis=1)  # (n, stream function and tendency, level)
-        self._linear = self._tensor(np.broadcast_to(linear, (count, *linear.shape)).reshape(-1, 6, 3))
+        # what each level adds to stream functions and linear tendencies: (level, either, 1, n, level, 1)
+        linear = np.stack([inversion(world, sphere.truncation), self._damping()])
+        self._linear = self._tensor(np.moveaxis(linear, -1, 0)[:, :, None, :, :, None])
         self._planetary = self._tensor(self._absolute())[..., None]
         friction = np.where(land(sphere), world.land_drag, 1.0) / (world.drag * ONE_DAY)
         self._friction = self._tensor(friction.T)[:, :, None]  # (column, row, 1)
@@ -112,11 +88,9 @@ class Model:
         n = np.arange(self.sphere.truncation + 1)
         if self.adiabatic:
             return np.zeros((len(n), 3, 3))
-        relaxation = -stretching(self.world) @ inversion(self.world, self.sphere.truncation) / (self.world.relaxation * ONE_DAY)
-        rate = (n * (n + 1) / (21 * 22.0)) ** 4 / (self.world.diffusion * ONE_DAY)
-        if self.sphere.truncation > 21:  # the smallest scales of the finer grid live as long as those of T21 do
-            rate = (n * (n + 1) / (self.sphere.truncation * (self.sphere.truncation + 1.0))) ** 4
-            rate /= self.world.diffusion * ONE_DAY
+        backward = inversion(self.world, self.sphere.truncation)
+        relaxation = -stretching(self.world) @ backward / (self.world.relaxation * ONE_DAY)
+        rate = (n * (n + 1.0) / (n[-1] * (n[-1] + 1))) ** 4 / (self.world.diffusion * ONE_DAY)
         return np.asarray(relaxation - rate[:, None, None] * np.eye(3))
 
     def _driving(self) -> tuple[np.ndarray, np.ndarray]:
@@ -145,29 +119,35 @@ class Model:
         count, size, rows, columns = self._shape
         members = state.shape[-1]
         wide = 3 * members
-        linear = torch.bmm(self._linear, state.reshape(count * size, 3, members)).view(count, size, 2, wide)
-        stream = linear[:, :, 0]
+        stream, damping = self._by_level(state)
+        stream = stream.reshape(count, size, wide)
         total = (state + self._planetary).reshape(count, size, wide)
-        rows_v_q = torch.bmm(self._synthesis, torch.cat([stream, total], dim=2)).view(count, rows, 2, wide)
+        rows_v = torch.bmm(self._synthesis, stream).view(count, rows * wide)
+        rows_q = torch.bmm(self._synthesis, total).view(count, rows * wide)
         rows_u = torch.bmm(self._synthesis_slope, stream).view(count, rows * wide)
         u = (self._fourier @ rows_u).view(columns, rows, wide)
-        v = (self._fourier_slope @ rows_v_q[:, :, 0].reshape(count, rows * wide)).view(columns, rows, wide)
-        q = (self._fourier @ rows_v_q[:, :, 1].reshape(count, rows * wide)).view(columns, rows, wide)
+        v = (self._fourier_slope @ rows_v).view(columns, rows, wide)
+        q = (self._fourier @ rows_q).view(columns, rows, wide)
         east, north = u * q, v * q
         if not self.adiabatic:  # friction is a flux of the lowest level's momentum: -div(k grad ψ)
             lowest = slice(2 * members, None)
             east[..., lowest] += self._friction * v[..., lowest]
             north[..., lowest] -= self._friction * u[..., lowest]
-        along = torch.cat(
-            [
-                (self._fourier_slope.T @ east.view(columns, -1)).view(count, rows, wide),
-                (self._fourier.T @ north.view(columns, -1)).view(count, rows, wide),
-            ],
-            dim=1,
-        )
-        rate = torch.bmm(self._analysis, along)
-        rate += linear[:, :, 1]
-        return rate.view(count, size, 3, members) + driving
+        along_east = (self._fourier_slope.T @ east.view(columns, -1)).view(count, rows, wide)
+        along_north = (self._fourier.T @ north.view(columns, -1)).view(count, rows, wide)
+        rate = torch.bmm(self._analysis, along_east)
+        rate = torch.baddbmm(rate, self._analysis_slope, along_north)
+        return rate.view(count, size, 3, members) + damping + driving
+
+    def _by_level(self, state: torch.Tensor) -> torch.Tensor:
+        """Return stream functions and linear tendencies of states, (2, component, n, level, member).
+
+        Three products of whole arrays: a small matrix for each harmonic would cost three times as much.
+        """
+        first, second, third = (state[None, :, :, k : k + 1] for k in range(3))
+        found = first * self._linear[0]
+        found = torch.addcmul(found, second, self._linear[1])
+        return torch.addcmul(found, third, self._linear[2])
 
     def step(self, state: torch.Tensor, driving: torch.Tensor, length: float) -> torch.Tensor:
         """Return the states one step of the classical fourth-order Runge-Kutta scheme later, `length` in days."""
@@ -180,8 +160,7 @@ class Model:
 
     def stream(self, state: torch.Tensor) -> torch.Tensor:
         """Return the stream function of states, both (component, n, level, member), in units of radius² × turning."""
-        inverse = self._tensor(inversion(self.world, self.sphere.truncation))
-        return torch.einsum("nij,knjb->knib", inverse, state)
+        return self._by_level(state)[0]
 
     def state_of(self, stream: torch.Tensor) -> torch.Tensor:
         """Return the states of stream functions, the inverse of `stream`."""

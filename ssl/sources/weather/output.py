@@ -14,8 +14,8 @@ from functools import lru_cache
 import numpy as np
 
 from ...variables import lookup
-from .model import LEVELS, SPEED
 from .sphere import Sphere, coupling
+from .vertical import LEVELS, SPEED
 
 GAS = 287.05  # J kg-1 K-1, dry air
 GRAVITY = 9.80665

@@ -87,7 +87,9 @@ class Sphere:
 
         `east` gives its derivative by longitude, `north` (1 - s²) times that by the sine of latitude s.
         """
-        rows = np.einsum("kyn,...kn->...yk", self.legendre_slope if north else self.legendre, coefficients, optimize=True)
+        rows = np.einsum(
+            "kyn,...kn->...yk", self.legendre_slope if north else self.legendre, coefficients, optimize=True
+        )
         return np.asarray(rows @ (self.fourier_slope if east else self.fourier).T)
 
     def analysis(self, field: np.ndarray) -> np.ndarray:

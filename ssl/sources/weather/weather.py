@@ -26,6 +26,7 @@ from ..selection import Selection
 from . import output
 from .history import History, Plan
 from .sphere import SIZES, Sphere
+from .vertical import LEVELS, ROTATION, stream_of
 from .world import World, world
 
 STEPS = {"daily": 1, "12-hourly": 2}  # kept states a day
@@ -141,7 +142,7 @@ class Weather:
         wrong = (at == len(self.time)) | (self.time[np.minimum(at, len(self.time) - 1)] != wanted)
         if wrong.any():
             raise _mistake("times", f"steps within {self.time[0]}…{self.time[-1]}", str(wanted[wrong][0]))
-        firsts = np.searchsorted(self.time, np.r_[self.time[:1], self.seams])  # of the members
+        firsts = np.searchsorted(self.time, np.concatenate([self.time[:1], self.seams]))  # of the members
         members = np.searchsorted(firsts, at, side="right") - 1
         found = np.empty((len(wanted), 3, len(self.sphere.known[0])), np.float32)
         for member in np.unique(members):
@@ -150,7 +151,7 @@ class Weather:
         return found
 
     def streams(self, times: Any) -> np.ndarray:
-        """Return the true stream functions at some of the planet's times, (time, level, known), in radius² × turning."""
+        """Return the true stream functions at some of its times, (time, level, known), in radius² × turning."""
         return stream_of(self.sphere, self.world, self.states(times))
 
     def fields(self, streams: np.ndarray, name: str) -> np.ndarray:
@@ -203,13 +204,9 @@ class Weather:
 
         Packed coefficients without f and mountains; `component` and `wavenumber` say which harmonic each belongs to.
         """
-        from .model import LEVELS, ROTATION
-
         part, blocks = dask.delayed(lambda year: self._states(year) * np.float32(ROTATION)), range(self.config.years)
         size = (3, len(self.sphere.known[0]))
-        data = da.concatenate(
-            [da.from_delayed(part(year), (self._count(year), *size), np.float32) for year in blocks]
-        )
+        data = da.concatenate([da.from_delayed(part(year), (self._count(year), *size), np.float32) for year in blocks])
         component, wavenumber = self.sphere.known
         coords = {
             "time": self.time,
@@ -224,9 +221,7 @@ class Weather:
     def _check(self, names: Sequence[str]) -> None:
         for name in names:
             if name not in self.variables:
-                raise _mistake(
-                    "variables", f"some of {', '.join(self.variables)}", name, nearest(name, self.variables)
-                )
+                raise _mistake("variables", f"some of {', '.join(self.variables)}", name, nearest(name, self.variables))
 
     def _block(self, name: str, year: int) -> np.ndarray:
         """Fields of one year, (times, rows, columns), float32."""
@@ -234,7 +229,7 @@ class Weather:
         return output.fields(self.sphere, streams, name)
 
     def _states(self, year: int) -> np.ndarray:
-        member, within = divmod(year, self._span)
+        member = year // self._span
         first = self._first(year) - self._first(member * self._span)
         return self.history.states(member, np.arange(first, first + self._count(year)))
 
@@ -249,14 +244,6 @@ class Weather:
     def _count(self, year: int) -> int:
         """Steps in a year."""
         return self._first(year + 1) - self._first(year)
-
-
-def stream_of(sphere: Sphere, of: World, states: np.ndarray) -> np.ndarray:
-    """Return the stream functions of states, both packed (…, level, known), float32."""
-    from .model import inversion
-
-    inverse = inversion(of, sphere.truncation)[sphere.known[1]].astype(np.float32)
-    return np.asarray(np.einsum("pij,...jp->...ip", inverse, states))
 
 
 def open_weather(

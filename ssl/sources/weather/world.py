@@ -11,7 +11,6 @@ import numpy as np
 
 from ...grid import LatLonGrid
 from ..geography import Geography
-
 from .sphere import Sphere
 
 # name: height m, centre lat, lon, half-widths lat, lon in degrees
@@ -27,7 +26,6 @@ MOUNTAINS = {
     "Andes": (3000.0, -24.0, 291.0, 20.0, 6.0),
     "Antarctica": (2800.0, -84.0, 80.0, 11.0, 90.0),
 }
-DAY = 86400.0  # s
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class World:
         relaxation: Time scale of the relaxation, days.
         drag: Time scale of Ekman friction at sea, days.
         land_drag: How many times stronger it is on land.
-        diffusion: Time scale of the ∇⁸ diffusion at total wavenumber 21, days.
+        diffusion: Time scale of the ∇⁸ diffusion at the largest total wavenumber, days.
         radii: Rossby radii of deformation between the levels, km.
         mountains: Factor on their heights.
         scale_height: H of the factor (1 + h/H) on the Coriolis parameter at 800 hPa, m.

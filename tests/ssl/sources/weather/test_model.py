@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from earthssl.ssl.sources.weather.model import ONE_DAY, ROTATION, SPEED, Model, stretching
+from earthssl.ssl.sources.weather.model import Model
 from earthssl.ssl.sources.weather.sphere import Sphere
+from earthssl.ssl.sources.weather.vertical import ONE_DAY, ROTATION, SPEED, stretching
 from earthssl.ssl.sources.weather.world import World, relaxed_shear, world
 
 SPHERE = Sphere(21)
@@ -71,7 +72,7 @@ def test_budgets_in_single_precision() -> None:
 
 @pytest.mark.parametrize(("n", "m"), [(3, 2), (5, 4), (8, 3), (12, 7)])
 def test_barotropic_rossby_haurwitz_waves_go_west_as_they_must(n: int, m: int) -> None:
-    """A single harmonic is an exact solution: it turns by -2Ω/(n(n + 1)) radians of longitude a radian of the Earth's."""
+    """A single harmonic is an exact solution: it turns by -2/(n(n + 1)) of the Earth's own turning."""
     model = free()
     stream = torch.zeros(43, 22, 3, 1, dtype=torch.float64)
     stream[2 * m - 1, n] = 0.02 / n  # winds of about 9 m/s
@@ -119,7 +120,7 @@ def test_a_zonal_flow_without_waves_is_steady() -> None:
 
 
 def test_the_driven_zonal_flow_relaxes_to_its_goal_and_stays() -> None:
-    """Without mountains, waves and disturbances nothing is unstable: temperatures take the season's, friction the rest."""
+    """Without mountains, waves and disturbances nothing is unstable: temperatures take the season's."""
     of = World(mountains=0.0, wave=(0.0, 0.0), land_drag=1.0, diffusion=1e12)
     model = Model(SPHERE, of, torch.float64)
     goal = relaxed_shear(SPHERE, of, 1.0) / SPEED
@@ -140,7 +141,7 @@ def test_relaxation_takes_its_time() -> None:
     stream = torch.zeros(43, 22, 3, 1, dtype=torch.float64)
     stream[0, 2, :, 0] = 1e-3 * torch.tensor(vectors[:, 0])
     rate = model.stream(model.tendency(model.state_of(stream), model.driving(np.zeros(1))))
-    expected = -(-value[0]) / (-value[0] + 6) / (of.relaxation * ONE_DAY)
+    expected = value[0] / (6 - value[0]) / (of.relaxation * ONE_DAY)
     np.testing.assert_allclose(rate[0, 2, :, 0] / stream[0, 2, :, 0], expected, rtol=1e-9)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from earthssl.ssl.sources.weather.model import LEVELS, SPEED
 from earthssl.ssl.sources.weather.output import (
     GAS,
     GRAVITY,
@@ -16,6 +15,7 @@ from earthssl.ssl.sources.weather.output import (
     standard_atmosphere,
 )
 from earthssl.ssl.sources.weather.sphere import Sphere
+from earthssl.ssl.sources.weather.vertical import LEVELS, SPEED
 from earthssl.ssl.variables import lookup
 
 SPHERE = Sphere(21)
@@ -35,7 +35,9 @@ def test_solid_body_rotation_by_hand() -> None:
     turn = 0.05
     stream = same_on_all_levels(-turn * SINE)
     cosine = np.sqrt(1 - SINE**2)
-    np.testing.assert_allclose(fields(SPHERE, stream, "u500"), np.broadcast_to(turn * SPEED * cosine, (32, 64)), atol=1e-9)
+    np.testing.assert_allclose(
+        fields(SPHERE, stream, "u500"), np.broadcast_to(turn * SPEED * cosine, (32, 64)), atol=1e-9
+    )
     np.testing.assert_allclose(fields(SPHERE, stream, "v500"), 0, atol=1e-9)
     height = SPEED**2 * -turn * (SINE**2 - 1 / 3)
     expected = np.broadcast_to(standard_atmosphere(500)[0] + height, (32, 64))
