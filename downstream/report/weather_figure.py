@@ -28,7 +28,7 @@ def weather_panel(planet: Weather, day: str | np.datetime64 | None = None, every
     """
     if day is None:
         day = (planet.time[0].astype("datetime64[Y]") + min(1, planet.config.years - 1)).astype("datetime64[D]") + 14
-    at = np.datetime64(day, "ns")
+    at = np.datetime64(str(day)).astype("datetime64[ns]")
     stream = planet.streams(at)
     height = planet.fields(stream, "z500")[0] / GRAVITY / 10  # decametres
     wind = planet.fields(stream, "u200")[0]

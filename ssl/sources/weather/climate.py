@@ -21,7 +21,8 @@ class Climate:
     Attributes:
         lat: Rows, degrees north.
         lon: Columns, degrees east.
-        westerly: Zonal mean wind at 200 hPa in December to February and in June to August, m s-1, (2, row).
+        westerly: Zonal mean wind at 200 hPa in December to February and in June to August, m s-1, (2, row); NaN
+            where no day is of the season.
         strongest: Strongest westerly at 200 hPa anywhere, mean over days, m s-1.
         day_correlation: Of z500 anomalies poleward of 20°N with those a day later, area-weighted.
         height_spread: Standard deviation of z500 at 50°N and 50°S about its mean over the days, m, (2,).
@@ -63,10 +64,15 @@ def climate(planet: Weather, every: int = 5) -> Climate:
     return Climate(
         planet.grid.lat,
         planet.grid.lon,
-        np.stack([u200[np.isin(month, months)].mean(axis=(0, 2)) for months in (WINTER, SUMMER)]),
+        np.stack([_zonal_mean(u200[np.isin(month, months)]) for months in (WINTER, SUMMER)]),
         float(u200.max(axis=(1, 2)).mean()),
         float(product / np.sqrt(square * square_later)),
         one[:, rows].std(axis=(0, 2)),
         blocked(height, planet.grid).mean(axis=0),
         np.stack([np.bincount(n, level) for level in by_coefficient]),
     )
+
+
+def _zonal_mean(wind: np.ndarray) -> np.ndarray:
+    """Return the mean (row,) of winds (day, row, column), NaN where there is no day."""
+    return np.asarray(wind.mean(axis=(0, 2)) if len(wind) else np.full(wind.shape[1], np.nan))

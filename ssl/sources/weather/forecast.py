@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import EarthSSLError
+from ...common.errors import EarthSSLError
 from .history import from_model, to_model
 from .vertical import stream_of
 from .weather import ORIGIN, Weather

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...errors import EarthSSLError
-from ...files import digest, disk_full_is_clear, waited_for, write_json
+from ...common.errors import EarthSSLError
+from ...common.files import check_disk, digest, disk_full_is_clear, waited_for, write_json
 from .sphere import Sphere
 from .vertical import SPEED
 from .world import World, relaxed_shear
@@ -104,6 +104,8 @@ class History:
             missing = [block for block in range(blocks) if not self._file(block).is_file()]
             if not missing:
                 return
+            left = self.plan.bytes * len(missing) * BLOCK // self.plan.records
+            check_disk(self.folder, left, "weather: what is still to be made", "or name another folder with cache")
             write_json(self.folder / "history.json", self._record)
             states = self._run(missing[0])
             for block in _shown(missing, f"weather: world {self.plan.world.number}"):
@@ -235,7 +237,7 @@ def _shown(blocks: list[int], description: str) -> Iterator[int]:
     """Yield the blocks with a bar, unless somebody else shows one already."""
     from rich.errors import LiveError
 
-    from ...progress import track
+    from ...common.progress import track
 
     if len(blocks) < 3:
         yield from blocks

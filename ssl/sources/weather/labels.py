@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ...errors import EarthSSLError
-from ...files import write_text
-from ...grid import LatLonGrid
+from ...common.errors import EarthSSLError
+from ...common.files import write_text
+from ...fields.grid import LatLonGrid
 from .output import GRAVITY
 from .weather import Weather
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ...variables import lookup
+from ...fields.variables import lookup
 from .sphere import Sphere, coupling
 from .vertical import LEVELS, SPEED
 

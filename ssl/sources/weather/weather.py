@@ -18,10 +18,11 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from ...errors import EarthSSLError, nearest
-from ...files import cache_folder
-from ...grid import LatLonGrid
-from ..orient import region_of
+from ...common.errors import EarthSSLError, nearest
+from ...common.files import cache_folder
+from ...fields.grid import LatLonGrid
+from ..planet.recorded import DYNAMICS
+from ..regrid import region_of
 from ..selection import Selection
 from . import output
 from .history import History, Plan
@@ -129,6 +130,12 @@ class Weather:
         later = range(self._span, self.config.years, self._span)
         return np.array([self._year(k) for k in later], dtype="datetime64[ns]")
 
+    def record(self) -> dict[str, Any]:
+        """Return the options as a dataset records them, without the cache, which changes nothing."""
+        options = dataclasses.asdict(self.config)
+        del options["cache"]
+        return {"dynamics": DYNAMICS, **options}
+
     def states(self, times: Any) -> np.ndarray:
         """Return the true states at some of the planet's times: potential vorticity (time, level, known), float32.
 
@@ -188,13 +195,12 @@ class Weather:
             attrs = {"units": units, "long_name": long_name, "standard_name": standard_name}
             arrays[name] = (("time", "lat", "lon"), data, attrs)
         attrs = {
-            "source": "weather (synthetic)",
+            "source": "weather planet (synthetic)",
             "licence": "CC0",
             "citation": "earthssl synthetic weather planet after Marshall & Molteni (1993), "
             "doi:10.1175/1520-0469(1993)050<1792:TADUOP>2.0.CO;2; not observations",
-            "weather": json.dumps({**dataclasses.asdict(self.config), "cache": None}),
-            "weather_world": json.dumps(dataclasses.asdict(self.world)),
-            "weather_seams": json.dumps([str(seam.astype("datetime64[D]")) for seam in self.seams]),
+            "planet": json.dumps({**self.record(), "parameters": dataclasses.asdict(self.world)}),
+            "seams": json.dumps([str(seam.astype("datetime64[D]")) for seam in self.seams]),
         }
         coords = {"time": self.time, "lat": self.grid.lat, "lon": self.grid.lon}
         return xr.Dataset(arrays, coords, attrs)
@@ -216,7 +222,7 @@ class Weather:
         }
         attrs = {"units": "s-1", "long_name": "relative quasi-geostrophic potential vorticity"}
         fields = {"potential_vorticity": (("time", "level", "coefficient"), data, attrs)}
-        return xr.Dataset(fields, coords, {"source": "weather (synthetic)"})
+        return xr.Dataset(fields, coords, {"source": "weather planet (synthetic)"})
 
     def _check(self, names: Sequence[str]) -> None:
         for name in names:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ...grid import LatLonGrid
-from ..geography import Geography
+from ...fields.grid import LatLonGrid
+from ..planet.geography import Geography
 from .sphere import Sphere
 
 # name: height m, centre lat, lon, half-widths lat, lon in degrees

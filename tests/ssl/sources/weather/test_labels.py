@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from earthssl.ssl.errors import EarthSSLError
-from earthssl.ssl.grid import LatLonGrid
+from earthssl.ssl.common.errors import EarthSSLError
+from earthssl.ssl.fields.grid import LatLonGrid
 from earthssl.ssl.sources.weather import labels
 from earthssl.ssl.sources.weather.output import GRAVITY
 from earthssl.ssl.sources.weather.sphere import Sphere
@@ -144,7 +144,7 @@ def test_the_table_looks_ahead_and_not_over_the_seam(planet: SimpleNamespace) ->
 
 
 def test_the_file_is_what_fine_tuning_reads(planet: SimpleNamespace, tmp_path: Path) -> None:
-    from earthssl.downstream.labels import read_labels
+    from earthssl.downstream.finetune.read_labels import read_labels
 
     file = labels.write_labels(planet, tmp_path / "labels" / "world-0.csv")
     table = pd.read_csv(file, index_col="time", parse_dates=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from earthssl.ssl.fields.variables import lookup
 from earthssl.ssl.sources.weather.output import (
     GAS,
     GRAVITY,
@@ -16,7 +17,6 @@ from earthssl.ssl.sources.weather.output import (
 )
 from earthssl.ssl.sources.weather.sphere import Sphere
 from earthssl.ssl.sources.weather.vertical import LEVELS, SPEED
-from earthssl.ssl.variables import lookup
 
 SPHERE = Sphere(21)
 SINE = SPHERE.nodes[0][:, None]

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from earthssl.ssl.errors import EarthSSLError
+from earthssl.ssl.common.errors import EarthSSLError
+from earthssl.ssl.sources import open_source
+from earthssl.ssl.sources.planet.recorded import recorded_planet, recorded_seed
 from earthssl.ssl.sources.weather import history as history_module
-from earthssl.ssl.sources.weather.forecast import doubling_time, forecast, natural_spread
+from earthssl.ssl.sources.weather.forecast import forecast, natural_spread
+from earthssl.ssl.sources.weather.recorded import recorded_weather
 from earthssl.ssl.sources.weather.weather import Weather, WeatherConfig, open_weather
 
 
@@ -24,7 +27,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
 def short() -> None:
     """A spin-up of a few days and short files: what these tests ask does not need a settled climate."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(history_module, "SPIN_UP", 20)
+    patch.setattr(history_module, "SPIN_UP", 5)
     patch.setattr(history_module, "BLOCK", 25)
     yield
     patch.undo()
@@ -60,12 +63,13 @@ def test_the_dataset_is_canonical(planet: Weather, fields: xr.Dataset) -> None:
         assert {"units", "long_name", "standard_name"} <= set(field.attrs)
     assert "synthetic" in fields.attrs["source"]
     assert "not observations" in fields.attrs["citation"]
-    assert json.loads(fields.attrs["weather"]) == {
+    record = json.loads(fields.attrs["planet"])
+    assert record.pop("parameters")["drag"] == planet.world.drag
+    assert record == {
+        "dynamics": "quasi-geostrophic",
         "years": 2, "start": "1900-01-01", "step": "daily", "seed": 0, "world": 0, "truncation": 21, "members": 2,
-        "cache": None,
     }  # fmt: skip
-    assert json.loads(fields.attrs["weather_seams"]) == ["1901-01-01"]
-    assert json.loads(fields.attrs["weather_world"])["drag"] == planet.world.drag
+    assert json.loads(fields.attrs["seams"]) == ["1901-01-01"]
 
 
 def test_the_seed_and_the_world_decide(planet: Weather, tmp_path: Path) -> None:
@@ -172,6 +176,31 @@ def test_the_hidden_truth_is_labelled(planet: Weather) -> None:
     np.testing.assert_allclose(sample, planet.states(planet.time[400]), rtol=1e-5)
 
 
+def test_the_attributes_lead_back_to_the_planet(planet: Weather, fields: xr.Dataset, cache: str) -> None:
+    assert recorded_weather(fields.attrs, cache).config == planet.config
+    with pytest.raises(EarthSSLError, match="source: weather"):
+        recorded_weather({"source": "ERA5"})
+    with pytest.raises(EarthSSLError, match="store of the synthetic planet"):
+        recorded_planet(fields.attrs)  # it has no tropical storms and no ENSO
+
+
+def test_histories_are_told_apart(fields: xr.Dataset) -> None:
+    """By seed and world, and from the planet of the same seed; not by length, as a longer one may share its days."""
+
+    def number(**options: object) -> int | None:
+        record = json.loads(fields.attrs["planet"])
+        return recorded_seed({"planet": json.dumps({**record, **options})})
+
+    assert number() == number(years=40) != number(seed=1)
+    assert len({number(), number(world=1), number(world=2), number(seed=1), 0, 1}) == 6
+    assert recorded_seed({"planet": json.dumps({"seed": 0})}) == 0
+    assert recorded_seed({"source": "ERA5"}) is None
+
+
+def test_it_is_a_source(cache: str, fields: xr.Dataset) -> None:
+    xr.testing.assert_identical(open_source("weather", years=2, members=2, cache=cache), fields)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -207,10 +236,3 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(EarthSSLError, match="remove"):
         made(str(tmp_path)).states(planet.time[0])
-
-
-@pytest.mark.slow
-def test_small_errors_double_within_days(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(history_module, "SPIN_UP", 150)
-    planet = made(str(tmp_path), members=8, years=8)
-    assert 1.5 < doubling_time(planet, planet.time[10::200][:12]) < 4
