@@ -97,11 +97,12 @@ def _run(planet: Weather, starts: np.ndarray, days: np.ndarray, leads: Sequence[
     return np.stack([found[lead] for lead in leads], axis=1)
 
 
-def doubling_time(planet: Weather, times: Any, size: float = 1e-3, days: tuple[int, int] = (2, 8)) -> float:
+def doubling_time(planet: Weather, times: Any, size: float = 1e-4, days: tuple[int, int] = (8, 18)) -> float:
     """Return the doubling time, days, of small differences in z500 poleward of 20°, mean over the initial times.
 
     Two forecasts a time from states that differ by noise of the given size, a share of the natural spread; the growth
-    is that of the root mean square between two leads, the first after the errors have taken the flow's own shapes.
+    is that of the root mean square between two leads, the first after the errors have shed what does not grow: most of
+    the noise is of the largest scales, which keep for a week what the growing shapes then overtake.
     """
     pair = forecast(planet, times, days, members=2, noise=size)
     z = planet.fields(pair, "z500")

@@ -23,8 +23,8 @@ from .weather import Weather
 LEADS = (0, 3, 5, 10)  # days
 NAMES = ("height", "spread", "jet", "activity", "blocking", "heat")
 HEIGHT_BOX = (48.0, 66.0, 330.0, 20.0)  # south, north, west, east
-ATLANTIC = (25.0, 75.0, 280.0, 360.0)
-JET_BOX = (15.0, 75.0, 300.0, 360.0)
+ATLANTIC = (25.0, 75.0, 280.0, 359.0)
+JET_BOX = (15.0, 75.0, 300.0, 359.0)
 HEAT_BOX = (40.0, 56.0, 0.0, 40.0)
 BLOCKING_WIDTH = 11.25  # degrees of longitude that are blocked side by side, three columns of the index' first grid
 BLOCKING_SECTOR = (330.0, 45.0)
@@ -35,6 +35,13 @@ def area_mean(field: np.ndarray, grid: LatLonGrid, box: Sequence[float]) -> np.n
     """Return the mean (…) of a field (…, row, column) over a box (south, north, west, east), weighted by area."""
     weight = grid.area * grid.box(*box)
     return np.asarray(np.tensordot(field, weight / weight.sum(), axes=2))
+
+
+def part_of(grid: LatLonGrid, box: Sequence[float]) -> tuple[LatLonGrid, tuple[np.ndarray, np.ndarray]]:
+    """Return the grid inside a box that does not cross 0°E, and its rows and columns as an index of fields."""
+    inside = grid.box(*box)
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    return LatLonGrid(grid.lat[rows], grid.lon[columns]), (rows[:, None], columns)
 
 
 def area_spread(field: np.ndarray, grid: LatLonGrid, box: Sequence[float]) -> np.ndarray:
@@ -125,13 +132,23 @@ def in_long_runs(hot: np.ndarray, length: int) -> np.ndarray:
     return found
 
 
-def without_season(values: np.ndarray, time: np.ndarray, harmonics: int = 2) -> np.ndarray:
-    """Return values (time, …) minus their mean and so many harmonics of the year, by least squares over all times."""
-    day = (time - time.astype("datetime64[Y]")) / np.timedelta64(1, "D")
-    angle = 2 * np.pi * day[:, None] / 365.2425 * np.arange(1, harmonics + 1)
-    basis = np.hstack([np.ones((len(time), 1)), np.cos(angle), np.sin(angle)])
+def season(values: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """Return the mean and two harmonics of the year of values (time, …), by least squares, (5, …)."""
     flat = values.reshape(len(time), -1).astype(np.float64)
-    return np.asarray(flat - basis @ np.linalg.lstsq(basis, flat, rcond=None)[0]).reshape(values.shape)
+    found = np.linalg.lstsq(_year_basis(time), flat, rcond=None)[0]
+    return np.asarray(found).reshape(5, *values.shape[1:])
+
+
+def without_season(values: np.ndarray, time: np.ndarray, of: np.ndarray | None = None) -> np.ndarray:
+    """Return values (time, …) minus a `season`, their own where none is given."""
+    of = season(values, time) if of is None else of
+    return np.asarray(values - np.tensordot(_year_basis(time), of, axes=1))
+
+
+def _year_basis(time: np.ndarray) -> np.ndarray:
+    day = (time - time.astype("datetime64[Y]")) / np.timedelta64(1, "D")
+    angle = 2 * np.pi * day[:, None] / 365.2425 * np.arange(1, 3)
+    return np.hstack([np.ones((len(time), 1)), np.cos(angle), np.sin(angle)])
 
 
 def present(planet: Weather) -> pd.DataFrame:
@@ -146,10 +163,8 @@ def present(planet: Weather) -> pd.DataFrame:
     grid, time = planet.grid, planet.time
     height = data["z500"].values / np.float32(GRAVITY)
     columns = blocked(height, grid)
-    inside = grid.box(*ATLANTIC)
-    rows, some = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-    atlantic = LatLonGrid(grid.lat[rows], grid.lon[some])
-    departure = without_season(height[:, rows[:, None], some], time)
+    atlantic, cells = part_of(grid, ATLANTIC)
+    departure = without_season(height[:, *cells], time)
     table = pd.DataFrame(index=pd.DatetimeIndex(time, name="time"))
     table["height"] = area_mean(height, grid, HEIGHT_BOX)
     table["spread"] = area_spread(departure, atlantic, ATLANTIC)

@@ -14,6 +14,8 @@ from earthssl.ssl.sources import open_source
 from earthssl.ssl.sources.planet.recorded import recorded_planet, recorded_seed
 from earthssl.ssl.sources.weather import history as history_module
 from earthssl.ssl.sources.weather.forecast import forecast, natural_spread
+from earthssl.ssl.sources.weather.labels import label_table
+from earthssl.ssl.sources.weather.reachable import REACHABLE, forecast_labels
 from earthssl.ssl.sources.weather.recorded import recorded_weather
 from earthssl.ssl.sources.weather.weather import Weather, WeatherConfig, open_weather
 
@@ -164,6 +166,17 @@ def test_noise_makes_an_ensemble_around_an_observed_state(planet: Weather) -> No
     error = np.sqrt(((found.mean(0) - truth) ** 2).sum((-1, -2)).mean())
     assert error == pytest.approx(scale * np.sqrt(12 / 11 * 13 / 12), rel=0.15)
     assert (natural_spread(planet)[:, 1:] > 0).all()
+
+
+def test_labels_forecast_without_noise_are_the_labels_of_those_days(planet: Weather) -> None:
+    times, leads = planet.time[[10, 60, 400]], [0, 3, 5]
+    found = forecast_labels(planet, times, leads)
+    table = label_table(planet, leads)
+    for name in REACHABLE:
+        wanted = table.loc[times, [f"{name}_{lead}d" for lead in leads]].to_numpy().copy()
+        if name == "activity":
+            wanted[:, 0] = np.nan
+        np.testing.assert_allclose(found[name], wanted, rtol=2e-4, atol=0.02)
 
 
 def test_the_hidden_truth_is_labelled(planet: Weather) -> None:
