@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...common.errors import EarthSSLError
+from ...common.files import digest
 from .planet import Planet, PlanetConfig
+
+DYNAMICS = "quasi-geostrophic"  # what the weather planet, a synthetic planet too, writes among its options
 
 
 def recorded_planet(attributes: Mapping[str, Any]) -> Planet:
@@ -19,21 +22,26 @@ def recorded_planet(attributes: Mapping[str, Any]) -> Planet:
     Raises:
         EarthSSLError: If they were made from something else.
     """
-    options = attributes.get("planet")
-    if options is None:
+    known = json.loads(attributes.get("planet", "null"))
+    if known is None or known.get("dynamics") == DYNAMICS:
         raise EarthSSLError(
             f"expected a store of the synthetic planet, got {attributes.get('source', 'other data')}; for storms of "
             "the Earth set tracks to ibtracs or a table"
         )
-    known = json.loads(options)
     return Planet(PlanetConfig(**{**known, "shape": tuple(known["shape"])}))
 
 
 def recorded_seed(attributes: Mapping[str, Any]) -> int | None:
-    """Return the seed of the synthetic planet; None for other data."""
+    """Return the seed of the synthetic planet; None for other data.
+
+    Of the weather planet, a number that differs for every seed, world and truncation, and from other planets' seeds.
+    """
     try:
-        return int(json.loads(attributes["planet"])["seed"])
-    except (KeyError, TypeError, ValueError):
+        known = json.loads(attributes["planet"])
+        if known.get("dynamics") == DYNAMICS:
+            return int(digest({name: known[name] for name in ("seed", "world", "truncation")})[:8], 16)
+        return int(known["seed"])
+    except (AttributeError, KeyError, TypeError, ValueError):
         return None
 
 

@@ -1,0 +1,31 @@
+"""The weather planet that data were made from, as the attributes of a store record it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ...common.errors import EarthSSLError
+from ..planet.recorded import DYNAMICS
+from .weather import Weather, WeatherConfig
+
+
+def recorded_weather(attributes: Mapping[str, Any], cache: str | None = None) -> Weather:
+    """Return the weather planet that data were made from; its states are made again where the cache lacks them.
+
+    Args:
+        attributes: Of the data, as the manifest of a store holds them.
+        cache: Folder for the states; None is the usual one.
+
+    Raises:
+        EarthSSLError: If they were made from something else.
+    """
+    known = json.loads(attributes.get("planet", "{}"))
+    if known.get("dynamics") != DYNAMICS:
+        raise EarthSSLError(
+            f"expected a store of the weather planet, got {attributes.get('source', 'other data')}; prepare one with "
+            "source: weather"
+        )
+    options = {name: value for name, value in known.items() if name not in ("dynamics", "parameters")}
+    return Weather(WeatherConfig(**options, cache=cache))
