@@ -29,7 +29,7 @@ SCORES = ("row", "seed", "target", "metric", "value", "low", "high")
 DIFFERENCES = ("row", "reference", "target", "metric", "value", "low", "high", "verdict")
 SCREEN = 100  # columns of a terminal
 MOST_COLUMNS = 8  # targets shown there; of more, some evenly chosen
-MOST_SAID = 24  # lines of differences
+SIGNS = {"better": "▲", "worse": "▼", "undecided": "·"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,9 +96,9 @@ class Summary:
         for row, values in wide[shown].dropna(how="all").iterrows():
             cells = "".join(f" {number(v):>{size}}" for v in values)
             lines.append(f"{_cut(str(row), width):<{width}}{cells}")
-        said = self._said(shown)
-        if said:
-            lines += ["", "paired differences [95 %]: better or worse only where the interval excludes 0", *said]
+        for row, values in self._verdicts(shown).items():
+            cells = "".join(f" {cell:>{size}}" for cell in values)
+            lines.append(f"{_cut(row, width):<{width}}{cells}")
         more = "all scores and pairs: scores.csv, differences.csv, report.html"
         return "\n".join([*lines, "", *(line for note in self.notes for line in textwrap.wrap(note, SCREEN)), more])
 
@@ -146,20 +146,34 @@ class Summary:
             first.setdefault(target, metric)
         return list(first.items())
 
-    def _said(self, shown: Sequence[tuple[str, str]]) -> list[str]:
-        """Return the differences of the pretrained rows (of all rows where there are none) at the main scores."""
-        d = self.differences
-        at = pd.Series(list(zip(d["target"].astype(str), d["metric"].astype(str), strict=True)), index=d.index)
-        d = d[at.isin(list(shown))] if len(d) else d
-        own = d[d["row"].astype(str).str.startswith("pretrained")]
-        chosen = own if len(own) else d[d["verdict"] != "undecided"]
-        lines = [
-            f"{one.row} − {one.reference}, {one.target}: {number(one.value, True)} "
-            f"[{number(one.low, True)}, {number(one.high, True)}]  {one.verdict}"
-            for one in chosen.head(MOST_SAID).itertuples()
-        ]
-        rest = len(chosen) - len(lines)
-        return [*lines, f"… and {rest} more in differences.csv"] if rest > 0 else lines
+    def _verdicts(self, shown: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
+        """Return lines of the pretrained rows' differences from what matters most, with their verdicts as signs."""
+        d = self.differences.assign(target=self.differences["target"].astype(str))
+        cells = {
+            (one.row, one.reference, one.target, one.metric): f"{number(one.value, True)} {SIGNS[str(one.verdict)]}"
+            for one in d.itertuples()
+        }
+        lines: dict[str, list[str]] = {}
+        for row in (str(row) for row in dict.fromkeys(d["row"]) if str(row).startswith("pretrained")):
+            own: dict[str, list[str]] = {}
+            for reference in self.beaten(row):
+                found = [cells.get((row, reference, *pair), "–") for pair in shown]
+                if any(cell != "–" for cell in found):
+                    bracket = row[row.rfind("[") :] if "[" in row else "\0"
+                    own[f"{row} − {reference.removesuffix(bracket).rstrip()}"] = found
+            lines |= own
+        return {"": [], "difference (▲ better, ▼ worse, · undecided)": [], **lines} if lines else {}
+
+    def beaten(self, row: str) -> list[str]:
+        """Return what a row is told against on a screen: its untrained twin, the best baseline, raw input, scratch."""
+        known = list(dict.fromkeys(self.differences.loc[self.differences["row"] == row, "reference"]))
+        wide = _wide(self.scores)
+        mean = wide[[pair for pair in self._main() if pair in wide.columns]].mean(axis=1)
+        twin = row.replace("pretrained", "untrained", 1)
+        plain = [name for name in known if not name.startswith(("untrained", "same network")) and pd.notna(mean[name])]
+        best = [str(mean[plain].idxmax())] if plain else []
+        raw = [name for name in known if name.startswith(("raw window", "same network"))]
+        return list(dict.fromkeys([*([twin] if twin in known else []), *best, *raw]))
 
     def _page(self, pictures: Mapping[str, bytes], record: Mapping[str, Any]) -> str:
         wide = _wide(self.scores)
