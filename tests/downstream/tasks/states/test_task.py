@@ -217,14 +217,8 @@ def test_curves_confusions_and_record_are_written(result: tuple[StatesConfig, Pa
     assert set(paired.reference) == {"untrained [logistic]", "raw window [logistic]", SCRATCH}
     assert set(pd.read_csv(out / "few_shot.csv").labels) == {3, 6}
     names = {file.name for file in out.iterdir()}
-    assert {
-        "report.html",
-        "confusion_lead_0.png",
-        "scores.png",
-        "label_curve.png",
-        "skill_by_examples_a_class.png",
-        "few_shot.csv",
-    } <= names
+    pictures = {"confusion_lead_0.png", "scores.png", "label_curve.png", "skill_by_examples_a_class.png"}
+    assert {"report.html", "few_shot.csv"} | pictures <= names
     record = read_json(out / "result.json", "result")
     assert sum(record["samples"]["lead 0"]["test"]) == 46
     assert [one["kind"] for one in record["encoders"]] == ["pretrained", "untrained"]
@@ -248,7 +242,8 @@ def test_the_same_config_gives_the_same_scores(result: tuple[StatesConfig, Path]
         ~tables[1].row.str.startswith((SCRATCH, "predictable")),
     )
     first, second = (table[keep].reset_index(drop=True) for table, keep in zip(tables, own, strict=True))
-    assert first[first.target == "lead 2"].reset_index(drop=True).equals(second)
+    # The mean over seeds is a matrix product, whose last digit depends on how many rows there are.
+    pd.testing.assert_frame_equal(first[first.target == "lead 2"].reset_index(drop=True), second, rtol=1e-12)
 
 
 @pytest.mark.slow
