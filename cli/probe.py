@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..downstream.tasks.registry import probe_function
+from ..downstream.tasks.registry import run_task
 from ..pretext import TASKS
 from ..pretext.prediction.masking import Masking
 from ..ssl.checkpoint.read import read
@@ -24,17 +24,14 @@ def probe(config: Any, command: str = "") -> Path:
     """Probe frozen encoders beside their baselines and return the folder of the tables.
 
     Args:
-        config: `ProbeConfig` (ENSO), or the config of another task of downstream/tasks/.
+        config: The config of a task of downstream/tasks/.
         command: As typed, for the record.
     """
-    run = probe_function(config.task)
-    if config.task == "infilling":
-        # Rebuilding fields takes the decoder of the pretext task, which downstream/ does not know.
-        return Path(run(config, fillers(config.checkpoints), command))
-    return Path(run(config, command))
+    # Rebuilding fields takes the decoder of the pretext task, which downstream/ does not know.
+    return run_task(config, fillers, command)
 
 
-def fillers(checkpoints: list[str]) -> dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray] | None]:
+def fillers(checkpoints: Sequence[str]) -> dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray] | None]:
     """Return for each checkpoint what rebuilds gappy windows with its pretrained decoder; None where it has none.
 
     A filler takes normalised fields (window, time, variable, row, column), NaN where nothing is observed, and

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 import os
 import shutil
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from ...ssl.common.errors import EarthSSLError
 from ...ssl.common.files import disk_full_is_clear, refuse_filled, write_json, write_text
 from ...ssl.common.versions import versions
 from .html import Html, Section, bullets, details, element, facts, figure, joined, page, table
+from .numbers import number, plain, thinned
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 
 SCORES = ("row", "seed", "target", "metric", "value", "low", "high")
 DIFFERENCES = ("row", "reference", "target", "metric", "value", "low", "high", "verdict")
-MOST_DIFFERENCES = 40
+SCREEN = 100  # columns of a terminal
+MOST_COLUMNS = 8  # targets shown there; of more, some evenly chosen
+SIGNS = {"better": "▲", "worse": "▼", "undecided": "·"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +46,8 @@ class Summary:
         record: What the run was: split, source, synthetic, samples, seconds, config, …; plain values.
         figures: Pictures by file name without suffix.
         tables: More tables by file name without suffix.
+        found: One sentence of what was found; the page and the terminal open with it.
+        main: Target and metric of each target that the terminal shows; by default the first metric of each.
         words: What a picture shows, for captions and for readers who do not see it, by its name.
         datasets: Maps to be kept as NetCDF, by file name without suffix.
         notes: What the reader must know beside the numbers.
@@ -57,6 +62,8 @@ class Summary:
     figures: Mapping[str, Figure] = field(default_factory=dict)
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    found: str = ""
+    main: Sequence[tuple[str, str]] = ()
     words: Mapping[str, str] = field(default_factory=dict)
     datasets: Mapping[str, xr.Dataset] = field(default_factory=dict)
 
@@ -72,22 +79,28 @@ class Summary:
             raise EarthSSLError(f"{self.task}: expected scores, got none that is finite")
 
     def text(self) -> str:
-        """Return the scores for the terminal: a block for each target, a line a row, a column a metric."""
+        """Return what fits a screen: what was found, the main score of each row at each target, and the verdicts.
+
+        Everything else stays in the files and on the page.
+        """
         wide = _wide(self.scores)
-        width = max([len(str(row)) for row in wide.index] + [10])
-        lines = [self.title]
-        for target in dict.fromkeys(wide.columns.get_level_values(0)):
-            own = wide[target].dropna(how="all")
-            columns = [max(8, len(str(metric)) + 2) for metric in own.columns]
-            heads = "".join(f"{metric:>{size}}" for metric, size in zip(own.columns, columns, strict=True))
-            lines += ["", f"{target:<{width}}{heads}"]
-            for row, values in own.iterrows():
-                cells = "".join(f"{number(v):>{size}}" for v, size in zip(values, columns, strict=True))
-                lines.append(f"{row!s:<{width}}{cells}")
-        said = self._said()
-        if said:
-            lines += ["", "paired differences [95 %]: better or worse only where the interval excludes 0", *said]
-        return "\n".join([*lines, *(["", *self.notes] if self.notes else [])])
+        shown = thinned([pair for pair in self._main() if pair in wide.columns], MOST_COLUMNS)
+        width = min(44, max([len(str(row)) for row in wide.index] + [10]))
+        size = max(8, min(14, (SCREEN - width) // max(1, len(shown)) - 1))
+        metrics = list(dict.fromkeys(metric for _, metric in shown))
+        lines = [self.title, *textwrap.wrap(self.found, SCREEN), ""]
+        heads = "".join(f" {_cut(target, size):>{size}}" for target, _ in shown)
+        lines.append(f"{_cut(metrics[0] if len(metrics) == 1 else '', width):<{width}}{heads}")
+        if len(metrics) > 1:
+            lines.append(" " * width + "".join(f" {_cut(metric, size):>{size}}" for _, metric in shown))
+        for row, values in wide[shown].dropna(how="all").iterrows():
+            cells = "".join(f" {number(v):>{size}}" for v in values)
+            lines.append(f"{_cut(str(row), width):<{width}}{cells}")
+        for row, values in self._verdicts(shown).items():
+            cells = "".join(f" {cell:>{size}}" for cell in values)
+            lines.append(f"{_cut(row, width):<{width}}{cells}")
+        more = "all scores and pairs: scores.csv, differences.csv, report.html"
+        return "\n".join([*lines, "", *(line for note in self.notes for line in textwrap.wrap(note, SCREEN)), more])
 
     def write(self, out: str | Path, command: str = "") -> Path:
         """Write the folder: scores.csv, differences.csv, table.txt, result.json, more tables, PNGs, maps, report.html.
@@ -124,16 +137,43 @@ class Summary:
             shutil.rmtree(making, ignore_errors=True)
         return folder
 
-    def _said(self) -> list[str]:
-        """Return the decided differences of the pretrained rows (of all rows where there are none), in words."""
-        d = self.differences
-        own = d[d["row"].astype(str).str.startswith("pretrained")]
-        chosen = own if len(own) else d[d["verdict"] != "undecided"]
-        return [
-            f"{one.row} − {one.reference}, {one.target} {one.metric}: {number(one.value, True)} "
-            f"[{number(one.low, True)}, {number(one.high, True)}]  {one.verdict}"
-            for one in chosen.head(MOST_DIFFERENCES).itertuples()
-        ]
+    def _main(self) -> list[tuple[str, str]]:
+        if self.main:
+            return [(str(target), str(metric)) for target, metric in self.main]
+        pairs = zip(self.scores["target"].astype(str), self.scores["metric"].astype(str), strict=True)
+        first: dict[str, str] = {}
+        for target, metric in pairs:
+            first.setdefault(target, metric)
+        return list(first.items())
+
+    def _verdicts(self, shown: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
+        """Return lines of the pretrained rows' differences from what matters most, with their verdicts as signs."""
+        d = self.differences.assign(target=self.differences["target"].astype(str))
+        cells = {
+            (one.row, one.reference, one.target, one.metric): f"{number(one.value, True)} {SIGNS[str(one.verdict)]}"
+            for one in d.itertuples()
+        }
+        lines: dict[str, list[str]] = {}
+        for row in (str(row) for row in dict.fromkeys(d["row"]) if str(row).startswith("pretrained")):
+            own: dict[str, list[str]] = {}
+            for reference in self.beaten(row):
+                found = [cells.get((row, reference, *pair), "–") for pair in shown]
+                if any(cell != "–" for cell in found):
+                    bracket = row[row.rfind("[") :] if "[" in row else "\0"
+                    own[f"{row} − {reference.removesuffix(bracket).rstrip()}"] = found
+            lines |= own
+        return {"": [], "difference (▲ better, ▼ worse, · undecided)": [], **lines} if lines else {}
+
+    def beaten(self, row: str) -> list[str]:
+        """Return what a row is told against on a screen: its untrained twin, the best baseline, raw input, scratch."""
+        known = list(dict.fromkeys(self.differences.loc[self.differences["row"] == row, "reference"]))
+        wide = _wide(self.scores)
+        mean = wide[[pair for pair in self._main() if pair in wide.columns]].mean(axis=1)
+        twin = row.replace("pretrained", "untrained", 1)
+        plain = [name for name in known if not name.startswith(("untrained", "same network")) and pd.notna(mean[name])]
+        best = [str(mean[plain].idxmax())] if plain else []
+        raw = [name for name in known if name.startswith(("raw window", "same network"))]
+        return list(dict.fromkeys([*([twin] if twin in known else []), *best, *raw]))
 
     def _page(self, pictures: Mapping[str, bytes], record: Mapping[str, Any]) -> str:
         wide = _wide(self.scores)
@@ -144,24 +184,32 @@ class Summary:
             [row, *[_cell(wide.loc[row, c], intervals[0].loc[row, c], intervals[1].loc[row, c]) for c in wide.columns]]
             for row in wide.index
         ]
-        drawn = joined(
+        drawn = [
             figure(
                 element("img", src=f"data:image/png;base64,{base64.b64encode(data).decode()}", style="max-width:100%",
                         alt=self.words.get(name, name)),
                 self.words.get(name, name.replace("_", " ")),
             )
             for name, data in pictures.items()
-        )  # fmt: skip
+        ]  # fmt: skip
+        first, *rest = drawn or [Html("")]
+        pairs = self._difference_table()
         sections = [
+            Section("picture", "In one picture", first),
             Section("scores", "Scores", table(head, body, self.convention)),
-            Section("pictures", "Pictures", drawn),
-            Section("differences", "Paired differences", self._difference_table()),
+            Section("pictures", "More pictures", joined(rest)),
+            Section(
+                "differences",
+                "Paired differences",
+                details(f"{len(self.differences)} pairs", pairs) if pairs else Html(""),
+            ),
             Section("tables", "More tables", joined(details(n, _plain_table(t)) for n, t in self.tables.items())),
             Section("record", "How this was made", facts((k, _short(v)) for k, v in plain(dict(record)).items())),
         ]
         badge = element("span", "synthetic data", class_="badge") if record.get("synthetic") else Html("")
         notes = element("div", bullets(self.notes), class_="warning") if self.notes else Html("")
-        top = joined([element("h1", self.title, " ", badge), notes])
+        found = element("div", element("p", self.found), class_="verdict") if self.found else Html("")
+        top = joined([element("h1", self.title, " ", badge), found, notes])
         foot = element("footer", f"earthssl probe, task {self.task}")
         return str(page(self.title, Html(element("header", top)), sections, foot))
 
@@ -176,32 +224,6 @@ class Summary:
         ]  # fmt: skip
         caption = "row − reference; better or worse only where the paired interval excludes zero, else undecided."
         return table(["row", "reference", "target", "metric", "difference", "verdict"], body, caption, text_columns=4)
-
-
-def number(value: Any, signed: bool = False) -> str:
-    """Return a number with three significant places, fewer where it is small; a dash for NaN."""
-    if not isinstance(value, (int, float, np.number)):
-        return str(value)
-    v = float(value)
-    if math.isnan(v):
-        return "–"
-    digits = 0 if abs(v) >= 1000 else 1 if abs(v) >= 100 else 2 if abs(v) >= 10 else 3
-    return f"{v:+.{digits}f}" if signed else f"{v:.{digits}f}"
-
-
-def plain(value: Any) -> Any:
-    """Return a value as JSON knows it; NaN becomes null."""
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    if isinstance(value, np.ndarray):
-        return plain(value.tolist())
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
 def _wide(scores: pd.DataFrame, column: str = "value") -> pd.DataFrame:
@@ -238,3 +260,7 @@ def _png(drawn: Figure) -> bytes:
     # No date or version inside: the same figure is the same bytes.
     drawn.savefig(buffer, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _cut(text: str, size: int) -> str:
+    return text if len(text) <= size else text[: size - 1] + "…"

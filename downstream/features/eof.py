@@ -125,3 +125,23 @@ def lagged(components: np.ndarray, window: int) -> np.ndarray:
     for lag in range(window):
         features[lag:, lag * k : (lag + 1) * k] = components[: n - lag]
     return features
+
+
+def window_components(values: np.ndarray, training: np.ndarray, counts: Sequence[int]) -> dict[str, np.ndarray]:
+    """Return leading principal components of features by their number, (sample, …, k); NaN where a feature is.
+
+    Args:
+        values: Shape (sample, …, value), each weighted as it is to count.
+        training: Samples that they are fitted on, indices or a mask.
+        counts: Numbers asked for; those beyond what the samples carry become all there are.
+    """
+    flat = values.reshape(-1, values.shape[-1])
+    own = values[training].reshape(-1, values.shape[-1])
+    own = own[np.isfinite(own).all(axis=1)]
+    most = max(1, min(max(counts), len(own) - 1, own.shape[1]))
+    eof = Eof.fit(own, np.ones(own.shape[1]), most)
+    found = np.full((len(flat), most), np.nan)
+    whole = np.isfinite(flat).all(axis=1)
+    found[whole] = eof.project(flat[whole])
+    found = found.reshape(*values.shape[:-1], most)
+    return {f"{k} components": found[..., :k] for k in sorted({min(k, most) for k in counts})}

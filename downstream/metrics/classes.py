@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from ...ssl.common.errors import EarthSSLError
-from .paired_bootstrap import compare
+from .paired_bootstrap import Statistic, compare
 
 METRICS = ("brier_skill", "accuracy", "balanced_accuracy", "log_loss")
 
 FLOOR = 1e-3  # least probability that the log loss believes: a row that says 0 pays -ln 0.001, not infinity
-
-Statistic = Callable[[np.ndarray], np.ndarray]
 
 
 def frequencies(labels: np.ndarray, classes: int, group: np.ndarray | None = None, groups: int = 1) -> np.ndarray:

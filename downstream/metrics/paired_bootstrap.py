@@ -6,6 +6,7 @@ paired. A score is any function of sample weights, which is all a draw is.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -13,8 +14,21 @@ import pandas as pd
 
 from ...ssl.common.errors import EarthSSLError, nearest
 
-ROUNDING = 1e-12
+ROUNDING = 1e-9  # a difference within this is one of rounding, and no verdict
 FEWEST_UNITS = 4
+Statistic = Callable[[np.ndarray], np.ndarray]  # a weight for each sample, (sample,) -> a score for each row, (row,)
+
+
+class Resampled(ABC):
+    """A statistic that takes all draws at once, where a few matrix products serve them all."""
+
+    @abstractmethod
+    def __call__(self, weights: np.ndarray) -> np.ndarray:
+        """Return each row's score, (row,), for a weight of each sample, (sample,)."""
+
+    @abstractmethod
+    def resample(self, counts: np.ndarray) -> np.ndarray:
+        """Return each draw's scores, (draw, row), for how often each unit occurs in it, (draw, unit)."""
 
 
 def unit_counts(units: int, draws: int, *, block: int = 1, seed: int = 0) -> np.ndarray:
@@ -40,7 +54,7 @@ def unit_counts(units: int, draws: int, *, block: int = 1, seed: int = 0) -> np.
 
 
 def compare(
-    statistic: Callable[[np.ndarray], np.ndarray],
+    statistic: Statistic,
     units: np.ndarray,
     names: Sequence[str],
     references: Sequence[str],
@@ -83,7 +97,10 @@ def compare(
     point = np.asarray(statistic(np.ones(len(at))), dtype=float)
     if point.shape != (len(names),):
         raise EarthSSLError(f"expected one score for each of {len(names)} rows, got shape {point.shape}")
-    samples = np.stack([np.asarray(statistic(count[at]), dtype=float) for count in counts])
+    if isinstance(statistic, Resampled):
+        samples = np.asarray(statistic.resample(counts), dtype=float)
+    else:
+        samples = np.stack([np.asarray(statistic(count[at]), dtype=float) for count in counts])
     scores = pd.DataFrame({"row": list(names), "value": point, **_bounds(samples, level)})
     parts = []
     for reference in references:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ...ssl.common.errors import EarthSSLError
 from ...ssl.common.files import read_json
-from ..evaluation.summary import number
+from ..evaluation.numbers import number
 
 LEADS = (1, 3, 6, 9, 12, 18)
 ERRORS = ("rmse", "mse", "mae", "error", "crps", "brier", "loss")

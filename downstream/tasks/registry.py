@@ -1,23 +1,28 @@
-"""The downstream tasks by name: a new one is one folder, its lines here, one config and one test."""
+"""The downstream tasks by name: a new one is one folder, its line here, one config and one test."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
+from pathlib import Path
 from typing import Any
 
 from ...ssl.common.errors import EarthSSLError, nearest
 from ...ssl.store.store import Store
 from ..evaluation.frozen_task import FrozenTask
+from ..evaluation.task import Decoders, Task, run
 
 ENSO = "enso"
-# name -> (module, config, function that runs it); imported when asked for, as each needs its own libraries
+# name -> (module, its Task); imported when asked for, as each needs its own libraries
+TASKS = {
+    "states": ("states.task", "States"),
+}
+# name -> (module, config, function that runs it): not yet behind the seam
 PROBES = {
     ENSO: ("enso.task", "ProbeConfig", "probe"),
     "rapid_intensification": ("rapid_intensification.task", "RapidIntensificationConfig", "run"),
     "infilling": ("infilling.task", "InfillingConfig", "run"),
     "forecast": ("forecast.task", "ForecastConfig", "run"),
-    "states": ("states.task", "StatesConfig", "run"),
     "storm_tiles": ("storm_tiles.task", "StormTilesConfig", "run"),
     "explain": ("explain.task", "ExplainConfig", "run"),
 }
@@ -26,8 +31,18 @@ FROZEN = {
     ENSO: ("enso.frozen", "EnsoFrozenTask"),
     "infilling": ("infilling.frozen", "InfillingTask"),
     "forecast": ("forecast.frozen", "ForecastTask"),
-    "states": ("states.frozen", "StatesTask"),
 }
+
+
+def task_class(name: str) -> type[Task[Any]]:
+    """Return the class of a task.
+
+    Raises:
+        EarthSSLError: If there is no such task.
+    """
+    module, kind = _entry(TASKS, name, "probe.task")
+    found: type[Task[Any]] = getattr(importlib.import_module(f".{module}", __package__), kind)
+    return found
 
 
 def probe_config(task: str) -> Any:
@@ -36,43 +51,57 @@ def probe_config(task: str) -> Any:
     Raises:
         EarthSSLError: If there is no such task.
     """
-    module, config, _ = _entry(PROBES, task, "probe.task")
+    if task in TASKS:
+        return task_class(task).Config
+    module, config, _ = _entry(TASKS | PROBES, task, "probe.task")
     return getattr(importlib.import_module(f".{module}", __package__), config)
 
 
-def probe_function(task: str) -> Any:
-    """Return the function that runs a task."""
-    module, _, function = _entry(PROBES, task, "probe.task")
-    return getattr(importlib.import_module(f".{module}", __package__), function)
+def run_task(config: Any, decoders: Decoders, command: str = "") -> Path:
+    """Run the task of a config and return the folder of its results.
 
-
-def frozen_task(task: str) -> Any:
-    """Return the FrozenTask class of a task.
-
-    Raises:
-        EarthSSLError: If there is no such task.
+    Args:
+        config: Of the class `probe_config` names.
+        decoders: See `Task`.
+        command: As typed, for the record.
     """
-    module, name = _entry(FROZEN, task, "matrix.tasks")
-    return getattr(importlib.import_module(f".{module}", __package__), name)
+    if config.task in TASKS:
+        task = task_class(config.task)(config, Store(config.store), decoders)
+        return run(task, command)
+    module, _, function = PROBES[config.task]
+    runner = getattr(importlib.import_module(f".{module}", __package__), function)
+    if config.task == "infilling":
+        return Path(runner(config, decoders(config.checkpoints), command))
+    return Path(runner(config, command))
 
 
-def make_frozen(task: str, store: Store, options: dict[str, Any] | None) -> FrozenTask:
-    """Return a FrozenTask with its options.
+def make_frozen(task: str, store: Store, options: dict[str, Any] | None) -> Any:
+    """Return a task as the matrix asks for it, with its options.
 
     Raises:
         EarthSSLError: If there is no such task or option, or the store does not suit it.
     """
-    kind, own = frozen_task(task), options or {}
-    parameters = inspect.signature(kind.__init__).parameters
+    own = options or {}
+    if task in TASKS:
+        kind = task_class(task)
+        valid = [name for name in inspect.signature(kind.Config).parameters if name not in ("store", "out", "task")]
+        _refuse_unknown(task, own, valid)
+        return kind(kind.Config(store=str(store.path), **own), store)
+    module, name = _entry(FROZEN | TASKS, task, "matrix.tasks")
+    frozen: Any = getattr(importlib.import_module(f".{module}", __package__), name)
+    parameters = inspect.signature(frozen.__init__).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        valid = [name for name in parameters if name not in ("self", "store")]
-        for name in own:
-            if name not in valid:
-                raise EarthSSLError(
-                    f"matrix.tasks.{task}: expected {', '.join(valid)}, got '{name}'." + nearest(name, valid)
-                )
-    made: FrozenTask = kind(store, **own)
+        _refuse_unknown(task, own, [name for name in parameters if name not in ("self", "store")])
+    made: FrozenTask = frozen(store, **own)
     return made
+
+
+def _refuse_unknown(task: str, given: dict[str, Any], valid: list[str]) -> None:
+    for name in given:
+        if name not in valid:
+            raise EarthSSLError(
+                f"matrix.tasks.{task}: expected {', '.join(valid)}, got '{name}'." + nearest(name, valid)
+            )
 
 
 def _entry(table: dict[str, Any], task: str, where: str) -> Any:

@@ -69,18 +69,19 @@ def learn(
     loss: Callable[[N, np.ndarray], Tensor],
     score: Callable[[N], float],
     train: np.ndarray,
-    fit: np.ndarray,
+    fit: np.ndarray | None,
     config: ScratchConfig,
     seed: int,
 ) -> Learnt[N]:
-    """Return a network whose number of steps was chosen on validation, then trained anew on all that it may see.
+    """Return a network whose number of steps was chosen on validation, trained anew on all that it may see, if asked.
 
     Args:
         make: Returns the network before training, the same one each time.
         loss: Of the network on some samples.
         score: Of the network on validation; smaller is better.
         train: Samples to choose on, (n,).
-        fit: Samples of the second training: those of train and validation, (n,).
+        fit: Samples of the second training: those of train and validation, (n,); None: the network of the first
+            training stays, with the weights that it had when validation was best.
         config: How to train.
         seed: Of the order of the samples.
 
@@ -88,17 +89,22 @@ def learn(
         EarthSSLError: If no score is finite.
     """
     best_steps, best = 0, np.inf
+    weights: dict[str, Tensor] = {}
     network = make()
     for step in _train(network, loss, train, "train", config, seed, f"scratch {seed}, select"):
         if (step + 1) % config.check_every == 0:
             found = score(network)
             if found < best:
                 best, best_steps = found, step + 1
+                weights = {name: value.detach().clone() for name, value in network.state_dict().items()}
     if not best_steps:
         raise EarthSSLError(f"scratch: the network of seed {seed} diverged (no finite score); lower scratch.lr")
-    network = make()
-    for _ in _train(network, loss, fit, "fit", config, seed, f"scratch {seed}, refit", best_steps):
-        pass
+    if fit is None:
+        network.load_state_dict(weights)
+    else:
+        network = make()
+        for _ in _train(network, loss, fit, "fit", config, seed, f"scratch {seed}, refit", best_steps):
+            pass
     network.eval()
     return Learnt(network, best_steps, best)
 

@@ -108,6 +108,11 @@ class Store:
         return np.isin(self.variables, self.manifest.get("steady", []))
 
     @property
+    def synthetic(self) -> bool:
+        """Whether the fields are a made world's."""
+        return "planet" in self.manifest["attributes"]
+
+    @property
     def step_days(self) -> float:
         """Median spacing of the times, days."""
         return float(np.median(np.diff(self.times)) / np.timedelta64(1, "D"))

@@ -1,4 +1,4 @@
-"""Skill by the number of labels: logistic regression on some of the training years, or on a few examples a class.
+"""Skill by a few examples a class, of logistic regression.
 
 Settings are chosen on the whole validation block and nothing is refitted: the curve shows what fewer labels to fit
 on cost, not fewer labels to choose with.
@@ -11,41 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from ....ssl.common.errors import EarthSSLError
-from ...evaluation.label_fractions import FRACTIONS, SHOTS, few_shot, label_fractions
-from ...heads.base import Samples, choose
-from ...heads.linear import LogisticHead
-from ...metrics.classes import frequencies, statistics
-
-
-def fraction_curve(
-    train: Samples,
-    val: Samples,
-    test: Samples,
-    climatology: np.ndarray,
-    years: np.ndarray,
-    fractions: Sequence[float] = FRACTIONS,
-    *,
-    draws: int = 5,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Return test scores by share of the training years.
-
-    Args:
-        train, val, test: One-hot samples with the same features.
-        climatology: Probabilities that the Brier skill refers to, for the test samples, (n, classes).
-        years: Year of each training sample.
-        fractions, draws, seed: As for `label_fractions`.
-
-    Returns:
-        Columns asked, used (share of the years), draw, labels (samples fitted on), and each metric of classes.
-    """
-    lines = []
-    for one in label_fractions(years, fractions, draws=draws, seed=seed):
-        drawn = train.take(one.rows(years))
-        scored = _scores(drawn, val, test, climatology)
-        lines.append({"asked": one.asked, "used": one.used, "draw": one.draw, "labels": len(drawn), **scored})
-    return pd.DataFrame(lines)
+from ...ssl.common.errors import EarthSSLError
+from ..heads.base import Samples, choose
+from ..heads.linear import LogisticHead
+from ..metrics.classes import frequencies, statistics
+from .label_fractions import SHOTS, few_shot
 
 
 def shot_curve(
@@ -59,7 +29,16 @@ def shot_curve(
     draws: int = 5,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Return test scores by number of examples a class; arguments as for `fraction_curve` and `few_shot`.
+    """Return test scores by number of examples a class; see `few_shot`.
+
+    Args:
+        train, val, test: One-hot samples with the same features.
+        climatology: Probabilities that the Brier skill refers to, for the test samples, (n, classes).
+        shots: Examples a class.
+        separation, draws, seed: As for `few_shot`.
+
+    Returns:
+        Columns asked, used (examples a class), draw, labels (samples fitted on), and each metric of classes.py.
 
     The curve ends where the rarest class has no more examples that lie apart.
 

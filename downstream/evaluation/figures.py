@@ -1,0 +1,145 @@
+"""The pictures that tasks share: scores with intervals, curves over labels, confusion matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from .numbers import thinned
+from .row import Role
+
+COLOURS = {  # readable in grey and for most colour-blind readers (Okabe & Ito 2008)
+    Role.PRETRAINED: "#D55E00", Role.TUNED: "#CC79A7", Role.UNTRAINED: "#0072B2", Role.SCRATCH: "#009E73",
+    Role.BASELINE: "#7a7a7a", Role.KNOWN: "#000000",
+}  # fmt: skip
+MARKS = "osD^vXP*<>"
+MOST_PANELS = 6
+LEAST_SHOWN = -1.0  # skill below this says nothing but that it is bad
+
+
+def score_figure(scores: pd.DataFrame, roles: Mapping[str, Role], main: Sequence[tuple[str, str]]) -> Figure:
+    """Return the main score of every row at every target with its interval; the best rows on top.
+
+    Args:
+        scores: Columns of `SCORES`.
+        roles: Of each row, which sets its colour.
+        main: Target and metric of each panel; of many, some evenly chosen.
+    """
+    chosen = thinned(main, MOST_PANELS)
+    means = scores[scores["seed"].fillna("").astype(str) == ""]
+    by_panel = [_at(means, target, metric) for target, metric in chosen]
+    joined = pd.concat([one["value"] for one in by_panel], axis=1)
+    order = joined.mean(axis=1).sort_values().index
+    drawn = Figure(figsize=(3.2 + 2.3 * len(chosen), 1.1 + 0.24 * len(order)), layout="constrained")
+    panels = drawn.subplots(1, len(chosen), sharey=True, squeeze=False)[0]
+    for axes, own, (target, metric) in zip(panels, by_panel, chosen, strict=True):
+        for k, name in enumerate(order):
+            if name not in own.index or not np.isfinite(own.loc[name, "value"]):
+                continue
+            value, low, high = (float(own.loc[name, column]) for column in ("value", "low", "high"))
+            colour = COLOURS[roles.get(str(name), Role.BASELINE)]
+            if np.isfinite(low) and np.isfinite(high):
+                axes.plot([low, high], [k, k], color=colour, lw=1.6, alpha=0.55, solid_capstyle="butt")
+            axes.plot(value, k, "o", color=colour, ms=5)
+        left, right = axes.get_xlim()
+        if left < LEAST_SHOWN < right:
+            axes.set_xlim(left=LEAST_SHOWN)
+        axes.axvline(0, color="0.6", lw=0.8, zorder=0)
+        axes.grid(axis="x", color="0.9", lw=0.6)
+        axes.set_title(target, fontsize=9, loc="left")
+        axes.set_xlabel(metric.replace("_", " "), fontsize=8)
+        axes.tick_params(labelsize=8)
+    panels[0].set_yticks(range(len(order)), list(order), fontsize=8)
+    for text in panels[0].get_yticklabels():
+        text.set_color(COLOURS[roles.get(text.get_text(), Role.BASELINE)])
+    return drawn
+
+
+def curve_figures(means: pd.DataFrame, roles: Mapping[str, Role]) -> dict[str, Figure]:
+    """Return the picture of skill by share of the labels; none without a curve."""
+    if not len(means):
+        return {}
+    chosen = thinned(list(dict.fromkeys(zip(means["target"], means["metric"], strict=True))), MOST_PANELS)
+    drawn = Figure(figsize=(1.2 + 3.3 * len(chosen), 3.9), layout="constrained")
+    panels = drawn.subplots(1, len(chosen), sharey=True, squeeze=False)[0]
+    names = list(dict.fromkeys(means["row"]))
+    for axes, (target, metric) in zip(panels, chosen, strict=True):
+        own = means[(means["target"] == target) & (means["metric"] == metric)]
+        for k, name in enumerate(names):
+            part = own[own["row"] == name].sort_values("used")
+            colour = COLOURS[roles.get(name, Role.BASELINE)]
+            x, y = part["used"].to_numpy(float), part["value"].to_numpy(float)
+            axes.fill_between(
+                x, part["low"].to_numpy(float), part["high"].to_numpy(float), color=colour, alpha=0.12, lw=0
+            )
+            axes.plot(x, y, marker=MARKS[k % len(MARKS)], ms=4, lw=1.4, color=colour, label=name)
+        axes.axhline(0, color="0.6", lw=0.8, zorder=0)
+        axes.set_xscale("log")
+        axes.set_ylim(bottom=max(LEAST_SHOWN, axes.get_ylim()[0]))
+        axes.set_title(target, fontsize=9, loc="left")
+        axes.set_xlabel("share of the training labels", fontsize=8)
+        axes.tick_params(labelsize=8)
+    panels[0].set_ylabel(chosen[0][1].replace("_", " "), fontsize=8)
+    drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+    return {"label_curve": drawn}
+
+
+def confusion_figure(counts: Mapping[str, np.ndarray], classes: Sequence[str], title: str) -> Figure:
+    """Return one matrix a row: observed classes down, called ones across, shares of the observed class."""
+    wide = min(4, len(counts))
+    high = -(-len(counts) // wide)
+    drawn = Figure(figsize=(2.3 * wide + 0.6, 2.3 * high + 0.6), layout="constrained")
+    for k, (name, matrix) in enumerate(counts.items()):
+        axes = drawn.add_subplot(high, wide, k + 1)
+        share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+        axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+        for i, j in np.ndindex(*share.shape):
+            axes.text(j, i, f"{share[i, j]:.2f}", ha="center", va="center", fontsize=8,
+                      color="white" if share[i, j] > 0.6 else "black")  # fmt: skip
+        axes.set_title(name, fontsize=8, loc="left")
+        axes.set_xticks(range(len(classes)), classes, fontsize=7, rotation=30, ha="right")
+        axes.set_yticks(range(len(classes)), classes if k % wide == 0 else [""] * len(classes), fontsize=7)
+        if k % wide == 0:
+            axes.set_ylabel("observed", fontsize=8)
+        if k // wide == high - 1:
+            axes.set_xlabel("called", fontsize=8)
+    drawn.suptitle(title, fontsize=9)
+    return drawn
+
+
+def shots_figure(curve: pd.DataFrame, metric: str = "brier_skill") -> Figure:
+    """Return the mean over draws and seeds of a metric by the number of examples a class, with the range of the draws.
+
+    Args:
+        curve: Columns row, target, used, draw, and the metric.
+        metric: Column to draw.
+    """
+    targets = list(dict.fromkeys(curve["target"])) if len(curve) else [""]
+    drawn = Figure(figsize=(3.6 * len(targets) + 0.6, 3.4), layout="constrained")
+    panels = drawn.subplots(1, len(targets), sharey=True, squeeze=False)[0]
+    for axes, target in zip(panels, targets, strict=True):
+        own = curve[curve["target"] == target] if len(curve) else curve
+        for k, (name, part) in enumerate(own.groupby("row", sort=False) if len(own) else []):
+            # Over seeds first, so that the band is the spread of the draws of labels.
+            by_draw = part.groupby(["used", "draw"])[metric].mean().groupby("used")
+            mean, low, high = by_draw.mean(), by_draw.min(), by_draw.max()
+            (line,) = axes.plot(mean.index, mean, marker=MARKS[k % len(MARKS)], ms=4, lw=1.2, label=str(name))
+            axes.fill_between(mean.index, low, high, color=line.get_color(), alpha=0.12, lw=0)
+        axes.axhline(0, color="0.4", lw=0.8)
+        axes.set_xscale("log")
+        axes.set_title(target, fontsize=9, loc="left")
+        axes.set_xlabel("examples a class", fontsize=8)
+        # A head on a handful of labels can be far below 0; how far says nothing.
+        axes.set_ylim(bottom=max(-1.0, axes.get_ylim()[0]))
+    panels[0].set_ylabel(metric.replace("_", " "), fontsize=8)
+    if len(curve):
+        panels[0].legend(fontsize=7)
+    return drawn
+
+
+def _at(means: pd.DataFrame, target: str, metric: str) -> pd.DataFrame:
+    own = means[(means["target"].astype(str) == target) & (means["metric"] == metric)]
+    return own.set_index("row")[["value", "low", "high"]]

@@ -1,0 +1,94 @@
+"""The label curve: what each row reaches when fewer of the labels are read, which is the question a user has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from ...ssl.common.progress import track
+from .label_fractions import Fraction
+from .row import Row
+from .scores import tables
+from .target import Target
+
+MEANS = ("row", "target", "metric", "asked", "used", "value", "low", "high")
+DIFFERENCES = ("row", "reference", "target", "metric", "asked", "used", "value", "low", "high", "verdict")
+DRAWS = ("row", "seed", "target", "metric", "asked", "used", "value")
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Scores by share of the labels.
+
+    Attributes:
+        means: Columns of `MEANS`: mean over draws and seeds, with its interval over test units, given the draws.
+        differences: Columns of `DIFFERENCES`, paired, of the same means.
+        draws: Columns of `DRAWS`: the score of each draw and seed.
+    """
+
+    means: pd.DataFrame
+    differences: pd.DataFrame
+    draws: pd.DataFrame
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return the tables by file name; none without a curve."""
+        named = {
+            "label_curve": self.means,
+            "label_curve_differences": self.differences,
+            "label_curve_draws": self.draws,
+        }
+        return {name: table for name, table in named.items() if len(table)}
+
+
+def label_curve(
+    shares: Sequence[Fraction],
+    rows: Sequence[Row],
+    fitted: Callable[[Row, np.ndarray], Row],
+    scratch: Callable[[np.ndarray], Iterable[Row]],
+    targets: Sequence[Target],
+    *,
+    scratch_draws: int,
+    draws: int,
+) -> Curve:
+    """Return what rows reach on shares of the training units; within a draw the smaller shares are parts of the larger.
+
+    Features stay as with all labels, settings are chosen on the whole validation block, and nothing is refitted: the
+    curve shows what fewer labels to fit on cost, not fewer labels to choose with.
+
+    Args:
+        shares: Of the training units, see `label_fractions`.
+        rows: To be followed, as fitted with all labels.
+        fitted: Returns a row anew, from the labels of some units.
+        scratch: Returns the networks trained on the labels of some units.
+        targets: What is forecast; only the first metric of each is drawn.
+        scratch_draws: Draws that networks are trained on.
+        draws: Of the bootstrap.
+    """
+    first = [replace(target, metrics=target.metrics[:1]) for target in targets]
+    means, differences, singles = [], [], []
+    for asked in track(sorted({share.asked for share in shares}), "label curve"):
+        made: list[Row] = []
+        own = [share for share in shares if share.asked == asked]
+        for share in own:
+            made += [_drawn(fitted(row, share.years), row.name, share) for row in rows]
+            if share.draw < scratch_draws:
+                made += [_drawn(row, row.name, share) for row in scratch(share.years)]
+        scores, paired = tables(first, made, draws=draws)
+        place = {"asked": asked, "used": own[0].used}
+        alone = scores["seed"] != ""
+        means.append(scores[~alone].assign(**place))
+        singles.append(scores[alone].assign(**place))
+        differences.append(paired.assign(**place))
+    return Curve(_joined(means, MEANS), _joined(differences, DIFFERENCES), _joined(singles, DRAWS))
+
+
+def _drawn(row: Row, name: str, share: Fraction) -> Row:
+    return replace(row, name=name, seed=f"draw {share.draw}" + ("" if row.seed is None else f", seed {row.seed}"))
+
+
+def _joined(parts: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
+    kept = [part[list(columns)] for part in parts if len(part)]
+    return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=list(columns))

@@ -1,0 +1,67 @@
+"""Row: one method of a downstream table with one seed, and what it says of the test block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+
+class Role(StrEnum):
+    """What a row is in the comparison; "known" rows read a hidden truth that no forecaster has."""
+
+    BASELINE = "baseline"
+    PRETRAINED = "pretrained"
+    UNTRAINED = "untrained"
+    SCRATCH = "scratch"
+    TUNED = "tuned"
+    KNOWN = "known"
+
+
+SUBTRACTED = (Role.BASELINE, Role.UNTRAINED, Role.SCRATCH)
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One method with one seed.
+
+    Attributes:
+        name: Of the method; rows of one name are its seeds, and its score is the mean of theirs.
+        role: What it is in the comparison.
+        forecast: What it says of the test samples, by the name of the target; the shape is the target's affair.
+        seed: None where nothing is random.
+        chosen: What validation chose, plain values for the record.
+        reference: False keeps a baseline, such as the climatology, from being subtracted from every row.
+        threshold: From which chance on the row calls an event, by what is best by it; empty without calls.
+        calls: Whether it only says yes or no.
+        features: What its head read, by target, where the label curve needs them; see `Task.fitted`.
+    """
+
+    name: str
+    role: Role
+    forecast: Mapping[str, np.ndarray]
+    seed: int | None = None
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    reference: bool = True
+    threshold: Mapping[str, float] = field(default_factory=dict)
+    calls: bool = False
+    features: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+
+    @property
+    def subtracted(self) -> bool:
+        """Whether other rows are compared with it."""
+        return self.reference and self.role in SUBTRACTED
+
+
+def names_of(rows: Sequence[Row]) -> list[str]:
+    """Return the distinct names in the order they came."""
+    return list(dict.fromkeys(row.name for row in rows))
+
+
+def over_seeds(rows: Sequence[Row]) -> np.ndarray:
+    """Return the matrix that takes scores of rows to those of their names, the mean over seeds, (name, row)."""
+    own = np.array([[float(row.name == name) for row in rows] for name in names_of(rows)])
+    return own / own.sum(axis=1, keepdims=True)

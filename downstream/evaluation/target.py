@@ -1,0 +1,122 @@
+"""Target: what is forecast on the test block, which samples are independent, and by which metrics it is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..metrics.classes import one_hot, squared_error
+from ..metrics.classes import statistics as class_statistics
+from ..metrics.paired_bootstrap import Statistic
+from .row import Row
+
+
+@dataclass(frozen=True, eq=False)
+class Metric:
+    """One score of a target.
+
+    Attributes:
+        name: In tables.
+        statistic: Takes rows and returns a function from a weight for each sample, (sample,), to each row's score.
+        larger_is_better: Whether a larger score is a better one.
+        compared: Whether rows are subtracted by it; otherwise it is only printed.
+        takes: Whether a row has this score.
+    """
+
+    name: str
+    statistic: Callable[[Sequence[Row]], Statistic]
+    larger_is_better: bool = True
+    compared: bool = True
+    takes: Callable[[Row], bool] = lambda row: True
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What is forecast on the test block.
+
+    Attributes:
+        name: In tables, and in `Row.forecast`.
+        units: Which independent unit (year, storm, week) each test sample belongs to; neighbours when sorted.
+        metrics: How rows are scored; the first is what pictures, verdicts and label curves show.
+        block: Neighbouring units drawn together by the bootstrap; 1 where there are too few for blocks.
+        errors: Returns a row's squared error of each sample (Brier's, for classes), for the matrix; None: not additive.
+        reference_errors: The same of the training climatology.
+    """
+
+    name: str
+    units: np.ndarray
+    metrics: Sequence[Metric]
+    block: int = 1
+    errors: Callable[[Row], np.ndarray] | None = None
+    reference_errors: np.ndarray | None = None
+
+
+def class_target(name: str, truth: np.ndarray, climatology: np.ndarray, units: np.ndarray, block: int = 1) -> Target:
+    """Return the target of probabilities of classes: Brier skill, accuracy, balanced accuracy, log loss.
+
+    Args:
+        name: Of the target.
+        truth: Class of each test sample, (n,).
+        climatology: Probabilities that the Brier skill refers to, (n, class).
+        units, block: As for `Target`.
+    """
+    occurred = one_hot(truth, climatology.shape[1])
+
+    def metric(which: str, larger: bool = True) -> Metric:
+        def statistic(rows: Sequence[Row]) -> Statistic:
+            return class_statistics(np.stack([row.forecast[name] for row in rows]), truth, climatology)[which]
+
+        return Metric(which, statistic, larger)
+
+    metrics = [metric("brier_skill"), metric("accuracy"), metric("balanced_accuracy"), metric("log_loss", False)]
+    return Target(
+        name, units, metrics, block,
+        errors=lambda row: squared_error(row.forecast[name], occurred),
+        reference_errors=squared_error(climatology, occurred),
+    )  # fmt: skip
+
+
+def number_target(name: str, truth: np.ndarray, climatology: np.ndarray, units: np.ndarray, block: int = 1) -> Target:
+    """Return the target of numbers: skill (1 − squared error over that of the climatology), r, RMSE.
+
+    Args:
+        name: Of the target.
+        truth: Of each test sample, (n,).
+        climatology: What the training climatology says of it, (n,).
+        units, block: As for `Target`.
+    """
+    reference = (climatology - truth) ** 2
+
+    def stacked(rows: Sequence[Row]) -> np.ndarray:
+        return np.stack([row.forecast[name] for row in rows])
+
+    def skill(rows: Sequence[Row]) -> Statistic:
+        error = (stacked(rows) - truth) ** 2
+        return lambda w: 1 - (error @ w) / (reference @ w)
+
+    def rmse(rows: Sequence[Row]) -> Statistic:
+        error = (stacked(rows) - truth) ** 2
+        return lambda w: np.sqrt(error @ w / w.sum())
+
+    def correlation(rows: Sequence[Row]) -> Statistic:
+        return weighted_r(stacked(rows) - climatology, truth - climatology)
+
+    return Target(
+        name, units, [Metric("skill", skill), Metric("r", correlation), Metric("rmse", rmse, False)], block,
+        errors=lambda row: (row.forecast[name] - truth) ** 2,
+        reference_errors=reference,
+    )  # fmt: skip
+
+
+def weighted_r(forecasts: np.ndarray, truth: np.ndarray) -> Statistic:
+    """Return Pearson's r of forecasts (m, n) with the truth (n,) as a function of weights; 0 for a constant one."""
+
+    def statistic(w: np.ndarray) -> np.ndarray:
+        share = w / w.sum()
+        x, y = forecasts - (forecasts @ share)[:, None], truth - truth @ share
+        power = ((x * x) @ share) * ((y * y) @ share)
+        return np.where(power > 1e-24, ((x * y) @ share) / np.sqrt(np.maximum(power, 1e-24)), 0.0)
+
+    return statistic

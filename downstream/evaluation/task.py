@@ -1,0 +1,351 @@
+"""Task: the one seam of downstream tasks; what every task has, and the one run of them all.
+
+A task says what is forecast (`targets`), what the raw input is (`raw`), how a head reads features (`fitted`), and which
+baselines its field knows. The rows that every table owes its reader come from here: the encoders with their untrained
+twins, ridge on the raw window, random features of it, its principal components, predictable directions, the network
+from scratch, the curve over labels, paired intervals, pictures and the page. docs/extend.md builds one in sixty lines.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from matplotlib.figure import Figure
+from threadpoolctl import threadpool_limits
+
+from ...ssl.common.errors import EarthSSLError
+from ...ssl.common.files import refuse_filled
+from ...ssl.model.encoder import EncoderConfig
+from ...ssl.store.store import Store
+from ..training.from_scratch import ScratchConfig
+from .encoders import Contender, contenders, layers_to_read
+from .equal_input import RAW, equal_input_rows
+from .figures import curve_figures, score_figure
+from .finding import finding
+from .label_curve import Curve, label_curve
+from .label_fractions import FRACTIONS, label_fractions
+from .row import Role, Row
+from .scores import tables
+from .summary import Summary
+from .target import Target
+
+Features = Mapping[str, np.ndarray]  # candidates by name, (sample, …, feature); validation chooses among them
+Fill = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Decoders = Callable[[Sequence[str]], Mapping[str, Fill | None]]
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """What every task has.
+
+    Attributes:
+        store: Folder of the training store.
+        out: Folder of the results; must be new or empty.
+        checkpoints: Checkpoint folders (or run folders) of one recipe at several seeds; empty: untrained only.
+        task: Name of the task.
+        encoder: Shape of the untrained encoders where there are no checkpoints.
+        layers: Blocks to read, counted from 0, negative from the end; null for the last third, at least two.
+        untrained_seeds: Number of randomly initialised twins.
+        random_seeds: Number of sets of random features of the raw window.
+        scratch: The same network trained on the labels.
+        fractions: Shares of the training labels (by whole years, storms, weeks) for the curve; empty for none.
+        label_draws: Draws of the labels at each share.
+        scratch_draws: Of these, those that a network is trained from scratch on; 0 leaves it out of the curve.
+        draws: Bootstrap draws.
+        block: Neighbouring independent units (years, storms, weeks) drawn together.
+        cache: Folder of cached features; null puts it beside the results.
+    """
+
+    store: str
+    out: str = ""
+    checkpoints: list[str] = field(default_factory=list)
+    task: str = ""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    layers: list[int] | None = None
+    untrained_seeds: int = 3
+    random_seeds: int = 5
+    scratch: ScratchConfig = field(default_factory=ScratchConfig)
+    fractions: list[float] = field(default_factory=lambda: list(FRACTIONS))
+    label_draws: int = 5
+    scratch_draws: int = 1
+    draws: int = 2000
+    block: int = 2
+    cache: str | None = None
+
+    def __post_init__(self) -> None:
+        own = next(one.default for one in fields(self) if one.name == "task")
+        if self.task != own:
+            raise EarthSSLError(f"probe.task: expected {own}, got '{self.task}'")
+        if self.draws < 1000 or min(self.label_draws, self.block) < 1:
+            raise EarthSSLError(
+                f"{own}: expected draws ≥ 1000, label_draws ≥ 1 and block ≥ 1, got {self.draws}, {self.label_draws} "
+                f"and {self.block}"
+            )
+        if min(self.untrained_seeds, self.random_seeds, self.scratch_draws) < 0:
+            raise EarthSSLError(
+                f"{own}: expected untrained_seeds, random_seeds and scratch_draws ≥ 0, got {self.untrained_seeds}, "
+                f"{self.random_seeds} and {self.scratch_draws}"
+            )
+        if not all(0 < share <= 1 for share in self.fractions):
+            raise EarthSSLError(f"{own}.fractions: expected shares in (0, 1], got {self.fractions}")
+        if self.layers == []:
+            raise EarthSSLError(f"{own}.layers: expected at least one, or null for the last third, got []")
+
+
+C = TypeVar("C", bound=TaskConfig)
+
+
+@dataclass(frozen=True, eq=False)
+class Extras:
+    """What a task shows beside the common table.
+
+    Attributes:
+        figures, words, tables, datasets, notes: As in `Summary`.
+        record: More plain values for result.json.
+    """
+
+    figures: Mapping[str, Figure] = field(default_factory=dict)
+    words: Mapping[str, str] = field(default_factory=dict)
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    datasets: Mapping[str, xr.Dataset] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Task(ABC, Generic[C]):
+    """One downstream task on one store.
+
+    Attributes:
+        name: As in `task:` of a config.
+        what: What is forecast, for the title.
+        convention: What the numbers mean: target, split, selection, intervals.
+        Config: Class of its settings.
+        unit: What is independent of its like: "year", "storm", "week".
+        head: Name of the head that the common rows have.
+        leads: Steps from the last input step to the target; empty where nothing is forecast ahead.
+    """
+
+    name: ClassVar[str]
+    what: ClassVar[str]
+    convention: ClassVar[str]
+    Config: ClassVar[type[TaskConfig]]
+    unit: ClassVar[str] = "year"
+    head: ClassVar[str] = "ridge"
+    leads: Sequence[int] = ()
+
+    def __init__(self, config: C, store: Store, decoders: Decoders | None = None) -> None:
+        """Read what the task needs, and refuse what does not fit.
+
+        Args:
+            config: Its settings.
+            store: Fields, splits and statistics.
+            decoders: Returns for each checkpoint, as written in the config, what rebuilds gappy windows with its
+                pretrained decoder; None where it has none. It comes from outside: downstream/ knows no pretext task.
+        """
+        self.config, self.store = config, store
+        self.decoders = decoders or (lambda checkpoints: dict.fromkeys(checkpoints))
+
+    @abstractmethod
+    def targets(self) -> Sequence[Target]:
+        """Return what is forecast on the test block."""
+
+    @abstractmethod
+    def raw(self, window: int) -> np.ndarray | None:
+        """Return the encoder's own input at all samples, (sample, …, value); None where the table has rows for it."""
+
+    @abstractmethod
+    def training_samples(self) -> np.ndarray:
+        """Return which samples belong to the training block, indices or a mask."""
+
+    def predictable(self, window: int) -> Features:
+        """Return directions of the window that predict the fields at the task's leads, see features/predictable.py."""
+        return {}
+
+    @abstractmethod
+    def fitted(
+        self, name: str, role: Role, features: Features, seed: int | None = None, units: np.ndarray | None = None
+    ) -> Row:
+        """Return the row of the task's head on features, its candidate and settings chosen on validation.
+
+        Args:
+            name, role, seed: Of the row.
+            features: Candidates by name, at all samples.
+            units: Training units whose labels the head may read, nothing being refitted; None: all, and the head is
+                refitted as the task's convention says.
+        """
+
+    @abstractmethod
+    def embedded(self, encoder: Contender, layers: Sequence[int]) -> Mapping[str, Features]:
+        """Return the frozen features of an encoder at all samples: candidates, by the words in the row's brackets."""
+
+    @abstractmethod
+    def label_units(self) -> np.ndarray:
+        """Return the independent units (years, storms, weeks) of the training block that have labels."""
+
+    def baselines(self, window: int) -> Iterable[Row]:
+        """Return the rows of the task's own field that need no encoder: persistence, climatology, …
+
+        Args:
+            window: Steps that the encoders see; rows that have features see as many.
+        """
+        return ()
+
+    def rows(self, encoder: Contender, layers: Sequence[int]) -> Iterable[Row]:
+        """Return the rows of a frozen encoder: a head on each group of its features."""
+        for words, features in self.embedded(encoder, layers).items():
+            yield self.fitted(f"{encoder.kind} [{words}]", Role(encoder.kind), features, encoder.seed)
+
+    def refitted(self, row: Row, units: np.ndarray) -> Row:
+        """Return a row anew from the labels of some units; its features stay as chosen with all labels."""
+        return self.fitted(row.name, row.role, row.features, row.seed, units)
+
+    def trained(
+        self, encoders: Sequence[Contender], seeds: int | None = None, units: np.ndarray | None = None
+    ) -> Iterable[Row]:
+        """Return the rows of networks trained on the labels: from scratch, fine-tuned.
+
+        Args:
+            encoders: Whose shape, and weights, they may start from.
+            seeds: Number of networks from scratch; None: as configured, with fine-tuned ones where the task has them.
+            units: Training units whose labels they may read; None: all.
+        """
+        return ()
+
+    def known(self) -> Iterable[Row]:
+        """Return the best reachable forecast, where the data have a known truth behind them."""
+        return ()
+
+    def curved(self, row: Row) -> bool:
+        """Return whether the label curve follows a row; the network from scratch is always in it."""
+        frozen = row.role in (Role.PRETRAINED, Role.UNTRAINED) and row.name.endswith(f"[{self.head}]")
+        return frozen or row.name == f"{RAW} [{self.head}]"
+
+    def extras(self, rows: Sequence[Row], scores: pd.DataFrame, differences: pd.DataFrame) -> Extras:
+        """Return pictures, tables and notes of the task's own."""
+        return Extras()
+
+    def samples(self) -> Mapping[str, Any]:
+        """Return how many samples each block has, plain values for the record."""
+        return {}
+
+    def encoders(self) -> list[Contender]:
+        """Return the encoders of the table: pretrained ones, then untrained twins."""
+        twins = max(self.config.untrained_seeds, 0 if self.config.checkpoints else 1)
+        return contenders(self.store, self.config.checkpoints, twins, self.config.encoder)
+
+    def source(self) -> str:
+        """Return the words for where the data come from."""
+        return "the synthetic planet" if self.store.synthetic else str(self.store.manifest["source"])
+
+    def title(self) -> str:
+        """Return one line: what, on which data, over which test block."""
+        first, last = (str(instant)[:10] for instant in self.store.splits.test)
+        return f"{self.what}, {self.source()}, test {first} … {last}"
+
+    def convention_text(self) -> str:
+        """Return the convention with the settings in it."""
+        return self.convention
+
+
+def run(task: Task[Any], command: str = "") -> Path:
+    """Run a task and return the folder of its tables, pictures and page.
+
+    Raises:
+        EarthSSLError: If store, checkpoints and task do not fit together, or `out` is not empty.
+    """
+    refuse_filled(Path(task.config.out), "the task's results")
+    # Many small problems: BLAS threads would only wait for one another.
+    with threadpool_limits(1, "blas"):
+        return summarise(task).write(task.config.out, command)
+
+
+def all_rows(task: Task[Any], encoders: Sequence[Contender]) -> list[Row]:
+    """Return every row of a task's table."""
+    window = encoders[0].encoder.config.window
+    rows = [*task.baselines(window)]
+    raw = task.raw(window)
+    if raw is not None:
+        rows += equal_input_rows(
+            task.fitted, task.head, raw, task.training_samples(), task.config.random_seeds, task.predictable(window)
+        )
+    for one in encoders:
+        rows += task.rows(one, layers_to_read(task.config.layers, one.encoder.depth))
+    return [*rows, *task.trained(encoders), *task.known()]
+
+
+def summarise(task: Task[Any]) -> Summary:
+    """Return the result of a task: rows → scores and differences → curve over labels → summary."""
+    begun = time.perf_counter()
+    config, store = task.config, task.store
+    encoders = task.encoders()
+    rows = all_rows(task, encoders)
+    targets = task.targets()
+    scores, differences = tables(targets, rows, draws=config.draws)
+    curve = _curve(task, rows, encoders, targets)
+    own = task.extras(rows, scores, differences)
+    main = [(target.name, target.metrics[0].name) for target in targets]
+    return Summary(
+        task=task.name,
+        title=task.title(),
+        convention=task.convention_text(),
+        found=finding(scores, differences, rows, main),
+        main=main,
+        scores=scores,
+        differences=differences,
+        record={
+            "source": store.manifest["source"],
+            "synthetic": store.synthetic,
+            "split": store.splits.to_json(),
+            "split_proof": store.manifest["split_proof"],
+            "store_fingerprint": store.fingerprint,
+            "samples": task.samples(),
+            "rows": [{"row": row.name, "seed": row.seed, "role": str(row.role), **row.chosen} for row in rows],
+            "encoders": [{"kind": one.kind, **one.source} for one in encoders],
+            **own.record,
+            "seconds": time.perf_counter() - begun,
+            "config": asdict(config),
+        },
+        figures={**_pictures(scores, rows, main, curve), **own.figures},
+        tables={**curve.tables(), **own.tables},
+        words=own.words,
+        datasets=own.datasets,
+        notes=[*own.notes, *_missing(config)],
+    )
+
+
+def _curve(task: Task[Any], rows: Sequence[Row], encoders: Sequence[Contender], targets: Sequence[Target]) -> Curve:
+    config = task.config
+    shares = label_fractions(task.label_units(), config.fractions, draws=config.label_draws) if config.fractions else []
+    return label_curve(
+        shares,
+        [row for row in rows if task.curved(row)],
+        task.refitted,
+        lambda units: task.trained(encoders, min(1, config.scratch.seeds), units),
+        targets,
+        scratch_draws=config.scratch_draws,
+        draws=config.draws,
+    )
+
+
+def _pictures(
+    scores: pd.DataFrame, rows: Sequence[Row], main: Sequence[tuple[str, str]], curve: Curve
+) -> dict[str, Figure]:
+    roles = {row.name: row.role for row in rows}
+    return {"scores": score_figure(scores, roles, main), **curve_figures(curve.means, roles)}
+
+
+def _missing(config: TaskConfig) -> list[str]:
+    said = []
+    if not config.checkpoints:
+        said.append("No pretrained encoder is in this table: checkpoints is empty.")
+    if not config.scratch.seeds:
+        said.append("No network is trained from scratch: scratch.seeds is 0.")
+    return said

@@ -1,0 +1,74 @@
+"""WindowLabels: what is to be told of each window of a store, and which windows belong to which block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...ssl.common.errors import EarthSSLError
+from ...ssl.fields.splits import unbroken_starts
+from ...ssl.store.store import Store
+from ..heads.base import Samples
+
+
+@dataclass(frozen=True, eq=False)
+class WindowLabels:
+    """The labels of one target.
+
+    Attributes:
+        name: Of the target.
+        values: A number (time, 1), or one-hot classes (time, class), at each last input step; anything where unknown.
+        rows: Last input steps of the samples of each block: train, val, test.
+        units: Independent unit (year …) of each last step, (time,).
+        climatology: What the climatology of the labels says of the test samples, (sample, output).
+        classes: Names of the classes; empty for a number.
+    """
+
+    name: str
+    values: np.ndarray
+    rows: Mapping[str, np.ndarray]
+    units: np.ndarray
+    climatology: np.ndarray
+    classes: tuple[str, ...] = ()
+
+    def samples(self, features: np.ndarray, block: str) -> Samples:
+        """Return the samples of a block with features given at all steps, (time, …)."""
+        rows = self.rows[block]
+        return Samples(features[rows], self.values[rows], rows)
+
+
+def block_rows(store: Store, window: int, lead: int, known: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the last input steps of each block's samples.
+
+    train: window and target in the training block. val (test): target in the validation (test) block, window after the
+    end of training (validation); it may begin in the gap before the block.
+
+    Args:
+        store: Any.
+        window: Steps of the longest input.
+        lead: Steps from the last input step to the target.
+        known: Whether the target at each step is known, (time,).
+
+    Raises:
+        EarthSSLError: If a block has no sample.
+    """
+    times = store.times.astype("datetime64[ns]")
+    last = unbroken_starts(times, window + lead) + window - 1
+    first, target = last - window + 1, last + lead
+    inside = {part: store.splits.inside(times, part) for part in ("train", "val", "test")}
+    ends = {part: np.flatnonzero(inside[part]).max(initial=-1) for part in ("train", "val")}
+    usable = {
+        "train": inside["train"][first] & inside["train"][target],
+        "val": inside["val"][target] & (first > ends["train"]),
+        "test": inside["test"][target] & (first > ends["val"]),
+    }
+    rows = {part: last[own & known[target]] for part, own in usable.items()}
+    for part, own in rows.items():
+        if not len(own):
+            raise EarthSSLError(
+                f"expected labels in the {part} block with windows of {window} steps and a lead of {lead}, got none; "
+                "lengthen the block, or shorten the window or the lead"
+            )
+    return rows

@@ -1,0 +1,154 @@
+"""WindowTask: a task whose samples are windows of a store, each with a class or numbers to be told."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+
+from ..features.frozen_features import RawFeatures, cache_name, cached, candidates
+from ..features.predictable import predictable_directions
+from ..features.raw_window import raw_window
+from ..heads.base import Choice, Head, Samples, choose
+from ..heads.linear import LogisticHead, RidgeHead
+from ..metrics.classes import frequencies
+from ..training.from_scratch import SCRATCH
+from .encoders import Contender
+from .row import Role, Row
+from .target import Target, class_target, number_target
+from .task import Features, Task, TaskConfig
+from .window_labels import WindowLabels
+from .window_network import window_networks
+
+POOLINGS = ("mean", "pcs", "mean+pcs")
+COMPONENTS = (10, 20)
+C = TypeVar("C", bound=TaskConfig)
+
+
+class WindowTask(Task[C]):
+    """A task on windows of a store.
+
+    Attributes:
+        heads: Names of the heads on frozen features; the first is that of the common rows.
+    """
+
+    head: ClassVar[str] = "ridge"
+
+    @property
+    @abstractmethod
+    def labels(self) -> Sequence[WindowLabels]:
+        """What is to be told, one entry a target."""
+
+    def beside(self, features: np.ndarray) -> np.ndarray:
+        """Return features, (time, k), with what every linear head is given beside them (the season, say)."""
+        return features
+
+    def targets(self) -> Sequence[Target]:
+        return [_target(one, self.config.block) for one in self.labels]
+
+    def label_units(self) -> np.ndarray:
+        return np.unique(np.concatenate([one.units[one.rows["train"]] for one in self.labels]))
+
+    def training_samples(self) -> np.ndarray:
+        return np.unique(np.concatenate([one.rows["train"] for one in self.labels]))
+
+    def samples(self) -> Mapping[str, Any]:
+        return {one.name: {part: len(rows) for part, rows in one.rows.items()} for one in self.labels}
+
+    def raw(self, window: int) -> np.ndarray:
+        return raw_window(self.store, window)
+
+    def predictable(self, window: int) -> Features:
+        leads = [lead for lead in self.leads if lead > 0]
+        return predictable_directions(self.store, window, leads) if leads else {}
+
+    def fitted(
+        self, name: str, role: Role, features: Features, seed: Any = None, units: np.ndarray | None = None
+    ) -> Row:
+        given = {key: self.beside(values) for key, values in features.items()}
+        classes = bool(self.labels[0].classes)
+        return self.by_head(LogisticHead() if classes else RidgeHead(), name, role, given, seed, units)
+
+    def by_head(
+        self, head: Head, name: str, role: Role, features: Features, seed: Any = None, units: np.ndarray | None = None
+    ) -> Row:
+        """Return the row of any head on features as they are; see `fitted`."""
+        forecast, chosen, kept = {}, {}, {}
+        for label in self.labels:
+            train, val = ({n: label.samples(f, part) for n, f in features.items()} for part in ("train", "val"))
+            if units is not None:
+                mine = np.isin(label.units[label.rows["train"]], units)
+                train = {n: one.take(mine) for n, one in train.items()}
+            found, choice = _fitted(head, label, features, train, val, refit=units is None)
+            forecast[label.name] = found if label.classes else found[:, 0]
+            if choice:
+                kept[choice.candidate] = features[choice.candidate]
+                chosen[label.name] = {"features": choice.candidate, "setting": choice.setting,
+                                      "validation_error": choice.error}  # fmt: skip
+        return Row(name, role, forecast, seed, chosen, features=kept)
+
+    def refitted(self, row: Row, units: np.ndarray) -> Row:
+        """Return a row of the main head with the labels of some units only; features as chosen with all."""
+        classes = bool(self.labels[0].classes)
+        return self.by_head(
+            LogisticHead() if classes else RidgeHead(), row.name, row.role, row.features, row.seed, units
+        )
+
+    def embedded(self, encoder: Contender, layers: Sequence[int]) -> Mapping[str, Features]:
+        sets = self.pooled(encoder, layers)
+        return {self.head: {name: values for named in sets.values() for name, values in named.items()}}
+
+    def pooled(self, encoder: Contender, layers: Sequence[int]) -> dict[str, dict[str, np.ndarray]]:
+        """Return candidates of an encoder's features on all steps, by pooling and name."""
+        raw = self.frozen(encoder, layers)
+        poolings = getattr(self.config, "poolings", POOLINGS)
+        components = getattr(self.config, "components", COMPONENTS)
+        training = self.store.splits.inside(self.store.times.astype("datetime64[ns]"), "train")
+        return candidates(raw, len(self.store.times), training, layers, poolings, components)
+
+    def frozen(self, encoder: Contender, layers: Sequence[int]) -> RawFeatures:
+        """Return the cached features of an encoder for all windows."""
+        out = Path(self.config.out or self.name)
+        cache = Path(self.config.cache) if self.config.cache else out.with_name(out.name + "-features")
+        file = cache / cache_name(encoder.weights_sha256, self.store, layers)
+        return cached(file, encoder.encoder, self.store, layers, f"features, {encoder.kind} seed {encoder.seed}")
+
+    def trained(
+        self, encoders: Sequence[Contender], seeds: int | None = None, units: np.ndarray | None = None
+    ) -> Iterable[Row]:
+        count = self.config.scratch.seeds if seeds is None else seeds
+        shape = encoders[0].encoder.config
+        for seed, found in enumerate(
+            window_networks(self.config.scratch, shape, self.store, self.labels, count, units)
+        ):
+            chosen = {
+                "features": "labels only, mean over the tokens",
+                "steps": found.steps,
+                "validation_error": found.score,
+            }
+            yield Row(SCRATCH, Role.SCRATCH, found.forecast, seed, chosen)
+
+
+def _target(label: WindowLabels, block: int) -> Target:
+    test = label.rows["test"]
+    truth, units = label.values[test], label.units[test]
+    if label.classes:
+        return class_target(label.name, truth.argmax(axis=1), label.climatology, units, block)
+    return number_target(label.name, truth[:, 0], label.climatology[:, 0], units, block)
+
+
+def _fitted(
+    head: Head, label: WindowLabels, features: Features, train: dict[str, Samples], val: dict[str, Samples], refit: bool
+) -> tuple[np.ndarray, Choice | None]:
+    """Return test predictions and what validation chose; Laplace's rule where training shows one class only."""
+    some = next(iter(train.values()))
+    if label.classes and not refit and len(np.unique(some.targets.argmax(axis=1))) < 2:
+        seen = frequencies(some.targets.argmax(axis=1), len(label.classes))
+        return np.tile(seen, (len(label.rows["test"]), 1)), None
+    choice = choose(head, train, val)
+    name = choice.candidate
+    fit = Samples.joined(train[name], val[name]) if refit else train[name]
+    return head.predict(fit, label.samples(features[name], "test"), [choice.setting])[0], choice

@@ -1,0 +1,57 @@
+"""Directions of the present that predict the fields ahead: canonical correlations, fitted on all training steps.
+
+The strongest linear use of unlabelled data: what a linear inverse model forecasts, as features for few labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...ssl.store.store import Store
+from .eof import window_components
+from .raw_window import raw_window
+
+COMPONENTS = 60  # principal components on either side
+DIRECTIONS = (3, 10, 20, 40)
+SHRINKAGE = 0.05  # of both covariances towards a multiple of the unit matrix
+
+
+def predictable_directions(store: Store, window: int, leads: Sequence[int]) -> dict[str, np.ndarray]:
+    """Return the leading canonical variates of the window with the fields `leads` steps on, (time, k) each.
+
+    Fitted on all steps of the training block whose target lies in it, labelled or not.
+
+    Args:
+        store: Any.
+        window: Steps of the input.
+        leads: Steps ahead, from 1; the targets are the principal components of the fields at all of them.
+    """
+    inside = store.splits.inside(store.times.astype("datetime64[ns]"), "train")
+    now, single = raw_window(store, window), raw_window(store, 1)
+    training = np.flatnonzero(inside & np.isfinite(now).all(axis=1))
+    most = min(COMPONENTS, len(training) // 4, now.shape[1], single.shape[1])
+    if most < 1:
+        return {}
+    (x,) = window_components(now, training, [most]).values()
+    (y,) = window_components(single, training, [most]).values()
+    far = max(leads)
+    rows = training[np.isin(training + far, training)]
+    ahead = np.concatenate([y[rows + lead] for lead in leads], axis=1)
+    mean = x[rows].mean(axis=0)
+    whiten_x, whiten_y = _whitening(x[rows] - mean), _whitening(ahead - ahead.mean(axis=0))
+    cross = whiten_x.T @ ((x[rows] - mean).T @ (ahead - ahead.mean(axis=0)) / len(rows)) @ whiten_y
+    directions = whiten_x @ np.linalg.svd(cross, full_matrices=False)[0]
+    found = (x - mean) @ directions
+    return {f"{k} directions": found[:, :k] for k in sorted({min(k, found.shape[1]) for k in DIRECTIONS})}
+
+
+def _whitening(centred: np.ndarray) -> np.ndarray:
+    """Return W with Wᵀ C W = 1, C the covariance shrunk towards its mean variance."""
+    covariance = centred.T @ centred / len(centred)
+    covariance = (1 - SHRINKAGE) * covariance + SHRINKAGE * np.trace(covariance) / len(covariance) * np.eye(
+        len(covariance)
+    )
+    power, basis = np.linalg.eigh(covariance)
+    return basis / np.sqrt(power)
