@@ -236,6 +236,10 @@ class Task(ABC, Generic[C]):
         """Return how many samples each block has, plain values for the record."""
         return {}
 
+    def layers(self, encoder: Contender) -> list[int]:
+        """Return the blocks of an encoder that its rows read, counted from 0."""
+        return layers_to_read(self.config.layers, encoder.encoder.depth)
+
     def encoders(self) -> list[Contender]:
         """Return the encoders of the table: pretrained ones, then untrained twins."""
         twins = max(self.config.untrained_seeds, 0 if self.config.checkpoints else 1)
@@ -277,7 +281,7 @@ def all_rows(task: Task[Any], encoders: Sequence[Contender]) -> list[Row]:
             task.fitted, task.head, raw, task.training_samples(), task.config.random_seeds, task.predictable(window)
         )
     for one in encoders:
-        rows += task.rows(one, layers_to_read(task.config.layers, one.encoder.depth))
+        rows += task.rows(one, task.layers(one))
     return [*rows, *task.trained(encoders), *task.known()]
 
 
