@@ -66,7 +66,7 @@ def run_task(config: Any, decoders: Decoders, command: str = "") -> Path:
         command: As typed, for the record.
     """
     if config.task in TASKS:
-        task = task_class(config.task)(config, Store(config.store), decoders)
+        task = task_class(config.task)(config, Store(config.store) if config.store else None, decoders)
         return run(task, command)
     module, _, function = PROBES[config.task]
     runner = getattr(importlib.import_module(f".{module}", __package__), function)
