@@ -257,7 +257,7 @@ class Task(ABC, Generic[C]):
         return contenders(self.store, self.config.checkpoints, twins, self.config.encoder)
 
     def data_record(self) -> Mapping[str, Any]:
-        """Return what the data are and how they are divided, plain values; `source`, `synthetic`, `split` among them."""
+        """Return what the data are and how they are divided: `source`, `synthetic`, `split`, …, plain values."""
         store = self.store
         return {
             "source": store.manifest["source"],

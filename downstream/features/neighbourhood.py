@@ -27,6 +27,23 @@ def raw_cells(
     return np.concatenate(parts, axis=-1)
 
 
+def block_means(fields: np.ndarray, factor: int) -> np.ndarray:
+    """Return the means of the known cells of square blocks, float32 (…, row, column); 0 where none is known.
+
+    Args:
+        fields: Shape (…, row, column), NaN where unknown.
+        factor: Side of a block in cells; blocks at the lower and right edges may be smaller.
+    """
+    rows, columns = (np.arange(0, size, factor) for size in fields.shape[-2:])
+    known = np.isfinite(fields)
+
+    def summed(values: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(np.add.reduceat(values, rows, axis=-2), columns, axis=-1)
+
+    counts = np.maximum(summed(known.astype(np.float32)), 1)
+    return np.asarray(summed(np.where(known, fields, 0)) / counts, np.float32)
+
+
 def with_neighbours(values: np.ndarray, tiles: np.ndarray, columns: int, periodic: bool) -> np.ndarray:
     """Return each place's features beside those of its eight neighbours, 0 where there is none, (n, place, 9 feature).
 
@@ -56,15 +73,8 @@ def _blocks(grid: PatchGrid, factor: int) -> int:
 
 
 def _coarse(cells: np.ndarray, grid: PatchGrid, variables: int, factor: int) -> np.ndarray:
-    """Return means over square blocks of the known cells of each patch, (n, place, value); 0 where none is known."""
+    """Return means over blocks of the known cells of each patch, (n, place, value); 0 where none is known."""
     if factor == 1:
         return np.nan_to_num(cells)
-    apart = cells.reshape(*cells.shape[:2], variables, *grid.patch)
-    edges = [np.arange(0, size, factor) for size in grid.patch]
-    known = np.isfinite(apart)
-
-    def summed(values: np.ndarray) -> np.ndarray:
-        return np.add.reduceat(np.add.reduceat(values, edges[0], axis=-2), edges[1], axis=-1)
-
-    means = summed(np.where(known, apart, 0)) / np.maximum(summed(known.astype(np.float32)), 1)
-    return means.reshape(*cells.shape[:2], -1).astype(np.float32)
+    means = block_means(cells.reshape(*cells.shape[:2], variables, *grid.patch), factor)
+    return means.reshape(*cells.shape[:2], -1)

@@ -15,13 +15,13 @@ from ..evaluation.task import Decoders, Task, run
 ENSO = "enso"
 # name -> (module, its Task); imported when asked for, as each needs its own libraries
 TASKS = {
+    "rapid_intensification": ("rapid_intensification.task", "RapidIntensification"),
     "states": ("states.task", "States"),
     "storm_tiles": ("storm_tiles.task", "StormTiles"),
 }
 # name -> (module, config, function that runs it): not yet behind the seam
 PROBES = {
     ENSO: ("enso.task", "ProbeConfig", "probe"),
-    "rapid_intensification": ("rapid_intensification.task", "RapidIntensificationConfig", "run"),
     "infilling": ("infilling.task", "InfillingConfig", "run"),
     "forecast": ("forecast.task", "ForecastConfig", "run"),
     "explain": ("explain.task", "ExplainConfig", "run"),
