@@ -167,9 +167,9 @@ class RapidIntensification(Task[RapidIntensificationConfig]):
 
     def rows(self, encoder: Contender, layers: Sequence[int]) -> Iterable[Row]:
         features = self.embedded(encoder, layers)[self.head]
-        yield from self._both(encoder.kind, Role(encoder.kind), features, encoder.seed)
+        yield from self.both(encoder.kind, Role(encoder.kind), features, encoder.seed)
 
-    def _both(self, words: str, role: Role, features: Features, seed: int | None) -> Iterable[Row]:
+    def both(self, words: str, role: Role, features: Features, seed: int | None) -> Iterable[Row]:
         """Yield the rows on features alone, and with the track."""
         alone = each(self.problems, lambda one: self._logistic(one, features, one.inside("train")))
         yield self.row(f"{words} [{ALONE}]", role, alone, seed)
@@ -182,7 +182,7 @@ class RapidIntensification(Task[RapidIntensificationConfig]):
             yield self.row(name, Role.BASELINE, models, seed, features=none)
         if self.fields is not None and self.config.fields.pca_components:
             pcs = self.fields.components(self.material.part == "train", self.kept)
-            yield from self._both(CROP, Role.BASELINE, pcs, None)
+            yield from self.both(CROP, Role.BASELINE, pcs, None)
 
     def curved(self, row: Row) -> bool:
         return super().curved(row) or row.name in (TRACK, f"{CROP} [{self.head}]")
