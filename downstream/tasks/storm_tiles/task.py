@@ -101,10 +101,10 @@ class StormTiles(Task[StormTilesConfig]):
             else best_tracks(config.tracks)
         )
         self._encoders = super().encoders()
-        self.shape = self._encoders[0].encoder.config
-        self.labels = TileLabels.from_store(store, tracks, self.shape, config.spacing_hours, config.least_wind_kt)
-        self.tiles, self.grid = store_tiles(store, self.shape), PatchGrid(store, self.shape.patch[1:])
-        self.windows = StoreWindows(store, self.shape.window)
+        self._shape = self._encoders[0].encoder.config
+        self.labels = TileLabels.from_store(store, tracks, self._shape, config.spacing_hours, config.least_wind_kt)
+        self.tiles, self.grid = store_tiles(store, self._shape), PatchGrid(store, self._shape.patch[1:])
+        self.windows = StoreWindows(store, self._shape.window)
 
     def encoders(self) -> list[Contender]:
         return self._encoders
@@ -153,7 +153,7 @@ class StormTiles(Task[StormTilesConfig]):
         self, encoders: Sequence[Contender], seeds: int | None = None, units: np.ndarray | None = None
     ) -> Iterable[Row]:
         count = self.config.scratch.seeds if seeds is None else seeds
-        return scratch_rows(self.config.scratch, self.shape, self.windows, self.labels, count, units)
+        return scratch_rows(self.config.scratch, self._shape, self.windows, self.labels, count, units)
 
     def samples(self) -> Mapping[str, Any]:
         return self.labels.counts()
