@@ -69,13 +69,17 @@ def label_curve(
     """
     first = [replace(target, metrics=target.metrics[:1]) for target in targets]
     means, differences, singles = [], [], []
+    done: dict[tuple[int, int], list[Row]] = {}
     for asked in track(sorted({share.asked for share in shares}), "label curve"):
-        made: list[Row] = []
         own = [share for share in shares if share.asked == asked]
         for share in own:
-            made += [_drawn(fitted(row, share.years), row.name, share) for row in rows]
-            if share.draw < scratch_draws:
-                made += [_drawn(row, row.name, share) for row in scratch(share.years)]
+            # Of few units, several shares are one and the same.
+            if (share.draw, len(share.years)) not in done:
+                new = [_drawn(fitted(row, share.years), row.name, share) for row in rows]
+                if share.draw < scratch_draws:
+                    new += [_drawn(row, row.name, share) for row in scratch(share.years)]
+                done[share.draw, len(share.years)] = new
+        made = [row for share in own for row in done[share.draw, len(share.years)]]
         scores, paired = tables(first, made, draws=draws)
         place = {"asked": asked, "used": own[0].used}
         alone = scores["seed"] != ""

@@ -35,7 +35,8 @@ class Row:
         seed: None where nothing is random.
         chosen: What validation chose, plain values for the record.
         reference: False keeps a baseline, such as the climatology, from being subtracted from every row.
-        threshold: From which chance on the row calls an event, by what is best by it; empty without calls.
+        threshold: From which chance on the row calls an event, by target and the score that is best by it; see
+            `event_metrics.call_metric`.
         calls: Whether it only says yes or no.
         features: What its head read, by target, where the label curve needs them; see `Task.fitted`.
     """
@@ -46,7 +47,7 @@ class Row:
     seed: int | None = None
     chosen: Mapping[str, Any] = field(default_factory=dict)
     reference: bool = True
-    threshold: Mapping[str, float] = field(default_factory=dict)
+    threshold: Mapping[tuple[str, str], float] = field(default_factory=dict)
     calls: bool = False
     features: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
 

@@ -47,7 +47,7 @@ class TaskConfig:
     """What every task has.
 
     Attributes:
-        store: Folder of the training store.
+        store: Folder of the training store; empty for tasks that can do without fields.
         out: Folder of the results; must be new or empty.
         checkpoints: Checkpoint folders (or run folders) of one recipe at several seeds; empty: untrained only.
         task: Name of the task.
@@ -141,17 +141,28 @@ class Task(ABC, Generic[C]):
     head: ClassVar[str] = "ridge"
     leads: Sequence[int] = ()
 
-    def __init__(self, config: C, store: Store, decoders: Decoders | None = None) -> None:
+    def __init__(self, config: C, store: Store | None, decoders: Decoders | None = None) -> None:
         """Read what the task needs, and refuse what does not fit.
 
         Args:
             config: Its settings.
-            store: Fields, splits and statistics.
+            store: Fields, splits and statistics; None where the config names none.
             decoders: Returns for each checkpoint, as written in the config, what rebuilds gappy windows with its
                 pretrained decoder; None where it has none. It comes from outside: downstream/ knows no pretext task.
         """
-        self.config, self.store = config, store
+        self.config, self._store = config, store
         self.decoders = decoders or (lambda checkpoints: dict.fromkeys(checkpoints))
+
+    @property
+    def store(self) -> Store:
+        """Fields, splits and statistics.
+
+        Raises:
+            EarthSSLError: If there are none.
+        """
+        if self._store is None:
+            raise EarthSSLError(f"{self.name}.store: expected the folder of a training store, got none; set store")
+        return self._store
 
     @abstractmethod
     def targets(self) -> Sequence[Target]:
@@ -236,10 +247,25 @@ class Task(ABC, Generic[C]):
         """Return how many samples each block has, plain values for the record."""
         return {}
 
+    def layers(self, encoder: Contender) -> list[int]:
+        """Return the blocks of an encoder that its rows read, counted from 0."""
+        return layers_to_read(self.config.layers, encoder.encoder.depth)
+
     def encoders(self) -> list[Contender]:
         """Return the encoders of the table: pretrained ones, then untrained twins."""
         twins = max(self.config.untrained_seeds, 0 if self.config.checkpoints else 1)
         return contenders(self.store, self.config.checkpoints, twins, self.config.encoder)
+
+    def data_record(self) -> Mapping[str, Any]:
+        """Return what the data are and how they are divided: `source`, `synthetic`, `split`, …, plain values."""
+        store = self.store
+        return {
+            "source": store.manifest["source"],
+            "synthetic": store.synthetic,
+            "split": store.splits.to_json(),
+            "split_proof": store.manifest["split_proof"],
+            "store_fingerprint": store.fingerprint,
+        }
 
     def source(self) -> str:
         """Return the words for where the data come from."""
@@ -268,8 +294,8 @@ def run(task: Task[Any], command: str = "") -> Path:
 
 
 def all_rows(task: Task[Any], encoders: Sequence[Contender]) -> list[Row]:
-    """Return every row of a task's table."""
-    window = encoders[0].encoder.config.window
+    """Return every row of a task's table; without encoders, which need fields, those of its own field alone."""
+    window = encoders[0].encoder.config.window if encoders else 0
     rows = [*task.baselines(window)]
     raw = task.raw(window)
     if raw is not None:
@@ -277,14 +303,14 @@ def all_rows(task: Task[Any], encoders: Sequence[Contender]) -> list[Row]:
             task.fitted, task.head, raw, task.training_samples(), task.config.random_seeds, task.predictable(window)
         )
     for one in encoders:
-        rows += task.rows(one, layers_to_read(task.config.layers, one.encoder.depth))
+        rows += task.rows(one, task.layers(one))
     return [*rows, *task.trained(encoders), *task.known()]
 
 
 def summarise(task: Task[Any]) -> Summary:
     """Return the result of a task: rows → scores and differences → curve over labels → summary."""
     begun = time.perf_counter()
-    config, store = task.config, task.store
+    config = task.config
     encoders = task.encoders()
     rows = all_rows(task, encoders)
     targets = task.targets()
@@ -301,11 +327,7 @@ def summarise(task: Task[Any]) -> Summary:
         scores=scores,
         differences=differences,
         record={
-            "source": store.manifest["source"],
-            "synthetic": store.synthetic,
-            "split": store.splits.to_json(),
-            "split_proof": store.manifest["split_proof"],
-            "store_fingerprint": store.fingerprint,
+            **task.data_record(),
             "samples": task.samples(),
             "rows": [{"row": row.name, "seed": row.seed, "role": str(row.role), **row.chosen} for row in rows],
             "encoders": [{"kind": one.kind, **one.source} for one in encoders],

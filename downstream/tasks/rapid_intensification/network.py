@@ -2,62 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 from scipy.special import expit
 
-from ....ssl.store.store import Store
-from ...evaluation.encoders import PRETRAINED, contenders
+from ...evaluation.encoders import Contender
+from ...metrics.classes import frequencies
 from ...storms.crop_network import CropPatches, train_on_crops
-from ...storms.crops import StormCrops
 from ...training.fine_tuning import FinetuneConfig
-from .field_features import FieldsConfig, with_headings
-from .models import Forecast, Problem
+from ...training.from_scratch import ScratchConfig
+from .models import Chances, Problem
 
 SCRATCH, TUNED = "same network from scratch + track", "pretrained encoder, fine-tuned + track"
 
 
-def network_rows(
-    problem: Problem,
-    store: Store,
-    checkpoints: Sequence[str],
-    tracks: pd.DataFrame,
-    fields: FieldsConfig,
-    config: FinetuneConfig,
-    seeds: tuple[int, int],
-) -> list[Forecast]:
-    """Return the rows of networks trained end to end on the training storms; the track joins crops in the head.
+def from_scratch(config: ScratchConfig, like: FinetuneConfig) -> FinetuneConfig:
+    """Return how a network is trained from scratch: in full and at one rate, all else like another."""
+    return replace(
+        like, mode="full", layer_decay=1.0, steps=config.steps, batch_size=config.batch_size, lr=config.lr,
+        weight_decay=config.weight_decay, check_every=config.check_every,
+    )  # fmt: skip
 
-    Those from scratch start from the untrained twins' weights and train in full, all layers at one rate. Validation
-    chooses the number of steps by the log loss; no class is weighted.
+
+def trained(
+    problem: Problem, crops: CropPatches, one: Contender, config: FinetuneConfig, label: str, labelled: np.ndarray
+) -> Chances:
+    """Return what a network trained end to end says; the track joins the crop in its head, no class is weighted.
+
+    Validation chooses the number of steps by the log loss. Where all labels are alike, Laplace's rule.
 
     Args:
         problem: The event, of samples that all have fields.
-        store, checkpoints, fields: As for `field_features`.
-        tracks: What the samples were taken from.
+        crops: Theirs.
+        one: Where the encoder starts.
         config: How to train.
-        seeds: Numbers of networks from scratch and of pretrained encoders to fine-tune.
+        label: For the progress bar.
+        labelled: Mask of the samples it is trained on.
     """
-    wanted = {SCRATCH: seeds[0], TUNED: min(seeds[1], len(checkpoints))}
-    if not any(wanted.values()):
-        return []
-    found = contenders(store, checkpoints, max(fields.untrained_seeds, seeds[0]), fields.encoder)
-    shape = found[0].encoder.config
-    samples = with_headings(problem.samples, tracks, fields.crops)
-    crops = CropPatches(StormCrops(store, samples, shape.window, fields.crops, shape.patch[1:]), shape.patch)
-    blocks = {name: problem.inside(name) for name in ("train", "val")}
-    whole = replace(config, mode="full", layer_decay=1.0)
-    made = []
-    for row, how in ((SCRATCH, whole), (TUNED, config)):
-        own = [one for one in found if (one.kind == PRETRAINED) == (row == TUNED)][: wanted[row]]
-        for one in own:
-            trained = train_on_crops(
-                crops, one.encoder, problem.predictors.track, problem.event.astype(np.float64), blocks, how, one.seed,
-                classes=True, label=f"{row}, seed {one.seed}",
-            )  # fmt: skip
-            chosen = {"steps": trained.trained.steps, "loss": trained.trained.score, "lr": how.lr}
-            made.append(problem.forecast(row, expit(trained.values), one.seed, **chosen))
-    return made
+    event = problem.event
+    if len(np.unique(event[labelled])) < 2:
+        return problem.chances(np.full(len(event), frequencies(event[labelled], 2)[0, 1]))
+    blocks = {"train": labelled, "val": problem.inside("val")}
+    found = train_on_crops(
+        crops, one.encoder, problem.predictors.track, event.astype(np.float64), blocks, config, one.seed,
+        classes=True, label=f"{label}, seed {one.seed}",
+    )  # fmt: skip
+    chosen = {"steps": found.trained.steps, "loss": found.trained.score, "lr": config.lr}
+    return replace(problem.chances(expit(found.values)), chosen=chosen)

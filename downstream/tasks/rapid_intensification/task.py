@@ -6,54 +6,50 @@ must beat; with a 6-hourly store, those of encoders on crops around the storms t
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from threadpoolctl import threadpool_limits
 
-from ....ssl.common.errors import EarthSSLError
-from ....ssl.common.files import refuse_filled
 from ....ssl.fields.splits import PARTS
-from ....ssl.sources.planet.planet import Planet
-from ....ssl.sources.planet.recorded import recorded_planet
 from ....ssl.store.store import Store
-from ...evaluation.label_fractions import FRACTIONS
-from ...evaluation.summary import Summary
-from ...storms.best_tracks import IBTRACS, SOURCE, best_tracks, tidy
-from ...storms.sst_climatology import SstClimatology, file_years
-from ...training.fine_tuning import FinetuneConfig
-from .field_features import PCA_ROLE, FieldsConfig, best_reachable, field_features
-from .figures import basin_figure, label_figure, reliability_figure, skill_figure
-from .label_curve import UNITS, curve_rows, label_curve
-from .models import (
+from ...evaluation.encoders import Contender, contenders
+from ...evaluation.equal_input import RAW
+from ...evaluation.row import Role, Row, names_of
+from ...evaluation.target import Target
+from ...evaluation.task import Decoders, Extras, Features, Task
+from ...metrics.events import CALLS, best_threshold
+from ...storms.best_tracks import IBTRACS, SOURCE
+from ...storms.crop_network import CropPatches
+from .baselines import (
     BALANCED,
     BOOSTED,
     CLIMATOLOGY,
-    ISOTONIC,
-    PLATT,
+    DAY_CALL,
+    HALF_DAY_CALL,
     SEASONAL,
     TABLE,
     TRACK,
-    Forecast,
-    Problem,
-    SampleFeatures,
+    UNBEATEN,
+    Models,
     baselines,
-    feature_rows,
+    each,
 )
-from .network import SCRATCH, network_rows
-from .samples import FEWEST, Predictors, base_rates, parts_by_season, parts_by_time, proof, samples_of
-from .scores import AP, AUC, BSS, METRICS, Judge
+from .config import NAME, PLANET, RapidIntensificationConfig
+from .fields import StormFields
+from .figures import basin_figure, reliability_figure
+from .material import Material, climatologies, modelled, warnings
+from .models import ISOTONIC, PLATT, Chances, Problem, logistic
+from .network import SCRATCH, TUNED, from_scratch, trained
+from .samples import Predictors, base_rates, proof
+from .scores import BSS, by_basin, contingency, murphy_parts, reliabilities, target_of
 
-NAME = "rapid_intensification"
-PLANET = "planet"
 KNOWN = "upper bound (hidden state, future track and air known)"
-FEWEST_YEARS = 4  # of an SST climatology that is chosen here
+ALONE, CROP = "logistic", "PCA of the crop"
+ENCODERS = (Role.PRETRAINED, Role.UNTRAINED)
 CONVENTION = (
     "Event: V 24 h later minus V now at least the threshold, of a tropical cyclone (V ≥ 25 kt, category -2 to 5) that "
     "stays over water; V is the best track's, known after the season: all rows are optimistic beside operational ones. "
@@ -64,255 +60,216 @@ CONVENTION = (
     "HSS: of calls, each with its own threshold. Seeds: the mean of their scores. Intervals: paired bootstrap over "
     "test storms, given these fits. The upper bound, of the planet's storms only: the true model's ensemble from the "
     "hidden state along the true future track through the true future air, which no forecaster knows. From scratch, "
-    "fine-tuned: one network from crop to chance, the track joined in its head, its steps chosen on validation. Curve "
-    "over labels: logistic rows on whole training {unit}s drawn at random, features and variants as chosen with all "
-    "labels, C on all of validation; the interval is of the mean over draws and seeds, given these."
+    "fine-tuned: one network from crop to chance, the track joined in its head, its steps chosen on validation. Raw "
+    "window, and random features and principal components of it: of the crop, all its cells and steps. Curve over "
+    "labels, of the first threshold: on whole training {unit}s drawn at random, features and variants as chosen with "
+    "all labels, C on all of validation; the interval is of the mean over draws and seeds, given these."
 )
 
 
-@dataclass(frozen=True)
-class RapidIntensificationConfig:
-    """What to forecast and with what.
+class RapidIntensification(Task[RapidIntensificationConfig]):
+    """Whether a storm's wind rises by a threshold within 24 h, one target a threshold."""
 
-    Attributes:
-        out: Folder of the results; must be new or empty.
-        task: rapid_intensification.
-        tracks: ibtracs (real, 1980–2024; extra `cyclones`), planet (those of the store's own planet), or a CSV or
-            Parquet file with the columns of storms/best_tracks.py.
-        store: Folder of a 6-hourly store that covers storms, for the rows with fields; null for tracks alone.
-        checkpoints: Checkpoint folders (or run folders) of one recipe at several seeds.
-        thresholds_kt: Changes of the wind in 24 h to forecast; the first has all rows, tables and pictures.
-        train, val, test: First and last season of each block; not read with a store, whose blocks of time count.
-        sst: NetCDF file of monthly SST, for climatological SST and potential intensity; null takes the store's, if
-            it has `sst`.
-        sst_years: First and last year of each climatology of the file; null for the training years, or if it has
-            fewer than 4 of them, for all years before those of the test block. A store's is of its training
-            block, whatever this says.
-        fields: What of the store the heads are given.
-        finetune: How networks are trained on the events; those from scratch in full and without layer decay.
-        scratch_seeds: Number of networks trained from scratch.
-        finetune_seeds: Number of pretrained encoders, in their order, that are fine-tuned.
-        fractions: Shares of the training labels for the curve; empty for none.
-        label_unit: What the shares are of: season or storm.
-        label_draws: Orders of the units that the shares are drawn in.
-        tree_seeds: Seeds of the boosted trees.
-        draws: Bootstrap draws.
-        members: Of the planet's ensemble for the upper bound.
-    """
+    name = NAME
+    what = "Rapid intensification within 24 h"
+    convention = CONVENTION
+    Config = RapidIntensificationConfig
+    unit = "storm"
+    head = "logistic + track"
 
-    out: str
-    task: str = NAME
-    tracks: str = IBTRACS
-    store: str | None = None
-    checkpoints: list[str] = field(default_factory=list)
-    thresholds_kt: list[float] = field(default_factory=lambda: [30.0, 25.0, 35.0, 40.0])
-    train: tuple[int, int] = (1980, 2009)
-    val: tuple[int, int] = (2010, 2014)
-    test: tuple[int, int] = (2015, 2024)
-    sst: str | None = None
-    sst_years: list[tuple[int, int]] | None = None
-    fields: FieldsConfig = field(default_factory=FieldsConfig)
-    finetune: FinetuneConfig = field(default_factory=lambda: FinetuneConfig(steps=600, batch_size=64, lr=1e-3))
-    scratch_seeds: int = 3
-    finetune_seeds: int = 3
-    fractions: list[float] = field(default_factory=lambda: list(FRACTIONS))
-    label_unit: str = "season"
-    label_draws: int = 5
-    tree_seeds: int = 3
-    draws: int = 1000
-    members: int = 200
-
-    def __post_init__(self) -> None:
-        if self.task != NAME:
-            raise EarthSSLError(f"probe.task: expected {NAME}, got '{self.task}'")
-        t = self.thresholds_kt
-        if not t or not min(t) > 0 or len(set(t)) < len(t):
-            raise EarthSSLError(f"{NAME}.thresholds_kt: expected different changes above 0 kt, got {t}")
-        if not self.train[0] <= self.train[1] < self.val[0] <= self.val[1] < self.test[0] <= self.test[1]:
-            raise EarthSSLError(
-                f"{NAME}: expected the seasons of train before those of val before those of test, each from first to "
-                f"last, got {self.train}, {self.val}, {self.test}"
-            )
-        if (self.checkpoints or self.tracks == PLANET) and not self.store:
-            what = "checkpoints need" if self.checkpoints else "tracks: planet needs"
-            raise EarthSSLError(f"{NAME}: {what} a 6-hourly store that covers the storms, got none; set store")
-        if any(first > last for first, last in self.sst_years or []) or self.sst_years == []:
-            raise EarthSSLError(
-                f"{NAME}.sst_years: expected first and last years, got {self.sst_years}; or leave it out"
-            )
-        if not all(0 < share <= 1 for share in self.fractions) or self.label_unit not in UNITS or self.label_draws < 1:
-            raise EarthSSLError(
-                f"{NAME}: expected fractions in (0, 1], label_unit {' or '.join(UNITS)} and label_draws ≥ 1, got "
-                f"{self.fractions}, '{self.label_unit}' and {self.label_draws}"
-            )
-        if min(self.scratch_seeds, self.finetune_seeds) < 0:
-            raise EarthSSLError(
-                f"{NAME}: expected scratch_seeds, finetune_seeds ≥ 0, got {self.scratch_seeds}, {self.finetune_seeds}"
-            )
-        if self.draws < 100 or self.tree_seeds < 1 or self.members < 1:
-            raise EarthSSLError(
-                f"{NAME}: expected draws ≥ 100, tree_seeds ≥ 1 and members ≥ 1, got {self.draws}, {self.tree_seeds}, "
-                f"{self.members}"
-            )
-
-
-@dataclass(frozen=True, eq=False)
-class Material:
-    """Tracks, samples and what they were made from.
-
-    Attributes:
-        tracks: Tidy tracks.
-        samples: All samples, see `samples_of`.
-        part: Block of each.
-        store: Fields, or None.
-        planet: The synthetic planet whose storms these are, or None.
-    """
-
-    tracks: pd.DataFrame
-    samples: pd.DataFrame
-    part: np.ndarray
-    store: Store | None
-    planet: Planet | None
-
-    @classmethod
-    def of(cls, config: RapidIntensificationConfig) -> Material:
-        """Read the tracks and divide the samples."""
-        store = Store(config.store) if config.store else None
-        if config.sst_years and config.sst is None and (store is None or "sst" not in store.variables):
-            raise EarthSSLError(
-                f"{NAME}.sst_years: expected a file of SST to take {config.sst_years} from, got none; set sst, or "
-                "leave sst_years out"
-            )
-        planet = (
-            recorded_planet(store.manifest["attributes"]) if store is not None and config.tracks == PLANET else None
-        )
-        tracks = tidy(planet.tracks(), "planet") if planet is not None else best_tracks(config.tracks)
-        samples = samples_of(tracks)
+    def __init__(
+        self, config: RapidIntensificationConfig, store: Store | None, decoders: Decoders | None = None
+    ) -> None:
+        super().__init__(config, store, decoders)
+        self.material = Material.of(config, store)
+        self._encoders = super().encoders() if store is not None else []
+        samples, part = self.material.samples, self.material.part
+        shown = np.ones(len(samples), bool)
+        self.fields: StormFields | None = None
+        modelled(self.material, shown)  # blocks without samples are refused as such, before fields are asked for
         if store is not None:
-            part = parts_by_time(samples, store.splits)
-        else:
-            part = parts_by_season(samples, {name: getattr(config, name) for name in PARTS})
-        return cls(tracks, samples, part, store, planet)
+            shape = self._encoders[0].encoder.config
+            self.fields = StormFields(store, samples, self.material.tracks, config.fields, shape)
+            shown = self.fields.shown
+        self.kept, basins, self.notes = modelled(self.material, shown)
+        self.sst = climatologies(config, self.material)
+        own, parts = samples[self.kept].reset_index(drop=True), part[self.kept]
+        predictors = Predictors.of(own, basins, self.sst)
+        self.problems = [Problem(own, parts, predictors, basins, one) for one in config.thresholds_kt]
+        self.notes += warnings(self.sst, own["time"][parts == "test"].min())
 
+    @property
+    def main(self) -> Problem:
+        """The problem of the first threshold."""
+        return self.problems[0]
 
-def run(config: RapidIntensificationConfig, command: str = "", features: Sequence[SampleFeatures] = ()) -> Path:
-    """Make and score every row, and return the folder of the tables.
+    def encoders(self) -> list[Contender]:
+        return self._encoders
 
-    Args:
-        config: What to forecast.
-        command: As typed, for the record.
-        features: More features of the samples, in the order of `Material.of(config).samples`.
+    def layers(self, encoder: Contender) -> list[int]:
+        return list(range(encoder.encoder.depth)) if self.config.layers is None else super().layers(encoder)
 
-    Raises:
-        EarthSSLError: If tracks, store and blocks do not fit together, a block holds one class only, or `out` is not
-            empty.
-    """
-    refuse_filled(Path(config.out), "the task's results")
-    with threadpool_limits(1, "blas"):
-        return summarise(config, features).write(config.out, command)
+    def targets(self) -> Sequence[Target]:
+        return [target_of(one, one is self.main, self.config.block) for one in self.problems]
 
+    def raw(self, window: int) -> np.ndarray | None:
+        return None if self.fields is None else self.fields.raw(self.kept)
 
-def summarise(config: RapidIntensificationConfig, features: Sequence[SampleFeatures] = ()) -> Summary:
-    """Return the tables, pictures and record of the task."""
-    begun = time.perf_counter()
-    material = Material.of(config)
-    found: list[SampleFeatures] = list(features)
-    fields: dict[str, Any] = {}
-    _problems(config, material, found, {})  # what cannot be forecast is refused before features are made
-    climatologies = _climatologies(config, material)
-    if material.store is not None:
-        made, fields = field_features(
-            material.store, config.checkpoints, material.tracks, material.samples, material.part, config.fields
-        )
-        found += made
-    problems, kept, notes = _problems(config, material, found, climatologies)
-    samples, part, basins = problems[0].samples, problems[0].part, list(problems[0].basins)
-    found = [replace(one, values=one.values[kept]) for one in found]
-    notes += _warnings(climatologies, samples["time"][part == "test"].min())
-    judged, records = [], []
-    for number, problem in enumerate(problems):
-        periods = list(climatologies) if number == 0 else list(climatologies)[:1]
-        heads = feature_rows(problem, found)
-        rows = [*baselines(problem, config.tree_seeds, periods), *heads]
-        if number == 0:
-            rows += _networks(problem, config, material)
-            curves, picture = _curve(problem, config, curve_rows(problem, found, heads))
-        if material.planet is not None:
-            rows.append(_known(problem, material.planet, config.members))
-        judge = Judge(problem, rows, rows[0].test)
-        names = list(dict.fromkeys(one.row for one in rows))
-        metrics = METRICS if number == 0 else (BSS, AUC, AP)
-        judged.append(judge.scored(_references(names, number == 0), config.draws, metrics))
-        if number == 0:
-            basin_table = judge.by_basin(config.draws)
-        records += [
-            {"target": judge.target, "row": one.row, "seed": one.seed, **one.chosen} for one in rows if one.chosen
-        ]
-    tables = {name: pd.concat([one.tables[name] for one in judged], ignore_index=True) for name in judged[0].tables}
-    tables |= curves
-    tables |= {
-        "by_basin": basin_table,
-        "base_rates": base_rates(material.samples, material.part, sorted(config.thresholds_kt)),
-    }
-    scores = pd.concat([one.scores for one in judged], ignore_index=True)
-    main = f"{config.thresholds_kt[0]:g} kt"
-    of_main = tables["reliability"][tables["reliability"]["target"] == main]
-    shown = _shown(list(dict.fromkeys(of_main["row"])))
-    synthetic = material.planet is not None
-    return Summary(
-        task=NAME,
-        title=f"Rapid intensification within 24 h: {_origin(config, material)}",
-        convention=CONVENTION.format(unit=config.label_unit),
-        scores=scores,
-        differences=pd.concat([one.differences for one in judged], ignore_index=True),
-        record={
+    def training_samples(self) -> np.ndarray:
+        return self.main.inside("train")
+
+    def label_units(self) -> np.ndarray:
+        return np.unique(self._units[self.main.inside("train")])
+
+    @property
+    def _units(self) -> np.ndarray:
+        return self.main.samples[self.config.label_unit].to_numpy()
+
+    def _labelled(self, units: np.ndarray | None) -> np.ndarray:
+        train = self.main.inside("train")
+        return train if units is None else train & np.isin(self._units, units)
+
+    def row(self, name: str, role: Role, models: Models, seed: int | None = None, **more: Any) -> Row:
+        """Return a row from what its models say; thresholds of calls are the best ones on validation."""
+        events = {one.name: one.event[one.inside("val")] for one in self.problems}
+        calls = name in (DAY_CALL, HALF_DAY_CALL)
+        thresholds = {(of, score): best_threshold(found.val, events[of], score)
+                      for of, found in models.items() for score in CALLS if not calls}  # fmt: skip
+        return Row(
+            name, role, {of: found.test for of, found in models.items()}, seed,
+            {of: found.chosen for of, found in models.items() if found.chosen},
+            reference=name not in UNBEATEN, threshold=thresholds, calls=calls, **more,
+        )  # fmt: skip
+
+    def fitted(
+        self, name: str, role: Role, features: Features, seed: Any = None, units: np.ndarray | None = None
+    ) -> Row:
+        track = self.main.predictors.track
+        beside = {variant: np.hstack([values, track]) for variant, values in features.items()}
+        problems = self.problems if units is None else [self.main]
+        models = each(problems, lambda one: self._logistic(one, beside, self._labelled(units)))
+        chosen = models[self.main.name].chosen.get("variant")
+        made = self.row(name, role, models, seed)
+        # The curve over labels is of the first threshold.
+        return replace(made, features={chosen: features[chosen]}) if chosen and self.curved(made) else made
+
+    def _logistic(self, problem: Problem, features: Features, labelled: np.ndarray) -> Chances:
+        """Return the logistic regression on the variant of least log loss on validation."""
+        event = problem.event[labelled]
+        if not 0 < event.sum() < len(event):  # Laplace's rule
+            return problem.chances(np.full(len(problem.event), (event.sum() + 1) / (len(event) + 2)))
+        tried = [logistic(problem, values, labelled=labelled, variant=name) for name, values in features.items()]
+        return min(tried, key=lambda one: one.chosen["loss"])
+
+    def embedded(self, encoder: Contender, layers: Sequence[int]) -> Mapping[str, Features]:
+        assert self.fields is not None
+        return {self.head: self.fields.embedded(encoder, layers, self.kept)}
+
+    def rows(self, encoder: Contender, layers: Sequence[int]) -> Iterable[Row]:
+        features = self.embedded(encoder, layers)[self.head]
+        yield from self.both(encoder.kind, Role(encoder.kind), features, encoder.seed)
+
+    def both(self, words: str, role: Role, features: Features, seed: int | None) -> Iterable[Row]:
+        """Yield the rows on features alone, and with the track."""
+        alone = each(self.problems, lambda one: self._logistic(one, features, one.inside("train")))
+        yield self.row(f"{words} [{ALONE}]", role, alone, seed)
+        yield self.fitted(f"{words} [{self.head}]", role, features, seed)
+
+    def baselines(self, window: int) -> Iterable[Row]:
+        for name, models, seed in baselines(self.problems, self.config.tree_seeds, list(self.sst)):
+            # With no features but the track, which `fitted` adds, the curve over labels follows it.
+            none = {"none": np.empty((len(self.main.samples), 0))} if name == TRACK else {}
+            yield self.row(name, Role.BASELINE, models, seed, features=none)
+        if self.fields is not None and self.config.fields.pca_components:
+            pcs = self.fields.components(self.material.part == "train", self.kept)
+            yield from self.both(CROP, Role.BASELINE, pcs, None)
+
+    def curved(self, row: Row) -> bool:
+        return super().curved(row) or row.name in (TRACK, f"{CROP} [{self.head}]")
+
+    @cached_property
+    def _patches(self) -> CropPatches:
+        assert self.fields is not None
+        return self.fields.patches(self.kept)
+
+    def trained(
+        self, encoders: Sequence[Contender], seeds: int | None = None, units: np.ndarray | None = None
+    ) -> Iterable[Row]:
+        config = self.config
+        if self.fields is None:
+            return
+        count = config.scratch.seeds if seeds is None else seeds
+        tuned = min(config.finetune_seeds, len(config.checkpoints)) if seeds is None else 0
+        twins = [one for one in encoders if one.kind == Role.UNTRAINED]
+        if len(twins) < count:
+            found = contenders(self.store, config.checkpoints, count, config.encoder)
+            twins = [one for one in found if one.kind == Role.UNTRAINED]
+        whole, labelled = from_scratch(config.scratch, config.finetune), self._labelled(units)
+        starts = [(SCRATCH, Role.SCRATCH, whole, one) for one in twins[:count]]
+        starts += [(TUNED, Role.TUNED, config.finetune, one)
+                   for one in [one for one in encoders if one.kind == Role.PRETRAINED][:tuned]]  # fmt: skip
+        for name, role, how, one in starts:
+            said = trained(self.main, self._patches, one, how, name, labelled)
+            yield self.row(name, role, {self.main.name: said}, one.seed)
+
+    def known(self) -> Iterable[Row]:
+        planet = self.material.planet
+        if planet is None:
+            return
+        main = self.main
+        asked = main.inside("val") | main.inside("test")
+        samples = main.samples.loc[asked, ["storm", "time"]].astype({"storm": planet.tracks()["storm"].dtype})
+
+        def reachable(problem: Problem) -> Chances:
+            chance = np.zeros(len(asked))
+            chance[asked] = planet.intensification_forecast(samples, problem.threshold_kt, members=self.config.members)
+            return problem.chances(chance)
+
+        yield self.row(KNOWN, Role.KNOWN, each(self.problems, reachable))
+
+    def samples(self) -> Mapping[str, Any]:
+        main = self.main
+        return {
+            "samples": len(self.material.samples), "modelled": len(main.samples), "basins": list(main.basins),
+            "without_fields": {} if self.fields is None else self.fields.dropped,
+        }  # fmt: skip
+
+    def data_record(self) -> Mapping[str, Any]:
+        config, store, main = self.config, self.material.store, self.main
+        return {
             "source": SOURCE if config.tracks == IBTRACS else config.tracks,
-            "synthetic": synthetic,
-            "split": material.store.splits.to_json() if material.store else {n: getattr(config, n) for n in PARTS},
-            "split_proof": proof(samples, part),
-            "n": {"samples": len(material.samples), "modelled": len(samples), "basins": basins},
-            "sst": {name: [str(one.times[0]), str(one.times[-1])] for name, one in climatologies.items()},
-            "store_fingerprint": material.store.fingerprint if material.store else None,
-            "fields": fields,
-            "choices": records,
-            "seconds": time.perf_counter() - begun,
-            "config": asdict(config),
-        },
-        figures={
-            "brier_skill": skill_figure(scores, main, BSS),
-            "reliability": reliability_figure(of_main, shown, f"Δ24 h ≥ {main}, test seasons"),
-            "brier_skill_by_basin": basin_figure(basin_table[basin_table["row"].isin(shown)], BSS,
-                                                 f"Brier skill against each basin's test frequency, {main}"),
-            **picture,
-        },
-        tables=tables,
-        notes=notes,
-    )  # fmt: skip
+            "synthetic": self.material.planet is not None,
+            "split": store.splits.to_json() if store else {name: getattr(config, name) for name in PARTS},
+            "split_proof": proof(main.samples, main.part),
+            "store_fingerprint": store.fingerprint if store else None,
+            "sst": {name: [str(one.times[0]), str(one.times[-1])] for name, one in self.sst.items()},
+        }
 
+    def title(self) -> str:
+        return f"{self.what}: {_origin(self.config, self.material)}"
 
-def _networks(problem: Problem, config: RapidIntensificationConfig, material: Material) -> list[Forecast]:
-    """Return the rows trained end to end, of one threshold; none without fields."""
-    if material.store is None:
-        return []
-    seeds = (config.scratch_seeds, config.finetune_seeds)
-    return network_rows(
-        problem, material.store, config.checkpoints, material.tracks, config.fields, config.finetune, seeds
-    )
+    def convention_text(self) -> str:
+        return self.convention.format(unit=self.config.label_unit)
 
-
-def _curve(
-    problem: Problem, config: RapidIntensificationConfig, rows: Mapping[str, Sequence[tuple[int | None, np.ndarray]]]
-) -> tuple[dict[str, pd.DataFrame], dict[str, Figure]]:
-    """Return the tables and the picture of the skill by the share of labels; none where no share is asked for."""
-    if not config.fractions:
-        return {}, {}
-    unit = config.label_unit
-    found = label_curve(problem, rows, config.fractions, unit=unit, draws=config.label_draws, resamples=config.draws)
-    tables = {"label_draws": found.draws, "label_fractions": found.means, "label_differences": found.differences}
-    title = (
-        f"Δ24 h ≥ {problem.threshold_kt:g} kt, by share of the training {unit}s; range of {config.label_draws} draws"
-    )
-    return tables, {"skill_by_label_fraction": label_figure(found.draws, BSS, f"share of the training {unit}s", title)}
+    def extras(self, rows: Sequence[Row], scores: pd.DataFrame, differences: pd.DataFrame) -> Extras:
+        made = {"contingency": contingency, "murphy": murphy_parts, "reliability": reliabilities}
+        tables = {
+            name: pd.concat([make(one, rows) for one in self.problems], ignore_index=True)
+            for name, make in made.items()
+        }
+        basins, material = by_basin(self.main, rows, self.config.draws), self.material
+        rates = base_rates(material.samples, material.part, sorted(self.config.thresholds_kt))
+        main, shown = self.main.name, _shown(rows)
+        of_main = tables["reliability"][tables["reliability"]["target"] == main]
+        return Extras(
+            figures={
+                "reliability": reliability_figure(of_main, shown, f"Δ24 h ≥ {main}, test seasons"),
+                "brier_skill_by_basin": basin_figure(basins[basins["row"].isin(shown)], BSS,
+                                                     f"Brier skill against each basin's test frequency, {main}"),
+            },
+            tables={**tables, "by_basin": basins, "base_rates": rates},
+            notes=self.notes,
+        )  # fmt: skip
 
 
 def _origin(config: RapidIntensificationConfig, material: Material) -> str:
@@ -325,123 +282,11 @@ def _origin(config: RapidIntensificationConfig, material: Material) -> str:
     return f"{words.get(config.tracks, config.tracks)}, {source} on {rows}×{columns}"
 
 
-def _problems(
-    config: RapidIntensificationConfig,
-    material: Material,
-    features: Sequence[SampleFeatures],
-    climatologies: Mapping[str, SstClimatology],
-) -> tuple[list[Problem], np.ndarray, list[str]]:
-    """Return the problem of every threshold, the mask of the samples they are of, and what was left out, in words."""
-    kept, basins, notes = _modelled(material, features)
-    samples, part = material.samples[kept].reset_index(drop=True), material.part[kept]
-    predictors = Predictors.of(samples, basins, climatologies)
-    return [Problem(samples, part, predictors, basins, one) for one in config.thresholds_kt], kept, notes
-
-
-def _modelled(material: Material, features: Sequence[SampleFeatures]) -> tuple[np.ndarray, list[str], list[str]]:
-    """Return the samples that all rows are fitted and scored on, their basins, and what was left out, in words.
-
-    Raises:
-        EarthSSLError: If features are of other samples, or a block holds none.
-    """
-    samples, notes = material.samples, []
-    kept = material.part != ""
-    if not kept.all():
-        notes.append(f"{int((~kept).sum())} samples lie in no block, or their storm not whole in one: left out.")
-    for one in features:
-        if len(one.values) != len(samples) or one.values.ndim != 2:
-            raise EarthSSLError(
-                f"{NAME}: expected features of {len(samples)} samples, got shape {one.values.shape} from '{one.row}'"
-            )
-    whole = np.ones(len(samples), bool)
-    for one in features:
-        whole &= np.isfinite(one.values).all(axis=1)
-    if (kept & ~whole).any():
-        notes.append(
-            f"{int((kept & ~whole).sum())} samples lie outside the fields in time or space: left out of every row, so "
-            "that all are scored on the same."
-        )
-    kept &= whole
-    trained = samples["basin"][kept & (material.part == "train")].value_counts()
-    basins = sorted(str(name) for name, count in trained.items() if count >= FEWEST)
-    strange = kept & ~samples["basin"].isin(basins).to_numpy()
-    if strange.any():
-        where = ", ".join(sorted(samples["basin"][strange].unique()))
-        notes.append(f"{int(strange.sum())} samples of {where}: left out, fewer than {FEWEST} to train on.")
-    kept &= ~strange
-    for name in PARTS:
-        if not (kept & (material.part == name)).any():
-            first, last = samples["time"].min(), samples["time"].max()
-            raise EarthSSLError(
-                f"{NAME}: expected samples in the {name} block, got none of {len(samples)} between {first:%Y-%m-%d} "
-                f"and {last:%Y-%m-%d}; move the blocks, or take other tracks or fields. {' '.join(notes)}"
-            )
-    return kept, basins, notes
-
-
-def _climatologies(config: RapidIntensificationConfig, material: Material) -> dict[str, SstClimatology]:
-    """Return the SST climatologies to use by their period."""
-    store = material.store
-    if config.sst is None:
-        if store is not None and "sst" in store.variables:
-            one = SstClimatology.of_store(store)
-            return {one.period: one}
-        return {}
-    years = config.sst_years or [_years(file_years(config.sst), config, material)]
-    made = (SstClimatology.from_file(config.sst, (first, last)) for first, last in years)
-    return {one.period: one for one in made}
-
-
-def _years(found: tuple[int, int], config: RapidIntensificationConfig, material: Material) -> tuple[int, int]:
-    """Return the training years that a file holds, or all of its years before those of the test block.
-
-    Raises:
-        EarthSSLError: If both are too few.
-    """
-    train, test = (material.samples["time"][material.part == name] for name in ("train", "test"))
-    block = pd.Timestamp(material.store.splits.test[0]).year if material.store is not None else config.test[0]
-    tested = min(block, test.min().year)  # southern seasons begin in the year before
-    last = min(found[1], tested - 1)
-    for low, high in ((max(found[0], train.min().year), min(last, train.max().year)), (found[0], last)):
-        if high - low + 1 >= FEWEST_YEARS:
-            return low, high
-    raise EarthSSLError(
-        f"{NAME}.sst: expected {FEWEST_YEARS} years or more before the test block's first, {tested}, got a file "
-        f"of {found[0]} to {found[1]}; give a longer record, or set sst_years"
-    )
-
-
-def _warnings(climatologies: Mapping[str, SstClimatology], tested: pd.Timestamp) -> Iterator[str]:
-    """Yield which climatologies know months of the test seasons."""
-    first = np.datetime64(tested, "M")
-    for name, one in climatologies.items():
-        late = int((one.times >= first).sum())
-        if late:
-            yield f"SST climatology {name}: {late} of its {len(one.times)} months lie in the test block ({first} …)."
-    if not climatologies:
-        yield "No SST was given: no rows with climatological SST and potential intensity. Set sst."
-
-
-def _known(problem: Problem, planet: Planet, members: int) -> Forecast:
-    """Return the planet's own chance of each sample, its future track and air known."""
-    asked = problem.inside("val") | problem.inside("test")
-    chance = np.zeros(len(asked))
-    chance[asked] = best_reachable(planet, problem.samples[asked], problem.threshold_kt, members)
-    return problem.forecast(KNOWN, chance)
-
-
-def _references(names: Sequence[str], every: bool) -> list[str]:
-    """Return the rows that the others are compared with: what an encoder must beat."""
-    warm = [name for name in names if " + SST " in name and not name.endswith((ISOTONIC, PLATT))]
-    best = [next((n for n in warm if n.startswith(start)), start) for start in (TRACK, BOOSTED)]
-    fields = [n for n in names if n.startswith(("untrained", PCA_ROLE)) or n == SCRATCH]
-    wanted = [best[1], best[0], TRACK, *fields, SEASONAL] if every else [best[1], best[0], TRACK]
-    return [name for name in dict.fromkeys(wanted) if name in names]
-
-
-def _shown(names: Sequence[str]) -> list[str]:
+def _shown(rows: Sequence[Row]) -> list[str]:
     """Return the rows that pictures show: one of each kind."""
-    first = _references(names, True)
-    calibrated = [n for n in names if n.startswith(BOOSTED) and n.endswith(ISOTONIC)][:1]
-    rest = [n for n in names if n.startswith("pretrained") or n in (TABLE, BALANCED, KNOWN)]
-    return [name for name in names if name in {CLIMATOLOGY, *first, *calibrated, *rest}]
+    names = names_of([row for row in rows if not row.calls])
+    warm = [name for name in names if " + SST " in name and not name.endswith((ISOTONIC, PLATT))]
+    best = [next((name for name in warm if name.startswith(start)), start) for start in (TRACK, BOOSTED)]
+    calibrated = [name for name in names if name.startswith(BOOSTED) and name.endswith(ISOTONIC)][:1]
+    plain = {CLIMATOLOGY, SEASONAL, TABLE, TRACK, BALANCED, SCRATCH, KNOWN, *best, *calibrated}
+    return [name for name in names if name in plain or name.startswith((*ENCODERS, CROP, RAW))]

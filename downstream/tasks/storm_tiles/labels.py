@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,13 +17,19 @@ from ....ssl.fields.splits import PARTS, window_starts
 from ....ssl.model.encoder import EncoderConfig
 from ....ssl.model.tokens import Patches, padded, patchify
 from ....ssl.store.store import Store
+from ...evaluation.event_metrics import call_metric, chances_of, rank_metrics
+from ...evaluation.row import Row
+from ...evaluation.target import Metric, Target
 from ...heads.base import Samples
 from ...metrics.classes import one_hot
 from ...metrics.events import frequencies
+from ...metrics.paired_bootstrap import Statistic
 
 COLUMNS = ("storm", "time", "lat", "lon")
 LONGEST_STEP = np.timedelta64(1, "D")
 BAND = "climatology of latitude band and season"
+BSS, AUC, AP, BALANCED = "brier_skill", "auc", "average_precision", "balanced_accuracy"
+CALLS = "pss"  # what thresholds of calls are chosen by: balanced accuracy is (PSS + 1) / 2
 
 
 def storm_labels(tracks: pd.DataFrame, times: np.ndarray, grid: LatLonGrid, patch: tuple[int, int]) -> np.ndarray:
@@ -104,6 +110,7 @@ class TileLabels:
         row: Which row of tiles each place lies in, (place,).
         unknown: Windows left out because the tracks do not reach over their times.
         unseen: Storm records at sample times in tiles without a token.
+        name: Of the target.
     """
 
     steps: np.ndarray
@@ -113,6 +120,7 @@ class TileLabels:
     row: np.ndarray
     unknown: int = 0
     unseen: int = 0
+    name: str = "storm in tile"
 
     @classmethod
     def from_store(
@@ -152,6 +160,7 @@ class TileLabels:
         labels = cls(
             steps[known], store.times[steps][known], part[known], everywhere[known][:, tiles], tiles // columns,
             int((~known).sum()), int(everywhere[known].sum() - everywhere[known][:, tiles].sum()),
+            f"storm ≥ {least_wind_kt:g} kt in tile",
         )  # fmt: skip
         _check_whole(tracks, store)
         labels.check(least_wind_kt)
@@ -178,9 +187,19 @@ class TileLabels:
         """Calendar month of each time, 0 = January, (n,)."""
         return self.times.astype("datetime64[M]").astype(int) % 12
 
+    @cached_property
+    def week(self) -> np.ndarray:
+        """Week of each time since 1970, (n,)."""
+        return self.times.astype("datetime64[W]").astype(int)
+
     def inside(self, *parts: str) -> np.ndarray:
         """Return which times lie in some blocks, (n,)."""
         return np.isin(self.part, parts)
+
+    def training(self, weeks: np.ndarray | None = None) -> np.ndarray:
+        """Return which times lie in the training block, or in some weeks of it, (n,)."""
+        own = self.inside("train")
+        return own if weeks is None else own & np.isin(self.week, weeks)
 
     def climatologies(self, fitted: np.ndarray) -> dict[str, np.ndarray]:
         """Return chances at all times from the frequencies at the fitted ones, each (n, place).
@@ -194,14 +213,18 @@ class TileLabels:
         groups = {"base rate": np.zeros((n, places), int), BAND: band, "climatology of tile and month": own}
         return {name: _smoothed(self.storms, group, fitted) for name, group in groups.items()}
 
-    def samples(self, features: np.ndarray, *parts: str) -> Samples:
-        """Return the tiles of some blocks as samples, time by time.
+    def log_odds(self, fitted: np.ndarray) -> np.ndarray:
+        """Return the log odds of the climatology of latitude band and season of the fitted times, (n, place)."""
+        chance = self.climatologies(fitted)[BAND]
+        return np.log(chance / (1 - chance))
+
+    def samples(self, features: np.ndarray, chosen: np.ndarray) -> Samples:
+        """Return the tiles of some times as samples, time by time.
 
         Args:
             features: Shape (n, place, feature).
-            parts: Names of blocks.
+            chosen: Which times, bool (n,).
         """
-        chosen = self.inside(*parts)
         return Samples(
             np.asarray(features[chosen], np.float32).reshape(-1, features.shape[-1]),
             one_hot(self.storms[chosen].ravel().astype(int), 2),
@@ -218,6 +241,29 @@ class TileLabels:
             }
             for name in PARTS
         }
+
+    def target(self, block: int) -> Target:
+        """Return what is to be told of the tiles of the test block; a forecast of it is of shape (time, place).
+
+        Args:
+            block: Neighbouring weeks drawn together.
+        """
+        test = self.inside("test")
+        event = self.storms[test].ravel().astype(int)
+        climatology = self.climatologies(self.inside("train", "val"))[BAND][test].ravel()
+        reference = (climatology - event) ** 2
+
+        def skill(rows: Sequence[Row]) -> Statistic:
+            error = (chances_of(rows, self.name) - event) ** 2
+            return lambda w: 1 - (error @ w) / (reference @ w)
+
+        balanced = call_metric(self.name, event, BALANCED, CALLS, lambda pss: (1 + pss) / 2)
+        return Target(
+            self.name, np.repeat(self.week[test], self.storms.shape[1]),
+            [Metric(BSS, skill), *rank_metrics(self.name, event, AUC, AP), balanced], block,
+            errors=lambda row: (row.forecast[self.name].ravel() - event) ** 2,
+            reference_errors=reference,
+        )  # fmt: skip
 
 
 def _samples(store: Store, window: int, spacing_hours: int) -> tuple[np.ndarray, np.ndarray]:

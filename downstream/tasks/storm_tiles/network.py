@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from scipy.special import expit
@@ -10,10 +12,11 @@ from torch import Tensor, nn
 from ....ssl.fields.batch import Batch
 from ....ssl.model.encoder import Encoder, EncoderConfig
 from ....ssl.model.tokens import patchify
+from ...evaluation.row import Role, Row
 from ...features.store_windows import StoreWindows
 from ...training.from_scratch import SCRATCH, ScratchConfig, learn, seeded
+from .baselines import called_from
 from .labels import TileLabels
-from .rows import TileRow, log_odds, threshold_of
 
 
 class TileNetwork(nn.Module):
@@ -34,19 +37,28 @@ class TileNetwork(nn.Module):
 
 
 def scratch_rows(
-    config: ScratchConfig, shape: EncoderConfig, windows: StoreWindows, labels: TileLabels
-) -> list[TileRow]:
-    """Return one row a seed: steps and threshold chosen on validation, then trained anew on train + validation.
+    config: ScratchConfig,
+    shape: EncoderConfig,
+    windows: StoreWindows,
+    labels: TileLabels,
+    seeds: int,
+    weeks: np.ndarray | None = None,
+) -> Iterator[Row]:
+    """Yield one row a seed: steps and threshold chosen on validation, then trained anew on train + validation.
 
     Args:
-        config: How to train, and how many seeds.
+        config: How to train.
         shape: Of the encoder, as it is pretrained.
         windows: Of the store.
         labels: The storms.
+        seeds: How many networks.
+        weeks: Training weeks whose labels they may read, nothing being trained anew; None: all.
     """
-    storms, offset = torch.from_numpy(labels.storms).float(), torch.from_numpy(log_odds(labels)).float()
-    train, val, test, fit = (
-        np.flatnonzero(labels.inside(*parts)) for parts in (("train",), ("val",), ("test",), ("train", "val"))
+    training = labels.training(weeks)
+    storms, offset = torch.from_numpy(labels.storms).float(), torch.from_numpy(labels.log_odds(training)).float()
+    train, val, test, both = (
+        np.flatnonzero(own)
+        for own in (training, labels.inside("val"), labels.inside("test"), training | labels.inside("val"))
     )
 
     def loss(network: TileNetwork, chosen: np.ndarray) -> Tensor:
@@ -58,22 +70,22 @@ def scratch_rows(
         logits = windows.outputs(network, labels.steps[chosen]) + offset.numpy()[chosen]
         return np.asarray(expit(logits.astype(float)))
 
-    rows = []
-    for seed in range(config.seeds):
-        best = {"error": np.inf, "threshold": np.nan}
+    for seed in range(seeds):
+        best, threshold = np.inf, dict[tuple[str, str], float]()
 
         def make(seed: int = seed) -> TileNetwork:
             seeded(seed)
             return TileNetwork(shape.build(windows.store.variables))
 
-        def score(network: TileNetwork, best: dict[str, float] = best) -> float:
+        def score(network: TileNetwork) -> float:
+            nonlocal best, threshold
             found = chances(network, val)
             error = float(((found - labels.storms[val]) ** 2).mean())
-            if error < best["error"]:
-                best.update(error=error, threshold=threshold_of(found, labels.storms[val]))
+            if error < best:
+                best, threshold = error, called_from(labels, found, labels.storms[val])
             return error
 
-        found = learn(make, loss, score, train, fit, config, seed)
+        found = learn(make, loss, score, train, both if weeks is None else None, config, seed)
         chosen = {"features": "labels only", "steps": found.steps, "validation_brier": 2 * found.score}
-        rows.append(TileRow(SCRATCH, seed, chances(found.network, test), best["threshold"], chosen))
-    return rows
+        forecast = {labels.name: chances(found.network, test)}
+        yield Row(SCRATCH, Role.SCRATCH, forecast, seed, chosen, threshold=threshold)

@@ -2,224 +2,188 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
-from threadpoolctl import threadpool_limits
 
 from ....ssl.common.errors import EarthSSLError
-from ....ssl.common.files import refuse_filled
-from ....ssl.model.encoder import EncoderConfig
 from ....ssl.sources.planet.recorded import recorded_planet
 from ....ssl.store.store import Store
-from ...evaluation.encoders import PRETRAINED, Contender, contenders
-from ...evaluation.summary import DIFFERENCES, SCORES, Summary
+from ...evaluation.encoders import Contender
+from ...evaluation.row import Role, Row, names_of
+from ...evaluation.target import Target
+from ...evaluation.task import Decoders, Extras, Features, Task, TaskConfig
+from ...features.neighbourhood import raw_cells, with_neighbours
 from ...features.patches import PatchGrid, encoder_features
 from ...features.store_windows import StoreWindows
 from ...storms.best_tracks import IBTRACS, SOURCE, best_tracks, tidy
 from ...training.from_scratch import ScratchConfig
+from .baselines import EXTREMES, PCA, climatology_rows, component_features, extreme_features, logistic_row
 from .figures import map_figure, roc_figure
 from .labels import BAND, TileLabels, store_tiles
 from .network import scratch_rows
-from .rows import (
-    EXTREMES,
-    PCA,
-    TileRow,
-    climatology_rows,
-    component_features,
-    extreme_features,
-    logistic_row,
-    raw_cells,
-    tile_tables,
-)
 
-NAME = "storm_tiles"
 PLANET = "planet"
+MOST_VALUES = 900  # of a tile and its neighbours over the window; more are averaged over blocks of cells
 CONVENTION = (
     "Target: whether the centre of a storm of {wind:g} kt or more lies in a tile (a patch of the encoder) at the last "
     "step of its window: diagnosis, no lead. A sample is a tile at a time, every {spacing} h. Brier skill: against the "
     "climatology of latitude band and season, frequencies of train + validation by row of tiles and DJF, MAM, JJA "
     "and SON. The other climatology is of each tile and month. All heads and the network from scratch are given the "
-    "log odds of band and season in training. PCA: of the tile's cells over the window, alone or with its neighbours' "
-    "components, as validation chose. Settings (layer, C, components, steps) and the chance from which a storm is "
+    "log odds of band and season in training. Raw window, and random features and principal components of it: of the "
+    "cells of the tile and its eight neighbours. PCA of the tile: alone or with its neighbours' components, as "
+    "validation chose. Settings (layer, C, components, steps) and the chance from which a storm is "
     "called, the one of best balanced accuracy, chosen on validation; rows refitted on train + validation, read once "
     "on test. AUC: of the ROC curve. Average precision: of no skill, the base rate. Balanced accuracy: mean of the "
     "shares of tiles with and without a storm that were called right; of no skill, .5. Intervals: paired bootstrap "
-    "over blocks of {block} test weeks, given these seeds; a row of several seeds scores the mean of its seeds' scores."
+    "over blocks of {block} test weeks, given these seeds; a row of several seeds scores the mean of its seeds' "
+    "scores. Curve over labels: fitted on whole training weeks drawn at random, whose frequencies the log odds are "
+    "of; settings chosen on the whole validation block, no refit."
 )
 
 
 @dataclass(frozen=True)
-class StormTilesConfig:
-    """What to find and with what.
+class StormTilesConfig(TaskConfig):
+    """What to find and with what; store: with steps of a day at most. See `TaskConfig` for the rest.
 
     Attributes:
-        store: Folder of a training store with steps of a day at most that covers storms.
-        out: Folder of the results; must be new or empty.
-        checkpoints: Checkpoint folders (or run folders) of one recipe at several seeds; empty: untrained only.
-        task: storm_tiles.
         tracks: planet (those of the store's own planet), ibtracs (real, 1980–2024; extra `cyclones`), or a CSV or
             Parquet file with the columns of storms/best_tracks.py.
         least_wind_kt: Records with less wind are no storm.
         spacing_hours: Hours between two sample times: neighbouring steps say nearly the same.
-        layers: Blocks to choose from, counted from 0; null for all.
+        layers: Blocks to choose from, counted from 0, negative from the end; null for all.
         costs: C of the logistic regressions to choose from.
         pca_components: Numbers of principal components of the tiles to choose from.
-        untrained_seeds: Number of randomly initialised twins.
-        encoder: Shape of the untrained encoders where there are no checkpoints.
-        scratch: The same network trained on the labels.
-        draws: Bootstrap draws.
-        block_weeks: Weeks in a bootstrap block: storms live up to two.
+        block: Weeks in a bootstrap block: storms live up to two.
     """
 
-    store: str
-    out: str
-    checkpoints: list[str] = field(default_factory=list)
-    task: str = NAME
+    task: str = "storm_tiles"
     tracks: str = PLANET
     least_wind_kt: float = 34.0
     spacing_hours: int = 24
-    layers: list[int] | None = None
     costs: list[float] = field(default_factory=lambda: [1e-2, 1.0, 1e2])
     pca_components: list[int] = field(default_factory=lambda: [5, 20, 40])
-    untrained_seeds: int = 3
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
     scratch: ScratchConfig = field(default_factory=lambda: ScratchConfig(batch_size=32))
     draws: int = 1000
-    block_weeks: int = 2
 
     def __post_init__(self) -> None:
-        if self.task != NAME:
-            raise EarthSSLError(f"probe.task: expected {NAME}, got '{self.task}'")
-        if self.spacing_hours < 1 or self.least_wind_kt < 0 or self.untrained_seeds < 0:
+        super().__post_init__()
+        if self.spacing_hours < 1 or self.least_wind_kt < 0:
             raise EarthSSLError(
-                f"{NAME}: expected spacing_hours ≥ 1, least_wind_kt ≥ 0 and untrained_seeds ≥ 0, got "
-                f"{self.spacing_hours}, {self.least_wind_kt:g}, {self.untrained_seeds}"
+                f"storm_tiles: expected spacing_hours ≥ 1 and least_wind_kt ≥ 0, got {self.spacing_hours}, "
+                f"{self.least_wind_kt:g}"
             )
-        if not self.costs or not min(self.costs) > 0 or min(self.pca_components, default=0) < 1 or self.layers == []:
+        if not self.costs or not min(self.costs) > 0 or min(self.pca_components, default=0) < 1:
             raise EarthSSLError(
-                f"{NAME}: expected costs above 0, pca_components from 1 and layers (or null), at least one each, got "
-                f"{self.costs}, {self.pca_components}, {self.layers}"
-            )
-        if self.draws < 100 or self.block_weeks < 1:
-            raise EarthSSLError(
-                f"{NAME}: expected draws ≥ 100 and block_weeks ≥ 1, got {self.draws} and {self.block_weeks}"
+                "storm_tiles: expected costs above 0 and pca_components from 1, at least one each, got "
+                f"{self.costs}, {self.pca_components}"
             )
 
 
-def run(config: StormTilesConfig, command: str = "") -> Path:
-    """Run the task and return the folder of its tables.
+class StormTiles(Task[StormTilesConfig]):
+    """Whether a storm's centre lies in each tile, one target."""
 
-    Raises:
-        EarthSSLError: If store, tracks and checkpoints do not fit together, a block holds no storm or nothing but
-            storms, or `out` is not empty.
-    """
-    refuse_filled(Path(config.out), "the task's results")
-    with threadpool_limits(1, "blas"):
-        return summarise(config).write(config.out, command)
+    name = "storm_tiles"
+    what = "Storm present in tile"
+    convention = CONVENTION
+    Config = StormTilesConfig
+    unit = "week"
+    head = "logistic"
 
+    def __init__(self, config: StormTilesConfig, store: Store, decoders: Decoders | None = None) -> None:
+        super().__init__(config, store, decoders)
+        tracks = (
+            tidy(recorded_planet(store.manifest["attributes"]).tracks(), "planet")
+            if config.tracks == PLANET
+            else best_tracks(config.tracks)
+        )
+        self._encoders = super().encoders()
+        self._shape = self._encoders[0].encoder.config
+        self.labels = TileLabels.from_store(store, tracks, self._shape, config.spacing_hours, config.least_wind_kt)
+        self.tiles, self.grid = store_tiles(store, self._shape), PatchGrid(store, self._shape.patch[1:])
+        self.windows = StoreWindows(store, self._shape.window)
 
-def summarise(config: StormTilesConfig) -> Summary:
-    """Return the result of the task."""
-    begun = time.perf_counter()
-    store = Store(config.store)
-    tracks = (
-        tidy(recorded_planet(store.manifest["attributes"]).tracks(), "planet")
-        if config.tracks == PLANET
-        else best_tracks(config.tracks)
-    )
-    encoders = contenders(store, config.checkpoints, config.untrained_seeds, config.encoder)
-    shape = encoders[0].encoder.config
-    labels = TileLabels.from_store(store, tracks, shape, config.spacing_hours, config.least_wind_kt)
-    windows = StoreWindows(store, shape.window)
-    rows = climatology_rows(labels) + _raw_rows(config, store, windows, shape, labels)
-    rows += [_encoder_row(config, store, windows, one, labels) for one in encoders]
-    rows += scratch_rows(config.scratch, shape, windows, labels)
-    names = list(dict.fromkeys(one.row for one in rows))
-    references = [name for name in names if name != "base rate" and not name.startswith(PRETRAINED)]
-    scores, differences = tile_tables(rows, labels, references, draws=config.draws, block_weeks=config.block_weeks)
-    target = f"storm ≥ {config.least_wind_kt:g} kt in tile"
-    test = labels.inside("test")
-    # The first seed of each row: a mean over seeds would be another, better forecast.
-    chances = {name: next(one.chances for one in rows if one.row == name) for name in names}
-    mapped = {name: found for name, found in chances.items() if name == BAND or name.startswith(PRETRAINED)}
-    synthetic = "planet" in store.manifest["attributes"]
-    return Summary(
-        task=NAME,
-        title=_title(config, store, shape, synthetic),
-        convention=CONVENTION.format(wind=config.least_wind_kt, spacing=config.spacing_hours, block=config.block_weeks),
-        scores=scores.assign(target=target)[list(SCORES)],
-        differences=differences.assign(target=target)[list(DIFFERENCES)],
-        record={
-            "source": store.manifest["source"],
-            "tracks": SOURCE if config.tracks == IBTRACS else config.tracks,
-            "synthetic": synthetic,
-            "split": store.splits.to_json(),
-            "split_proof": store.splits.proof(store.times.astype("datetime64[ns]")),
-            "store_fingerprint": store.fingerprint,
-            "samples": labels.counts(),
-            "rows": [{"row": one.row, "seed": one.seed, "threshold": one.threshold, **one.chosen} for one in rows],
-            "encoders": [{"kind": one.kind, **one.source} for one in encoders],
-            "seconds": time.perf_counter() - begun,
-            "config": asdict(config),
-        },
-        figures={
-            "roc": roc_figure(chances, labels.storms[test], f"{target}, test block"),
-            "mean_chance_by_tile": map_figure(
-                mapped, labels.storms[test], store_tiles(store, shape), store.grid, shape.patch[1:]
-            ),
-        },
-        tables={"samples": _sample_table(labels.counts())},
-        notes=_notes(config, labels),
-    )  # fmt: skip
+    def encoders(self) -> list[Contender]:
+        return self._encoders
 
+    def layers(self, encoder: Contender) -> list[int]:
+        return list(range(encoder.encoder.depth)) if self.config.layers is None else super().layers(encoder)
 
-def _raw_rows(
-    config: StormTilesConfig, store: Store, windows: StoreWindows, shape: EncoderConfig, labels: TileLabels
-) -> list[TileRow]:
-    """Return the rows on the raw fields of a tile: extremes, and principal components."""
-    grid, fields = PatchGrid(store, shape.patch[1:]), windows.fields.numpy()
-    extremes = {"of each variable": extreme_features(fields, grid, labels.steps)}
-    cells = raw_cells(fields, grid, labels.steps, shape.window)
-    pcs = component_features(cells, grid, labels, store_tiles(store, shape), config.pca_components)
-    return [
-        logistic_row(labels, extremes, config.costs, EXTREMES, None),
-        logistic_row(labels, pcs, config.costs, PCA, None),
-    ]
+    def targets(self) -> Sequence[Target]:
+        return [self.labels.target(self.config.block)]
 
+    def raw(self, window: int) -> np.ndarray:
+        cells = raw_cells(self.windows.fields.numpy(), self.grid, self.labels.steps, window, MOST_VALUES // 9)
+        columns = -(-self.store.grid.shape[1] // self.grid.patch[1])
+        return with_neighbours(cells, self.tiles, columns, self.store.grid.periodic)
 
-def _encoder_row(
-    config: StormTilesConfig, store: Store, windows: StoreWindows, one: Contender, labels: TileLabels
-) -> TileRow:
-    """Return the row of a frozen encoder's tokens of the last step, the layer chosen on validation."""
-    layers = list(range(one.encoder.depth)) if config.layers is None else sorted(set(config.layers))
-    found = encoder_features(
-        one.encoder, store, windows.fields.numpy(), labels.steps, layers, ["last"], f"{one.kind} {one.seed}"
-    )
-    tokens = {f"layer {layer + 1}": values.at(labels.steps) for (layer, _), values in found.items()}
-    return logistic_row(labels, tokens, config.costs, f"{one.kind} [logistic]", one.seed)
+    def training_samples(self) -> np.ndarray:
+        return self.labels.inside("train")
 
+    def label_units(self) -> np.ndarray:
+        return np.unique(self.labels.week[self.labels.inside("train")])
 
-def _title(config: StormTilesConfig, store: Store, shape: EncoderConfig, synthetic: bool) -> str:
-    source = "the synthetic planet" if synthetic else store.manifest["source"]
-    first, last = (str(instant)[:10] for instant in store.splits.test)
-    rows, columns = shape.patch[1:]
-    return f"Storm present in tile ({rows}×{columns} cells), {source}, test {first} … {last}"
+    def fitted(
+        self, name: str, role: Role, features: Features, seed: Any = None, units: np.ndarray | None = None
+    ) -> Row:
+        row = logistic_row(self.labels, features, self.config.costs, name, role, seed, units)
+        # Features of all tiles at all times are large: only the curve over labels asks for them again.
+        return row if self.curved(row) else replace(row, features={})
 
+    def embedded(self, encoder: Contender, layers: Sequence[int]) -> Mapping[str, Features]:
+        steps, words = self.labels.steps, f"{encoder.kind} {encoder.seed}"
+        found = encoder_features(
+            encoder.encoder, self.store, self.windows.fields.numpy(), steps, layers, ["last"], words
+        )
+        return {self.head: {f"layer {layer + 1}": one.at(steps) for (layer, _), one in found.items()}}
 
-def _sample_table(counts: Mapping[str, Mapping[str, int]]) -> pd.DataFrame:
-    return pd.DataFrame([{"block": block, **own} for block, own in counts.items()])
+    def baselines(self, window: int) -> Iterable[Row]:
+        yield from climatology_rows(self.labels)
+        fields, steps = self.windows.fields.numpy(), self.labels.steps
+        extremes = {"of each variable": extreme_features(fields, self.grid, steps)}
+        yield self.fitted(EXTREMES, Role.BASELINE, extremes)
+        cells = raw_cells(fields, self.grid, steps, window)
+        pcs = component_features(cells, self.grid, self.labels, self.tiles, self.config.pca_components)
+        yield self.fitted(PCA, Role.BASELINE, pcs)
 
+    def trained(
+        self, encoders: Sequence[Contender], seeds: int | None = None, units: np.ndarray | None = None
+    ) -> Iterable[Row]:
+        count = self.config.scratch.seeds if seeds is None else seeds
+        return scratch_rows(self.config.scratch, self._shape, self.windows, self.labels, count, units)
 
-def _notes(config: StormTilesConfig, labels: TileLabels) -> list[str]:
-    notes: list[Any] = [
-        f"{labels.unknown} times lie outside the tracks' period: left out." if labels.unknown else "",
-        f"{labels.unseen} storms lie in tiles that hold no value, and so have no token: left out."
-        if labels.unseen else "",
-        "" if config.scratch.seeds else "No network is trained from scratch: scratch.seeds is 0.",
-    ]  # fmt: skip
-    return [note for note in notes if note]
+    def samples(self) -> Mapping[str, Any]:
+        return self.labels.counts()
+
+    def title(self) -> str:
+        rows, columns = self.grid.patch
+        return super().title().replace(self.what, f"{self.what} ({rows}×{columns} cells)", 1)
+
+    def convention_text(self) -> str:
+        config = self.config
+        return self.convention.format(wind=config.least_wind_kt, spacing=config.spacing_hours, block=config.block)
+
+    def extras(self, rows: Sequence[Row], scores: pd.DataFrame, differences: pd.DataFrame) -> Extras:
+        labels, name = self.labels, self.labels.name
+        storms = labels.storms[labels.inside("test")]
+        # The first seed of each row: a mean over seeds would be another, better forecast.
+        first = {own: next(row for row in rows if row.name == own) for own in names_of(rows)}
+        chances = {own: row.forecast[name] for own, row in first.items()}
+        mapped = {own: chances[own] for own, row in first.items() if own == BAND or row.role is Role.PRETRAINED}
+        notes = [
+            f"{labels.unknown} times lie outside the tracks' period: left out." if labels.unknown else "",
+            f"{labels.unseen} storms lie in tiles that hold no value, and so have no token: left out."
+            if labels.unseen else "",
+        ]  # fmt: skip
+        return Extras(
+            figures={
+                "roc": roc_figure(chances, storms, f"{name}, test block"),
+                "mean_chance_by_tile": map_figure(mapped, storms, self.tiles, self.store.grid, self.grid.patch),
+            },
+            tables={"samples": pd.DataFrame([{"block": block, **own} for block, own in labels.counts().items()])},
+            notes=[note for note in notes if note],
+            record={"tracks": SOURCE if self.config.tracks == IBTRACS else self.config.tracks},
+        )

@@ -13,30 +13,35 @@ import pytest
 import torch
 import yaml
 from earthssl.cli.run import run_all
+from earthssl.downstream.evaluation.row import Role, Row
+from earthssl.downstream.evaluation.scores import tables
+from earthssl.downstream.evaluation.task import run
+from earthssl.downstream.features.neighbourhood import raw_cells
 from earthssl.downstream.features.patches import PatchGrid
 from earthssl.downstream.features.store_windows import StoreWindows
-from earthssl.downstream.tasks.storm_tiles.labels import BAND, TileLabels, last_tiles, store_tiles, storm_labels
-from earthssl.downstream.tasks.storm_tiles.network import TileNetwork, scratch_rows
-from earthssl.downstream.tasks.storm_tiles.rows import (
-    AP,
-    AUC,
-    BALANCED,
-    BSS,
+from earthssl.downstream.tasks.storm_tiles.baselines import (
+    BASE_RATE,
     EXTREMES,
     PCA,
-    TileRow,
     climatology_rows,
     component_features,
     extreme_features,
-    log_odds,
     logistic_row,
-    raw_cells,
-    statistics,
-    tile_tables,
-    with_neighbours,
 )
-from earthssl.downstream.tasks.storm_tiles.task import StormTilesConfig
-from earthssl.downstream.tasks.storm_tiles.task import run as run_task
+from earthssl.downstream.tasks.storm_tiles.labels import (
+    AP,
+    AUC,
+    BALANCED,
+    BAND,
+    BSS,
+    CALLS,
+    TileLabels,
+    last_tiles,
+    store_tiles,
+    storm_labels,
+)
+from earthssl.downstream.tasks.storm_tiles.network import TileNetwork, scratch_rows
+from earthssl.downstream.tasks.storm_tiles.task import StormTiles, StormTilesConfig
 from earthssl.downstream.training.from_scratch import SCRATCH, ScratchConfig
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.fields.batch import from_fields
@@ -141,10 +146,14 @@ def test_seasons_and_frequencies_by_hand() -> None:
     assert month[0] == pytest.approx([(1 + rate) / 2, rate / 2])
 
 
+def scored(rows: list[Row], labels: TileLabels, references: list[str] | None = None) -> tuple[Any, Any]:
+    return tables([labels.target(2)], rows, draws=50, references=references)
+
+
 def test_a_planted_signal_beats_the_climatology_and_noise_does_not() -> None:
     labels, tokens = world(3.0)
-    rows = [*climatology_rows(labels), logistic_row(labels, {"tokens": tokens}, [1e-2, 1.0], "token", None)]
-    scores, differences = tile_tables(rows, labels, [BAND], draws=50, block_weeks=2)
+    rows = [*climatology_rows(labels), logistic_row(labels, {"tokens": tokens}, [1e-2, 1.0], "token", Role.UNTRAINED)]
+    scores, differences = scored(rows, labels, [BAND])
     own = scores[scores.row == "token"].set_index("metric")["value"]
     assert own[AUC] > 0.97
     assert own[AP] > 0.9
@@ -152,44 +161,57 @@ def test_a_planted_signal_beats_the_climatology_and_noise_does_not() -> None:
     assert own[BALANCED] > 0.9
     assert set(differences[differences.row == "token"].verdict) == {"better"}
     labels, tokens = world(0.0)
-    rows = [*climatology_rows(labels), logistic_row(labels, {"tokens": tokens}, [1e-4, 1.0], "noise", None)]
-    noise = tile_tables(rows, labels, [BAND], draws=50, block_weeks=2)[1]
+    rows = [*climatology_rows(labels), logistic_row(labels, {"tokens": tokens}, [1e-4, 1.0], "noise", Role.UNTRAINED)]
+    noise = scored(rows, labels, [BAND])[1]
     assert (noise[noise.row == "noise"]["value"].abs() < 0.03).all()
 
 
 def test_scores_by_hand() -> None:
-    storms = np.array([True, True, False, False])
-    chances = np.array([[0.9, 0.4, 0.6, 0.1], [0.5, 0.5, 0.5, 0.5]])
-    found = {name: one(np.ones(4)) for name, one in
-             statistics(chances, np.array([0.5, 0.5]), storms, np.full(4, 0.5)).items()}  # fmt: skip
-    assert found[BSS] == pytest.approx([1 - (0.01 + 0.36 + 0.36 + 0.01), 0])
-    assert found[AUC] == pytest.approx([0.75, 0.5])
-    assert found[BALANCED] == pytest.approx([0.5, 0.5])
-    weighted = statistics(chances, np.array([0.5, 0.5]), storms, np.full(4, 0.5))[BALANCED](np.array([3.0, 1, 1, 4]))
-    assert weighted[0] == pytest.approx((3 / 4 + 4 / 5) / 2)
+    """Two tiles of one row, two times; the climatology of training and validation, one tile in two, says .5."""
+    times = np.arange("2000-01-01", "2000-01-05", dtype="datetime64[D]").astype("datetime64[s]")
+    storms = np.array([[1, 0], [0, 1], [1, 1], [0, 0]], bool)
+    labels = TileLabels(np.arange(4), times, np.array(["train", "val", "test", "test"]), storms, np.zeros(2, int))
+    target = labels.target(1)
+    chances = ([[0.9, 0.4], [0.6, 0.1]], [[0.5, 0.5], [0.5, 0.5]])
+    rows = [Row(str(k), Role.BASELINE, {labels.name: np.array(one)}, threshold={(labels.name, CALLS): 0.5})
+            for k, one in enumerate(chances)]  # fmt: skip
+    found = {metric.name: metric.statistic(rows) for metric in target.metrics}
+    assert found[BSS](np.ones(4)) == pytest.approx([1 - (0.01 + 0.36 + 0.36 + 0.01), 0])
+    assert found[AUC](np.ones(4)) == pytest.approx([0.75, 0.5])
+    assert found[BALANCED](np.ones(4)) == pytest.approx([0.5, 0.5])
+    assert found[BALANCED](np.array([3.0, 1, 1, 4]))[0] == pytest.approx((3 / 4 + 4 / 5) / 2)
+    assert target.errors is not None
+    assert target.errors(rows[0]).sum() == pytest.approx(0.74)
+    assert target.reference_errors == pytest.approx(np.full(4, 0.25))
 
 
 def test_the_score_of_several_seeds_is_the_mean_of_theirs() -> None:
     labels, tokens = world(2.0)
-    rows = climatology_rows(labels)
-    one = logistic_row(labels, {"tokens": tokens}, [1.0], "twin", 0)
-    rows += [one, TileRow("twin", 1, 1 - one.chances, 0.5)]
-    scores = tile_tables(rows, labels, [BAND], draws=20, block_weeks=2)[0]
+    one = logistic_row(labels, {"tokens": tokens}, [1.0], "twin", Role.UNTRAINED, 0)
+    turned = replace(one, seed=1, forecast={labels.name: 1 - one.forecast[labels.name]})
+    scores = scored([*climatology_rows(labels), one, turned], labels, [BAND])[0]
     auc = scores[(scores.metric == AUC) & (scores.row == "twin")].set_index("seed")["value"]
     assert list(auc.index) == ["", "0", "1"]
     assert auc["0"] + auc["1"] == pytest.approx(1)
     assert auc[""] == pytest.approx(0.5)
 
 
-def test_neighbours_by_hand() -> None:
-    """Two rows of three tiles, tile 4 of them without a token: 0 where nobody is, round the globe or not."""
-    tiles = np.array([0, 1, 2, 3, 5])
-    values = (tiles + 1.0)[None, :, None]
-    round_globe = with_neighbours(values, tiles, 3, periodic=True)[0]
-    assert round_globe[0].tolist() == [0, 0, 0, 3, 1, 2, 6, 4, 0]
-    flat = with_neighbours(values, tiles, 3, periodic=False)[0]
-    assert flat[0].tolist() == [0, 0, 0, 0, 1, 2, 0, 4, 0]
-    assert flat[4].tolist() == [0 + 2, 3, 0, 0, 6, 0, 0, 0, 0]
+def test_few_weeks_read_no_label_of_the_others() -> None:
+    """Labels of weeks that were not drawn change nothing; weeks without a storm give Laplace's rule."""
+    labels, tokens = world(2.0)
+    train = labels.inside("train")
+    weeks = np.unique(labels.week[train])[:20]
+    outside = train & ~labels.training(weeks)
+    other = replace(labels, storms=np.where(outside[:, None], ~labels.storms, labels.storms))
+    first, second = (
+        logistic_row(one, {"tokens": tokens}, [1.0], "token", Role.UNTRAINED, None, weeks) for one in (labels, other)
+    )
+    assert np.array_equal(first.forecast[labels.name], second.forecast[labels.name])
+    every = logistic_row(labels, {"tokens": tokens}, [1.0], "token", Role.UNTRAINED)
+    assert not np.array_equal(first.forecast[labels.name], every.forecast[labels.name])
+    calm = replace(labels, storms=labels.storms & ~labels.training(weeks)[:, None])
+    constant = logistic_row(calm, {"tokens": tokens}, [1.0], "token", Role.UNTRAINED, None, weeks)
+    assert constant.forecast[labels.name] == pytest.approx(1 / (labels.training(weeks).sum() * 6 + 2))
 
 
 def test_raw_cells_and_extremes_are_those_of_the_tile(small_store: Path) -> None:
@@ -227,9 +249,9 @@ def test_a_network_from_scratch_starts_at_the_climatology_and_finds_what_is_in_t
     store = Store(small_store)
     labels, windows = planted(store), StoreWindows(store, SHAPE.window)
     assert not windows.outputs(TileNetwork(SHAPE.build(store.variables)), labels.steps[:3]).any()
-    (row,) = scratch_rows(ScratchConfig(1, steps=60, batch_size=16, lr=3e-3, check_every=20), SHAPE, windows, labels)
-    rows = [*climatology_rows(labels), row]
-    scores = tile_tables(rows, labels, [], draws=10, block_weeks=2)[0].set_index(["row", "metric"])["value"]
+    config = ScratchConfig(1, steps=60, batch_size=16, lr=3e-3, check_every=20)
+    (row,) = scratch_rows(config, SHAPE, windows, labels, 1)
+    scores = scored([*climatology_rows(labels), row], labels, [])[0].set_index(["row", "metric"])["value"]
     assert scores[SCRATCH, AUC] > max(0.95, scores[BAND, AUC] + 0.05)
     assert scores[SCRATCH, BSS] > 0.3
     assert row.chosen["steps"] in (20, 40, 60)
@@ -244,12 +266,12 @@ def test_no_row_knows_the_test_labels(small_store: Path) -> None:
     features = component_features(
         raw_cells(fields, grid, labels.steps, 1), grid, labels, store_tiles(store, SHAPE), [3]
     )
-    assert np.array_equal(log_odds(labels), log_odds(other))
-    first, second = (logistic_row(one, features, [1e-2], PCA, None) for one in (labels, other))
-    assert np.array_equal(first.chances, second.chances)
-    assert first.threshold == second.threshold
-    for one, two in zip(climatology_rows(labels), climatology_rows(other), strict=True):
-        assert np.array_equal(one.chances, two.chances)
+    train = labels.inside("train")
+    assert np.array_equal(labels.log_odds(train), other.log_odds(train))
+    first, second = (logistic_row(one, features, [1e-2], PCA, Role.BASELINE) for one in (labels, other))
+    for one, two in zip([first, *climatology_rows(labels)], [second, *climatology_rows(other)], strict=True):
+        assert np.array_equal(one.forecast[labels.name], two.forecast[labels.name])
+        assert one.threshold == two.threshold
 
 
 # ---- The whole task, and mistakes ------------------------------------------------------------------------------
@@ -269,8 +291,9 @@ CONFIG: dict[str, Any] = {
         "licence": "CC0-1.0",
     },
     "probe": {
-        "task": "storm_tiles", "untrained_seeds": 1, "draws": 100, "layers": [0, 2], "costs": [0.01],
-        "pca_components": [3], "scratch": {"seeds": 1, "steps": 4, "batch_size": 8, "check_every": 2},
+        "task": "storm_tiles", "untrained_seeds": 1, "random_seeds": 1, "draws": 1000, "layers": [0, 2],
+        "costs": [0.01], "pca_components": [3], "fractions": [0.3, 1.0], "label_draws": 2,
+        "scratch": {"seeds": 1, "steps": 4, "batch_size": 8, "check_every": 2},
     },
 }  # fmt: skip
 
@@ -285,7 +308,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_row_and_score_is_there(whole: Path) -> None:
     scores = pd.read_csv(whole / "probe/scores.csv", keep_default_na=False)
-    rows = {"base rate", BAND, "climatology of tile and month", EXTREMES, PCA, "pretrained [logistic]",
+    rows = {BASE_RATE, BAND, "climatology of tile and month", EXTREMES, PCA, "raw window [logistic]",
+            "random features of the raw window [logistic]", "PCA of the window [logistic]", "pretrained [logistic]",
             "untrained [logistic]", SCRATCH}  # fmt: skip
     assert set(scores.row) == rows
     assert len(scores) == len(rows) * 4
@@ -301,7 +325,11 @@ def test_every_row_and_score_is_there(whole: Path) -> None:
 
 def test_the_folder_holds_pictures_page_table_and_record(whole: Path) -> None:
     out = whole / "probe"
-    assert {"roc.png", "mean_chance_by_tile.png", "report.html", "samples.csv"} <= {one.name for one in out.iterdir()}
+    assert {"roc.png", "mean_chance_by_tile.png", "scores.png", "label_curve.png", "report.html", "samples.csv",
+            "label_curve.csv"} <= {one.name for one in out.iterdir()}  # fmt: skip
+    curve = pd.read_csv(out / "label_curve.csv")
+    assert set(curve.row) == {"pretrained [logistic]", "untrained [logistic]", "raw window [logistic]", SCRATCH}
+    assert curve.used.unique().tolist() == pytest.approx([8 / 27, 1.0])
     assert "base rate" in (out / "table.txt").read_text(encoding="utf-8")
     record = json.loads((out / "result.json").read_text())
     assert record["synthetic"] is True
@@ -352,16 +380,17 @@ def test_what_cannot_work_is_refused(whole: Path, small_store: Path, tmp_path: P
     with pytest.raises(EarthSSLError, match="steps of 24 h at most, got 31 days"):
         TileLabels.from_store(Store(small_store), apart(*GOOD).assign(wind_kt=50.0), SHAPE, 24, 34.0)
     with pytest.raises(EarthSSLError, match="expected a store of the synthetic planet"):
-        run_task(StormTilesConfig(str(small_store), str(tmp_path / "out"), encoder=SHAPE))
+        StormTiles(StormTilesConfig(str(small_store), str(tmp_path / "out"), encoder=SHAPE), Store(small_store))
     assert not (tmp_path / "out").exists()
+    config = StormTilesConfig(str(whole / "store"), str(whole / "probe"), encoder=EncoderConfig("nano", 1, (1, 2, 4)))
     with pytest.raises(EarthSSLError, match="is not empty"):
-        run_task(StormTilesConfig(str(whole / "store"), str(whole / "probe")))
+        run(StormTiles(config, Store(whole / "store")))
 
 
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [("task", "states"), ("spacing_hours", 0), ("least_wind_kt", -1.0), ("costs", []), ("costs", [0.0]),
-     ("pca_components", [0]), ("layers", []), ("draws", 10), ("block_weeks", 0), ("untrained_seeds", -1)],
+     ("pca_components", [0]), ("layers", []), ("draws", 10), ("block", 0), ("label_draws", 0), ("untrained_seeds", -1)],
 )  # fmt: skip
 def test_bad_settings_are_refused_before_any_work(name: str, wrong: Any) -> None:
     with pytest.raises(EarthSSLError, match=name):

@@ -1,0 +1,112 @@
+"""Settings of rapid intensification."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ....ssl.common.errors import EarthSSLError, nearest
+from ...evaluation.task import TaskConfig
+from ...storms.best_tracks import IBTRACS
+from ...storms.crops import POOLINGS, CropConfig
+from ...training.fine_tuning import FinetuneConfig
+from ...training.from_scratch import ScratchConfig
+
+NAME, PLANET = "rapid_intensification", "planet"
+UNITS = ("season", "storm")
+
+
+@dataclass(frozen=True)
+class FieldsConfig:
+    """What of the fields around a storm the heads are given.
+
+    Attributes:
+        crops: Size and orientation of the crops.
+        poolings: Ways to pool tokens, to choose from: mean, last, nearby.
+        pca_components: Numbers of principal components of the crops, to choose from; empty leaves those rows out.
+    """
+
+    crops: CropConfig = field(default_factory=CropConfig)
+    poolings: list[str] = field(default_factory=lambda: ["mean", "last"])
+    pca_components: list[int] = field(default_factory=lambda: [10, 40])
+
+    def __post_init__(self) -> None:
+        for name in self.poolings:
+            if name not in POOLINGS:
+                raise EarthSSLError(
+                    f"fields.poolings: expected {', '.join(POOLINGS)}, got '{name}'." + nearest(name, POOLINGS)
+                )
+        if not self.poolings or min(self.pca_components, default=1) < 1:
+            raise EarthSSLError(
+                f"fields: expected some pooling and pca_components ≥ 1, got {self.poolings}, {self.pca_components}"
+            )
+
+
+@dataclass(frozen=True)
+class RapidIntensificationConfig(TaskConfig):
+    """What to forecast and with what; see `TaskConfig` for the rest.
+
+    Attributes:
+        store: Folder of a 6-hourly store that covers storms, for the rows with fields; empty for tracks alone.
+        tracks: ibtracs (real, 1980–2024; extra `cyclones`), planet (those of the store's own planet), or a CSV or
+            Parquet file with the columns of storms/best_tracks.py.
+        thresholds_kt: Changes of the wind in 24 h to forecast; the first has all rows, tables and pictures.
+        train, val, test: First and last season of each block; not read with a store, whose blocks of time count.
+        sst: NetCDF file of monthly SST, for climatological SST and potential intensity; null takes the store's, if
+            it has `sst`.
+        sst_years: First and last year of each climatology of the file; null for the training years, or if it has
+            fewer than 4 of them, for all years before those of the test block. A store's is of its training
+            block, whatever this says.
+        fields: What of the store the heads are given.
+        layers: Blocks to choose from, counted from 0, negative from the end; null for all.
+        finetune: How pretrained encoders are fine-tuned on the events.
+        finetune_seeds: Number of pretrained encoders, in their order, that are fine-tuned.
+        scratch: The same network, all of it at one rate; its drop path, warm-up and patience are those of `finetune`.
+        label_unit: What the shares of the training labels are of: season or storm.
+        tree_seeds: Seeds of the boosted trees.
+        members: Of the planet's ensemble for the upper bound.
+        block: Storms drawn together; neighbours in the table are not neighbours in time.
+    """
+
+    store: str = ""
+    task: str = NAME
+    tracks: str = IBTRACS
+    thresholds_kt: list[float] = field(default_factory=lambda: [30.0, 25.0, 35.0, 40.0])
+    train: tuple[int, int] = (1980, 2009)
+    val: tuple[int, int] = (2010, 2014)
+    test: tuple[int, int] = (2015, 2024)
+    sst: str | None = None
+    sst_years: list[tuple[int, int]] | None = None
+    fields: FieldsConfig = field(default_factory=FieldsConfig)
+    finetune: FinetuneConfig = field(default_factory=lambda: FinetuneConfig(steps=600, batch_size=64, lr=1e-3))
+    finetune_seeds: int = 3
+    scratch: ScratchConfig = field(default_factory=lambda: ScratchConfig(steps=600, lr=1e-3))
+    label_unit: str = "season"
+    tree_seeds: int = 3
+    members: int = 200
+    draws: int = 1000
+    block: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        t = self.thresholds_kt
+        if not t or not min(t) > 0 or len(set(t)) < len(t):
+            raise EarthSSLError(f"{NAME}.thresholds_kt: expected different changes above 0 kt, got {t}")
+        if not self.train[0] <= self.train[1] < self.val[0] <= self.val[1] < self.test[0] <= self.test[1]:
+            raise EarthSSLError(
+                f"{NAME}: expected the seasons of train before those of val before those of test, each from first to "
+                f"last, got {self.train}, {self.val}, {self.test}"
+            )
+        if (self.checkpoints or self.tracks == PLANET) and not self.store:
+            what = "checkpoints need" if self.checkpoints else "tracks: planet needs"
+            raise EarthSSLError(f"{NAME}: {what} a 6-hourly store that covers the storms, got none; set store")
+        if any(first > last for first, last in self.sst_years or []) or self.sst_years == []:
+            raise EarthSSLError(
+                f"{NAME}.sst_years: expected first and last years, got {self.sst_years}; or leave it out"
+            )
+        if self.label_unit not in UNITS:
+            raise EarthSSLError(f"{NAME}: expected label_unit {' or '.join(UNITS)}, got '{self.label_unit}'")
+        if self.finetune_seeds < 0 or min(self.tree_seeds, self.members) < 1:
+            raise EarthSSLError(
+                f"{NAME}: expected finetune_seeds ≥ 0, tree_seeds ≥ 1 and members ≥ 1, got {self.finetune_seeds}, "
+                f"{self.tree_seeds}, {self.members}"
+            )

@@ -1,0 +1,139 @@
+"""Material of rapid intensification: tracks, samples and their blocks, and the climatologies of SST beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ....ssl.common.errors import EarthSSLError
+from ....ssl.fields.splits import PARTS
+from ....ssl.sources.planet.planet import Planet
+from ....ssl.sources.planet.recorded import recorded_planet
+from ....ssl.store.store import Store
+from ...storms.best_tracks import best_tracks, tidy
+from ...storms.sst_climatology import SstClimatology, file_years
+from .config import NAME, PLANET, RapidIntensificationConfig
+from .samples import FEWEST, parts_by_season, parts_by_time, samples_of
+
+FEWEST_YEARS = 4  # of an SST climatology that is chosen here
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """Tracks, samples and what they were made from.
+
+    Attributes:
+        tracks: Tidy tracks.
+        samples: All samples, see `samples_of`.
+        part: Block of each.
+        store: Fields, or None.
+        planet: The synthetic planet whose storms these are, or None.
+    """
+
+    tracks: pd.DataFrame
+    samples: pd.DataFrame
+    part: np.ndarray
+    store: Store | None
+    planet: Planet | None
+
+    @classmethod
+    def of(cls, config: RapidIntensificationConfig, store: Store | None) -> Material:
+        """Read the tracks and divide the samples."""
+        if config.sst_years and config.sst is None and (store is None or "sst" not in store.variables):
+            raise EarthSSLError(
+                f"{NAME}.sst_years: expected a file of SST to take {config.sst_years} from, got none; set sst, or "
+                "leave sst_years out"
+            )
+        planet = (
+            recorded_planet(store.manifest["attributes"]) if store is not None and config.tracks == PLANET else None
+        )
+        tracks = tidy(planet.tracks(), "planet") if planet is not None else best_tracks(config.tracks)
+        samples = samples_of(tracks)
+        if store is not None:
+            part = parts_by_time(samples, store.splits)
+        else:
+            part = parts_by_season(samples, {name: getattr(config, name) for name in PARTS})
+        return cls(tracks, samples, part, store, planet)
+
+
+def modelled(material: Material, shown: np.ndarray) -> tuple[np.ndarray, list[str], list[str]]:
+    """Return the samples that all rows are fitted and scored on, their basins, and what was left out, in words.
+
+    Args:
+        material: All samples.
+        shown: Which of them have fields around them, where fields are asked for.
+
+    Raises:
+        EarthSSLError: If a block holds none.
+    """
+    samples, notes = material.samples, []
+    kept = material.part != ""
+    if not kept.all():
+        notes.append(f"{int((~kept).sum())} samples lie in no block, or their storm not whole in one: left out.")
+    if (kept & ~shown).any():
+        notes.append(
+            f"{int((kept & ~shown).sum())} samples lie outside the fields in time or space: left out of every row, so "
+            "that all are scored on the same."
+        )
+    kept &= shown
+    trained = samples["basin"][kept & (material.part == "train")].value_counts()
+    basins = sorted(str(name) for name, count in trained.items() if count >= FEWEST)
+    strange = kept & ~samples["basin"].isin(basins).to_numpy()
+    if strange.any():
+        where = ", ".join(sorted(samples["basin"][strange].unique()))
+        notes.append(f"{int(strange.sum())} samples of {where}: left out, fewer than {FEWEST} to train on.")
+    kept &= ~strange
+    for name in PARTS:
+        if not (kept & (material.part == name)).any():
+            first, last = samples["time"].min(), samples["time"].max()
+            raise EarthSSLError(
+                f"{NAME}: expected samples in the {name} block, got none of {len(samples)} between {first:%Y-%m-%d} "
+                f"and {last:%Y-%m-%d}; move the blocks, or take other tracks or fields. {' '.join(notes)}"
+            )
+    return kept, basins, notes
+
+
+def climatologies(config: RapidIntensificationConfig, material: Material) -> dict[str, SstClimatology]:
+    """Return the SST climatologies to use by their period."""
+    store = material.store
+    if config.sst is None:
+        if store is not None and "sst" in store.variables:
+            one = SstClimatology.of_store(store)
+            return {one.period: one}
+        return {}
+    years = config.sst_years or [sst_years(file_years(config.sst), config, material)]
+    made = (SstClimatology.from_file(config.sst, (first, last)) for first, last in years)
+    return {one.period: one for one in made}
+
+
+def sst_years(found: tuple[int, int], config: RapidIntensificationConfig, material: Material) -> tuple[int, int]:
+    """Return the training years that a file holds, or all of its years before those of the test block.
+
+    Raises:
+        EarthSSLError: If both are too few.
+    """
+    train, test = (material.samples["time"][material.part == name] for name in ("train", "test"))
+    block = pd.Timestamp(material.store.splits.test[0]).year if material.store is not None else config.test[0]
+    tested = min(block, test.min().year)  # southern seasons begin in the year before
+    last = min(found[1], tested - 1)
+    for low, high in ((max(found[0], train.min().year), min(last, train.max().year)), (found[0], last)):
+        if high - low + 1 >= FEWEST_YEARS:
+            return low, high
+    raise EarthSSLError(
+        f"{NAME}.sst: expected {FEWEST_YEARS} years or more before the test block's first, {tested}, got a file "
+        f"of {found[0]} to {found[1]}; give a longer record, or set sst_years"
+    )
+
+
+def warnings(found: Mapping[str, SstClimatology], tested: pd.Timestamp) -> Iterator[str]:
+    """Yield which climatologies know months of the test seasons."""
+    first = np.datetime64(tested, "M")
+    for name, one in found.items():
+        late = int((one.times >= first).sum())
+        if late:
+            yield f"SST climatology {name}: {late} of its {len(one.times)} months lie in the test block ({first} …)."
+    if not found:
+        yield "No SST was given: no rows with climatological SST and potential intensity. Set sst."
