@@ -64,6 +64,21 @@ class PatchGrid:
         values = patches.values.masked_fill(~patches.valid, float("nan"))
         return np.asarray(values.flatten(2).numpy())
 
+    def around(self, fields: np.ndarray) -> np.ndarray:
+        """Return the eight patches next to each place, (n, place, 8 × variable × cell), NaN = missing or none there."""
+        height, width = self.patch
+        moves = [(i * height, j * width) for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j]
+        return np.concatenate([self.cut(self._moved(fields, *move)) for move in moves], axis=-1)
+
+    def _moved(self, fields: np.ndarray, rows: int, columns: int) -> np.ndarray:
+        """Return the fields with each cell's value replaced by that so many rows and columns further on."""
+        high, wide = self.store.grid.shape
+        y, x = np.arange(high) + rows, np.arange(wide) + columns
+        here = (y >= 0) & (y < high)
+        there = np.ones(wide, bool) if self.store.grid.periodic else (x >= 0) & (x < wide)
+        found = fields[..., np.clip(y, 0, high - 1)[:, None], x % wide]
+        return np.where(here[:, None] & there, found, np.float32(np.nan))
+
     def join(self, values: np.ndarray, variables: int) -> np.ndarray:
         """Return the fields (n, variable, row, column) of patches (n, place, variable × cell), NaN where none is."""
         like = self._patches(np.zeros((1, variables, *self.store.grid.shape), np.float32))

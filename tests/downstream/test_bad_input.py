@@ -17,7 +17,7 @@ from earthssl.downstream.tasks.forecast.samples import ForecastSamples
 from earthssl.downstream.tasks.forecast.scores import ForecastRow
 from earthssl.downstream.tasks.forecast.scores import score as score_forecast
 from earthssl.downstream.tasks.infilling.anomalies import Anomalies
-from earthssl.downstream.tasks.infilling.frozen import InfillingTask
+from earthssl.downstream.tasks.infilling.task import Infilling, InfillingConfig
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.fields.splits import SplitsConfig
 from earthssl.ssl.prepare.config import PrepareConfig
@@ -61,8 +61,8 @@ def states(store: Store) -> StateLabels:
     return StateLabels.from_store(store, [0, 2], 3)
 
 
-def infilling(store: Store) -> InfillingTask:
-    return InfillingTask(store, "sst", window=1)
+def infilling(store: Store) -> Infilling:
+    return Infilling(InfillingConfig(str(store.path), variable="sst", window=1), store)
 
 
 def forecast(store: Store) -> ForecastSamples:
@@ -118,7 +118,7 @@ def test_states_skip_seasons_with_a_month_without_data(month: str, lost: int, ma
 def test_infilling_refuses_a_month_without_truth(made: Maker) -> None:
     """In the test block nothing could be scored; in the fit period no cell would be whole."""
     with pytest.raises(EarthSSLError, match=r"some observed cell at every time, got none at 2008-05"):
-        infilling(made("2008-05")).references()
+        list(infilling(made("2008-05")).baselines(1))
     with pytest.raises(EarthSSLError, match=r"hold a value at all times .* got 0"):
         Anomalies.of(made("1990-05"), "sst")
 
