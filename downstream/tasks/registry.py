@@ -16,6 +16,7 @@ from ..evaluation.task import Decoders, Task, run
 ENSO = "enso"
 # name -> (module, its Task); imported when asked for, as each needs its own libraries
 TASKS = {
+    "forecast": ("forecast.task", "ForecastTask"),
     "infilling": ("infilling.task", "Infilling"),
     "states": ("states.task", "States"),
 }
@@ -23,14 +24,12 @@ TASKS = {
 PROBES = {
     ENSO: ("enso.task", "ProbeConfig", "probe"),
     "rapid_intensification": ("rapid_intensification.task", "RapidIntensificationConfig", "run"),
-    "forecast": ("forecast.task", "ForecastConfig", "run"),
     "storm_tiles": ("storm_tiles.task", "StormTilesConfig", "run"),
     "explain": ("explain.task", "ExplainConfig", "run"),
 }
 # name -> (module, FrozenTask): what the matrix can ask
 FROZEN = {
     ENSO: ("enso.frozen", "EnsoFrozenTask"),
-    "forecast": ("forecast.frozen", "ForecastTask"),
 }
 
 

@@ -19,7 +19,6 @@ from .anomalies import Anomalies
 from .gaps import GapConfig, Gaps
 
 AT_ONCE = 64  # windows in a batch
-MOST_VALUES = 600  # of a patch and its neighbours; neighbours are left out beyond, or the heads would take hours
 
 
 class Gappy:
@@ -102,24 +101,19 @@ class Gappy:
         """Return what is observed in and about each patch, (time, place, value), NaN as for `tokens`.
 
         All variables in the patch over the window, the filled one in the eight patches around it at the last step, and
-        which cells of all nine are observed there; a value that is not observed is 0.
+        where anything is observed there; a value that is not observed is 0. Cells are averaged where they are too many.
         """
         own = self.anomalies
         grid = PatchGrid(own.store, patch)
+        inner, outer = grid.factors(length * len(own.store.variables) + 1, 2)
         made: np.ndarray | None = None
         for part in ("train", "val", "test"):
             for last, fields, _ in self.windows(own.ends(part, length), length):
-                within = grid.cut(fields.reshape(-1, *fields.shape[2:]))
-                within = within.reshape(len(last), length, *within.shape[1:]).swapaxes(1, 2).reshape(
-                    len(last), within.shape[1], -1
-                )  # fmt: skip
                 filled = fields[:, -1, own.position, None]
-                shown = grid.cut(filled)
-                around = grid.around(filled)
-                if within.shape[-1] + 2 * around.shape[-1] <= MOST_VALUES:
-                    shown = np.concatenate([shown, around], -1)
-                    within = np.concatenate([within, around], -1)
-                values = np.concatenate([np.nan_to_num(within), np.isfinite(shown)], -1, dtype=np.float32)
+                steps = [grid.coarse(fields[:, k], inner) for k in range(length)]
+                around = grid.around(filled, outer)
+                shown = np.isfinite(np.concatenate([grid.coarse(filled, inner), around], -1))
+                values = np.concatenate([*map(np.nan_to_num, steps), np.nan_to_num(around), shown], -1)
                 if made is None:
                     made = np.full((len(self.seen), *values.shape[1:]), np.nan, np.float32)
                 made[last] = values

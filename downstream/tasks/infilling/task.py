@@ -164,7 +164,7 @@ class Infilling(Task[InfillingConfig]):
         kept: dict[str, np.ndarray] = {}
         for kind, candidates in features:
             made[kind] = self.gappies[kind].probed(candidates, patch, self.ends, units)
-            if self.config.fractions:
+            if self.config.fractions and self.curved(Row(name, role, {})):
                 kept[kind] = candidates[made[kind].features]
         chosen = {
             kind: {"features": one.features, "penalty": one.penalty, "validation_skill": one.validation}
