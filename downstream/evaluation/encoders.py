@@ -61,6 +61,9 @@ def contenders(
     loaded = [read(folder) for folder in folders]
     for folder, (_, record) in zip(folders, loaded, strict=True):
         check_fits(folder, record, store, loaded[0][1])
+    seeds = [record.seed for _, record in loaded]
+    if len(set(seeds)) < len(seeds):
+        raise EarthSSLError(f"checkpoints: expected different seeds of one recipe, got the seeds {seeds}")
     shape = loaded[0][1].encoder if loaded else shape
     if shape is None:
         raise EarthSSLError("expected checkpoints, or the shape of an encoder to probe untrained, got neither")
@@ -73,7 +76,7 @@ def contenders(
                 PRETRAINED, record.seed, encoder.eval().requires_grad_(False), digest, {"seed": record.seed} | source
             )
         )
-    for seed in twin_seeds([record.seed for _, record in loaded], untrained_seeds):
+    for seed in twin_seeds(seeds, untrained_seeds):
         torch.manual_seed(key(seed, "init") & (2**63 - 1))
         twin = shape.build(store.variables).eval().requires_grad_(False)
         digest = hashlib.sha256(serialise(twin.state_dict())).hexdigest()

@@ -57,7 +57,15 @@ def mean_of(rows: Sequence[Row], statistic: Statistic) -> Statistic:
     mean = over_seeds(rows)
     if isinstance(statistic, Resampled):
         return _ResampledMean(mean, statistic)
-    return lambda weights: mean @ statistic(weights)
+    return lambda weights: _averaged(mean, statistic(weights))
+
+
+def _averaged(mean: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return means over seeds, (…, name), of values (…, row); a NaN is one of its own name only."""
+    undefined = np.isnan(values)
+    if not undefined.any():
+        return np.asarray(values @ mean.T if values.ndim > 1 else mean @ values)
+    return np.where(undefined @ (mean > 0).T, np.nan, np.where(undefined, 0.0, values) @ mean.T)
 
 
 class _ResampledMean(Resampled):
@@ -65,10 +73,10 @@ class _ResampledMean(Resampled):
         self.mean, self.statistic = mean, statistic
 
     def __call__(self, weights: np.ndarray) -> np.ndarray:
-        return self.mean @ self.statistic(weights)
+        return _averaged(self.mean, self.statistic(weights))
 
     def resample(self, counts: np.ndarray) -> np.ndarray:
-        return self.statistic.resample(counts) @ self.mean.T
+        return _averaged(self.mean, self.statistic.resample(counts))
 
 
 def _by_seed(rows: Sequence[Row], values: np.ndarray) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...ssl.common.errors import EarthSSLError
 from ..metrics.classes import one_hot, squared_error
 from ..metrics.classes import statistics as class_statistics
 from ..metrics.paired_bootstrap import Statistic
@@ -39,10 +40,12 @@ class Target:
     Attributes:
         name: In tables, and in `Row.forecast`.
         units: Which independent unit (year, storm, week) each test sample belongs to; neighbours when sorted.
-        metrics: How rows are scored; the first is what pictures, verdicts and label curves show.
+        metrics: How rows are scored; the first, of which more is better, is what pictures, the finding and label curves
+            show.
         block: Neighbouring units drawn together by the bootstrap; 1 where there are too few for blocks.
         errors: Returns a row's squared error of each sample (Brier's, for classes), for the matrix; None: not additive.
         reference_errors: The same of the training climatology.
+        matrix_units: Units for the matrix, which compares tasks; None: `units`.
     """
 
     name: str
@@ -51,6 +54,14 @@ class Target:
     block: int = 1
     errors: Callable[[Row], np.ndarray] | None = None
     reference_errors: np.ndarray | None = None
+    matrix_units: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if not self.metrics or not self.metrics[0].larger_is_better:
+            raise EarthSSLError(
+                f"target '{self.name}': expected a first metric of which more is better, such as a skill, as pictures "
+                f"rank rows by it; got {self.metrics[0].name if self.metrics else 'none'}"
+            )
 
 
 def class_target(name: str, truth: np.ndarray, climatology: np.ndarray, units: np.ndarray, block: int = 1) -> Target:

@@ -152,6 +152,7 @@ class Task(ABC, Generic[C]):
         """
         self.config, self._store = config, store
         self.decoders = decoders or (lambda checkpoints: dict.fromkeys(checkpoints))
+        self._encoders: list[Contender] = []
 
     @property
     def store(self) -> Store:
@@ -193,9 +194,12 @@ class Task(ABC, Generic[C]):
                 refitted as the task's convention says.
         """
 
-    @abstractmethod
     def embedded(self, encoder: Contender, layers: Sequence[int]) -> Mapping[str, Features]:
-        """Return the frozen features of an encoder at all samples: candidates, by the words in the row's brackets."""
+        """Return the frozen features of an encoder at all samples: candidates, by the words in the row's brackets.
+
+        Empty where a task makes its `rows` in a way of its own.
+        """
+        return {}
 
     @abstractmethod
     def label_units(self) -> np.ndarray:
@@ -252,9 +256,17 @@ class Task(ABC, Generic[C]):
         return layers_to_read(self.config.layers, encoder.encoder.depth)
 
     def encoders(self) -> list[Contender]:
-        """Return the encoders of the table: pretrained ones, then untrained twins."""
-        twins = max(self.config.untrained_seeds, 0 if self.config.checkpoints else 1)
-        return contenders(self.store, self.config.checkpoints, twins, self.config.encoder)
+        """Return the encoders of the table, read once: pretrained ones, then untrained twins."""
+        if not self._encoders:
+            twins = max(self.config.untrained_seeds, 0 if self.config.checkpoints else 1)
+            self._encoders = contenders(self.store, self.config.checkpoints, twins, self.config.encoder)
+            layers_to_read(self.config.layers, self._encoders[0].encoder.depth)  # a wrong one is refused at once
+        return self._encoders
+
+    @property
+    def shape(self) -> EncoderConfig:
+        """Shape of the encoders of the table."""
+        return self.encoders()[0].encoder.config
 
     def data_record(self) -> Mapping[str, Any]:
         """Return what the data are and how they are divided: `source`, `synthetic`, `split`, …, plain values."""

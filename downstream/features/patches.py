@@ -18,6 +18,7 @@ from ...ssl.model.tokens import Patches, patchify, unpatchify
 from ...ssl.store.store import Store
 
 POOLINGS = ("last", "mean+last")
+MOST_VALUES = 600  # raw ones of a patch and those around it; cells are averaged beyond, or heads would take hours
 SAMPLED = 400  # windows that the PCA of patches is fitted on, evenly spread over training
 
 
@@ -39,6 +40,12 @@ class PatchFeatures:
         if len(steps) and not (found.max() < len(self.rows) and np.array_equal(self.rows[found], steps)):
             raise EarthSSLError("expected steps where a whole window ends, got others; shorten the window")
         return np.asarray(self.values[found], np.float32)
+
+    def at_all(self, steps: int) -> np.ndarray:
+        """Return the features of all steps of a store, (step, place, feature), NaN where no window ends."""
+        full = np.full((steps, *self.values.shape[1:]), np.nan, self.values.dtype)
+        full[self.rows] = self.values
+        return full
 
     def joined(self, other: PatchFeatures) -> PatchFeatures:
         """Return both side by side, at the windows that both have."""
@@ -63,6 +70,53 @@ class PatchGrid:
         patches = self._patches(fields)
         values = patches.values.masked_fill(~patches.valid, float("nan"))
         return np.asarray(values.flatten(2).numpy())
+
+    def coarse(self, fields: np.ndarray, factor: int) -> np.ndarray:
+        """Return the means over square blocks of each patch's cells, (n, place, variable × block), NaN = none known."""
+        cells = self.cut(fields)
+        if factor == 1:
+            return cells
+        cells = cells.reshape(*cells.shape[:2], -1, *self.patch)
+        valid = np.isfinite(cells)
+        total, count = (self._summed(part, factor) for part in (np.where(valid, cells, 0), valid.astype(np.float32)))
+        means = np.where(count > 0, total / np.maximum(count, 1), np.float32(np.nan))
+        return np.asarray(means.reshape(*cells.shape[:2], -1), np.float32)
+
+    def _summed(self, cells: np.ndarray, factor: int) -> np.ndarray:
+        rows, columns = (np.arange(0, size, factor) for size in self.patch)
+        return np.add.reduceat(np.add.reduceat(cells, rows, axis=-2), columns, axis=-1)
+
+    def around(self, fields: np.ndarray, factor: int) -> np.ndarray:
+        """Return `coarse` of the eight patches round each place, (n, place, 8 × variable × block), NaN = none there."""
+        height, width = self.patch
+        moves = [(i * height, j * width) for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j]
+        return np.concatenate([self.coarse(self._moved(fields, *move), factor) for move in moves], axis=-1)
+
+    def factors(self, within: int, around: int) -> tuple[int, int]:
+        """Return by which factors cells are averaged in a patch and around it, for at most `MOST_VALUES` values.
+
+        Args:
+            within: Fields read in each patch.
+            around: Fields read in each of the eight around it.
+        """
+        whole = max(self.patch)
+
+        def count(inner: int, outer: int) -> int:
+            high, wide = self.patch
+            sizes = [-(-high // factor) * -(-wide // factor) for factor in (inner, outer)]
+            return within * sizes[0] + 8 * around * sizes[1]
+
+        choices = [(1, 1), *[(inner, whole) for inner in range(1, whole)]]
+        return next((one for one in choices if count(*one) <= MOST_VALUES), (whole, whole))
+
+    def _moved(self, fields: np.ndarray, rows: int, columns: int) -> np.ndarray:
+        """Return the fields with each cell's value replaced by that so many rows and columns further on."""
+        high, wide = self.store.grid.shape
+        y, x = np.arange(high) + rows, np.arange(wide) + columns
+        here = (y >= 0) & (y < high)
+        there = np.ones(wide, bool) if self.store.grid.periodic else (x >= 0) & (x < wide)
+        found = fields[..., np.clip(y, 0, high - 1)[:, None], x % wide]
+        return np.where(here[:, None] & there, found, np.float32(np.nan))
 
     def join(self, values: np.ndarray, variables: int) -> np.ndarray:
         """Return the fields (n, variable, row, column) of patches (n, place, variable × cell), NaN where none is."""
@@ -149,6 +203,18 @@ def raw_features(fields: np.ndarray, grid: PatchGrid, window: int, times: np.nda
     cells = np.nan_to_num(grid.cut(fields))
     values = np.concatenate([cells[starts + k] for k in range(window)], axis=-1)
     return PatchFeatures(starts + window - 1, values)
+
+
+def raw_patches(fields: np.ndarray, grid: PatchGrid, window: int, times: np.ndarray) -> PatchFeatures:
+    """Return what a linear head may see of a window: its patch over all steps, and the eight around it at the last.
+
+    Every variable, newest last; 0 where missing. Cells are averaged where they are too many, see `PatchGrid.factors`.
+    """
+    starts = unbroken_starts(times.astype("datetime64[ns]"), window)
+    inner, outer = grid.factors(window * fields.shape[1], fields.shape[1])
+    within, around = np.nan_to_num(grid.coarse(fields, inner)), np.nan_to_num(grid.around(fields, outer))
+    parts = [*(within[starts + k] for k in range(window)), around[starts + window - 1]]
+    return PatchFeatures(starts + window - 1, np.concatenate(parts, axis=-1))
 
 
 def pca_features(raw: PatchFeatures, train: np.ndarray, weight: np.ndarray, count: int) -> PatchFeatures:

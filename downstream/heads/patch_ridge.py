@@ -14,6 +14,8 @@ import numpy as np
 
 from ...ssl.common.errors import EarthSSLError
 
+AT_ONCE = 2**25  # values of features that are held in double precision
+
 PENALTIES = tuple(float(p) for p in 10.0 ** np.arange(-6, 1.1, 0.5))
 
 
@@ -48,6 +50,11 @@ class Moments:
         y = np.where(whole[:, :, None], np.nan_to_num(targets), 0.0).astype(np.float64).transpose(1, 0, 2)
         turned = x.transpose(0, 2, 1)
         return cls(turned @ x, turned @ y, (y * y).sum(axis=1), whole.sum(axis=0).astype(float))
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(
+            self.gram + other.gram, self.cross + other.cross, self.power + other.power, self.count + other.count
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +95,7 @@ class PatchRidge:
         mean = features.mean(axis=(0, 1), dtype=np.float64)
         spread = features.std(axis=(0, 1), dtype=np.float64)
         scale = np.where(spread > 1e-6 * np.abs(features).max(initial=0.0), spread, np.inf)
-        moments = Moments.of(_standard(features, mean, scale), targets, weight > 0)
+        moments = _moments(features, mean, scale, targets, weight)
         out = np.zeros((len(penalties), moments.gram.shape[1], targets.shape[2]))
         for columns, own in _alike(weight):
             n = float(own @ moments.count)
@@ -116,7 +123,7 @@ class PatchRidge:
 
         NaN for a target that is never observed. Equal to the error of `predict`, without its cost.
         """
-        moments = Moments.of(_standard(features, self.mean, self.scale), targets, weight > 0)
+        moments = _moments(features, self.mean, self.scale, targets, weight)
         out = np.full((len(self.penalties), targets.shape[2]), np.nan)
         for columns, own in _alike(weight):
             n = float(own @ moments.count)
@@ -133,6 +140,16 @@ class PatchRidge:
         """Return the predictions of one penalty, float32, (sample, place, target)."""
         b = self.coefficients[choice].astype(np.float32)
         return _standard(features, self.mean, self.scale).astype(np.float32) @ b
+
+
+def _moments(
+    features: np.ndarray, mean: np.ndarray, scale: np.ndarray, targets: np.ndarray, weight: np.ndarray
+) -> Moments:
+    """Return the moments of standardised features, some samples at a time where they are many."""
+    size = max(1, AT_ONCE // max(1, features[0].size))
+    parts = [slice(begin, begin + size) for begin in range(0, len(features), size)]
+    made = [Moments.of(_standard(features[one], mean, scale), targets[one], weight > 0) for one in parts]
+    return sum(made[1:], start=made[0])
 
 
 def _standard(features: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+from ...ssl.common.config import build
 from ...ssl.common.errors import EarthSSLError, nearest
 from ...ssl.store.store import Store
 from ..evaluation.frozen_task import FrozenTask
@@ -15,6 +16,8 @@ from ..evaluation.task import Decoders, Task, run
 ENSO = "enso"
 # name -> (module, its Task); imported when asked for, as each needs its own libraries
 TASKS = {
+    "forecast": ("forecast.task", "ForecastTask"),
+    "infilling": ("infilling.task", "Infilling"),
     "rapid_intensification": ("rapid_intensification.task", "RapidIntensification"),
     "states": ("states.task", "States"),
     "storm_tiles": ("storm_tiles.task", "StormTiles"),
@@ -22,15 +25,11 @@ TASKS = {
 # name -> (module, config, function that runs it): not yet behind the seam
 PROBES = {
     ENSO: ("enso.task", "ProbeConfig", "probe"),
-    "infilling": ("infilling.task", "InfillingConfig", "run"),
-    "forecast": ("forecast.task", "ForecastConfig", "run"),
     "explain": ("explain.task", "ExplainConfig", "run"),
 }
 # name -> (module, FrozenTask): what the matrix can ask
 FROZEN = {
     ENSO: ("enso.frozen", "EnsoFrozenTask"),
-    "infilling": ("infilling.frozen", "InfillingTask"),
-    "forecast": ("forecast.frozen", "ForecastTask"),
 }
 
 
@@ -70,8 +69,6 @@ def run_task(config: Any, decoders: Decoders, command: str = "") -> Path:
         return run(task, command)
     module, _, function = PROBES[config.task]
     runner = getattr(importlib.import_module(f".{module}", __package__), function)
-    if config.task == "infilling":
-        return Path(runner(config, decoders(config.checkpoints), command))
     return Path(runner(config, command))
 
 
@@ -86,7 +83,8 @@ def make_frozen(task: str, store: Store, options: dict[str, Any] | None) -> Any:
         kind = task_class(task)
         valid = [name for name in inspect.signature(kind.Config).parameters if name not in ("store", "out", "task")]
         _refuse_unknown(task, own, valid)
-        return kind(kind.Config(store=str(store.path), **own), store)
+        where = f"matrix.tasks.{task}"
+        return kind(build(kind.Config, {"store": str(store.path), **own}, where), store)
     module, name = _entry(FROZEN | TASKS, task, "matrix.tasks")
     frozen: Any = getattr(importlib.import_module(f".{module}", __package__), name)
     parameters = inspect.signature(frozen.__init__).parameters

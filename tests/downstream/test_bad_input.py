@@ -14,10 +14,9 @@ from earthssl.downstream.tasks.enso.labels import EnsoTask
 from earthssl.downstream.tasks.enso.state_labels import StateLabels
 from earthssl.downstream.tasks.forecast.baselines import Damped, anomaly_persistence
 from earthssl.downstream.tasks.forecast.samples import ForecastSamples
-from earthssl.downstream.tasks.forecast.scores import ForecastRow
 from earthssl.downstream.tasks.forecast.scores import score as score_forecast
 from earthssl.downstream.tasks.infilling.anomalies import Anomalies
-from earthssl.downstream.tasks.infilling.frozen import InfillingTask
+from earthssl.downstream.tasks.infilling.task import Infilling, InfillingConfig
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.fields.splits import SplitsConfig
 from earthssl.ssl.prepare.config import PrepareConfig
@@ -61,8 +60,8 @@ def states(store: Store) -> StateLabels:
     return StateLabels.from_store(store, [0, 2], 3)
 
 
-def infilling(store: Store) -> InfillingTask:
-    return InfillingTask(store, "sst", window=1)
+def infilling(store: Store) -> Infilling:
+    return Infilling(InfillingConfig(str(store.path), variable="sst", window=1), store)
 
 
 def forecast(store: Store) -> ForecastSamples:
@@ -118,7 +117,7 @@ def test_states_skip_seasons_with_a_month_without_data(month: str, lost: int, ma
 def test_infilling_refuses_a_month_without_truth(made: Maker) -> None:
     """In the test block nothing could be scored; in the fit period no cell would be whole."""
     with pytest.raises(EarthSSLError, match=r"some observed cell at every time, got none at 2008-05"):
-        infilling(made("2008-05")).references()
+        list(infilling(made("2008-05")).baselines(1))
     with pytest.raises(EarthSSLError, match=r"hold a value at all times .* got 0"):
         Anomalies.of(made("1990-05"), "sst")
 
@@ -127,7 +126,5 @@ def test_forecasts_of_a_field_without_data(made: Maker) -> None:
     """No score is NaN where a month of the test block, or of training, is missing."""
     for month in ("1990-05", "2008-05"):
         samples = forecast(made(month))
-        for row in (anomaly_persistence(samples), Damped.fit(samples)):
-            one = score_forecast(ForecastRow("row", None, row), samples)
-            assert np.isfinite(one.squared["sst", 1]).all()
-            assert np.isfinite(one.correlation["sst", 1]).all()
+        for forecast_of in (anomaly_persistence(samples), Damped.fit(samples)):
+            assert np.isfinite(score_forecast(forecast_of, samples).sums["sst", 1]).all()

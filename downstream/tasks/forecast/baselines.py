@@ -22,11 +22,11 @@ WEEKS = 52
 # damped persistence (the departure from it).
 ANOMALY, CHANGE, DEPARTURE = "anomaly", "change", "departure"
 BASES = (ANOMALY, CHANGE, DEPARTURE)
-NAME = "forecast"
-COMPONENTS = (10, 20, 40, 80)
+COMPONENTS = (10, 20, 40, 80, 150)
 PERSISTENCE, OF_ANOMALY, DAMPED = "persistence", "persistence of the anomaly", "persistence, damped"
 MEAN, WEEKLY, CALENDAR = "climatology, train mean", "climatology, weekly", "climatology, calendar"
-PCA, PATCH_PCA = "PCA + ridge", "PCA of patches + patch head"
+PCA, PATCH_PCA = "PCA + ridge", "PCA of patches [patch head]"
+CCA = "predictable directions (CCA) + ridge"
 
 
 def anomaly_persistence(samples: ForecastSamples) -> Forecast:

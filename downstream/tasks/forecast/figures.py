@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from .samples import ForecastSamples
-from .scores import RMSE, Scored
+from .scores import RMSE, Scored, target_name
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 DASHES = ("-", "--", ":", "-.")
@@ -27,7 +27,7 @@ def error_by_lead(scores: pd.DataFrame, samples: ForecastSamples) -> Figure:
     own = scores[(scores["metric"] == RMSE) & (scores["seed"] == "")].set_index(["row", "target"])["value"]
     rows = list(dict.fromkeys(scores["row"]))
     for axes, name in zip(panels, samples.names, strict=True):
-        targets = [f"{name} {samples.label(lead)}" for lead in samples.leads]
+        targets = [target_name(name, lead, samples) for lead in samples.leads]
         for k, row in enumerate(rows):
             colour, dash = style(k)
             axes.plot(range(len(targets)), [own[row, t] for t in targets], dash, color=colour, marker=".", label=row)
@@ -39,18 +39,18 @@ def error_by_lead(scores: pd.DataFrame, samples: ForecastSamples) -> Figure:
     return drawn
 
 
-def spectra(scored: Sequence[Scored], samples: ForecastSamples) -> Figure | None:
+def spectra(scored: Mapping[tuple[str, int | None], Scored], samples: ForecastSamples) -> Figure | None:
     """Return forecast over true power by zonal wavenumber at the longest lead; None where rows have gaps."""
     lead = samples.leads[-1]
-    names = [n for n in samples.names if any(len(one.spectrum[n, lead]) for one in scored)]
+    names = [n for n in samples.names if any(len(one.spectrum[n, lead]) for one in scored.values())]
     if not names:
         return None
     drawn = Figure(figsize=(4.6 * len(names) + 2.6, 4.2), layout="constrained")
     panels = drawn.subplots(1, len(names), squeeze=False)[0]
-    rows = list(dict.fromkeys(one.name for one in scored))
+    rows = list(dict.fromkeys(row for row, _ in scored))
     for axes, name in zip(panels, names, strict=True):
         for k, row in enumerate(rows):
-            ratios = [one.spectrum[name, lead] for one in scored if one.name == row]
+            ratios = [one.spectrum[name, lead] for (own, _), one in scored.items() if own == row]
             ratio = np.mean(ratios, axis=0)[1:]
             colour, dash = style(k)
             axes.loglog(np.arange(1, len(ratio) + 1), np.maximum(ratio, 1e-4), dash, color=colour, label=row)

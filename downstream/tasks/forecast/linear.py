@@ -319,9 +319,8 @@ def linear_iterative(samples: ForecastSamples, states: States, counts: Sequence[
     return Iterative.fit(samples, states, counts=[*counts, states.components.shape[1]])
 
 
-def pca_ridge(
-    samples: ForecastSamples, states: States, bases: Mapping[str, Forecast], counts: Sequence[int], window: int
+def feature_ridge(
+    samples: ForecastSamples, features: Mapping[str, np.ndarray], bases: Mapping[str, Forecast]
 ) -> Direct:
-    """Return ridge regression on leading components of the window, one for each lead and variable."""
-    found = pca_features(states, counts, window)
-    return Direct.fit(samples, found, bases, standardise=True, penalties=PENALTIES)
+    """Return ridge regression on features of the window (components, say), one for each lead and variable."""
+    return Direct.fit(samples, features, bases, standardise=True, penalties=PENALTIES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -35,6 +35,8 @@ class ForecastSamples:
         names: Variables that are forecast.
         leads: Steps ahead, ascending.
         window: Steps that a forecast may see.
+        only: Training samples by the unit of their last input step, as `units` counts them; None: all.
+        kind: Of these units.
     """
 
     store: Store
@@ -42,6 +44,8 @@ class ForecastSamples:
     names: tuple[str, ...]
     leads: tuple[int, ...]
     window: int
+    only: np.ndarray | None = None
+    kind: str = "auto"
 
     @classmethod
     def of(
@@ -73,12 +77,24 @@ class ForecastSamples:
                 )
         if len(set(names)) < len(names):
             raise EarthSSLError(f"forecast.variables: expected each once, got {', '.join(names)}; leave one out")
-        _check_gaps(store, ordered[-1], window)
-        made = cls(store, store.read_all(), names, ordered, window)
+        return cls(store, store.read_all(), names, ordered, window).seeing(window)
+
+    def seeing(self, window: int) -> ForecastSamples:
+        """Return the samples of forecasts that see another number of steps.
+
+        Raises:
+            EarthSSLError: As `of`.
+        """
+        _check_gaps(self.store, self.leads[-1], window)
+        made = replace(self, window=window)
         for block in ("train", "val", "test"):
-            for lead in ordered:
+            for lead in made.leads:
                 made.inits(block, lead)
         return made
+
+    def trained_on(self, units: np.ndarray, kind: str) -> ForecastSamples:
+        """Return the same with the training samples of some units only, by their last input step."""
+        return replace(self, only=units, kind=kind)
 
     @property
     def times(self) -> np.ndarray:
@@ -112,7 +128,8 @@ class ForecastSamples:
     def _inits(self, block: str, lead: int) -> np.ndarray:
         times, splits = self.times.astype("datetime64[ns]"), self.store.splits
         if block == "train":
-            return np.asarray(window_starts(times, splits, block, self.window + lead) + self.window - 1)
+            ends = np.asarray(window_starts(times, splits, block, self.window + lead) + self.window - 1)
+            return ends if self.only is None else ends[np.isin(self.units(ends, 0, self.kind), self.only)]
         last = unbroken_starts(times, self.window + lead) + self.window - 1
         others = [part for part in ("train", "val", "test") if part != block]
         taken = np.any([splits.inside(times, part) for part in others], axis=0)

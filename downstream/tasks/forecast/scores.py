@@ -1,41 +1,28 @@
-"""Scores of forecast rows: error and correlation with paired intervals, range and spectrum beside them."""
+"""Scores of forecasts: error, correlation and range with paired intervals, every form and the spectrum beside them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from ....ssl.common.errors import EarthSSLError
-from ...evaluation.summary import DIFFERENCES, SCORES
+from ...evaluation.row import Row
+from ...evaluation.target import Metric, Target
 from ...metrics import weatherbench as wb
-from ...metrics.paired_bootstrap import compare
-from .baselines import Forecast
+from ...metrics.paired_bootstrap import Statistic
+from .baselines import Forecast, calendar_climatology
 from .samples import ForecastSamples
 
-RMSE, ACC, STD_RATIO, SLOPE = "rmse", "acc", "std ratio", "slope"
+SKILL, RMSE, ACC, STD_RATIO, SLOPE = "skill", "rmse", "acc", "std ratio", "slope"
 FORMS = ("wb1_rmse", "wb1_rmse_paper", "wb1_acc", "wb2_rmse", "wb2_rmse_sqrt_before_time_avg", "wb2_acc")
 RANGE = ("r", "std_ratio", "slope", "val_over_test_rmse", "half_power_wavenumber", "half_power_km")
-
-
-@dataclass(frozen=True, eq=False)
-class ForecastRow:
-    """One line of the table.
-
-    Attributes:
-        name: What it is called; rows that differ in `seed` only share it.
-        seed: None where nothing is random.
-        forecast: Callable (initial steps, lead) -> normalised anomalies.
-        settings: What was chosen, plain values.
-    """
-
-    name: str
-    seed: int | None
-    forecast: Forecast
-    settings: Mapping[str, Any] = field(default_factory=dict)
+# What is kept of every forecast, (sample, SUMS): area-weighted mean squared error in shown units and normalised,
+# WeatherBench 2's anomaly correlation, and the sums that the range of the anomalies is made of.
+SQUARED, NORMALISED, CORRELATION, WEIGHT = range(4)
+SUMS = 9
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,49 +30,58 @@ class Scored:
     """A row's scores on the test block.
 
     Attributes:
-        name, seed: Of the row.
-        squared: Area-weighted mean squared error of each forecast in shown units, by (variable, lead), (sample,).
-        correlation: WeatherBench 2's anomaly correlation of each, same.
+        sums: Of each (variable, lead): what metrics are made of, (sample, SUMS).
         numbers: Of each (variable, lead): the forms of `FORMS` and `RANGE`, by name.
         spectrum: Power over the truth's by zonal wavenumber, by (variable, lead); empty where rows have gaps.
     """
 
-    name: str
-    seed: int | None
-    squared: Mapping[tuple[str, int], np.ndarray]
-    correlation: Mapping[tuple[str, int], np.ndarray]
+    sums: Mapping[tuple[str, int], np.ndarray]
     numbers: Mapping[tuple[str, int], dict[str, float]]
     spectrum: Mapping[tuple[str, int], np.ndarray]
 
 
-def score(row: ForecastRow, samples: ForecastSamples) -> Scored:
-    """Return a row's scores on the test samples; its spread is its error on validation."""
-    squared, correlation, numbers, spectrum = {}, {}, {}, {}
+def target_name(variable: str, lead: int, samples: ForecastSamples) -> str:
+    """Return the name of a target, such as "u10 3 d"."""
+    return f"{variable} {samples.label(lead)}"
+
+
+def score(forecast: Forecast, samples: ForecastSamples, *, forms: bool = True) -> Scored:
+    """Return a forecast's scores on the test samples; its spread is its error on validation.
+
+    Args:
+        forecast: Takes (initial steps, lead), returns normalised anomalies.
+        samples: What it forecasts.
+        forms: Whether `numbers` and `spectrum` are wanted.
+    """
+    sums, numbers, spectrum = {}, {}, {}
     for lead in samples.leads:
         inits = samples.inits("test", lead)
-        forecast = row.forecast(inits, lead)
-        f, climatology = samples.in_units(forecast, inits, lead)
+        made = forecast(inits, lead)
+        f, climatology = samples.in_units(made, inits, lead)
         o, _ = samples.in_units(samples.truth(inits, lead), inits, lead)
-        known = samples.weight > 0
-        o = np.where(known, o, np.nan)
-        before = samples.inits("val", lead)
-        spread = samples.squared_errors(row.forecast(before, lead), before, lead)
-        tested = samples.squared_errors(forecast, inits, lead)
+        o = np.where(samples.weight > 0, o, np.nan)
+        tested = samples.squared_errors(made, inits, lead)
+        if forms:
+            before = samples.inits("val", lead)
+            spread = samples.squared_errors(forecast(before, lead), before, lead)
         for k, name in enumerate(samples.names):
-            at = (name, lead)
+            at, grid = (name, lead), samples.store.grid
             fields = f[:, k], o[:, k], climatology[:, k]
-            squared[at] = wb.wb2_squared_error(*fields[:2], samples.store.grid)
-            correlation[at] = wb.wb2_acc_by_time(*fields, samples.store.grid)
+            range_sums = _range_sums(f[:, k] - climatology[:, k], o[:, k] - climatology[:, k], grid.area)
+            squared, correlation = wb.wb2_squared_error(*fields[:2], grid), wb.wb2_acc_by_time(*fields, grid)
+            sums[at] = np.column_stack([squared, tested[:, k], correlation, range_sums])
+            if not forms:
+                continue
             spectrum[at], lost = _spectrum(fields[0], fields[1], samples)
             numbers[at] = {
                 **_forms(*fields, samples),
-                **_range(*fields, samples),
+                **_plain_range(range_sums),
                 # The error that validation promised over the error that came: 1 where it can be trusted.
                 "val_over_test_rmse": float(np.sqrt(spread[:, k].mean() / max(tested[:, k].mean(), 1e-30))),
                 "half_power_wavenumber": lost,
                 "half_power_km": _wavelength(lost),
             }
-    return Scored(row.name, row.seed, squared, correlation, numbers, spectrum)
+    return Scored(sums, numbers, spectrum)
 
 
 def _forms(f: np.ndarray, o: np.ndarray, climatology: np.ndarray, samples: ForecastSamples) -> dict[str, float]:
@@ -100,26 +96,38 @@ def _forms(f: np.ndarray, o: np.ndarray, climatology: np.ndarray, samples: Forec
     }
 
 
-def _range(f: np.ndarray, o: np.ndarray, climatology: np.ndarray, samples: ForecastSamples) -> dict[str, float]:
-    """Return r, standard deviation of forecast over truth, and slope of truth on forecast, of the anomalies.
-
-    The best forecast in squared error has a ratio of r and a slope of 1; the slope of a forecast without
-    anomalies is undefined (NaN).
-    """
-    return dynamic_range(f - climatology, o - climatology, samples.store.grid.area)
-
-
 def dynamic_range(forecast: np.ndarray, truth: np.ndarray, area: np.ndarray) -> dict[str, float]:
-    """Return r, std_ratio and slope of anomalies (time, row, column), area-weighted over time and space."""
+    """Return r, std_ratio and slope of anomalies (time, row, column), area-weighted over time and space.
+
+    std_ratio: standard deviation of forecast over truth; slope: of truth on forecast. The best forecast in squared
+    error has a ratio of r and a slope of 1; the slope of a forecast without anomalies is undefined (NaN).
+    """
+    return _plain_range(_range_sums(forecast, truth, area))
+
+
+def _range_sums(forecast: np.ndarray, truth: np.ndarray, area: np.ndarray) -> np.ndarray:
+    """Return of each time the sums of w, w f, w o, w f², w o², w f o over the cells with truth, (time, 6)."""
     valid = np.isfinite(truth)
     w = valid * area
-    w = w / w.sum()
     f, o = np.where(valid, forecast, 0.0), np.where(valid, truth, 0.0)
-    f, o = np.where(valid, f - (w * f).sum(), 0.0), np.where(valid, o - (w * o).sum(), 0.0)
-    ff, oo, fo = ((w * a * b).sum() for a, b in ((f, f), (o, o), (f, o)))
-    if ff <= 1e-12 * oo:
-        return {"r": float("nan"), "std_ratio": 0.0, "slope": float("nan")}
-    return {"r": float(fo / np.sqrt(ff * oo)), "std_ratio": float(np.sqrt(ff / oo)), "slope": float(fo / ff)}
+    return np.stack([(w * part).sum(axis=(1, 2)) for part in (1.0, f, o, f * f, o * o, f * o)], axis=1)
+
+
+def _range(sums: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """Return r, std_ratio and slope of rows' sums (row, time, 6) with a weight of each time, (row,) each."""
+    total, f, o, ff, oo, fo = np.moveaxis(np.tensordot(sums, weights, (1, 0)), 1, 0)
+    ff, oo, fo = ff / total - (f / total) ** 2, oo / total - (o / total) ** 2, fo / total - f * o / total**2
+    none = ff <= 1e-12 * oo
+    safe = np.where(none, 1.0, ff)
+    return {
+        "r": np.where(none, np.nan, fo / np.sqrt(safe * oo)),
+        "std_ratio": np.where(none, 0.0, np.sqrt(safe / oo)),
+        "slope": np.where(none, np.nan, fo / safe),
+    }
+
+
+def _plain_range(sums: np.ndarray) -> dict[str, float]:
+    return {name: float(value[0]) for name, value in _range(sums[None], np.ones(len(sums))).items()}
 
 
 def _spectrum(f: np.ndarray, o: np.ndarray, samples: ForecastSamples) -> tuple[np.ndarray, float]:
@@ -137,104 +145,78 @@ def _wavelength(wavenumber: float) -> float:
     return 2 * np.pi * wb.EARTH_RADIUS_KM * np.cos(np.pi / 4) / wavenumber
 
 
-def score_table(
-    scored: Sequence[Scored], samples: ForecastSamples, references: Sequence[str], *,
-    unit: str = "auto", block: int = 1, draws: int = 1000,
-) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
-    """Return scores and paired differences of the rows, a mean over seeds each, beside the single seeds' scores.
+def forecast_targets(samples: ForecastSamples, unit: str, block: int) -> list[Target]:
+    """Return a target for each variable and lead; rows hold their `Scored.sums`.
 
     Args:
-        scored: Rows; those of one name are seeds.
-        samples: What they forecast.
-        references: Names of the rows that differences are taken from.
-        unit: Independent unit.
+        samples: What is forecast.
+        unit: Independent unit, see `ForecastSamples.units`.
         block: Units drawn together.
-        draws: Of the bootstrap.
-
-    Raises:
-        EarthSSLError: If there are too few units.
     """
-    names = list(dict.fromkeys(one.name for one in scored))
-    groups = {name: [one for one in scored if one.name == name] for name in names}
-    seeds = np.array([[(one.name == name) / len(group) for one in scored] for name, group in groups.items()])
-    scores, differences = [], []
-    for variable in samples.names:
-        for lead in samples.leads:
-            at = (variable, lead)
-            target = f"{variable} {samples.label(lead)}"
-            found, units = np.unique(samples.units(samples.inits("test", lead), lead, unit), return_inverse=True)
-            size = np.bincount(units).astype(float)
-            for metric in (RMSE, ACC):
-                sums = np.stack([np.bincount(units, _of(one, metric)[at]) for one in scored])
-
-                def statistic(
-                    w: np.ndarray, sums: np.ndarray = sums, size: np.ndarray = size, metric: str = metric
-                ) -> np.ndarray:
-                    mean = sums @ w / (size @ w)
-                    return np.asarray(seeds @ (np.sqrt(mean) if metric == RMSE else mean))
-
-                own, paired = compare(
-                    statistic, np.arange(len(found)), names, references, draws=draws,
-                    block=block, larger_is_better=metric == ACC,
-                )  # fmt: skip
-                scores.append(own.assign(seed="", target=target, metric=metric))
-                scores += [_single(groups, at, target, metric)] if len(scored) > len(names) else []
-                differences.append(paired.assign(target=target, metric=metric))
-            scores += [_plain(groups, at, target, metric) for metric in (STD_RATIO, SLOPE)]
-    return pd.concat(scores, ignore_index=True)[list(SCORES)], pd.concat(differences, ignore_index=True)[
-        list(DIFFERENCES)
-    ]
+    none = score(calendar_climatology(samples), samples, forms=False).sums
+    return [
+        _target(target_name(name, lead, samples), none[name, lead],
+                samples.units(samples.inits("test", lead), lead, unit), block)
+        for name in samples.names
+        for lead in samples.leads
+    ]  # fmt: skip
 
 
-def _of(one: Scored, metric: str) -> Mapping[tuple[str, int], np.ndarray]:
-    return one.squared if metric == RMSE else one.correlation
+def _target(name: str, none: np.ndarray, units: np.ndarray, block: int) -> Target:
+    def of(rows: Sequence[Row], column: int) -> np.ndarray:
+        return np.stack([row.forecast[name][:, column] for row in rows])
+
+    def skill(rows: Sequence[Row]) -> Statistic:
+        error = of(rows, SQUARED)
+        return lambda w: 1 - (error @ w) / (none[:, SQUARED] @ w)
+
+    def rmse(rows: Sequence[Row]) -> Statistic:
+        error = of(rows, SQUARED)
+        return lambda w: np.sqrt(error @ w / w.sum())
+
+    def acc(rows: Sequence[Row]) -> Statistic:
+        found = of(rows, CORRELATION)
+        return lambda w: found @ w / w.sum()
+
+    def spread(which: str) -> Metric:
+        def statistic(rows: Sequence[Row]) -> Statistic:
+            sums = np.stack([row.forecast[name][:, WEIGHT:] for row in rows])
+            return lambda w: _range(sums, w)[which]
+
+        return Metric(which.replace("_", " "), statistic, compared=False)
+
+    metrics = [Metric(SKILL, skill), Metric(RMSE, rmse, False), Metric(ACC, acc), spread("std_ratio"), spread("slope")]
+    return Target(
+        name, units, metrics, block,
+        errors=lambda row: row.forecast[name][:, NORMALISED],
+        reference_errors=none[:, NORMALISED],
+    )  # fmt: skip
 
 
-def _single(groups: Mapping[str, Sequence[Scored]], at: tuple[str, int], target: str, metric: str) -> pd.DataFrame:
-    """Return the scores of the single seeds of rows that have several."""
-    lines = []
-    for name, group in groups.items():
-        for one in group:
-            if len(group) < 2:
-                continue
-            mean = float(_of(one, metric)[at].mean())
-            value = mean**0.5 if metric == RMSE else mean
-            lines.append((name, str(one.seed), target, metric, value, np.nan, np.nan))
-    return pd.DataFrame(lines, columns=list(SCORES))
+def forms_table(scored: Mapping[tuple[str, int | None], Scored], samples: ForecastSamples) -> pd.DataFrame:
+    """Return every form of error and correlation, and of dynamic range, one line a row, seed, variable and lead.
+
+    Args:
+        scored: By name and seed of the row.
+        samples: What they forecast.
+    """
+    return pd.DataFrame([
+        {
+            "row": row, "seed": "" if seed is None else seed, "variable": variable, "unit": samples.unit(variable),
+            "lead": samples.label(lead), **{name: numbers[name] for name in (*FORMS, *RANGE)},
+        }
+        for (row, seed), one in scored.items()
+        for (variable, lead), numbers in one.numbers.items()
+    ])  # fmt: skip
 
 
-def _plain(groups: Mapping[str, Sequence[Scored]], at: tuple[str, int], target: str, metric: str) -> pd.DataFrame:
-    """Return a number without interval, the mean over seeds."""
-    key = metric.replace(" ", "_")
-    lines = [
-        (name, "", target, metric, float(np.mean([one.numbers[at][key] for one in group])), np.nan, np.nan)
-        for name, group in groups.items()
-    ]
-    return pd.DataFrame(lines, columns=list(SCORES))
-
-
-def forms_table(scored: Sequence[Scored], samples: ForecastSamples) -> pd.DataFrame:
-    """Return every form of error and correlation, and of dynamic range, one line a row, seed, variable and lead."""
-    lines = []
-    for one in scored:
-        for (variable, lead), numbers in one.numbers.items():
-            lines.append(
-                {
-                    "row": one.name, "seed": "" if one.seed is None else one.seed, "variable": variable,
-                    "unit": samples.unit(variable), "lead": samples.label(lead),
-                    **{name: numbers[name] for name in (*FORMS, *RANGE)},
-                }
-            )  # fmt: skip
-    return pd.DataFrame(lines)
-
-
-def spectrum_table(scored: Sequence[Scored], samples: ForecastSamples) -> pd.DataFrame:
+def spectrum_table(scored: Mapping[tuple[str, int | None], Scored], samples: ForecastSamples) -> pd.DataFrame:
     """Return forecast over true power by zonal wavenumber, one line a row, seed, variable, lead and wavenumber."""
     parts = [
         pd.DataFrame({"wavenumber": np.arange(len(ratio)), "ratio": ratio}).assign(
-            row=one.name, seed="" if one.seed is None else one.seed, variable=variable, lead=samples.label(lead)
+            row=row, seed="" if seed is None else seed, variable=variable, lead=samples.label(lead)
         )
-        for one in scored
+        for (row, seed), one in scored.items()
         for (variable, lead), ratio in one.spectrum.items()
         if len(ratio)
     ]

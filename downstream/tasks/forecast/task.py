@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+import pandas as pd
 
 from ....ssl.common.errors import EarthSSLError, nearest
-from ....ssl.common.files import refuse_filled
-from ....ssl.model.encoder import Encoder, EncoderConfig
 from ....ssl.store.store import Store
-from ...evaluation.encoders import Contender, contenders, layers_to_read
-from ...evaluation.summary import Summary
-from ...features.patches import POOLINGS, PatchFeatures, PatchGrid, encoder_features, raw_features
+from ...evaluation.encoders import Contender
+from ...evaluation.row import Role, Row
+from ...evaluation.target import Target
+from ...evaluation.task import Decoders, Extras, Features, Task, TaskConfig
+from ...features.patches import POOLINGS, PatchFeatures, PatchGrid, encoder_features, raw_features, raw_patches
+from ...features.predictable import predictable_directions
 from ...heads.patch_ridge import PENALTIES
 from ...metrics.weatherbench import published
 from ...training.fine_tuning import FinetuneConfig
+from ...training.from_scratch import SCRATCH
 from .baselines import (
     BASES,
     CALENDAR,
+    CCA,
     COMPONENTS,
     DAMPED,
     MEAN,
-    NAME,
     OF_ANOMALY,
     PATCH_PCA,
     PCA,
@@ -43,86 +44,65 @@ from .baselines import (
     weekly_climatology,
 )
 from .figures import error_by_lead, one_forecast, spectra
-from .linear import States, linear_direct, linear_iterative, pca_ridge
-from .network import TrainedForecast
+from .linear import States, feature_ridge, linear_direct, linear_iterative, pca_features
+from .network import fine_tuned, from_scratch
 from .patch_head import PatchForecast, patch_components
 from .samples import UNITS, ForecastSamples
-from .scores import ForecastRow, Scored, forms_table, score, score_table, spectrum_table
+from .scores import Scored, forecast_targets, forms_table, score, spectrum_table, target_name
 
 DIRECT, ITERATIVE = "linear regression, direct", "linear regression, iterative"
-
-UNTRAINED, PRETRAINED, SCRATCH = "untrained + patch head", "pretrained + patch head", "same network from scratch"
-
-REFERENCES = (PERSISTENCE, OF_ANOMALY, DAMPED, WEEKLY, CALENDAR, DIRECT, PCA, PATCH_PCA, UNTRAINED, SCRATCH)
-
 FEWEST_YEARS = 2
-
 CONVENTION = (
     "Target: fields `lead` after the last input step; a sample belongs to its target's block. Everything is fitted on "
     "train, chosen on validation (layer, pooling, penalty, components, steps of training, and base: the future "
     "anomaly, its change from the present one, or its departure from damped persistence), and read once on test; "
-    "nothing is refitted. persistence: of the field, as published by WeatherBench; persistence of the anomaly: on the "
-    "climatology of the target's season and hour. rmse: WeatherBench 2's (cell areas, root after the time mean); acc: "
-    "WeatherBench 2's, of each forecast, about the training climatology, then averaged. std ratio: spread of forecast "
-    "over true anomalies (of the best forecast in squared error: r); slope: of truth on forecast (of the best "
-    "forecast: 1). WeatherBench "
-    "1's forms: forms.csv; spectra: spectrum.csv. Intervals: paired bootstrap over units of test targets, given these "
-    "seeds."
+    "nothing is refitted. Patch head: from the features of a patch, its tokens or its raw cells, to the same patch "
+    "ahead. persistence: of the field, as published by WeatherBench; persistence of the anomaly: on the climatology "
+    "of the target's season and hour. skill: 1 − squared error over that of the calendar climatology; rmse: "
+    "WeatherBench 2's (cell areas, root after the time mean); acc: WeatherBench 2's, of each forecast, about the "
+    "training climatology, then averaged. std ratio: spread of forecast over true anomalies (of the best forecast in "
+    "squared error: r); slope: of truth on forecast (of the best forecast: 1). WeatherBench 1's forms: forms.csv; "
+    "spectra: spectrum.csv. Label curve: training samples of some units only, for everything that is fitted but the "
+    "climatology and components. Intervals: paired bootstrap over units of test targets, given these seeds."
 )
 
 
 @dataclass(frozen=True)
-class ForecastConfig:
-    """What to forecast and how.
+class ForecastConfig(TaskConfig):
+    """What to forecast and how; see `TaskConfig` for the rest.
 
     Attributes:
-        store: Folder of the training store.
-        out: Folder of the results; must be new or empty.
-        checkpoints: Checkpoint folders (or run folders) of one recipe at several seeds; may be empty, with `encoder`.
-        task: forecast.
-        encoder: Shape of the untrained encoders where there is no checkpoint.
         leads: Steps ahead.
         variables: To be forecast; null for all of the store's.
-        layers: Blocks to read, counted from 0, negative from the end; null for the last third, at least two.
         poolings: Of the tokens of a place over the window: last, mean+last.
         bases: What heads predict: the future "anomaly", its "change" from the present, its "departure" from damped
             persistence; where several, validation chooses for each variable and lead.
         penalties: Of the patch head, multiples of n.
         raw_values: Whether the head on the encoder also sees the last step's raw values of the patch.
         components: Numbers of principal components of the global state to try.
-        untrained_seeds: Number of randomly initialised twins.
-        scratch_seeds: Number of networks trained from scratch on the forecast itself.
-        finetune: How networks are trained; for those from scratch, always in full and without layer decay.
+        finetune: How pretrained encoders are trained on.
         finetune_seeds: Number of pretrained encoders, in their order, that are fine-tuned.
-        unit: Independent unit of the bootstrap: auto (years of monthly data, else weeks), week, month, year.
+        unit: Independent unit of bootstrap and label curve: auto (years of monthly data, else weeks), week, month,
+            year.
         block: Units drawn together.
-        draws: Bootstrap draws.
     """
 
-    store: str
-    out: str
-    checkpoints: list[str] = field(default_factory=list)
-    task: str = NAME
-    encoder: EncoderConfig | None = None
+    task: str = "forecast"
     leads: list[int] = field(default_factory=lambda: [1, 2, 3])
     variables: list[str] | None = None
-    layers: list[int] | None = None
     poolings: list[str] = field(default_factory=lambda: list(POOLINGS))
     bases: list[str] = field(default_factory=lambda: list(BASES))
     penalties: list[float] = field(default_factory=lambda: list(PENALTIES))
     raw_values: bool = False
     components: list[int] = field(default_factory=lambda: list(COMPONENTS))
-    untrained_seeds: int = 3
-    scratch_seeds: int = 1
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     finetune_seeds: int = 1
     unit: str = "auto"
     block: int = 1
-    draws: int = 2000
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, given, known in (
-            ("task", [self.task], (NAME,)),
             ("poolings", self.poolings, POOLINGS),
             ("bases", self.bases, BASES),
             ("unit", [self.unit], UNITS),
@@ -133,202 +113,239 @@ class ForecastConfig:
                 raise EarthSSLError(
                     f"forecast.{name}: expected {', '.join(known)}, got '{got}'." + nearest(str(got), list(known))
                 )
-        if not self.checkpoints and self.encoder is None:
-            raise EarthSSLError(
-                "forecast: expected checkpoints, or the shape of an untrained encoder (forecast.encoder), got neither"
-            )
         if not self.leads or min(self.leads) < 1:
             raise EarthSSLError(f"forecast.leads: expected steps ahead from 1, got {self.leads}")
         if not self.penalties or min(self.penalties) <= 0 or not self.components or min(self.components) < 1:
             raise EarthSSLError(
                 f"forecast: expected positive penalties and components from 1, got {self.penalties}, {self.components}"
             )
-        if min(self.untrained_seeds, self.scratch_seeds, self.finetune_seeds) < 0:
-            raise EarthSSLError("forecast: expected numbers of seeds from 0, got a negative one")
-        if self.draws < 1000 or self.block < 1:
-            raise EarthSSLError(f"forecast: expected draws ≥ 1000 and block ≥ 1, got {self.draws} and {self.block}")
+        if self.finetune_seeds < 0:
+            raise EarthSSLError(f"forecast.finetune_seeds: expected a number from 0, got {self.finetune_seeds}")
 
 
-def run(config: ForecastConfig, command: str = "") -> Path:
-    """Make and score every row, and return the folder of the tables.
+class ForecastTask(Task[ForecastConfig]):
+    """Fields ahead, one target a variable and lead.
 
-    Raises:
-        EarthSSLError: If store, checkpoints and task do not fit together, or `out` is not empty.
+    Attributes:
+        scored: Every form of every row's scores, by name and seed, as the rows are made.
     """
-    begun = time.perf_counter()
-    refuse_filled(Path(config.out), "the task's results")
-    with threadpool_limits(1, "blas"):  # the solutions are many and small: threads would wait for one another
-        summary = _summary(config, begun)
-    return summary.write(config.out, command)
 
+    name = "forecast"
+    what = "Forecasts"
+    convention = CONVENTION
+    Config = ForecastConfig
+    head = "patch head"
 
-def _summary(config: ForecastConfig, begun: float) -> Summary:
-    store = Store(config.store)
-    twins = max(config.untrained_seeds, config.scratch_seeds, 0 if config.checkpoints else 1)
-    found = contenders(store, config.checkpoints, twins, config.encoder)
-    shape = found[0].encoder.config
-    samples = ForecastSamples.of(store, config.leads, shape.window, config.variables)
-    pretrained = [one for one in found if one.kind == "pretrained"]
-    untrained = [one for one in found if one.kind == "untrained"]
-    rows = _Rows(config, samples, found[0].encoder)
-    made = rows.baselines()
-    made += [rows.frozen(UNTRAINED, one) for one in untrained[: config.untrained_seeds]]
-    made += [rows.frozen(PRETRAINED, one) for one in pretrained]
-    from_scratch = replace(config.finetune, mode="full", layer_decay=1.0)
-    made += [rows.trained(SCRATCH, one, from_scratch) for one in untrained[: config.scratch_seeds]]
-    tuned = f"pretrained, fine-tuned ({config.finetune.mode})"
-    made += [rows.trained(tuned, one, config.finetune) for one in pretrained[: config.finetune_seeds]]
-    scored = [score(row, samples) for row in made]
-    return _summed_up(config, samples, made, scored, begun)
+    def __init__(self, config: ForecastConfig, store: Store, decoders: Decoders | None = None) -> None:
+        super().__init__(config, store, decoders)
+        self.leads = sorted(set(config.leads))
+        self._samples = ForecastSamples.of(store, config.leads, 1, config.variables)
+        self._of_window: dict[int, ForecastSamples] = {}
+        self.scored: dict[tuple[str, int | None], Scored] = {}
+        self._shown: dict[str, np.ndarray] = {}
 
+    def seeing(self, window: int) -> ForecastSamples:
+        """Return the samples of forecasts that see so many steps; their targets are the same for all."""
+        if window not in self._of_window:
+            self._of_window[window] = self._samples.seeing(window)
+        return self._of_window[window]
 
-class _Rows:
-    """Makes the rows of the table."""
+    @property
+    def own(self) -> ForecastSamples:
+        """The samples of this table."""
+        return self.seeing(self.shape.window)
 
-    def __init__(self, config: ForecastConfig, samples: ForecastSamples, encoder: Encoder) -> None:
-        self.config, self.samples, self.width = config, samples, encoder.width
-        patch = encoder.config.patch
-        self.grid = PatchGrid(samples.store, (patch[1], patch[2]))
-        self.damped = Damped.fit(samples)
-        self.bases = bases_of(samples, config.bases)
-        self._layers = layers_to_read(config.layers, encoder.depth)
+    @property
+    def grid(self) -> PatchGrid:
+        """How the globe is cut in this table."""
+        return PatchGrid(self.store, (self.shape.patch[1], self.shape.patch[2]))
 
-    def baselines(self) -> list[ForecastRow]:
-        """Return the rows without an encoder."""
-        samples, config = self.samples, self.config
+    @cached_property
+    def states(self) -> States:
+        """Principal components of the global state."""
+        return States.of(self.own)
+
+    def targets(self) -> Sequence[Target]:
+        return forecast_targets(self.own, self.config.unit, self.config.block)
+
+    def training_samples(self) -> np.ndarray:
+        return np.unique(np.concatenate([self.own.inits("train", lead) for lead in self.own.leads]))
+
+    def label_units(self) -> np.ndarray:
+        return np.unique(self.own.units(self.own.joint("train"), 0, self.config.unit))
+
+    def samples(self) -> Mapping[str, Any]:
+        own = self.own
+        return {
+            block: {own.label(lead): len(own.inits(block, lead)) for lead in own.leads}
+            for block in ("train", "val", "test")
+        }
+
+    def raw(self, window: int) -> np.ndarray:
+        return raw_patches(self._samples.fields, self.grid, window, self._samples.times).at_all(len(self.store.times))
+
+    def baselines(self, window: int) -> Iterable[Row]:
+        samples, config = self.own, self.config
         simple: list[tuple[str, Forecast | None]] = [
             (PERSISTENCE, persistence(samples)), (OF_ANOMALY, anomaly_persistence(samples)),
             (MEAN, mean_climatology(samples)), (WEEKLY, weekly_climatology(samples)),
             (CALENDAR, calendar_climatology(samples)),
         ]  # fmt: skip
-        rows = [ForecastRow(name, None, forecast) for name, forecast in simple if forecast is not None]
-        rows.append(ForecastRow(DAMPED, None, self.damped, self.damped.settings))
-        states = States.of(samples)
-        direct = linear_direct(samples, states, self.bases)
-        iterative = linear_iterative(samples, states, config.components)
-        pca = pca_ridge(samples, states, self.bases, config.components, samples.window)
-        rows += [
-            ForecastRow(DIRECT, None, direct, direct.settings),
-            ForecastRow(ITERATIVE, None, iterative, iterative.settings),
-            ForecastRow(PCA, None, pca, pca.settings),
-        ]
-        return [*rows, self._head(PATCH_PCA, None, {"PCA": patch_components(samples, self.grid, self.width)})]
+        for name, forecast in simple:
+            if forecast is not None:
+                yield self._row(name, Role.BASELINE, forecast, {}, reference=name != MEAN)
+        bases = bases_of(samples, config.bases)
+        for name, made in (
+            (DAMPED, Damped.fit(samples)),
+            (DIRECT, linear_direct(samples, self.states, bases)),
+            (ITERATIVE, linear_iterative(samples, self.states, config.components)),
+            (PCA, feature_ridge(samples, self._components(), bases)),
+            (CCA, feature_ridge(samples, predictable_directions(self.store, window, self.leads), bases)),
+        ):
+            yield self._row(name, Role.BASELINE, made, made.settings)
+        width = self.encoders()[0].encoder.width
+        patches = {"PCA": patch_components(samples, self.grid, width).at_all(len(self.store.times))}
+        yield self.fitted(PATCH_PCA, Role.BASELINE, patches)
 
-    def frozen(self, name: str, one: Contender) -> ForecastRow:
-        """Return the row of a frozen encoder with the shared linear head."""
-        samples, label = self.samples, f"{name}, seed {one.seed}"
+    def _components(self) -> dict[str, np.ndarray]:
+        return pca_features(self.states, self.config.components, self.own.window)
+
+    def fitted(
+        self, name: str, role: Role, features: Features, seed: int | None = None, units: np.ndarray | None = None
+    ) -> Row:
+        return self._headed(name, role, features, seed, self._of(self.own, units), self.grid)
+
+    def _of(self, samples: ForecastSamples, units: np.ndarray | None) -> ForecastSamples:
+        return samples if units is None else samples.trained_on(units, self.config.unit)
+
+    def _headed(
+        self, name: str, role: Role, features: Features, seed: int | None, samples: ForecastSamples, grid: PatchGrid,
+        bases: Sequence[str] | None = None,
+    ) -> Row:  # fmt: skip
+        """Return the row of the shared head on features of patches at all steps, (time, place, feature)."""
+        every = np.arange(len(self.store.times))
+        named = {one: PatchFeatures(every, values) for one, values in features.items()}
+        own = bases_of(samples, bases or self.config.bases)
+        head = PatchForecast.fit(samples, grid, named, own, self.config.penalties)
+        followed = self.config.fractions and self.curved(Row(name, role, {}))
+        kept = {one.features: features[one.features] for one in head.chosen.values()} if followed else {}
+        return self._row(name, role, head, head.settings, seed, samples, features=kept)
+
+    def rows(self, encoder: Contender, layers: Sequence[int]) -> Iterable[Row]:
+        name, shape = f"{encoder.kind} [{self.head}]", encoder.encoder.config
+        samples = self.seeing(shape.window)
+        grid = PatchGrid(self.store, (shape.patch[1], shape.patch[2]))
         found = encoder_features(
-            one.encoder,
-            samples.store,
-            samples.fields,
-            samples.every(),
-            self._layers,
-            self.config.poolings,
-            label,
-        )
+            encoder.encoder, self.store, samples.fields, samples.every(), layers, self.config.poolings,
+            f"{name}, seed {encoder.seed}",
+        )  # fmt: skip
         named = {f"layer {layer + 1}, {pooling}": tokens for (layer, pooling), tokens in found.items()}
         if self.config.raw_values:
-            raw = raw_features(samples.fields, self.grid, 1, samples.times)
+            raw = raw_features(samples.fields, grid, 1, samples.times)
             named = {f"{what}, raw values": tokens.joined(raw) for what, tokens in named.items()}
-        return self._head(name, one.seed, named)
+        features = {what: tokens.at_all(len(self.store.times)) for what, tokens in named.items()}
+        yield self._headed(name, Role(encoder.kind), features, encoder.seed, samples, grid)
 
-    def _head(self, name: str, seed: int | None, features: dict[str, PatchFeatures]) -> ForecastRow:
-        head = PatchForecast.fit(self.samples, self.grid, features, self.bases, self.config.penalties)
-        return ForecastRow(name, seed, head, head.settings)
+    def trained(
+        self, encoders: Sequence[Contender], seeds: int | None = None, units: np.ndarray | None = None
+    ) -> Iterable[Row]:
+        config, samples = self.config, self._of(self.own, units)
+        damped = Damped.fit(samples)
+        for seed in range(config.scratch.seeds if seeds is None else seeds):
+            made = from_scratch(samples, self.grid, damped, self.shape, config.scratch, seed)
+            yield self._row(SCRATCH, Role.SCRATCH, made, made.settings, seed, samples)
+        pretrained = [one for one in encoders if one.kind == Role.PRETRAINED] if seeds is None else []
+        for one in pretrained[: config.finetune_seeds]:
+            name = f"pretrained, fine-tuned ({config.finetune.mode})"
+            label = f"{name}, seed {one.seed}"
+            made = fine_tuned(samples, self.grid, damped, one.encoder, config.finetune, one.seed, label)
+            yield self._row(name, Role.TUNED, made, made.settings, one.seed)
 
-    def trained(self, name: str, one: Contender, config: FinetuneConfig) -> ForecastRow:
-        """Return the row of a network trained on the forecast itself."""
-        label = f"{name}, seed {one.seed}"
-        made = TrainedForecast(self.samples, self.grid, self.damped, one.encoder, config, one.seed, label)
-        return ForecastRow(name, one.seed, made, made.settings)
+    def curved(self, row: Row) -> bool:
+        return super().curved(row) or row.name in (DAMPED, PCA)
 
+    def refitted(self, row: Row, units: np.ndarray) -> Row:
+        """Return a row anew from some units; features and bases are of those chosen with all of them."""
+        samples = self._of(self.own, units)
+        if row.name == DAMPED:
+            return self._row(DAMPED, row.role, Damped.fit(samples), {}, samples=samples)
+        bases = list(dict.fromkeys(one["base"] for one in row.chosen.values()))
+        if row.name == PCA:
+            chosen = {one["features"] for one in row.chosen.values()}
+            features = {name: values for name, values in self._components().items() if name in chosen}
+            made = feature_ridge(samples, features, bases_of(samples, bases))
+            return self._row(PCA, row.role, made, {}, samples=samples)
+        return self._headed(row.name, row.role, row.features, row.seed, samples, self.grid, bases)
 
-def _summed_up(
-    config: ForecastConfig, samples: ForecastSamples, rows: list[ForecastRow], scored: list[Scored], begun: float
-) -> Summary:
-    store = samples.store
-    names = list(dict.fromkeys(row.name for row in rows))
-    references = [name for name in REFERENCES if name in names]
-    scores, differences = score_table(
-        scored, samples, references, unit=config.unit, block=config.block, draws=config.draws
-    )
-    synthetic = "planet" in store.manifest["attributes"]
-    known = published(store.manifest["source"], synthetic, store.grid, store.splits, samples.names)
-    tables = {"forms": forms_table(scored, samples), "spectrum": spectrum_table(scored, samples)}
-    figures = {"rmse_by_lead": error_by_lead(scores, samples), "one_forecast": _map(samples, rows)}
-    spectrum = spectra(scored, samples)
-    if spectrum is not None:
-        figures["spectrum_ratio"] = spectrum
-    notes = _notes(config, samples, names)
-    if len(known):
-        tables["published_weatherbench1"] = known
-        notes.append("published WeatherBench 1 numbers on this data: published_weatherbench1.csv; compare wb1_rmse")
-    shape, units = store.grid.shape, ", ".join(f"{name} ({samples.unit(name)})" for name in samples.names)
-    what = "the synthetic planet" if synthetic else store.manifest["source"]
-    record = {
-        "source": store.manifest["source"], "synthetic": synthetic, "store_fingerprint": store.fingerprint,
-        "split": store.splits.to_json(), "split_proof": store.manifest["split_proof"],
-        "samples": {block: {samples.label(lead): len(samples.inits(block, lead)) for lead in samples.leads}
-                    for block in ("train", "val", "test")},
-        "unit": samples.unit_kind(config.unit), "window": samples.window,
-        "rows": [{"name": row.name, "seed": row.seed, "settings": dict(row.settings)} for row in rows],
-        "seconds": time.perf_counter() - begun, "config": asdict(config),
-    }  # fmt: skip
-    return Summary(
-        task=NAME,
-        title=f"Forecasts of {units} on {what}, {shape[0]}×{shape[1]}",
-        convention=CONVENTION,
-        scores=scores,
-        differences=differences,
-        record=record,
-        figures=figures,
-        tables=tables,
-        notes=notes,
-    )
+    def _row(
+        self, name: str, role: Role, forecast: Forecast, chosen: Mapping[str, Any], seed: int | None = None,
+        samples: ForecastSamples | None = None, reference: bool = True, features: Features | None = None,
+    ) -> Row:  # fmt: skip
+        """Return the row of a forecast: of every test field, what the metrics are made of."""
+        used = samples or self.own
+        whole = used.only is None
+        found = score(forecast, used, forms=whole)
+        if whole:
+            self.scored[name, seed] = found
+            if role is not Role.BASELINE or name in (OF_ANOMALY, DIRECT, PCA):
+                self._shown.setdefault(name, forecast(*self._map_of(used))[0, 0])
+        told = {target_name(variable, lead, used): sums for (variable, lead), sums in found.sums.items()}
+        return Row(name, role, told, seed, chosen, reference, features=features or {})
 
+    def _map_of(self, samples: ForecastSamples) -> tuple[np.ndarray, int]:
+        """Return one initial step from the middle of the test block, and the middle lead."""
+        lead = samples.leads[len(samples.leads) // 2]
+        inits = samples.inits("test", lead)
+        return inits[len(inits) // 2 : len(inits) // 2 + 1], lead
 
-def _map(samples: ForecastSamples, rows: list[ForecastRow]) -> Any:
-    """Return the figure of one forecast from the middle of the test block, at the middle lead."""
-    lead = samples.leads[len(samples.leads) // 2]
-    inits = samples.inits("test", lead)
-    init = int(inits[len(inits) // 2])
-    at = np.array([init])
-    fields = {"truth": samples.truth(at, lead)[0, 0]}
-    known = samples.weight[0] > 0
-    for row in rows:
-        if row.name in (OF_ANOMALY, DIRECT, PCA, UNTRAINED, PRETRAINED, SCRATCH) or "fine-tuned" in row.name:
-            fields.setdefault(row.name, np.where(known, row.forecast(at, lead)[0, 0], np.nan))
-    return one_forecast(fields, samples, init, lead)
+    def title(self) -> str:
+        own, shape = self.own, self.store.grid.shape
+        units = ", ".join(f"{name} ({own.unit(name)})" for name in own.names)
+        return super().title().replace(self.what, f"{self.what} of {units}, {shape[0]}×{shape[1]}")
 
+    def extras(self, rows: Sequence[Row], scores: pd.DataFrame, differences: pd.DataFrame) -> Extras:
+        own, store = self.own, self.store
+        tables = {"forms": forms_table(self.scored, own), "spectrum": spectrum_table(self.scored, own)}
+        (init,), lead = self._map_of(own)
+        known = own.weight[0] > 0
+        maps = {"truth": own.truth(np.array([init]), lead)[0, 0],
+                **{name: np.where(known, field, np.nan) for name, field in self._shown.items()}}  # fmt: skip
+        figures = {"rmse_by_lead": error_by_lead(scores, own), "one_forecast": one_forecast(maps, own, int(init), lead)}
+        spectrum = spectra(self.scored, own)
+        if spectrum is not None:
+            figures["spectrum_ratio"] = spectrum
+        notes = self._notes([row.name for row in rows])
+        known_scores = published(store.manifest["source"], store.synthetic, store.grid, store.splits, own.names)
+        if len(known_scores):
+            tables["published_weatherbench1"] = known_scores
+            notes.append("published WeatherBench 1 numbers on this data: published_weatherbench1.csv; compare wb1_rmse")
+        record = {"unit": own.unit_kind(self.config.unit), "window": own.window}
+        return Extras(figures=figures, tables=tables, notes=notes, record=record)
 
-def _notes(config: ForecastConfig, samples: ForecastSamples, names: Sequence[str]) -> list[str]:
-    """Return what limits the numbers."""
-    store = samples.store
-    said = [
-        "patch heads know nothing of their neighbours' output: seams between patches add power at small scales, which "
-        "the spectrum shows and which is no skill"
-    ]
-    training = samples.times[store.splits.inside(samples.times.astype("datetime64[ns]"), "train")]
-    years = float((training[-1] - training[0]) / np.timedelta64(1, "D")) / 365.25
-    if years < FEWEST_YEARS:
-        said.append(
-            f"tiny: training is {years:.2g} years, {len(training)} steps; the climatology and every fit are as rough "
-            "as that, and the numbers say nothing about other seasons or years"
-        )
-    harmonics = store.statistics.harmonics
-    if store.statistics.groups == "hour" and not harmonics:
-        said.append(
-            "the calendar climatology is the training mean of each hour of the day: the record is too short for a "
-            "cycle of the year"
-        )
-    if WEEKLY not in names and store.statistics.groups == "hour":
-        said.append("no weekly climatology: training does not hold every week of the year that is forecast")
-    lead = samples.leads[-1]
-    count = len(np.unique(samples.units(samples.inits("test", lead), lead, config.unit)))
-    if count < 10:
-        said.append(
-            f"intervals rest on {count} {samples.unit_kind(config.unit)}s of test: too few to trust their width"
-        )
-    if not any(name.startswith("pretrained") for name in names):
-        said.append("no pretrained encoder is in this table")
-    return said
+    def _notes(self, names: Sequence[str]) -> list[str]:
+        """Return what limits the numbers."""
+        store, samples = self.store, self.own
+        said = [
+            "patch heads know nothing of their neighbours' output: seams between patches add power at small scales, "
+            "which the spectrum shows and which is no skill"
+        ]
+        training = samples.times[store.splits.inside(samples.times.astype("datetime64[ns]"), "train")]
+        years = float((training[-1] - training[0]) / np.timedelta64(1, "D")) / 365.25
+        if years < FEWEST_YEARS:
+            said.append(
+                f"tiny: training is {years:.2g} years, {len(training)} steps; the climatology and every fit are as "
+                "rough as that, and the numbers say nothing about other seasons or years"
+            )
+        if store.statistics.groups == "hour" and not store.statistics.harmonics:
+            said.append(
+                "the calendar climatology is the training mean of each hour of the day: the record is too short for a "
+                "cycle of the year"
+            )
+        if WEEKLY not in names and store.statistics.groups == "hour":
+            said.append("no weekly climatology: training does not hold every week of the year that is forecast")
+        lead = samples.leads[-1]
+        count = len(np.unique(samples.units(samples.inits("test", lead), lead, self.config.unit)))
+        if count < 10:
+            kind = samples.unit_kind(self.config.unit)
+            said.append(f"intervals rest on {count} {kind}s of test: too few to trust their width")
+        return said

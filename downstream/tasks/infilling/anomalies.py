@@ -77,6 +77,11 @@ class Anomalies:
         times = self.store.times.astype("datetime64[ns]")
         return self.values[self.store.splits.inside(times, "fit")]
 
+    @cached_property
+    def years(self) -> np.ndarray:
+        """Calendar year of every step, (time,)."""
+        return np.asarray(self.store.times.astype("datetime64[Y]").astype(int) + 1970)
+
     @property
     def position(self) -> int:
         """Index of the variable in the store."""

@@ -157,3 +157,11 @@ def baselines(anomalies: Anomalies, ranks: Sequence[int] = (15, 40)) -> list[Fil
         Dineof(places, fit),
         OptimalInterpolation(places, fit),
     ]
+
+
+def learnt_from(filler: Filler, places: Places, fields: np.ndarray) -> Filler:
+    """Return optimal interpolation, or a regression on patterns, learnt from other fields, (time, cells)."""
+    if isinstance(filler, PcaRegression):
+        most = min(len(fields) - 2, len(places))
+        return PcaRegression(places, fields, max(1, min(len(filler.patterns), most)))
+    return OptimalInterpolation(places, fields)

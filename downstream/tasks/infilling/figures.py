@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
+    from ...evaluation.row import Row
     from .anomalies import Anomalies
     from .gappy import Gappy
 
@@ -22,7 +23,7 @@ BOLD = ("pretrained", "optimal interpolation")
 def maps_figure(
     anomalies: Anomalies,
     gappy: Gappy,
-    made: Mapping[tuple[str, int | None], np.ndarray],
+    rows: Sequence[Row],
     ends: np.ndarray,
     number: int,
     target: str,
@@ -32,14 +33,14 @@ def maps_figure(
     step = ends[number]
     truth, shown = anomalies.values[step], gappy.observed(ends[number : number + 1])[0]
     panels = {"truth": truth, "observed": shown}
-    for (name, _), values in made.items():
-        panels.setdefault(name, np.where(np.isfinite(shown), shown, values[number]))
-    rows = -(-len(panels) // COLUMNS)
-    drawn = Figure(figsize=(4.2 * COLUMNS, 2.0 * rows + 0.6), layout="constrained")
+    for row in rows:
+        panels.setdefault(row.name, np.where(np.isfinite(shown), shown, row.forecast[target][number]))
+    lines = -(-len(panels) // COLUMNS)
+    drawn = Figure(figsize=(4.2 * COLUMNS, 2.0 * lines + 0.6), layout="constrained")
     limit = float(np.nanquantile(np.abs(truth), 0.98)) or 1.0
     grid = anomalies.store.grid
     extent: Any = (*grid.lon_bounds[[0, -1]], *grid.lat_bounds[[-1, 0]])
-    axes = drawn.subplots(rows, COLUMNS, squeeze=False).ravel()
+    axes = drawn.subplots(lines, COLUMNS, squeeze=False).ravel()
     for axis, (name, values) in zip(axes, panels.items(), strict=False):
         axis.set_facecolor("0.85")
         image = axis.imshow(anomalies.on_grid(values), cmap="RdBu_r", vmin=-limit, vmax=limit, extent=extent,

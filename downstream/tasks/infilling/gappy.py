@@ -1,8 +1,8 @@
-"""Anomalies of one variable of a store, and the same with gaps: for fillers, and as windows for an encoder."""
+"""Anomalies of one variable of a store seen through gaps: for fillers, as windows for an encoder, as raw patches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,14 +11,12 @@ import torch
 from ....ssl.common.errors import EarthSSLError
 from ....ssl.fields.batch import Batch, from_fields
 from ....ssl.model.encoder import Encoder
-from ....ssl.model.tokens import patchify, unpatchify
+from ....ssl.model.tokens import patchify
+from ...evaluation.task import Fill
+from ...features.patches import PatchGrid
 from ...heads.patch_head import Moments, PatchHead
 from .anomalies import Anomalies
 from .gaps import GapConfig, Gaps
-
-# Fields of windows (window, time, variable, row, column), normalised, NaN where nothing is observed, and their times
-# (window, time), datetime64[s]; returns the fields without gaps wherever the store ever holds a value.
-Fill = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 AT_ONCE = 64  # windows in a batch
 
@@ -84,53 +82,111 @@ class Gappy:
             )
         return out
 
-    def probed(self, encoder: Encoder, layers: Sequence[int]) -> dict[int, Probed]:
-        """Return what a linear head on each layer's frozen tokens makes of the test block's gaps.
+    def tokens(self, encoder: Encoder, layers: Sequence[int]) -> dict[int, np.ndarray]:
+        """Return the frozen tokens of the last step after each layer, (time, place, feature).
 
-        Every patch is given to the encoder, those without an observation as missing in all cells. The head maps
-        a token of the last step to the cells of its patch, is the same at all places, is fitted on the hidden
-        cells of training, its penalty chosen on validation, and refitted on both.
+        Every patch is given to the encoder, those without an observation as missing in all cells. NaN at times at
+        which no window of a block ends.
         """
-        train, val = (self._moments(encoder, layers, part) for part in ("train", "val"))
-        fitted = {layer: PatchHead.chosen(train[layer], val[layer]) for layer in layers}
-        values = self._estimated(encoder, {layer: head for layer, (head, _) in fitted.items()})
-        made = {}
-        for layer, (_, penalty) in fitted.items():
-            missed = val[layer].error(PatchHead.fit(train[layer], penalty))
-            made[layer] = Probed(penalty, 1 - missed / float(val[layer].power.sum()), values[layer])
+        length, made = encoder.config.window, {}
+        for part in ("train", "val", "test"):
+            for last, fields, times in self.windows(self.anomalies.ends(part, length), length):
+                for layer, values in _tokens(encoder, self.batch(fields, times), layers).items():
+                    if layer not in made:
+                        made[layer] = np.full((len(self.seen), *values.shape[1:]), np.nan, np.float32)
+                    made[layer][last] = values
         return made
 
-    def _moments(self, encoder: Encoder, layers: Sequence[int], part: str) -> dict[int, Moments]:
-        length = encoder.config.window
-        sums: dict[int, Moments] = {}
-        for last, fields, times in self.windows(self.anomalies.ends(part, length), length):
-            features = _tokens(encoder, self._batch(fields, times), layers)
-            targets, weight = self._posed(last, encoder.config.patch, length)
-            for layer in layers:
-                new = Moments.of(features[layer], targets, weight)
-                sums[layer] = sums[layer] + new if layer in sums else new
-        return sums
+    def raw(self, patch: tuple[int, int], length: int) -> np.ndarray:
+        """Return what is observed in and about each patch, (time, place, value), NaN as for `tokens`.
 
-    def _posed(self, last: np.ndarray, shape: tuple[int, int, int], length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the hidden cells of each patch of the last step (window, token, cell), normalised, and weights.
+        All variables in the patch over the window, the filled one in the eight patches around it at the last step, and
+        where anything is observed there; a value that is not observed is 0. Cells are averaged where they are too many.
+        """
+        own = self.anomalies
+        grid = PatchGrid(own.store, patch)
+        inner, outer = grid.factors(length * len(own.store.variables) + 1, 2)
+        made: np.ndarray | None = None
+        for part in ("train", "val", "test"):
+            for last, fields, _ in self.windows(own.ends(part, length), length):
+                filled = fields[:, -1, own.position, None]
+                steps = [grid.coarse(fields[:, k], inner) for k in range(length)]
+                around = grid.around(filled, outer)
+                shown = np.isfinite(np.concatenate([grid.coarse(filled, inner), around], -1))
+                values = np.concatenate([*map(np.nan_to_num, steps), np.nan_to_num(around), shown], -1)
+                if made is None:
+                    made = np.full((len(self.seen), *values.shape[1:]), np.nan, np.float32)
+                made[last] = values
+        assert made is not None
+        return made
+
+    def posed(self, patch: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the hidden cells of each patch at all times, normalised, (time, place, cell), and their weights.
 
         Squared errors count by area and in the variable's unit, however the store is scaled.
         """
-        own = self.anomalies
-        truth = np.where(own.on_grid(self.hidden(last).astype(float)) == 1, own.normalised[last], np.nan)
+        own, grid = self.anomalies, PatchGrid(self.anomalies.store, patch)
+        hidden = own.on_grid(self.hidden(np.arange(len(self.seen))).astype(float)) == 1
+        truth = np.where(hidden, own.normalised, np.nan)
         weight = own.store.grid.area / own.places.area.mean() * own.store.statistics.scale[own.position] ** 2
+        return grid.cut(truth[:, None]).astype(np.float64), np.nan_to_num(grid.cut(weight[None, None])[0])
 
-        def cut(maps: np.ndarray) -> np.ndarray:
-            whole = np.broadcast_to(maps[:, None, None], (len(maps), length, *own.store.shape[1:]))
-            times = np.broadcast_to(own.store.times[last[0]], whole.shape[:2])  # only the values matter here
-            patches = patchify(self._batch(whole, times), shape)
-            final, cells = patches.step == patches.shape[0] - 1, shape[1] * shape[2]
-            values = torch.where(patches.valid, patches.values, torch.nan)[:, final, own.position, -cells:]
-            return values.numpy().astype(np.float64)
+    def joined(self, values: np.ndarray, patch: tuple[int, int], steps: np.ndarray) -> np.ndarray:
+        """Return cells of patches (step, place, cell), normalised, as anomalies (step, cells)."""
+        maps = PatchGrid(self.anomalies.store, patch).join(values, 1)[:, 0].astype(np.float64)
+        return self.anomalies.from_normalised(maps, steps)
 
-        return cut(truth), np.nan_to_num(cut(weight[None])[0])
+    def probed(
+        self,
+        features: Mapping[str, np.ndarray],
+        patch: tuple[int, int],
+        ends: np.ndarray,
+        years: np.ndarray | None = None,
+    ) -> Probed:
+        """Return what a linear head on features of the patches makes of the gaps of some times.
 
-    def _batch(self, fields: np.ndarray, times: np.ndarray) -> Batch:
+        The head maps features of the last step to the cells of their patch, is the same at all places, and is fitted on
+        the hidden cells of training. Features and penalty are chosen on validation, and the head is refitted on both.
+
+        Args:
+            features: Candidates, (time, place, feature), NaN where there are none.
+            patch: Rows and columns of a patch.
+            ends: Times to fill.
+            years: Of training that the head may see, nothing being refitted; None: all.
+        """
+        targets, weight = self.posed(patch)
+        best: Probed | None = None
+        for name, values in features.items():
+            train, val = (
+                self._moments(values, targets, weight, part, years if part == "train" else None)
+                for part in ("train", "val")
+            )
+            head, penalty = PatchHead.chosen(train, val)
+            first = PatchHead.fit(train, penalty)
+            skill = 1 - val.error(first) / float(val.power.sum())
+            if best is None or skill > best.validation:
+                used = head if years is None else first
+                parts = np.array_split(ends, -(-len(ends) // AT_ONCE))
+                made = np.concatenate([self.joined(used.predict(values[one]), patch, one) for one in parts])
+                best = Probed(name, penalty, skill, made)
+        assert best is not None
+        return best
+
+    def _moments(
+        self, values: np.ndarray, targets: np.ndarray, weight: np.ndarray, block: str, years: np.ndarray | None
+    ) -> Moments:
+        steps = self.anomalies.ends(block, 1)
+        steps = steps[np.isfinite(values[steps, 0, 0])]
+        if years is not None:
+            steps = steps[np.isin(self.anomalies.years[steps], years)]
+        parts = np.array_split(steps, -(-len(steps) // AT_ONCE))
+        total, *rest = (Moments.of(values[one], targets[one], weight) for one in parts)
+        for one in rest:
+            total = total + one
+        return total
+
+    def batch(self, fields: np.ndarray, times: np.ndarray) -> Batch:
+        """Return windows as an encoder takes them."""
         store = self.anomalies.store
         return from_fields(
             torch.from_numpy(np.ascontiguousarray(fields, np.float32)),
@@ -141,33 +197,19 @@ class Gappy:
             store.grid,
         )
 
-    def _estimated(self, encoder: Encoder, heads: dict[int, PatchHead]) -> dict[int, np.ndarray]:
-        """Return each head's test fields as anomalies, (window, cells)."""
-        length, shape = encoder.config.window, encoder.config.patch
-        parts: dict[int, list[np.ndarray]] = {layer: [] for layer in heads}
-        for last, fields, times in self.windows(self.anomalies.ends("test", length), length):
-            shown = self._batch(fields, times)
-            patches = patchify(shown, shape)
-            tokens = _tokens(encoder, shown, list(heads))
-            for layer, head in heads.items():
-                made = torch.from_numpy(head.predict(tokens[layer]))
-                full = made.new_full((*patches.values.shape[:2], 1, patches.values.shape[-1]), torch.nan)
-                full[:, patches.step == patches.shape[0] - 1, 0, -made.shape[-1] :] = made
-                maps = unpatchify(full.float(), patches, shape)[:, -1, 0].double().numpy()
-                parts[layer].append(self.anomalies.from_normalised(maps, last))
-        return {layer: np.concatenate(own) for layer, own in parts.items()}
-
 
 @dataclass(frozen=True, eq=False)
 class Probed:
-    """A fitted head on one layer.
+    """A fitted head on one set of features.
 
     Attributes:
+        features: Name of the set.
         penalty: As chosen.
         validation: Skill on validation before the refit: 1 - squared error / power.
-        values: Its estimates on test, anomalies, (window, cells).
+        values: Its estimates, anomalies, (time, cells).
     """
 
+    features: str
     penalty: float
     validation: float
     values: np.ndarray

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 from ....ssl.common.errors import EarthSSLError
+from ...evaluation.row import Row
+from ...evaluation.target import Metric, Target
+from ...metrics.paired_bootstrap import Statistic
 
-METRICS = {"rmse": False, "r": True, "global rmse": False}  # name -> whether larger is better
+METRICS = {"skill": True, "rmse": False, "r": True, "global rmse": False}  # name -> whether larger is better
 ALL_METRICS = (*METRICS, "std ratio")
 
 
@@ -18,6 +22,7 @@ class Scored:
 
     Attributes:
         error: Weighted squared error over the hidden cells, (month,).
+        reference: The same of no anomaly, (month,).
         weight: Weight of the hidden cells, (month,).
         r: Pattern correlation on them, (month,).
         shift: Global mean of the filled field less that of the truth, (month,).
@@ -25,6 +30,7 @@ class Scored:
     """
 
     error: np.ndarray
+    reference: np.ndarray
     weight: np.ndarray
     r: np.ndarray
     shift: np.ndarray
@@ -33,6 +39,8 @@ class Scored:
 
     def metric(self, name: str, months: np.ndarray) -> np.ndarray:
         """Return a score, each month counted by a weight; series may be stacked along leading axes."""
+        if name == "skill":
+            return 1 - (self.error @ months) / (self.reference @ months)
         if name == "rmse":
             return np.sqrt((self.error @ months) / (self.weight @ months))
         if name == "r":
@@ -75,4 +83,37 @@ def score(estimate: np.ndarray, truth: np.ndarray, hidden: np.ndarray, area: np.
     r = np.where(flat | (size == 0), 0.0, xy / np.where(size > 0, size, 1.0))
     error = (w * (x - y) ** 2).sum(1)
     shift = (w * (x - y)).sum(1) / everywhere
-    return Scored(error, total, r, shift, np.where(flat, 0.0, xx), yy)
+    return Scored(error, (w * y**2).sum(1), total, r, shift, np.where(flat, 0.0, xx), yy)
+
+
+def gap_target(
+    name: str, truth: np.ndarray, hidden: np.ndarray, area: np.ndarray, years: np.ndarray, block: int
+) -> Target:
+    """Return the target of one kind of gaps; its independent units are months, and years for the matrix.
+
+    Args:
+        name: Of the gaps.
+        truth, hidden, area: As for `score`.
+        years: Of each month, (month,).
+        block: Months drawn together.
+    """
+
+    def metric(which: str) -> Metric:
+        def statistic(rows: Sequence[Row]) -> Statistic:
+            scored = [score(row.forecast[name], truth, hidden, area) for row in rows]
+            stacked = Scored(*(np.stack([getattr(one, f.name) for one in scored]) for f in fields(Scored)))
+            return lambda weights: stacked.metric(which, weights)
+
+        return Metric(which, statistic, METRICS.get(which, True), compared=which in METRICS)
+
+    weight = np.where(hidden, area / area.sum(), 0.0)
+
+    def errors(estimate: np.ndarray) -> np.ndarray:
+        return np.asarray((weight * np.where(hidden, estimate - truth, 0.0) ** 2).sum(1))
+
+    return Target(
+        name, np.arange(len(truth)), [metric(which) for which in ALL_METRICS], block,
+        errors=lambda row: errors(row.forecast[name]),
+        reference_errors=errors(np.zeros(truth.shape)),
+        matrix_units=years,
+    )  # fmt: skip

@@ -10,11 +10,11 @@ from earthssl.downstream.heads.ridge_path import RidgePath
 from earthssl.downstream.tasks.forecast.baselines import Damped, bases_of
 from earthssl.downstream.tasks.forecast.linear import (
     States,
+    feature_ridge,
     linear_direct,
     linear_iterative,
     path_errors,
     pca_features,
-    pca_ridge,
 )
 from earthssl.downstream.tasks.forecast.samples import ForecastSamples
 from earthssl.ssl.store.store import Store
@@ -45,7 +45,7 @@ def test_a_travelling_wave_is_forecast_exactly(wave: ForecastSamples) -> None:
     rows = (
         linear_direct(wave, states, bases),
         linear_iterative(wave, states, [2]),
-        pca_ridge(wave, states, bases, [2], 2),
+        feature_ridge(wave, pca_features(states, [2], 2), bases),
     )
     for row in rows:
         for lead in wave.leads:
@@ -99,7 +99,7 @@ def test_choices_and_fits_do_not_see_the_test_block(small: ForecastSamples) -> N
     for make in (
         lambda s: linear_direct(s, States.of(s), bases_of(s)),
         lambda s: linear_iterative(s, States.of(s), [4, 8]),
-        lambda s: pca_ridge(s, States.of(s), bases_of(s), [4, 8], 2),
+        lambda s: feature_ridge(s, pca_features(States.of(s), [4, 8], 2), bases_of(s)),
     ):
         own, other = make(small), make(poisoned)
         assert own.settings == other.settings

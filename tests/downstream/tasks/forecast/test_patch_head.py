@@ -9,10 +9,11 @@ import pytest
 import torch
 from earthssl.downstream.features.patches import PatchFeatures, PatchGrid, encoder_features, pca_features, raw_features
 from earthssl.downstream.tasks.forecast.baselines import Damped, bases_of
-from earthssl.downstream.tasks.forecast.network import TrainedForecast
+from earthssl.downstream.tasks.forecast.network import fine_tuned, from_scratch
 from earthssl.downstream.tasks.forecast.patch_head import PatchForecast
 from earthssl.downstream.tasks.forecast.samples import ForecastSamples
 from earthssl.downstream.training.fine_tuning import FinetuneConfig
+from earthssl.downstream.training.from_scratch import ScratchConfig
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.model.encoder import Encoder, EncoderConfig
 from earthssl.ssl.store.store import Store
@@ -104,24 +105,37 @@ SHORT = FinetuneConfig(steps=30, batch_size=24, warmup_steps=3, check_every=10, 
 def test_a_network_starts_at_damped_persistence_and_learns_the_wave(wave: ForecastSamples) -> None:
     grid, damped, encoder = PatchGrid(wave.store, (4, 4)), Damped.fit(wave), encoder_of(wave, (1, 4, 4))
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    made = TrainedForecast(wave, grid, damped, encoder, SHORT, 0, "test")
+    made = fine_tuned(wave, grid, damped, encoder, SHORT, 0, "test")
     inits = wave.inits("val", 2)
     errors = [wave.squared_errors(damped(wave.inits("val", k), k), wave.inits("val", k), k).mean() for k in (2, 4)]
-    assert made.trained.history[0] == (0, pytest.approx(float(np.mean(errors))))
-    assert made.trained.score < 0.5 * made.trained.history[0][1]
+    assert made.settings["history"][0] == [0, pytest.approx(float(np.mean(errors)))]
+    assert made.settings["validation error"] < 0.5 * made.settings["history"][0][1]
     assert skill(wave, damped, 2) == pytest.approx(np.cos(2 * np.pi * 2 / 9) ** 2, abs=0.02)
     assert skill(wave, made, 2) > 0.8
     for name, value in encoder.state_dict().items():
         assert torch.equal(value, before[name]), name
     assert not any(p.requires_grad for p in encoder.parameters())
-    again = TrainedForecast(wave, grid, damped, encoder, SHORT, 0, "test")
+    again = fine_tuned(wave, grid, damped, encoder, SHORT, 0, "test")
     np.testing.assert_array_equal(made(inits, 2), again(inits, 2))
 
 
 def test_a_network_is_trained_beside_land(small: ForecastSamples) -> None:
     config = FinetuneConfig(mode="last", steps=4, batch_size=16, warmup_steps=1, check_every=2)
     grid, damped = PatchGrid(small.store, (2, 3)), Damped.fit(small)
-    made = TrainedForecast(small, grid, damped, encoder_of(small, (1, 2, 3)), config, 0, "test")
+    made = fine_tuned(small, grid, damped, encoder_of(small, (1, 2, 3)), config, 0, "test")
     forecast = made(small.inits("test", 3), 3)
     assert np.isfinite(forecast).all()
-    assert made.trained.score <= made.trained.history[0][1]
+    assert made.settings["validation error"] <= made.settings["history"][0][1]
+
+
+def test_a_network_from_scratch_learns_the_wave(wave: ForecastSamples) -> None:
+    """From damped persistence on; the same for the same seed, another for another; fewer months teach it less."""
+    grid, damped, shape = PatchGrid(wave.store, (4, 4)), Damped.fit(wave), EncoderConfig("nano", 2, (1, 4, 4))
+    config = ScratchConfig(1, 30, 24, lr=5e-3, check_every=10)
+    made, again, other = (from_scratch(wave, grid, damped, shape, config, seed) for seed in (0, 0, 1))
+    inits = wave.inits("val", 2)
+    assert skill(wave, made, 2) > 0.8 > skill(wave, damped, 2)
+    np.testing.assert_array_equal(made(inits, 2), again(inits, 2))
+    assert not np.array_equal(made(inits, 2), other(inits, 2))
+    few = wave.trained_on(np.array([1990]), "year")
+    assert skill(wave, from_scratch(few, grid, damped, shape, config, 0), 2) < skill(wave, made, 2)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from earthssl.downstream.evaluation.row import Role, Row
+from earthssl.downstream.evaluation.scores import tables
 from earthssl.downstream.metrics import weatherbench as wb
 from earthssl.downstream.tasks.forecast.baselines import Damped, anomaly_persistence, calendar_climatology
 from earthssl.downstream.tasks.forecast.figures import error_by_lead, one_forecast, spectra, style
@@ -14,16 +18,28 @@ from earthssl.downstream.tasks.forecast.samples import ForecastSamples
 from earthssl.downstream.tasks.forecast.scores import (
     FORMS,
     RANGE,
-    ForecastRow,
     Scored,
     dynamic_range,
+    forecast_targets,
     forms_table,
     score,
-    score_table,
     spectrum_table,
+    target_name,
 )
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.store.store import Store
+
+Made = dict[tuple[str, int | None], Scored]
+
+
+def score_table(
+    scored: Made, samples: ForecastSamples, references: list[str], unit: str = "auto", block: int = 1
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    rows = [
+        Row(name, Role.BASELINE, {target_name(*at, samples): sums for at, sums in one.sums.items()}, seed)
+        for (name, seed), one in scored.items()
+    ]
+    return tables(forecast_targets(samples, unit, block), rows, draws=1000, references=references)
 
 
 @pytest.fixture(scope="module")
@@ -32,25 +48,25 @@ def daily(daily_store: Path) -> ForecastSamples:
 
 
 @pytest.fixture(scope="module")
-def scored(daily: ForecastSamples) -> list[Scored]:
+def scored(daily: ForecastSamples) -> Made:
     noise = np.random.default_rng(0).normal(size=daily.fields.shape).astype(np.float32)
 
     def shaken(inits: np.ndarray, lead: int) -> np.ndarray:
         return anomaly_persistence(daily)(inits, lead) + noise[inits]
 
-    rows = [
-        ForecastRow("persistence", None, anomaly_persistence(daily)), ForecastRow("damped", None, Damped.fit(daily)),
-        ForecastRow("climatology", None, calendar_climatology(daily)),
-        ForecastRow("noisy", 0, shaken), ForecastRow("noisy", 1, anomaly_persistence(daily)),
-    ]  # fmt: skip
-    return [score(row, daily) for row in rows]
+    rows = {
+        ("persistence", None): anomaly_persistence(daily), ("damped", None): Damped.fit(daily),
+        ("climatology", None): calendar_climatology(daily),
+        ("noisy", 0): shaken, ("noisy", 1): anomaly_persistence(daily),
+    }  # fmt: skip
+    return {own: score(forecast, daily) for own, forecast in rows.items()}
 
 
-def test_range_of_a_conditional_mean_and_of_anomaly_persistence(scored: list[Scored]) -> None:
+def test_range_of_a_conditional_mean_and_of_anomaly_persistence(scored: Made) -> None:
     """Red noise of damping .8: the conditional mean has std ratio r = .8^lead and slope 1; persistence 1 and r."""
     for lead in (1, 4):
         r = 0.8**lead
-        numbers = {one.name: one.numbers["t2m", lead] for one in scored[:3]}
+        numbers = {name: one.numbers["t2m", lead] for (name, _), one in scored.items()}
         assert numbers["damped"]["std_ratio"] == pytest.approx(r, abs=0.04)
         assert numbers["damped"]["slope"] == pytest.approx(1, abs=0.12)
         assert numbers["persistence"]["std_ratio"] == pytest.approx(1, abs=0.02)
@@ -74,14 +90,16 @@ def test_dynamic_range_by_hand() -> None:
     assert dynamic_range(wild, land, area) == pytest.approx({"r": 1, "std_ratio": 0.5, "slope": 2})
 
 
-def test_the_tables_hold_the_formulas_values(daily: ForecastSamples, scored: list[Scored]) -> None:
-    scores, differences = score_table(scored, daily, ["persistence"], draws=1000)
+def test_the_tables_hold_the_formulas_values(daily: ForecastSamples, scored: Made) -> None:
+    scores, differences = score_table(scored, daily, ["persistence"])
     inits = daily.inits("test", 4)
     f, climatology = daily.in_units(anomaly_persistence(daily)(inits, 4), inits, 4)
     o, _ = daily.in_units(daily.truth(inits, 4), inits, 4)
     grid = daily.store.grid
     found = scores[(scores.row == "persistence") & (scores.target == "t2m 4 d")].set_index("metric").value
     assert found["rmse"] == pytest.approx(wb.wb2_rmse(f[:, 0], o[:, 0], grid))
+    power = wb.wb2_squared_error(climatology[:, 0], o[:, 0], grid)
+    assert found["skill"] == pytest.approx(1 - found["rmse"] ** 2 / power.mean())
     assert found["acc"] == pytest.approx(wb.wb2_acc(f[:, 0], o[:, 0], climatology[:, 0], grid))
     forms = forms_table(scored, daily)
     assert set(FORMS) | set(RANGE) <= set(forms.columns)
@@ -96,8 +114,8 @@ def test_the_tables_hold_the_formulas_values(daily: ForecastSamples, scored: lis
     assert acc["climatology"] == "worse"
 
 
-def test_a_row_of_seeds_scores_their_mean_and_shows_each(daily: ForecastSamples, scored: list[Scored]) -> None:
-    scores, _ = score_table(scored, daily, [], draws=1000)
+def test_a_row_of_seeds_scores_their_mean_and_shows_each(daily: ForecastSamples, scored: Made) -> None:
+    scores, _ = score_table(scored, daily, [])
     own = (
         scores[(scores.row == "noisy") & (scores.target == "t2m 1 d") & (scores.metric == "rmse")]
         .set_index("seed")
@@ -109,43 +127,54 @@ def test_a_row_of_seeds_scores_their_mean_and_shows_each(daily: ForecastSamples,
     assert scores["value"].dtype == float
 
 
-def test_too_few_units_are_refused(daily: ForecastSamples, scored: list[Scored], small_store: Path) -> None:
+def test_too_few_units_are_refused(daily: ForecastSamples, scored: Made, small_store: Path) -> None:
     small = ForecastSamples.of(Store(small_store), [1], 1, ["u10"])
-    row = score(ForecastRow("persistence", None, anomaly_persistence(small)), small)
-    assert len(score_table([row], small, [], draws=1000)[0]) == 4  # four years will do
-    with pytest.raises(EarthSSLError, match="at least 6 independent units"):
-        score_table([row], small, [], unit="year", block=3)
+    row: Made = {("persistence", None): score(anomaly_persistence(small), small)}
+    assert len(score_table(row, small, [])[0]) == 5  # four years will do
+    # Too few for blocks of three: years are drawn one by one.
+    alone, blocks = (score_table(row, small, [], unit="year", block=block)[0] for block in (1, 3))
+    pd.testing.assert_frame_equal(alone, blocks)
+    with pytest.raises(EarthSSLError, match="at least 4 independent units"):
+        tables(
+            [replace(one, units=one.units // 2) for one in forecast_targets(small, "year", 1)],
+            [Row("persistence", Role.BASELINE, {"u10 1 mo": row["persistence", None].sums["u10", 1]})], draws=1000,
+        )  # fmt: skip
 
 
 def test_a_spectrum_of_a_wave_and_of_half_its_amplitude(wave_store: Path) -> None:
     """Damped by ½ a wave has ¼ of its power, at its wavenumber, 2, and so it is lost there; land has no spectrum."""
     samples = ForecastSamples.of(Store(wave_store), [9], 1, ["u10"])
     direct = linear_direct(samples, States.of(samples), {"anomaly": calendar_climatology(samples)})
-    rows = [
-        ForecastRow("whole", None, direct),
-        ForecastRow("half", None, lambda inits, lead: 0.5 * direct(inits, lead)),
-    ]
-    whole, half = (score(row, samples) for row in rows)
+    whole = score(direct, samples)
+    half = score(lambda inits, lead: 0.5 * direct(inits, lead), samples)
+    both: Made = {("whole", None): whole, ("half", None): half}
     assert whole.spectrum["u10", 9][2] == pytest.approx(1, abs=1e-3)
     assert half.spectrum["u10", 9][2] == pytest.approx(0.25, abs=1e-3)
     assert half.numbers["u10", 9]["half_power_wavenumber"] == 2
     assert half.numbers["u10", 9]["half_power_km"] == pytest.approx(2 * np.pi * 6371 * 0.5**0.5 / 2)
     assert np.isnan(whole.numbers["u10", 9]["half_power_wavenumber"])
-    table = spectrum_table([whole, half], samples)
+    table = spectrum_table(both, samples)
     assert len(table) == 2 * 9
-    assert spectra([whole, half], samples) is not None
+    assert spectra(both, samples) is not None
 
 
 def test_fields_with_land_have_no_spectrum_and_figures_say_nothing_of_it(small_store: Path) -> None:
     samples = ForecastSamples.of(Store(small_store), [1], 1, ["sst"])
-    one = score(ForecastRow("persistence", None, anomaly_persistence(samples)), samples)
+    one = score(anomaly_persistence(samples), samples)
     assert len(one.spectrum["sst", 1]) == 0
-    assert spectrum_table([one], samples).empty
-    assert spectra([one], samples) is None
+    assert spectrum_table({("persistence", None): one}, samples).empty
+    assert spectra({("persistence", None): one}, samples) is None
 
 
-def test_figures_show_every_row_and_the_truth(daily: ForecastSamples, scored: list[Scored]) -> None:
-    scores, _ = score_table(scored, daily, [], draws=1000)
+def test_without_forms_the_sums_are_the_same(daily: ForecastSamples) -> None:
+    whole, bare = (score(Damped.fit(daily), daily, forms=forms) for forms in (True, False))
+    assert not bare.numbers
+    for at, sums in whole.sums.items():
+        assert np.array_equal(sums, bare.sums[at])
+
+
+def test_figures_show_every_row_and_the_truth(daily: ForecastSamples, scored: Made) -> None:
+    scores, _ = score_table(scored, daily, [])
     drawn = error_by_lead(scores, daily)
     assert [line.get_label() for line in drawn.axes[0].lines] == ["persistence", "damped", "climatology", "noisy"]
     assert len({style(k) for k in range(32)}) == 32

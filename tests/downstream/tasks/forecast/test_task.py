@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from earthssl.downstream.evaluation.encoders import Contender
+from earthssl.downstream.evaluation.task import run
 from earthssl.downstream.tasks.forecast import task as module
 from earthssl.downstream.tasks.forecast.baselines import DAMPED, PATCH_PCA, PCA
-from earthssl.downstream.tasks.forecast.frozen import ForecastTask
 from earthssl.downstream.tasks.forecast.samples import ForecastSamples
-from earthssl.downstream.tasks.forecast.task import ForecastConfig, run
+from earthssl.downstream.tasks.forecast.task import ForecastConfig, ForecastTask
+from earthssl.downstream.tasks.registry import make_frozen
 from earthssl.downstream.training.fine_tuning import FinetuneConfig
+from earthssl.downstream.training.from_scratch import ScratchConfig
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.fields.splits import SplitsConfig
 from earthssl.ssl.model.encoder import Encoder, EncoderConfig
@@ -25,6 +29,15 @@ from earthssl.ssl.prepare.prepare import prepare
 from earthssl.ssl.store.store import Store
 
 QUICK = FinetuneConfig(steps=2, batch_size=8, warmup_steps=1, check_every=1)
+RAW = [f"{name} [patch head]" for name in ("raw window", "random features of the raw window", "PCA of the window")]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_random_features() -> Iterator[None]:
+    """So that the default suite stays quick."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("earthssl.downstream.evaluation.equal_input.RANDOM_FEATURES", 32)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +45,17 @@ def config(small_store: Path, small_run: Path, tmp_path_factory: pytest.TempPath
     return ForecastConfig(
         str(small_store), str(tmp_path_factory.mktemp("forecast") / "out"), [str(small_run)], leads=[1, 3],
         variables=["u10", "sst"], poolings=["last"], components=[4, 8], untrained_seeds=2, finetune=QUICK, draws=1000,
+        random_seeds=1, scratch=ScratchConfig(1, 2, 8, check_every=1), fractions=[0.1, 1.0], label_draws=1,
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def folder(config: ForecastConfig) -> Path:
-    return run(config, "earthssl probe")
+    return run(task_of(config), "earthssl probe")
+
+
+def task_of(config: ForecastConfig) -> ForecastTask:
+    return ForecastTask(config, Store(config.store))
 
 
 def encoder_of(store: Store, window: int = 3, patch: tuple[int, int, int] = (1, 2, 3)) -> Encoder:
@@ -50,16 +68,48 @@ def test_the_table_holds_every_row_at_every_lead(folder: Path) -> None:
     assert list(dict.fromkeys(scores.row)) == [
         "persistence", "persistence of the anomaly", "climatology, train mean", "climatology, calendar",
         "persistence, damped",
-        "linear regression, direct", "linear regression, iterative", "PCA + ridge", "PCA of patches + patch head",
-        "untrained + patch head", "pretrained + patch head", "same network from scratch",
+        "linear regression, direct", "linear regression, iterative", "PCA + ridge",
+        "predictable directions (CCA) + ridge", "PCA of patches [patch head]", *RAW,
+        "pretrained [patch head]", "untrained [patch head]", "same network from scratch",
         "pretrained, fine-tuned (full)",
     ]  # fmt: skip
     assert set(scores.target) == {"u10 1 mo", "u10 3 mo", "sst 1 mo", "sst 3 mo"}
-    assert set(scores.metric) == {"rmse", "acc", "std ratio", "slope"}
-    assert set(scores[scores.row == "untrained + patch head"].seed) == {"", "0", "1"}
+    assert set(scores.metric) == {"skill", "rmse", "acc", "std ratio", "slope"}
+    assert set(scores[scores.row == "untrained [patch head]"].seed) == {"", "0", "1"}
     rmse = scores[(scores.metric == "rmse") & (scores.seed == "")]
     assert (rmse.low.astype(float) <= rmse.value.astype(float)).all()
     assert (rmse.value.astype(float) <= rmse.high.astype(float)).all()
+    # Undefined for a forecast without anomalies, and for no other.
+    slope = scores[scores.metric == "slope"].set_index("row").value
+    assert set(slope[slope == ""].index) == {"climatology, calendar"}
+
+
+def test_the_curve_follows_what_is_fitted(folder: Path) -> None:
+    curve = pd.read_csv(folder / "label_curve.csv")
+    assert set(curve.row) == {
+        "persistence, damped", "PCA + ridge", RAW[0], "pretrained [patch head]", "untrained [patch head]",
+        "same network from scratch",
+    }  # fmt: skip
+    assert set(curve.used) == {0.1, 1.0}
+    assert np.isfinite(curve.value).all()
+    # With all years nothing is refitted in table or curve: the same numbers.
+    scores = pd.read_csv(folder / "scores.csv", keep_default_na=False)
+    whole = scores[(scores.metric == "skill") & (scores.seed == "")].set_index(["row", "target"]).value.astype(float)
+    own = curve[(curve.used == 1) & curve.row.isin(["persistence, damped", RAW[0], "pretrained [patch head]"])]
+    for line in own.itertuples():
+        assert line.value == pytest.approx(whole[line.row, line.target], abs=1e-6)
+
+
+def test_rows_of_some_years_see_no_other(config: ForecastConfig, small_store: Path) -> None:
+    """Training samples are counted by their last input step; validation and test stay."""
+    samples = ForecastSamples.of(Store(small_store), [1, 3], 3, ["u10"])
+    some = samples.trained_on(np.array([1984, 1990]), "year")
+    for lead in (1, 3):
+        inits = some.inits("train", lead)
+        assert set(samples.times[inits].astype("datetime64[Y]").astype(int) + 1970) == {1984, 1990}
+        assert set(inits) < set(samples.inits("train", lead))
+        assert np.array_equal(some.inits("test", lead), samples.inits("test", lead))
+    assert len(some.joint("train")) == 24
 
 
 def test_the_folder_says_how_it_was_made(folder: Path) -> None:
@@ -68,10 +118,12 @@ def test_the_folder_says_how_it_was_made(folder: Path) -> None:
     assert record["window"] == 3
     assert record["synthetic"] is False
     assert record["samples"]["train"] == {"1 mo": 237, "3 mo": 235}
-    chosen = {row["name"]: row["settings"] for row in record["rows"]}
-    assert set(chosen["pretrained + patch head"]["u10 1 mo"]) == {"features", "base", "penalty"}
+    chosen = {row["row"]: row for row in record["rows"]}
+    assert set(chosen["pretrained [patch head]"]["u10 1 mo"]) == {"features", "base", "penalty"}
     assert chosen["same network from scratch"]["base"] == "damped persistence"
-    assert {p.stem for p in folder.glob("*.png")} == {"rmse_by_lead", "one_forecast", "spectrum_ratio"}
+    assert {p.stem for p in folder.glob("*.png")} == {
+        "scores", "label_curve", "rmse_by_lead", "one_forecast", "spectrum_ratio"
+    }  # fmt: skip
     assert not (folder / "published_weatherbench1.csv").exists()
     forms = pd.read_csv(folder / "forms.csv")
     assert (forms.wb1_rmse_paper <= forms.wb1_rmse).all()
@@ -82,21 +134,22 @@ def test_the_folder_says_how_it_was_made(folder: Path) -> None:
 
 def test_differences_are_paired_with_what_must_be_beaten(folder: Path) -> None:
     d = pd.read_csv(folder / "differences.csv")
-    assert set(d.reference) == {
+    assert set(d.reference) >= {
         "persistence", "persistence of the anomaly", "persistence, damped", "climatology, calendar",
-        "linear regression, direct", "PCA + ridge", "PCA of patches + patch head", "untrained + patch head",
-        "same network from scratch",
+        "linear regression, direct", "PCA + ridge", "PCA of patches [patch head]", "untrained [patch head]",
+        "same network from scratch", *RAW,
     }  # fmt: skip
+    assert "climatology, train mean" not in set(d.reference)
     scores = pd.read_csv(folder / "scores.csv", dtype={"seed": str}, keep_default_na=False)
     value = scores[(scores.seed == "") & (scores.metric == "rmse")].set_index(["row", "target"]).value.astype(float)
-    own = d[(d.metric == "rmse") & (d.row == "pretrained + patch head") & (d.target == "u10 1 mo")]
+    own = d[(d.metric == "rmse") & (d.row == "pretrained [patch head]") & (d.target == "u10 1 mo")]
     for line in own.itertuples():
         assert line.value == pytest.approx(value[line.row, line.target] - value[line.reference, line.target])
 
 
 def test_a_filled_folder_is_refused(config: ForecastConfig, folder: Path) -> None:
     with pytest.raises(EarthSSLError, match="out"):
-        run(config)
+        run(task_of(config))
 
 
 @pytest.mark.slow
@@ -114,31 +167,32 @@ def test_without_checkpoints_it_runs_untrained_beside_published_numbers(
     monkeypatch.setattr(module, "published", fake)
     own = replace(
         config, out=str(tmp_path / "out"), checkpoints=[], encoder=EncoderConfig("nano", 2, (1, 4, 4)), leads=[2],
-        variables=["u10"], untrained_seeds=1, scratch_seeds=0, raw_values=True, bases=["departure"],
+        variables=["u10"], untrained_seeds=1, scratch=ScratchConfig(0), raw_values=True, bases=["departure"],
+        fractions=[],
     )  # fmt: skip
-    folder = run(own)
+    folder = run(task_of(own))
     assert asked == [(False, (7, 12), ("u10",))]
     assert pd.read_csv(folder / "published_weatherbench1.csv").wb1_rmse.tolist() == [489]
     text = (folder / "table.txt").read_text()
-    assert "untrained + patch head" in text
-    assert "no pretrained encoder" in text
-    assert "from scratch" not in text
+    assert "untrained [patch head]" in text
+    assert "No pretrained encoder" in text
+    assert "same network from scratch" not in text
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"checkpoints": []}, "got neither"),
         ({"leads": []}, "steps ahead from 1"),
         ({"leads": [0, 1]}, "steps ahead from 1"),
         ({"poolings": ["lost"]}, "Did you mean 'last'"),
         ({"bases": ["chance"]}, "Did you mean 'change'"),
         ({"bases": []}, "got 'none'"),
         ({"unit": "weak"}, "Did you mean 'week'"),
-        ({"task": "forecasts"}, "Did you mean 'forecast'"),
+        ({"task": "forecasts"}, "expected forecast"),
         ({"draws": 10}, "draws ≥ 1000"),
         ({"penalties": [0.0]}, "positive penalties"),
-        ({"untrained_seeds": -1}, "seeds from 0"),
+        ({"untrained_seeds": -1}, "untrained_seeds"),
+        ({"finetune_seeds": -1}, "finetune_seeds"),
     ],
 )
 def test_bad_settings_are_refused(config: ForecastConfig, change: dict[str, Any], words: str) -> None:
@@ -158,51 +212,75 @@ def test_requests_that_do_not_fit_the_store_are_refused(
     config: ForecastConfig, tmp_path: Path, change: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(EarthSSLError, match=words):
-        run(replace(config, out=str(tmp_path / "x"), **change))
+        run(task_of(replace(config, out=str(tmp_path / "x"), **change)))
     assert not (tmp_path / "x").exists()
 
 
 # ---- As the matrix asks ------------------------------------------------------------------------------------
 
 
-def test_the_frozen_task_scores_layers_and_references_on_the_same_units(small_store: Path) -> None:
+def asked(store: Store, **options: Any) -> ForecastTask:
+    shape = {"size": "nano", "window": 3, "patch": [1, 2, 3]}
+    made: ForecastTask = make_frozen("forecast", store, {"encoder": shape, **options})
+    return made
+
+
+def errors(task: ForecastTask, row: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the errors of a row and of the climatology, all targets one after another."""
+    found = [(one.errors(row), one.reference_errors) for one in task.targets() if one.errors]
+    return np.concatenate([a for a, _ in found]), np.concatenate([b for _, b in found if b is not None])
+
+
+def skill(task: ForecastTask, row: Any) -> float:
+    own, reference = errors(task, row)
+    return 1 - float(own.sum() / reference.sum())
+
+
+def as_contender(encoder: Encoder) -> Contender:
+    return Contender("untrained", 0, encoder, "", {})
+
+
+def test_frozen_layers_and_references_are_scored_on_the_same_units(small_store: Path) -> None:
     store = Store(small_store)
-    task = ForecastTask(store, leads=[1, 3], components=[4, 8], patch=[2, 3])
-    assert (task.name, task.unit) == ("forecast", "year")
-    found, references = task.evaluate(encoder_of(store), [0, 2]), task.references()
-    assert set(found) == {0, 2}
-    assert set(references) == {DAMPED, PCA, PATCH_PCA}
-    first = found[0].by_unit()
-    for one in (found[2], *references.values()):
-        own = one.by_unit()
-        assert own.units.tolist() == first.units.tolist() == [2007, 2008, 2009, 2010]
-        np.testing.assert_allclose(own.reference, first.reference)
-    assert found[0].skill() > 0.3
-    assert references[PATCH_PCA].skill() > 0.3
+    task = asked(store, leads=[1, 3], components=[4, 8])
+    encoder = as_contender(encoder_of(store))
+    first, third = (next(iter(task.rows(encoder, [layer]))) for layer in (0, 2))
+    assert {one["features"] for one in first.chosen.values()} <= {"layer 1, last", "layer 1, mean+last"}
+    assert [one.name for one in task.targets()] == [f"{v} {k} mo" for v in ("sst", "u10", "v10") for k in (1, 3)]
+    for one in task.targets():
+        assert sorted(set(one.units)) == [2007, 2008, 2009, 2010]
+        assert len(one.units) == len(one.errors(third)) == 48
+    assert skill(task, first) > 0.3
+    references = {row.name: row for row in task.baselines(3)}
+    assert {DAMPED, PCA, PATCH_PCA} <= set(references)
+    assert skill(task, references[PATCH_PCA]) > 0.3
     # Another window: other inputs, the same targets.
-    longer = task.evaluate(encoder_of(store, window=5), [1])[1].by_unit()
-    np.testing.assert_allclose(longer.reference, first.reference)
+    (longer,) = task.rows(as_contender(encoder_of(store, window=5)), [1])
+    assert len(errors(task, longer)[0]) == len(errors(task, first)[0])
+    assert skill(task, longer) > 0.3
 
 
 def test_errors_are_the_samples_errors(small_store: Path) -> None:
     """Damped persistence by hand: one sample a target, variable and lead."""
-    store = Store(small_store)
-    task = ForecastTask(store, leads=[2], variables=["v10"])
-    one = task.references()[DAMPED]
-    samples = ForecastSamples.of(store, [2], 3, ["v10"])
+    task = asked(Store(small_store), leads=[2], variables=["v10"], components=[4])
+    one = next(row for row in task.baselines(3) if row.name == DAMPED)
+    samples = ForecastSamples.of(Store(small_store), [2], 3, ["v10"])
     inits = samples.inits("test", 2)
-    assert len(one.error) == len(inits)
+    own, reference = errors(task, one)
+    assert len(own) == len(inits)
     power = samples.squared_errors(np.zeros_like(samples.present(inits)), inits, 2)[:, 0]
-    np.testing.assert_allclose(one.reference, power)
-    assert 0 < one.skill() < 1
+    np.testing.assert_allclose(reference, power)
+    assert 0 < skill(task, one) < 1
 
 
 def test_a_task_refuses_what_it_cannot_do(small_store: Path) -> None:
     store = Store(small_store)
     with pytest.raises(EarthSSLError, match="Did you mean 'week'"):
-        ForecastTask(store, unit="weak")
+        asked(store, unit="weak")
+    with pytest.raises(EarthSSLError, match="Did you mean 'leads'"):
+        asked(store, lead=[1])
     with pytest.raises(EarthSSLError, match="shorten the longest lead"):
-        ForecastTask(store, leads=[1]).evaluate(encoder_of(store, window=13), [0])
+        list(asked(store, leads=[1]).rows(as_contender(encoder_of(store, window=13)), [0]))
 
 
 def test_kaplan_sst_beside_land(shared_data: Path, tmp_path: Path) -> None:
@@ -210,8 +288,10 @@ def test_kaplan_sst_beside_land(shared_data: Path, tmp_path: Path) -> None:
     options = {"path": str(shared_data / "kaplan_sst_anom_tropacific_5deg_monthly_1856-2014.nc"), "variables": ["ssta"]}
     splits = SplitsConfig(("1960-01", "1989-12"), ("1991-01", "1998-12"), ("2000-01", "2014-12"), 360)
     store = Store(prepare(PrepareConfig("files", str(tmp_path / "store"), splits, options)))
-    task = ForecastTask(store, leads=[3], components=[10, 20], patch=[2, 2], poolings=["last"])
-    references = task.references()
-    for one in references.values():
-        assert 0.1 < one.skill() < 0.8
-    assert np.isfinite(task.evaluate(encoder_of(store, 3, (1, 2, 2)), [1])[1].skill())
+    shape = {"size": "nano", "window": 3, "patch": [1, 2, 2]}
+    task = asked(store, leads=[3], components=[10, 20], poolings=["last"], encoder=shape)
+    references = {row.name: row for row in task.baselines(3)}
+    for name in (DAMPED, PCA, PATCH_PCA):
+        assert 0.1 < skill(task, references[name]) < 0.8
+    (row,) = task.rows(as_contender(encoder_of(store, 3, (1, 2, 2))), [1])
+    assert np.isfinite(skill(task, row))

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from earthssl.downstream.evaluation.encoders import Contender
+from earthssl.downstream.evaluation.task import run, summarise
 from earthssl.downstream.tasks.infilling.anomalies import Anomalies
 from earthssl.downstream.tasks.infilling.eof_fillers import PcaRegression, baselines
 from earthssl.downstream.tasks.infilling.fillers import (
@@ -22,11 +24,12 @@ from earthssl.downstream.tasks.infilling.fillers import (
     OrdinaryKriging,
     Places,
 )
-from earthssl.downstream.tasks.infilling.frozen import InfillingTask
 from earthssl.downstream.tasks.infilling.gappy import Gappy
 from earthssl.downstream.tasks.infilling.gaps import GapConfig, Gaps, in_box
 from earthssl.downstream.tasks.infilling.scores import score
-from earthssl.downstream.tasks.infilling.task import PROBED, TWIN, ZERO_SHOT, InfillingConfig, run, summarise
+from earthssl.downstream.tasks.infilling.task import ZERO_SHOT, Infilling, InfillingConfig
+from earthssl.downstream.tasks.registry import make_frozen
+from earthssl.downstream.training.from_scratch import SCRATCH, ScratchConfig
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.common.files import read_json
 from earthssl.ssl.fields.grid import LatLonGrid
@@ -35,6 +38,14 @@ from earthssl.ssl.sources import open_source
 from earthssl.ssl.store.store import Store
 
 GAPS = GapConfig("random", 0.4)
+PROBED, TWIN = "pretrained [ridge]", "untrained [ridge]"
+RAW = [f"{name} [ridge]" for name in ("raw window", "random features of the raw window", "PCA of the window")]
+
+
+@pytest.fixture(autouse=True)
+def _few_random_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the default suite stays quick."""
+    monkeypatch.setattr("earthssl.downstream.evaluation.equal_input.RANDOM_FEATURES", 32)
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +70,8 @@ def test_metrics_by_hand() -> None:
     estimate = np.array([[0.0, 2.0, 3.0], [0.0, 0.0, 1.0]])
     hidden = np.array([[False, True, True], [False, True, True]])
     found = score(estimate, truth, hidden, np.array([1.0, 1.0, 2.0])).metrics()
+    # No anomaly: 1·1 + 2·9 and 1·0 + 2·4.
+    assert found["skill"] == pytest.approx(1 - 3 / 27)
     # Squared errors 1·1 + 2·0 and 1·0 + 2·1 over 2 months × 3.
     assert found["rmse"] == pytest.approx(np.sqrt(3 / 6))
     # Two cells always correlate wholly: in the right order, and in the right order.
@@ -78,11 +91,12 @@ def test_limits_of_the_metrics() -> None:
     perfect, constant, opposite, twice = (
         score(f, truth, hidden, area).metrics() for f in (truth, 0 * truth + 3.7, -truth, 2 * truth)
     )
-    assert perfect == pytest.approx({"rmse": 0, "r": 1, "global rmse": 0, "std ratio": 1})
+    assert perfect == pytest.approx({"skill": 1, "rmse": 0, "r": 1, "global rmse": 0, "std ratio": 1})
     assert (constant["r"], constant["std ratio"]) == (0, 0)
     assert (opposite["r"], opposite["std ratio"], opposite["rmse"]) == pytest.approx((-1, 1, 2 * rms))
     assert (twice["r"], twice["std ratio"], twice["rmse"]) == pytest.approx((1, 2, rms))
-    assert score(0 * truth, truth, hidden, area).metrics()["rmse"] == pytest.approx(rms)
+    none = score(0 * truth, truth, hidden, area).metrics()
+    assert (none["rmse"], none["skill"], opposite["skill"]) == pytest.approx((rms, 0, -3))
 
 
 def test_only_hidden_cells_count() -> None:
@@ -256,70 +270,108 @@ def test_the_head_recovers_what_tokens_hold(anomalies: Anomalies, encoder: Any, 
         return {0: own, 1: noise}
 
     monkeypatch.setattr("earthssl.downstream.tasks.infilling.gappy._tokens", telling)
-    found = gappy.probed(encoder, [0, 1])
+    tokens = gappy.tokens(encoder, [0, 1])
     ends = anomalies.ends("test", 3)
     hidden = gappy.hidden(ends)
-    np.testing.assert_allclose(found[0].values[hidden], anomalies.values[ends][hidden], atol=1e-3)
-    assert found[0].validation > 0.999
-    assert abs(found[1].validation) < 0.05
-    assert np.isfinite(found[1].values).all()
+    telling_one, noise = (gappy.probed({"": tokens[layer]}, (2, 3), ends) for layer in (0, 1))
+    np.testing.assert_allclose(telling_one.values[hidden], anomalies.values[ends][hidden], atol=1e-3)
+    assert telling_one.validation > 0.999
+    assert abs(noise.validation) < 0.05
+    assert np.isfinite(noise.values).all()
+    both = gappy.probed({f"layer {layer}": tokens[layer] for layer in (1, 0)}, (2, 3), ends)
+    assert both.features == "layer 0"
+    # One year to fit on, and no refit; validation and test years change nothing.
+    fewer = [gappy.probed({"": tokens[0]}, (2, 3), ends, np.array(years)) for years in ([1990], [1990, 2003, 2008])]
+    assert fewer[0].validation > 0.999
+    assert np.array_equal(fewer[0].values, fewer[1].values)
+    assert not np.array_equal(fewer[0].values, telling_one.values)
 
 
-# ---- The frozen task ------------------------------------------------------------------------------------------
+def test_raw_patches_hold_what_is_observed(anomalies: Anomalies) -> None:
+    """By hand at one place: its own cells over the window, those of the patch to the east, and which are observed."""
+    gappy, store = Gappy(anomalies, GAPS), anomalies.store
+    raw = gappy.raw((2, 3), 3)
+    # 3 variables × 3 steps × 6 cells, 8 patches around, and which of 9 × 6 cells are observed.
+    assert raw.shape == (360, 16, 54 + 48 + 54)
+    step = anomalies.ends("test", 3)[4]
+    fields = np.where(gappy.seen[step], store.read(np.arange(step - 2, step + 1)), np.nan)
+    assert np.isfinite(raw[step]).all()
+    assert np.isnan(raw[anomalies.ends("train", 1)[1]]).all()
+    # The first place that has tokens: the north-west corner, rows 0–1, columns 0–2.
+    own = np.nan_to_num(fields[:, :, :2, :3].reshape(3, 18))
+    np.testing.assert_allclose(raw[step, 0, :54].reshape(3, 18), own, atol=1e-6)
+    east = fields[-1, 0, :2, 3:6].ravel()
+    north_west, place = 0, 4  # of the eight: north-west, north, north-east, west, east …
+    np.testing.assert_allclose(raw[step, 0, 54 + 6 * place : 60 + 6 * place], np.nan_to_num(east), atol=1e-6)
+    assert (raw[step, 0, 54 + 6 * north_west : 60 + 6 * north_west] == 0).all()
+    west = fields[-1, 0, :2, 9:].ravel()  # once round the globe
+    np.testing.assert_allclose(raw[step, 0, 54 + 18 : 54 + 24], np.nan_to_num(west), atol=1e-6)
+    shown = raw[step, 0, 102:]
+    assert np.array_equal(shown[:6], np.isfinite(fields[-1, 0, :2, :3]).ravel())
+    assert np.array_equal(shown[6 + 6 * place : 12 + 6 * place], np.isfinite(east))
 
 
-def test_the_frozen_task(small_store: Path, encoder: Any) -> None:
+# ---- As the matrix asks ---------------------------------------------------------------------------------------
+
+
+def asked(store: Path, **options: Any) -> Infilling:
+    made: Infilling = make_frozen("infilling", Store(store), {"variable": "sst", **options})
+    return made
+
+
+def test_errors_of_a_frozen_encoder(small_store: Path, encoder: Any) -> None:
     """Every layer and baseline on the same months; units are years; nothing is learnt from test fields."""
-    task = InfillingTask(Store(small_store), "sst", window=3, kind="cloud", observed=0.4)
-    found, references = task.evaluate(encoder, [0, 2]), task.references()
-    assert set(found) == {0, 2}
-    assert set(references) == {"nearest", "ordinary kriging", "optimal interpolation"}
-    every = [*found.values(), *references.values()]
-    for one in every:
-        assert np.array_equal(one.units, every[0].units)
-        assert np.array_equal(one.reference, every[0].reference)
-        assert np.isfinite(one.error).all()
-    assert sorted(set(every[0].units)) == [2007, 2008, 2009, 2010]
-    assert len(every[0].error) == 46
-    assert max(one.skill() for one in references.values()) > 0.1
-    assert all(-0.2 < one.skill() < 1 for one in found.values())
+    gaps = {"cloud": {"kind": "cloud", "observed": 0.4}}
+    task = asked(small_store, window=3, gaps=gaps)
+    (target,) = task.targets()
+    assert target.errors is not None
+    assert target.reference_errors is not None
+    rows = [row for layer in (0, 2) for row in task.rows(Contender("untrained", 0, encoder, "", {}), [layer])]
+    assert [row.chosen["cloud"]["features"] for row in rows] == ["layer 1", "layer 3"]
+    others = list(task.baselines(3))
+    assert {"nearest", "ordinary kriging", "optimal interpolation"} <= {row.name for row in others}
+    assert sorted(set(target.matrix_units)) == [2007, 2008, 2009, 2010]
+    assert len(target.reference_errors) == 46
+    skill = [1 - target.errors(row).sum() / target.reference_errors.sum() for row in (*rows, *others)]
+    assert skill[2] == 0  # the climatology
+    assert all(-0.2 < one < 1 for one in skill)
+    assert max(skill[2:]) > 0.1
     shorter = EncoderConfig("nano", 1, (1, 2, 3)).build(Store(small_store).variables).eval()
-    assert len(task.evaluate(shorter, [0])[0].error) == 46
+    (row,) = task.rows(Contender("untrained", 0, shorter, "", {}), [0])
+    assert len(target.errors(row)) == 46
 
 
-def test_errors_of_the_frozen_task_by_hand(small_store: Path) -> None:
-    """The climatology has skill 0; its error is the squared anomaly of the hidden cells."""
-    task = InfillingTask(Store(small_store), "sst", window=1, references=["climatology"], observed=0.4)
-    one = task.references()["climatology"]
-    assert one.skill() == 0
-    own = task.anomalies
-    first = task.ends[0]
-    hidden = ~task.gappy.seen[first][own.known]
+def test_errors_by_hand(small_store: Path) -> None:
+    """The climatology's error is the squared anomaly of the hidden cells."""
+    task = asked(small_store, window=1, gaps={"cloud": {"kind": "cloud", "observed": 0.4}})
+    (target,) = task.targets()
+    assert target.reference_errors is not None
+    own, first = task.anomalies, task.ends[0]
+    hidden = ~task.gappies["cloud"].seen[first][own.known]
     expected = (own.places.area * own.values[first] ** 2)[hidden].sum() / own.places.area.sum()
-    assert one.error[0] == pytest.approx(expected)
+    assert target.reference_errors[0] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
     ("options", "match"),
     [
         ({"variable": "ssst"}, "infilling.variable: expected one of sst, u10, v10"),
-        ({"kind": "swat"}, "Did you mean 'swath'"),
-        ({"share": 0.2}, "expected settings of the gaps"),
+        ({"gaps": {"a": {"kind": "swat"}}}, "Did you mean 'swath'"),
+        ({"gaps": {"a": {"share": 0.2}}}, "share"),
         ({"window": 0}, "infilling.window"),
+        ({"gapps": {}}, "Did you mean 'gaps'"),
     ],
 )
-def test_bad_options_of_the_frozen_task(options: dict[str, Any], match: str, small_store: Path) -> None:
+def test_bad_options(options: dict[str, Any], match: str, small_store: Path) -> None:
     """A store without the variable, unknown gaps: one line with the remedy."""
     with pytest.raises(EarthSSLError, match=match):
-        InfillingTask(Store(small_store), **options)
+        asked(small_store, **options)
 
 
-def test_windows_longer_than_the_task_and_unknown_baselines_are_refused(small_store: Path, encoder: Any) -> None:
+def test_windows_longer_than_the_task_are_refused(small_store: Path, encoder: Any) -> None:
     """Encoders are compared on the same months only."""
     with pytest.raises(EarthSSLError, match="raise the task's option window"):
-        InfillingTask(Store(small_store), "sst", window=2).evaluate(encoder, [0])
-    with pytest.raises(EarthSSLError, match=r"infilling.references.*got 'krigging'"):
-        InfillingTask(Store(small_store), "sst", references=["krigging"]).references()
+        list(asked(small_store, window=2).rows(Contender("untrained", 0, encoder, "", {}), [0]))
 
 
 # ---- The run --------------------------------------------------------------------------------------------------
@@ -327,12 +379,15 @@ def test_windows_longer_than_the_task_and_unknown_baselines_are_refused(small_st
 
 def config(store: Path, out: Path, **changes: Any) -> InfillingConfig:
     gaps = {"random": GAPS, "blocks": GapConfig("block", boxes=1, box=(40.0, 90.0))}
-    made: dict[str, Any] = {"variable": "sst", "gaps": gaps, "fractions": [0.2, 0.5], "draws": 1000, "ranks": (3, 6)}
+    made: dict[str, Any] = {
+        "variable": "sst", "gaps": gaps, "observed": [0.2, 0.5], "draws": 1000, "ranks": (3, 6), "untrained_seeds": 1,
+        "random_seeds": 1, "fractions": [], "scratch": ScratchConfig(0), "encoder": EncoderConfig("nano", 3, (1, 2, 3)),
+    }  # fmt: skip
     return InfillingConfig(str(store), str(out), **{**made, **changes})
 
 
 def test_a_run_with_a_checkpoint(small_run: Path, small_store: Path, tmp_path: Path) -> None:
-    """Every row at every target with an interval, encoders beside their twins, pictures and a page."""
+    """Every row at every target with an interval, encoders beside their twins, the label curve, pictures and a page."""
     path = str(small_run)
     asked: list[tuple[int, ...]] = []
 
@@ -341,51 +396,84 @@ def test_a_run_with_a_checkpoint(small_run: Path, small_store: Path, tmp_path: P
         assert times.shape == fields.shape[:2]
         return np.nan_to_num(fields)
 
-    out = run(config(small_store, tmp_path / "out", checkpoints=[path]), {path: zero}, "earthssl probe")
+    more = {"fractions": [0.1, 1.0], "label_draws": 1, "scratch": ScratchConfig(1, 2, 16, check_every=1)}
+    made = config(small_store, tmp_path / "out", checkpoints=[path], **more)
+    out = run(Infilling(made, Store(small_store), lambda paths: dict.fromkeys(paths, zero)), "earthssl probe")
     scores = pd.read_csv(out / "scores.csv")
     names = [method.name for method in baselines(Anomalies.of(Store(small_store), "sst"), (3, 6))]
-    assert set(scores["row"]) == {*names, ZERO_SHOT, PROBED, TWIN}
+    assert set(scores["row"]) == {*names, *RAW, ZERO_SHOT, PROBED, TWIN, SCRATCH}
     assert set(scores["target"]) == {"random", "blocks"}
-    assert set(scores["metric"]) == {"rmse", "r", "global rmse", "std ratio"}
-    assert len(scores) == len(set(scores["row"])) * 8
+    assert set(scores["metric"]) == {"skill", "rmse", "r", "global rmse", "std ratio"}
+    assert len(scores) == len(set(scores["row"])) * 10
     assert (scores["low"] <= scores["value"] + 1e-9).all()
     rmse = scores[scores["metric"] == "rmse"].set_index(["row", "target"])["value"]
     # No anomaly, from training's climatology or the fit period's.
     assert rmse[ZERO_SHOT, "random"] == pytest.approx(rmse["climatology", "random"], rel=0.02)
     assert all(shape[1:] == (3, 3, 7, 12) for shape in asked)
     differences = pd.read_csv(out / "differences.csv")
-    assert set(differences["reference"]) == {"climatology", "ordinary kriging", "optimal interpolation", TWIN}
+    assert set(differences["reference"]) == {*names, *RAW, TWIN, SCRATCH}
     assert set(differences["verdict"]) <= {"better", "worse", "undecided"}
     assert set(pd.read_csv(out / "by_fraction.csv")["observed"]) == {0.2, 0.5}
+    assert ZERO_SHOT in set(pd.read_csv(out / "by_fraction.csv")["row"])
     distance = pd.read_csv(out / "by_distance.csv")
     shares = distance[distance["row"] == "nearest"].groupby("target")["share_of_hidden"].sum()
     assert shares.tolist() == pytest.approx([1, 1])
+    curve = pd.read_csv(out / "label_curve.csv")
+    learnt = {"PCA regression, k = 3", "PCA regression, k = 6", "optimal interpolation"}
+    assert set(curve["row"]) == {*learnt, RAW[0], PROBED, TWIN, SCRATCH}
+    assert set(curve["used"]) == {0.1, 1.0}
+    assert np.isfinite(curve["value"]).all()
     record = read_json(out / "result.json", "the record")
     assert record["observed_share"]["random"] == pytest.approx(29 / 72)
-    assert {choice["row"] for choice in record["choices"]} == {PROBED, TWIN}
-    assert {"maps.png", "rmse_by_distance.png", "rmse_by_fraction_observed.png", "report.html"} <= {
+    assert record["samples"]["test"] == 46
+    assert {"random", "blocks"} <= set(next(row for row in record["rows"] if row["row"] == PROBED))
+    assert {"maps.png", "rmse_by_distance.png", "rmse_by_fraction_observed.png", "report.html", "label_curve.png"} <= {
         file.name for file in out.iterdir()
     }
     assert "46 test months" in (out / "report.html").read_text()
 
 
-def test_baselines_only_and_checkpoints_without_a_decoder(small_run: Path, small_store: Path, tmp_path: Path) -> None:
+def test_rows_that_learn_from_fields_see_the_drawn_years_only(small_store: Path, tmp_path: Path) -> None:
+    """Optimal interpolation and patterns on all training years, or on one; other rows have none of it."""
+    task = Infilling(config(small_store, tmp_path / "out", gaps={"random": GAPS}), Store(small_store))
+    rows = {row.name: row for row in task.baselines(3)}
+    assert {name for name, row in rows.items() if task.curved(row)} == {
+        "PCA regression, k = 3", "PCA regression, k = 6", "optimal interpolation"
+    }  # fmt: skip
+    own, ends = task.anomalies, task.anomalies.ends("train", 1)
+    fields = own.values[ends[own.years[ends] == 1985]]
+    assert len(fields) == 12
+    shown = task.gappies["random"].observed(task.ends)
+    for name, method in (
+        ("optimal interpolation", OptimalInterpolation(own.places, fields)),
+        ("PCA regression, k = 6", PcaRegression(own.places, fields, 6)),
+    ):
+        found = task.refitted(rows[name], np.array([1985]))
+        assert np.array_equal(found.forecast["random"], method.fill(shown))
+        assert not np.array_equal(found.forecast["random"], rows[name].forecast["random"])
+
+
+def test_without_checkpoints_and_checkpoints_without_a_decoder(
+    small_run: Path, small_store: Path, tmp_path: Path
+) -> None:
     """No checkpoint is needed; one that rebuilds no fields is probed all the same, and the notes say so."""
-    own = config(small_store, tmp_path / "out", gaps={"clouds": GapConfig("cloud", 0.5)}, fractions=[])
-    assert not summarise(own, {}).scores["row"].str.contains("trained").any()
-    found = summarise(replace(own, checkpoints=[str(small_run)]), {})
+    own = config(small_store, tmp_path / "out", gaps={"clouds": GapConfig("cloud", 0.5)}, observed=[])
+    store = Store(small_store)
+    assert not summarise(Infilling(own, store)).scores["row"].str.contains("pretrained").any()
+    found = summarise(Infilling(replace(own, checkpoints=[str(small_run)]), store))
     assert ZERO_SHOT not in set(found.scores["row"])
     assert PROBED in set(found.scores["row"])
     assert "No zero-shot row" in " ".join(found.notes)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").touch()
     with pytest.raises(EarthSSLError, match=r"not empty|holds"):
-        run(own)
+        run(Infilling(own, store))
 
 
 def test_distances_without_a_hidden_cell_leave_an_empty_table_and_no_figure(small_store: Path, tmp_path: Path) -> None:
-    edges = {"distances_km": [3e4, 4e4], "gaps": {"random": GAPS}, "fractions": []}
-    found = summarise(config(small_store, tmp_path / "out", **edges), {})
+    edges = {"distances_km": [3e4, 4e4], "gaps": {"random": GAPS}, "observed": []}
+    task = Infilling(config(small_store, tmp_path / "out", **edges), Store(small_store))
+    found = task.extras(list(task.baselines(3)), pd.DataFrame(), pd.DataFrame())
     assert found.tables["by_distance"].shape == (0, 6)
     assert set(found.figures) == {"maps"}
 
@@ -394,7 +482,7 @@ def test_distances_without_a_hidden_cell_leave_an_empty_table_and_no_figure(smal
     ("changes", "match"),
     [
         ({"gaps": {}}, "expected at least one kind of gaps"),
-        ({"fractions": [1.0]}, "infilling.fractions"),
+        ({"observed": [1.0]}, "infilling.observed"),
         ({"distances_km": [5.0, 1.0]}, "edges that rise"),
         ({"draws": 10}, "draws ≥ 1000"),
         ({"task": "enso"}, "expected infilling"),
@@ -409,13 +497,13 @@ def test_bad_configs_are_refused(changes: dict[str, Any], match: str) -> None:
 def test_what_does_not_fit_the_store_is_refused(small_run: Path, small_store: Path, tmp_path: Path) -> None:
     """Layers that are not there, a seed given twice, a variable the store lacks."""
     for changes, match in (
-        ({"layers": [7]}, r"infilling.layers: expected some out of 0…2"),
+        ({"layers": [7]}, r"layers: expected -3 to 2, got 7"),
         ({"checkpoints": [str(small_run), str(small_run)]}, "different seeds"),
         ({"variable": "msl"}, "infilling.variable"),
     ):
         settings = {"checkpoints": [str(small_run)], **changes}
         with pytest.raises(EarthSSLError, match=match):
-            summarise(config(small_store, tmp_path / "out", **settings), {})
+            summarise(Infilling(config(small_store, tmp_path / "out", **settings), Store(small_store)))
 
 
 def test_the_pretrained_decoder_fills(small_windows: Callable[..., Any], anomalies: Anomalies) -> None:
