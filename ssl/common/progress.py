@@ -9,15 +9,45 @@ from typing import Any, Generic, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-from rich.progress import track as rich_track
 
 Item = TypeVar("Item")
 
 
-def track(items: Iterable[Item], description: str) -> Iterator[Item]:
-    """Yield the items while a progress bar with the description shows how many are done."""
-    total = len(items) if isinstance(items, Sized) else None
-    yield from rich_track(items, description, total=total, console=Console(stderr=True))
+class Track(Generic[Item]):
+    """Items to loop over while a bar on standard error shows how many are done; see `track`."""
+
+    def __init__(self, items: Iterable[Item], description: str, bar: Progress) -> None:
+        self._items, self._description, self._bar = items, description, bar
+        self._finished = False
+
+    def finish(self) -> None:
+        """End the loop after the present item, because no more is needed: the bar then ends at 100 %, of what was done.
+
+        After a plain `break`, which may be an error's as well, it stays where it was.
+        """
+        self._finished = True
+
+    def __iter__(self) -> Iterator[Item]:
+        """Yield the items."""
+        total = len(self._items) if isinstance(self._items, Sized) else None
+        with self._bar as bar:
+            line = bar.add_task(self._description, total=total)
+            done = 0
+            for item in self._items:
+                yield item
+                done += 1
+                bar.update(line, completed=done, total=done if self._finished else total)
+                if self._finished:
+                    return
+            bar.update(line, completed=done, total=done)
+
+
+def track(items: Iterable[Item], description: str) -> Track[Item]:
+    """Return the items, to be looped over once while a progress bar with the description shows how many are done.
+
+    A loop that may end before the last item tells the bar by its method `finish`.
+    """
+    return Track(items, description, Progress(console=Console(stderr=True)))
 
 
 def transfer_bar() -> Progress:
