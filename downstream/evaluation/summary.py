@@ -165,15 +165,26 @@ class Summary:
         return {"": [], "difference (▲ better, ▼ worse, · undecided)": [], **lines} if lines else {}
 
     def beaten(self, row: str) -> list[str]:
-        """Return what a row is told against on a screen: its untrained twin, the best baseline, raw input, scratch."""
+        """Return what a row is told against on a screen.
+
+        The pretrained rows among its references, its untrained twin or else the best untrained row, the best baseline,
+        the raw input, the network from scratch.
+        """
         known = list(dict.fromkeys(self.differences.loc[self.differences["row"] == row, "reference"]))
         wide = _wide(self.scores)
         mean = wide[[pair for pair in self._main() if pair in wide.columns]].mean(axis=1)
         twin = row.replace("pretrained", "untrained", 1)
-        plain = [name for name in known if not name.startswith(("untrained", "same network")) and pd.notna(mean[name])]
-        best = [str(mean[plain].idxmax())] if plain else []
+
+        def best(names: list[str]) -> list[str]:
+            there = [name for name in names if pd.notna(mean[name])]
+            return [str(mean[there].idxmax())] if there else []
+
+        own = [name for name in known if name.startswith("pretrained")]
+        untrained = [name for name in known if name.startswith("untrained")]
+        plain = [name for name in known if not name.startswith(("pretrained", "untrained", "same network"))]
         raw = [name for name in known if name.startswith(("raw window", "same network"))]
-        return list(dict.fromkeys([*([twin] if twin in known else []), *best, *raw]))
+        twins = [twin] if twin in known else best(untrained)
+        return list(dict.fromkeys([*own, *twins, *best(plain), *raw]))
 
     def _page(self, pictures: Mapping[str, bytes], record: Mapping[str, Any]) -> str:
         wide = _wide(self.scores)
