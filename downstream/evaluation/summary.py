@@ -85,7 +85,9 @@ class Summary:
         """
         wide = _wide(self.scores)
         shown = thinned([pair for pair in self._main() if pair in wide.columns], MOST_COLUMNS)
-        width = min(44, max([len(str(row)) for row in wide.index] + [10]))
+        verdicts = self._verdicts(shown)
+        longest = max(len(str(row)) for row in [*wide.index, *verdicts, "difference"])
+        width = min(max(44, SCREEN - 15 * len(shown)), longest)
         size = max(8, min(14, (SCREEN - width) // max(1, len(shown)) - 1))
         metrics = list(dict.fromkeys(metric for _, metric in shown))
         lines = [self.title, *textwrap.wrap(self.found, SCREEN), ""]
@@ -96,7 +98,7 @@ class Summary:
         for row, values in wide[shown].dropna(how="all").iterrows():
             cells = "".join(f" {number(v):>{size}}" for v in values)
             lines.append(f"{_cut(str(row), width):<{width}}{cells}")
-        for row, values in self._verdicts(shown).items():
+        for row, values in verdicts.items():
             cells = "".join(f" {cell:>{size}}" for cell in values)
             lines.append(f"{_cut(row, width):<{width}}{cells}")
         more = "all scores and pairs: scores.csv, differences.csv, report.html"

@@ -138,7 +138,7 @@ class Task(ABC, Generic[C]):
     convention: ClassVar[str]
     Config: ClassVar[type[TaskConfig]]
     unit: ClassVar[str] = "year"
-    head: ClassVar[str] = "ridge"
+    head: str = "ridge"
     leads: Sequence[int] = ()
 
     def __init__(self, config: C, store: Store, decoders: Decoders | None = None) -> None:

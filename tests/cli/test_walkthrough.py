@@ -16,7 +16,8 @@ REGISTRY = ROOT / "registry" / "planet-tropics"
 YEARS = 40  # of own data: 2070 to 2109, after the last year that the encoder was pretrained on
 SPLITS = {"train": '["2070-01", "2089-12"]', "val": '["2092-01", "2097-12"]', "test": '["2100-01", "2109-12"]'}
 QUICK = ["--steps", "6", "--check_every", "3", "--warmup_steps", "2", "--seeds", "1", "--scratch_seeds", "1",
-         "--untrained_seeds", "1", "--layers", "[-1]"]  # fmt: skip
+         "--untrained_seeds", "1", "--layers", "[-1]", "--random_seeds", "1", "--fractions", "[0.3]",
+         "--label_draws", "1"]  # fmt: skip
 
 
 def own_data(folder: Path) -> None:
@@ -53,7 +54,7 @@ def test_from_pull_to_predictions(
     for row in ("climatology", "damped persistence", "PCA [ridge]", "pretrained [linear probe]",
                 "untrained [linear probe]", "same network from scratch", "pretrained, fine-tuned [full]"):  # fmt: skip
         assert row in told, row
-    assert "better or worse only where the interval excludes 0" in told
+    assert "difference (▲ better, ▼ worse, · undecided)" in told
     assert "whole" in run("verify", "tuned")
     with xr.open_dataset("mine.nc") as opened:
         data = opened.sel(time=slice("2108", "2109")).load()
