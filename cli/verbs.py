@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..downstream.finetune.finetune import FinetuningConfig, finetune
+from ..downstream.finetune.config import FinetuningConfig
+from ..downstream.finetune.finetune import finetune
 from ..downstream.report.report import ReportConfig, report
 from ..downstream.studies.matrix import MatrixConfig
 from ..downstream.tasks.enso.task import ProbeConfig

@@ -44,7 +44,7 @@ LAYERS = {
     "downstream/metrics": 10,
     "downstream/heads": 11,
     "downstream/features": 11,
-    "downstream/training": 11,
+    "downstream/training": 10,
     "downstream/evaluation": 12,
     "downstream/storms": 12,
     "downstream/tasks/enso": 13,

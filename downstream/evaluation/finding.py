@@ -42,8 +42,10 @@ def finding(
     d = differences.set_index(["target", "metric"])
     d = d[d.index.isin(list(main)) & (d["row"] == subject)]
     said = []
+    twin = _twin(subject, roles)
     for words, name in (
-        ("its untrained twin", _twin(subject, roles) or best(Role.UNTRAINED)),
+        ("the frozen encoder", best(Role.PRETRAINED) if roles[subject] is Role.TUNED else None),
+        ("its untrained twin", twin) if twin else ("the best untrained row", best(Role.UNTRAINED)),
         ("the best baseline", best(Role.BASELINE)),
         ("the network from scratch", best(Role.SCRATCH)),
     ):

@@ -34,7 +34,8 @@ class Row:
         forecast: What it says of the test samples, by the name of the target; the shape is the target's affair.
         seed: None where nothing is random.
         chosen: What validation chose, plain values for the record.
-        reference: False keeps a baseline, such as the climatology, from being subtracted from every row.
+        reference: Whether it is subtracted from every row; None: by its role. False keeps a baseline, such as the
+            climatology, from it.
         threshold: From which chance on the row calls an event, by target and the score that is best by it; see
             `event_metrics.call_metric`.
         calls: Whether it only says yes or no.
@@ -46,7 +47,7 @@ class Row:
     forecast: Mapping[str, np.ndarray]
     seed: int | None = None
     chosen: Mapping[str, Any] = field(default_factory=dict)
-    reference: bool = True
+    reference: bool | None = None
     threshold: Mapping[tuple[str, str], float] = field(default_factory=dict)
     calls: bool = False
     features: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
@@ -54,7 +55,7 @@ class Row:
     @property
     def subtracted(self) -> bool:
         """Whether other rows are compared with it."""
-        return self.reference and self.role in SUBTRACTED
+        return self.role in SUBTRACTED if self.reference is None else self.reference
 
 
 def names_of(rows: Sequence[Row]) -> list[str]:

@@ -47,7 +47,8 @@ def tables(
             )  # fmt: skip
             place = {"target": target.name, "metric": metric.name}
             scores.append(found.assign(seed="", **place))
-            differences.append(paired.assign(**place))
+            told = [metric.pairs(row, other) for row, other in zip(paired["row"], paired["reference"], strict=True)]
+            differences.append(paired[np.array(told, dtype=bool)].assign(**place))
             scores.append(_by_seed(own, statistic(np.ones(len(target.units)))).assign(**place))
     return _joined(scores, SCORES), _joined(differences, DIFFERENCES)
 

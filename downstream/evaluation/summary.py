@@ -85,7 +85,9 @@ class Summary:
         """
         wide = _wide(self.scores)
         shown = thinned([pair for pair in self._main() if pair in wide.columns], MOST_COLUMNS)
-        width = min(44, max([len(str(row)) for row in wide.index] + [10]))
+        verdicts = self._verdicts(shown)
+        longest = max(len(str(row)) for row in [*wide.index, *verdicts, "difference"])
+        width = min(max(44, SCREEN - 15 * len(shown)), longest)
         size = max(8, min(14, (SCREEN - width) // max(1, len(shown)) - 1))
         metrics = list(dict.fromkeys(metric for _, metric in shown))
         lines = [self.title, *textwrap.wrap(self.found, SCREEN), ""]
@@ -96,7 +98,7 @@ class Summary:
         for row, values in wide[shown].dropna(how="all").iterrows():
             cells = "".join(f" {number(v):>{size}}" for v in values)
             lines.append(f"{_cut(str(row), width):<{width}}{cells}")
-        for row, values in self._verdicts(shown).items():
+        for row, values in verdicts.items():
             cells = "".join(f" {cell:>{size}}" for cell in values)
             lines.append(f"{_cut(row, width):<{width}}{cells}")
         more = "all scores and pairs: scores.csv, differences.csv, report.html"
@@ -165,15 +167,26 @@ class Summary:
         return {"": [], "difference (▲ better, ▼ worse, · undecided)": [], **lines} if lines else {}
 
     def beaten(self, row: str) -> list[str]:
-        """Return what a row is told against on a screen: its untrained twin, the best baseline, raw input, scratch."""
+        """Return what a row is told against on a screen.
+
+        The pretrained rows among its references, its untrained twin or else the best untrained row, the best baseline,
+        the raw input, the network from scratch.
+        """
         known = list(dict.fromkeys(self.differences.loc[self.differences["row"] == row, "reference"]))
         wide = _wide(self.scores)
         mean = wide[[pair for pair in self._main() if pair in wide.columns]].mean(axis=1)
         twin = row.replace("pretrained", "untrained", 1)
-        plain = [name for name in known if not name.startswith(("untrained", "same network")) and pd.notna(mean[name])]
-        best = [str(mean[plain].idxmax())] if plain else []
+
+        def best(names: list[str]) -> list[str]:
+            there = [name for name in names if pd.notna(mean[name])]
+            return [str(mean[there].idxmax())] if there else []
+
+        own = [name for name in known if name.startswith("pretrained")]
+        untrained = [name for name in known if name.startswith("untrained")]
+        plain = [name for name in known if not name.startswith(("pretrained", "untrained", "same network"))]
         raw = [name for name in known if name.startswith(("raw window", "same network"))]
-        return list(dict.fromkeys([*([twin] if twin in known else []), *best, *raw]))
+        twins = [twin] if twin in known else best(untrained)
+        return list(dict.fromkeys([*own, *twins, *best(plain), *raw]))
 
     def _page(self, pictures: Mapping[str, bytes], record: Mapping[str, Any]) -> str:
         wide = _wide(self.scores)

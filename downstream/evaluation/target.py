@@ -23,6 +23,7 @@ class Metric:
         statistic: Takes rows and returns a function from a weight for each sample, (sample,), to each row's score.
         larger_is_better: Whether a larger score is a better one.
         compared: Whether rows are subtracted by it; otherwise it is only printed.
+        pairs: Whether a row is compared with a reference, by their names.
         takes: Whether a row has this score.
     """
 
@@ -30,6 +31,7 @@ class Metric:
     statistic: Callable[[Sequence[Row]], Statistic]
     larger_is_better: bool = True
     compared: bool = True
+    pairs: Callable[[str, str], bool] = lambda row, reference: True
     takes: Callable[[Row], bool] = lambda row: True
 
 
@@ -40,8 +42,8 @@ class Target:
     Attributes:
         name: In tables, and in `Row.forecast`.
         units: Which independent unit (year, storm, week) each test sample belongs to; neighbours when sorted.
-        metrics: How rows are scored; the first, of which more is better, is what pictures, the finding and label curves
-            show.
+        metrics: How rows are scored; the first, of which more is better, is what verdicts and label curves show.
+        main: Names of the metrics in the picture and on the terminal; empty for the first.
         block: Neighbouring units drawn together by the bootstrap; 1 where there are too few for blocks.
         errors: Returns a row's squared error of each sample (Brier's, for classes), for the matrix; None: not additive.
         reference_errors: The same of the training climatology.
@@ -55,6 +57,7 @@ class Target:
     errors: Callable[[Row], np.ndarray] | None = None
     reference_errors: np.ndarray | None = None
     matrix_units: np.ndarray | None = None
+    main: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not self.metrics or not self.metrics[0].larger_is_better:

@@ -138,7 +138,7 @@ class Task(ABC, Generic[C]):
     convention: ClassVar[str]
     Config: ClassVar[type[TaskConfig]]
     unit: ClassVar[str] = "year"
-    head: ClassVar[str] = "ridge"
+    head: str = "ridge"
     leads: Sequence[int] = ()
 
     def __init__(self, config: C, store: Store | None, decoders: Decoders | None = None) -> None:
@@ -169,19 +169,18 @@ class Task(ABC, Generic[C]):
     def targets(self) -> Sequence[Target]:
         """Return what is forecast on the test block."""
 
-    @abstractmethod
     def raw(self, window: int) -> np.ndarray | None:
         """Return the encoder's own input at all samples, (sample, …, value); None where the table has rows for it."""
+        return None
 
-    @abstractmethod
     def training_samples(self) -> np.ndarray:
         """Return which samples belong to the training block, indices or a mask."""
+        return np.zeros(0, dtype=int)
 
     def predictable(self, window: int) -> Features:
         """Return directions of the window that predict the fields at the task's leads, see features/predictable.py."""
         return {}
 
-    @abstractmethod
     def fitted(
         self, name: str, role: Role, features: Features, seed: int | None = None, units: np.ndarray | None = None
     ) -> Row:
@@ -193,6 +192,7 @@ class Task(ABC, Generic[C]):
             units: Training units whose labels the head may read, nothing being refitted; None: all, and the head is
                 refitted as the task's convention says.
         """
+        raise NotImplementedError(f"task {self.name}: no head is fitted, so it has neither raw input nor features")
 
     def embedded(self, encoder: Contender, layers: Sequence[int]) -> Mapping[str, Features]:
         """Return the frozen features of an encoder at all samples: candidates, by the words in the row's brackets.
@@ -201,9 +201,9 @@ class Task(ABC, Generic[C]):
         """
         return {}
 
-    @abstractmethod
     def label_units(self) -> np.ndarray:
-        """Return the independent units (years, storms, weeks) of the training block that have labels."""
+        """Return the independent units (years, storms, weeks) of the training block with labels; none: no curve."""
+        return np.zeros(0, dtype=int)
 
     def baselines(self, window: int) -> Iterable[Row]:
         """Return the rows of the task's own field that need no encoder: persistence, climatology, …
@@ -246,6 +246,25 @@ class Task(ABC, Generic[C]):
     def extras(self, rows: Sequence[Row], scores: pd.DataFrame, differences: pd.DataFrame) -> Extras:
         """Return pictures, tables and notes of the task's own."""
         return Extras()
+
+    def found(
+        self,
+        rows: Sequence[Row],
+        scores: pd.DataFrame,
+        differences: pd.DataFrame,
+        main: Sequence[tuple[str, str]],
+    ) -> str:
+        """Return one sentence of what was found; `main` are each target and its first metric."""
+        return finding(scores, differences, rows, main)
+
+    def missing(self) -> list[str]:
+        """Return notes of what the table should hold and does not."""
+        said = []
+        if not self.config.checkpoints:
+            said.append("No pretrained encoder is in this table: checkpoints is empty.")
+        if not self.config.scratch.seeds:
+            said.append("No network is trained from scratch: scratch.seeds is 0.")
+        return said
 
     def samples(self) -> Mapping[str, Any]:
         """Return how many samples each block has, plain values for the record."""
@@ -329,12 +348,13 @@ def summarise(task: Task[Any]) -> Summary:
     scores, differences = tables(targets, rows, draws=config.draws)
     curve = _curve(task, rows, encoders, targets)
     own = task.extras(rows, scores, differences)
-    main = [(target.name, target.metrics[0].name) for target in targets]
+    first = [(target.name, target.metrics[0].name) for target in targets]
+    main = [(target.name, name) for target in targets for name in target.main or [target.metrics[0].name]]
     return Summary(
         task=task.name,
         title=task.title(),
         convention=task.convention_text(),
-        found=finding(scores, differences, rows, main),
+        found=task.found(rows, scores, differences, first),
         main=main,
         scores=scores,
         differences=differences,
@@ -343,21 +363,23 @@ def summarise(task: Task[Any]) -> Summary:
             "samples": task.samples(),
             "rows": [{"row": row.name, "seed": row.seed, "role": str(row.role), **row.chosen} for row in rows],
             "encoders": [{"kind": one.kind, **one.source} for one in encoders],
-            **own.record,
             "seconds": time.perf_counter() - begun,
             "config": asdict(config),
+            **own.record,
         },
         figures={**_pictures(scores, rows, main, curve), **own.figures},
         tables={**curve.tables(), **own.tables},
         words=own.words,
         datasets=own.datasets,
-        notes=[*own.notes, *_missing(config)],
+        notes=[*own.notes, *task.missing()],
     )
 
 
 def _curve(task: Task[Any], rows: Sequence[Row], encoders: Sequence[Contender], targets: Sequence[Target]) -> Curve:
     config = task.config
-    shares = label_fractions(task.label_units(), config.fractions, draws=config.label_draws) if config.fractions else []
+    units = task.label_units()
+    some = bool(config.fractions) and len(units) > 0
+    shares = label_fractions(units, config.fractions, draws=config.label_draws) if some else []
     return label_curve(
         shares,
         [row for row in rows if task.curved(row)],
@@ -374,12 +396,3 @@ def _pictures(
 ) -> dict[str, Figure]:
     roles = {row.name: row.role for row in rows}
     return {"scores": score_figure(scores, roles, main), **curve_figures(curve.means, roles)}
-
-
-def _missing(config: TaskConfig) -> list[str]:
-    said = []
-    if not config.checkpoints:
-        said.append("No pretrained encoder is in this table: checkpoints is empty.")
-    if not config.scratch.seeds:
-        said.append("No network is trained from scratch: scratch.seeds is 0.")
-    return said

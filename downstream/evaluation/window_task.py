@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class WindowTask(Task[C]):
         heads: Names of the heads on frozen features; the first is that of the common rows.
     """
 
-    head: ClassVar[str] = "ridge"
+    head: str = "ridge"
 
     @property
     @abstractmethod

@@ -20,7 +20,7 @@ from ..heads.base import Samples, choose
 from ..heads.linear import LogisticHead, RidgeHead
 from ..heads.patch_ridge import PENALTIES, PatchRidge
 from ..heads.ridge_path import RidgePath
-from ..metrics.classes import one_hot
+from ..metrics.classes import frequencies, one_hot, squared_error
 from .samples import LabelSamples
 
 
@@ -30,13 +30,13 @@ class LinearHead:
 
     Attributes:
         features: Name of the features.
-        setting: Penalty, or cost of the logistic regression.
+        setting: Penalty, or cost of the logistic regression; None where training shows one class only.
         error: On validation: mean squared error of standardised departures, or the Brier score.
         predicted: For the test samples: standardised departures (sample, target) or (sample, patch, cell), or
             probabilities (sample, class).
         centre, spread: Of the features in training, (feature,).
         weight: Of standardised features, (output, feature).
-        bias: Shape (output,).
+        bias: Shape (output,). These four are NaN where the head is not to be laid into a network.
     """
 
     features: str
@@ -54,9 +54,14 @@ class LinearHead:
         return {"features": self.features, "setting": self.setting, "validation_error": self.error}
 
 
-def fit_linear(samples: LabelSamples, features: Mapping[str, np.ndarray]) -> LinearHead:
-    """Return the head with the least validation error among features on all samples, (sample, feature)."""
+def fit_linear(samples: LabelSamples, features: Mapping[str, np.ndarray], into_a_network: bool = True) -> LinearHead:
+    """Return the head with the least validation error among features on all samples, (sample, feature).
+
+    Where the training labels are of one class, it says by Laplace's rule what others may be seen.
+    """
     classes = samples.kind == "classification"
+    if classes and len(np.unique(samples.target[samples.parts["train"]])) < 2:
+        return _of_one_class(samples, features)
     head = LogisticHead() if classes else RidgeHead()
     every = np.arange(len(samples.rows))
     targets = one_hot(samples.target, len(samples.classes)) if classes else samples.departures(every)
@@ -67,11 +72,24 @@ def fit_linear(samples: LabelSamples, features: Mapping[str, np.ndarray]) -> Lin
     choice = choose(head, blocks["train"], blocks["val"])
     train, test = blocks["train"][choice.candidate], blocks["test"][choice.candidate]
     predicted = head.predict(train, test, [choice.setting])[0]
+    if not into_a_network:
+        return LinearHead(choice.candidate, choice.setting, choice.error, predicted, *[np.full(1, np.nan)] * 4)
     centre, spread = _standard(train.features)
     z = (train.features - centre) / spread
     weight, bias = _logistic(z, samples.target[samples.parts["train"]], len(samples.classes), choice.setting) \
         if classes else _ridge(z, train.targets, choice.setting)  # fmt: skip
     return LinearHead(choice.candidate, choice.setting, choice.error, predicted, centre, spread, weight, bias)
+
+
+def _of_one_class(samples: LabelSamples, features: Mapping[str, np.ndarray]) -> LinearHead:
+    name, values = next(iter(features.items()))
+    count = len(samples.classes)
+    seen = frequencies(samples.target[samples.parts["train"]], count)[0]
+    val, test = (samples.parts[part] for part in ("val", "test"))
+    error = float(squared_error(np.tile(seen, (len(val), 1)), one_hot(samples.target[val], count)).mean())
+    width = values.shape[1]
+    return LinearHead(name, None, error, np.tile(seen, (len(test), 1)), np.zeros(width), np.ones(width),
+                      np.zeros((count, width)), np.log(seen))  # fmt: skip
 
 
 def fit_patches(
@@ -125,6 +143,11 @@ def _logistic(z: np.ndarray, labels: np.ndarray, classes: int, cost: float) -> t
         warnings.simplefilter("ignore", ConvergenceWarning)  # a little more damped: a start, judged on validation
         model.fit(z, labels)
     weight, bias = model.coef_, model.intercept_
-    if classes == 2:  # scikit-learn gives the second class's logit against the first's
+    if len(model.classes_) == 2:  # scikit-learn gives the second class's logit against the first's
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    return weight, bias
+    if len(model.classes_) == classes:
+        return weight, bias
+    # A class that these labels lack begins as rare as one more sample may show it.
+    every = np.zeros((classes, z.shape[1])), np.full(classes, bias.mean() - np.log(len(z) + classes))
+    every[0][model.classes_], every[1][model.classes_] = weight, bias
+    return every

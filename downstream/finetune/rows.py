@@ -1,68 +1,66 @@
-"""Rows of a fine-tuning's table: what each method says of the test labels, from climatology to the tuned network."""
+"""Rows of a fine-tuning's table that need no encoder: climatology, persistence, and the raw input with linear heads."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 
 from ...ssl.common.errors import EarthSSLError
-from ...ssl.model.encoder import Encoder
 from ...ssl.model.tokens import season_features
+from ..evaluation.row import Role, Row
+from ..evaluation.target import Metric, Target
 from ..features.eof import Eof
 from ..heads.base import Samples, choose
 from ..heads.linear import RidgeHead
 from ..metrics.classes import frequencies
+from ..metrics.paired_bootstrap import Statistic
 from .head import SEASON, near
-from .linear_head import LinearHead, fit_linear, fit_patches
 from .samples import LabelSamples
-from .tokens import FrozenTokens
-from .tuning import Probe, Problem, in_units, softmax
+from .tuning import Problem
 
 PCA_COMPONENTS = (5, 10, 20, 40)
 FEWEST_OF_A_PLACE = 5  # training labels, or the climatology of all places holds there
 
 
-@dataclass(frozen=True, eq=False)
-class TunedRow:
-    """One row.
-
-    Attributes:
-        name: Of the method.
-        seed: None where nothing is random.
-        predicted: For the test samples: numbers in units, probabilities, or fields in units.
-        settings: What was chosen, plain values.
-    """
-
-    name: str
-    seed: int | None
-    predicted: np.ndarray
-    settings: Mapping[str, Any] = field(default_factory=dict)
+def forecasts(samples: LabelSamples, predicted: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what is said of the test labels by target: numbers (sample,), probabilities, or fields."""
+    if samples.kind != "regression":
+        return {samples.labels.names[0]: predicted}
+    return {name: predicted[:, k] for k, name in enumerate(samples.labels.names)}
 
 
-def label_rows(samples: LabelSamples, persistence: bool) -> list[TunedRow]:
+def label_rows(samples: LabelSamples, persistence: bool) -> list[Row]:
     """Return the rows that need labels only: climatology, that of each place, persistence, damped persistence."""
     test = samples.parts["test"]
     climatology = samples.base.at(samples.times[test])
-    rows = [TunedRow("climatology", None, climatology), *_place_rows(samples, climatology)]
+    rows = [_row(samples, "climatology", climatology, reference=False), *_place_rows(samples, climatology)]
     if not persistence:
         return rows
     now, when = samples.past_values(test)
     some = samples.past[test] >= 0
     if samples.kind == "classification":
-        return rows + _class_persistence(samples, climatology, now, some)
+        return [*rows, *_class_persistence(samples, climatology, now, some)]
     # Of the departure from climatology: that of a seasonal value itself would be no rival.
     departure = np.nan_to_num(np.where(_wide(some, now), now - samples.base.at(when), 0.0))
-    rows.append(TunedRow("persistence", None, climatology + departure))
+    rows.append(_row(samples, "persistence", climatology + departure))
     slope = _slope(samples)
     damped = climatology + slope * departure
-    return [*rows, TunedRow("damped persistence", None, damped, {"slope": float(np.nanmean(slope))})]
+    return [*rows, _row(samples, "damped persistence", damped, {"slope": float(np.nanmean(slope))})]
 
 
-def _place_rows(samples: LabelSamples, climatology: np.ndarray) -> list[TunedRow]:
+def _row(
+    samples: LabelSamples,
+    name: str,
+    predicted: np.ndarray,
+    chosen: Mapping[str, object] | None = None,
+    reference: bool | None = None,
+) -> Row:
+    return Row(name, Role.BASELINE, forecasts(samples, predicted), chosen=chosen or {}, reference=reference)
+
+
+def _place_rows(samples: LabelSamples, climatology: np.ndarray) -> list[Row]:
     """Return the row that knows the places: their mean departure, or frequencies of the classes, in training.
 
     Where places differ for good, as stations do, it beats the climatology without any weather. None where most test
@@ -83,7 +81,7 @@ def _place_rows(samples: LabelSamples, climatology: np.ndarray) -> list[TunedRow
         total = np.zeros((len(known), samples.target.shape[1]))
         np.add.at(total, place[train], samples.target[train] - samples.base.at(samples.times[train]))
         own = climatology + (total / np.maximum(count, 1)[:, None])[place[test]]
-    return [TunedRow("climatology of the place", None, np.where(often[:, None], own, climatology))]
+    return [_row(samples, "climatology of the place", np.where(often[:, None], own, climatology))]
 
 
 def _wide(mask: np.ndarray, like: np.ndarray) -> np.ndarray:
@@ -104,9 +102,7 @@ def _slope(samples: LabelSamples) -> np.ndarray:
     return np.where(power > 0, product / np.maximum(power, 1e-30), 0.0)
 
 
-def _class_persistence(
-    samples: LabelSamples, climatology: np.ndarray, now: np.ndarray, some: np.ndarray
-) -> list[TunedRow]:
+def _class_persistence(samples: LabelSamples, climatology: np.ndarray, now: np.ndarray, some: np.ndarray) -> list[Row]:
     count = len(samples.classes)
     known = some & (now >= 0)
     persistence = np.where(known[:, None], np.eye(count)[np.maximum(now, 0)], climatology)
@@ -115,32 +111,15 @@ def _class_persistence(
     own = (samples.past[train] >= 0) & (past >= 0)
     table = frequencies(samples.target[train][own], count, past[own], count)
     damped = np.where(known[:, None], table[np.maximum(now, 0)], climatology)
-    return [TunedRow("persistence", None, persistence), TunedRow("damped persistence", None, damped)]
+    return [_row(samples, "persistence", persistence), _row(samples, "damped persistence", damped)]
 
 
-def raw_rows(problem: Problem, patch: tuple[int, int, int]) -> list[TunedRow]:
-    """Return the rows of the raw input with the encoder rows' head: principal components, and the cells near by."""
-    samples = problem.samples
-    if samples.kind == "field":
-        values = _patch_values(problem, patch)
-        head = fit_patches(samples, {"the patch's own cells": values}, *problem.cut(patch))
-        rows = [TunedRow("raw patch [ridge]", None, _said(problem, head, patch), head.settings)]
-        return [_pca_fields(problem), *rows]
-    kind = "logistic" if samples.kind == "classification" else "ridge"
-    head = fit_linear(samples, _components(problem))
-    rows = [TunedRow(f"PCA [{kind}]", None, _said(problem, head, patch), head.settings)]
-    if samples.places is not None:
-        head = fit_linear(samples, {"cells of the nearest patches": _near_cells(problem, patch)})
-        rows.append(TunedRow(f"raw input near the place [{kind}]", None, _said(problem, head, patch), head.settings))
-    return rows
-
-
-def _pca_fields(problem: Problem) -> TunedRow:
+def pca_fields(problem: Problem) -> Row:
     """Return ridge regression of every cell by itself on principal components; cells with gaps are climatology."""
     samples = problem.samples
     flat = samples.departures(np.arange(len(samples.rows))).reshape(len(samples.rows), -1)
     whole = np.isfinite(flat[np.concatenate([samples.parts["train"], samples.parts["val"]])]).all(axis=0)
-    head, features = RidgeHead(), _components(problem)
+    head, features = RidgeHead(), components(problem)
     blocks = {
         part: {name: Samples(values[rows], np.where(whole, np.nan_to_num(flat[rows]), 0.0), samples.last[rows])
                for name, values in features.items()}
@@ -152,18 +131,18 @@ def _pca_fields(problem: Problem) -> TunedRow:
     predicted = samples.base.at(samples.times[test]) + (out * whole).reshape(len(test), *samples.target.shape[1:]) \
         * samples.base.scale  # fmt: skip
     settings = {"features": choice.candidate, "setting": choice.setting}
-    return TunedRow("PCA [ridge, each cell]", None, predicted, settings)
+    return _row(samples, "PCA [ridge, each cell]", predicted, settings)
 
 
-def _season(problem: Problem) -> np.ndarray:
+def season(problem: Problem) -> np.ndarray:
     """Return two harmonics of the year at each sample's last step, (sample, 4)."""
     store = problem.windows.store
     seconds = torch.from_numpy(store.times[problem.samples.last].astype(np.int64))
     return np.asarray(season_features(seconds[:, None])[:, 0, :SEASON].numpy())
 
 
-def _components(problem: Problem) -> dict[str, np.ndarray]:
-    """Return principal components of all variables over the window, and the season, for all samples."""
+def components(problem: Problem) -> dict[str, np.ndarray]:
+    """Return principal components of all variables, of the last step and over the window, and the season."""
     samples, store = problem.samples, problem.windows.store
     fields = problem.windows.fields.flatten(1).numpy()
     weight = np.tile(store.grid.area.ravel(), len(store.variables))
@@ -172,17 +151,16 @@ def _components(problem: Problem) -> dict[str, np.ndarray]:
     most = min(max(PCA_COMPONENTS), len(training) - 1, int((observed & (weight > 0)).sum()))
     if most < 1:
         raise EarthSSLError("finetune: expected cells without gaps in training for the PCA baseline, got none")
-    components = np.nan_to_num(Eof.fit(fields[training], weight, most).project(fields))
-    season = _season(problem)
+    found = np.nan_to_num(Eof.fit(fields[training], weight, most).project(fields))
     made = {}
     for count in sorted({min(k, most) for k in PCA_COMPONENTS}):
         for steps in sorted({1, samples.window}):
-            lagged = [components[samples.last - lag, :count] for lag in range(steps)]
-            made[f"{count} PCs × {steps} steps"] = np.concatenate([*lagged, season], 1)
+            lagged = [found[samples.last - lag, :count] for lag in range(steps)]
+            made[f"{count} PCs × {steps} steps"] = np.concatenate([*lagged, season(problem)], 1)
     return made
 
 
-def _patch_values(problem: Problem, patch: tuple[int, int, int]) -> np.ndarray:
+def patch_values(problem: Problem, patch: tuple[int, int, int]) -> np.ndarray:
     """Return the cells of every patch over the whole window, all variables, 0 where missing, (sample, patch, cell)."""
     made = []
     for rows in np.array_split(np.arange(len(problem.samples.rows)), -(-len(problem.samples.rows) // 64)):
@@ -193,42 +171,45 @@ def _patch_values(problem: Problem, patch: tuple[int, int, int]) -> np.ndarray:
     return np.concatenate(made)
 
 
-def _near_cells(problem: Problem, patch: tuple[int, int, int]) -> np.ndarray:
+def near_cells(problem: Problem, patch: tuple[int, int, int]) -> np.ndarray:
+    """Return the cells of the patches nearest to each sample's place over the window, (sample, patch, cell)."""
     samples = problem.samples
-    values = torch.from_numpy(_patch_values(problem, patch))
+    values = torch.from_numpy(patch_values(problem, patch))
     places = problem.places(np.arange(len(samples.rows)))
     assert places is not None
     chosen = near(problem.patches(np.arange(1), patch), places, problem.near)
-    own = values[torch.arange(len(values))[:, None], chosen].mean(1)
-    return np.concatenate([own.numpy(), _season(problem)], 1)
+    return np.asarray(values[torch.arange(len(values))[:, None], chosen].numpy())
 
 
-def probe_row(problem: Problem, encoder: Encoder, name: str, seed: int | None, layers: Sequence[int]) -> TunedRow:
-    """Return the row of a frozen encoder's linear probe; validation chooses layer and pooling."""
-    tokens = FrozenTokens.extract(
-        encoder, problem.windows, problem.samples, layers, problem.near, name.replace("[", "").replace("]", "")
-    )
-    probe = problem.linear(tokens, encoder.config.patch, layers)
-    return TunedRow(name, seed, _said(problem, probe.head, encoder.config.patch), probe.head.settings)
+def field_target(
+    name: str, truth: np.ndarray, climatology: np.ndarray, area: np.ndarray, units: np.ndarray, block: int
+) -> Target:
+    """Return the target of fields: skill and RMSE by area, over the cells that are labelled and that every row tells.
 
+    Args:
+        name: Of the target.
+        truth, climatology: Shape (sample, row, column), NaN where missing.
+        area: Share of the sphere of each cell, (row, column).
+        units, block: As for `Target`.
+    """
 
-def last_probe(problem: Problem, encoder: Encoder, label: str) -> Probe:
-    """Return the linear probe of an encoder's last layer, which fine-tuning starts from."""
-    layer = encoder.depth - 1
-    tokens = FrozenTokens.extract(encoder, problem.windows, problem.samples, [layer], problem.near, label)
-    return problem.linear(tokens, encoder.config.patch, [layer])
+    def sums(rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        predicted = np.stack([row.forecast[name] for row in rows])
+        seen = np.isfinite(truth) & np.isfinite(climatology) & np.isfinite(predicted).all(axis=0)
+        weight = seen * area
+        if not weight.any():
+            raise EarthSSLError("finetune: expected test cells that training saw too, got none; check the labels' gaps")
+        known = np.nan_to_num(truth)
+        error = (weight * (np.nan_to_num(predicted) - known) ** 2).sum(axis=(2, 3))
+        reference = (weight * (np.nan_to_num(climatology) - known) ** 2).sum(axis=(1, 2))
+        return error, reference, weight.sum(axis=(1, 2))
 
+    def skill(rows: Sequence[Row]) -> Statistic:
+        error, reference, _ = sums(rows)
+        return lambda w: 1 - (error @ w) / (reference @ w)
 
-def _said(problem: Problem, head: LinearHead, patch: tuple[int, int, int]) -> np.ndarray:
-    if problem.samples.kind == "classification":
-        return head.predicted
-    return in_units(problem, head.predicted, problem.samples.parts["test"], patch)
+    def rmse(rows: Sequence[Row]) -> Statistic:
+        error, _, share = sums(rows)
+        return lambda w: np.sqrt((error @ w) / (share @ w))
 
-
-def network_row(
-    problem: Problem, name: str, seed: int, out: np.ndarray, patch: tuple[int, int, int], settings: Mapping[str, Any]
-) -> TunedRow:
-    """Return the row of a network's outputs for the test samples."""
-    if problem.samples.kind == "classification":
-        return TunedRow(name, seed, softmax(out), settings)
-    return TunedRow(name, seed, in_units(problem, out, problem.samples.parts["test"], patch), settings)
+    return Target(name, units, [Metric("skill", skill), Metric("rmse", rmse, False)], block)

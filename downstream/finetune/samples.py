@@ -8,15 +8,18 @@ from itertools import pairwise
 
 import numpy as np
 
-from ...ssl.common.errors import EarthSSLError
+from ...ssl.common.errors import EarthSSLError, nearest
 from ...ssl.fields.splits import PARTS, Splits, is_monthly, window_starts
 from ...ssl.store.store import Store
 from ..metrics.classes import frequencies
+from ..metrics.paired_bootstrap import FEWEST_UNITS
 from .labels import Labels
 
 FEWEST = {"train": 20, "val": 8, "test": 8}
 FEWEST_OF_A_MONTH = 5  # labels of every calendar month, or the climatology is one for the whole year
 DAY = np.timedelta64(1, "D")
+UNITS = {"year": "Y", "month": "M", "week": "W", "day": "D"}
+ENOUGH = 8  # units of test, or the next shorter one is taken
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,6 +159,36 @@ class LabelSamples:
 def months(times: np.ndarray) -> np.ndarray:
     """Return the calendar month of each time, 0 to 11."""
     return times.astype("datetime64[M]").astype(np.int64) % 12
+
+
+def unit_of(times: np.ndarray, unit: str) -> tuple[str, np.ndarray]:
+    """Return the unit that is drawn as a whole, and which one each time belongs to.
+
+    Args:
+        times: Of the test labels.
+        unit: year, month, week or day; auto takes the longest of which there are eight.
+
+    Raises:
+        EarthSSLError: If the unit is unknown, or there are fewer than four of it.
+    """
+    if unit != "auto" and unit not in UNITS:
+        known = ("auto", *UNITS)
+        raise EarthSSLError(f"finetune.unit: expected {', '.join(known)}, got '{unit}'." + nearest(unit, known))
+    if unit == "auto":
+        unit = next((name for name in UNITS if len(np.unique(unit_numbers(times, name))) >= ENOUGH), "day")
+    found = unit_numbers(times, unit)
+    count = len(np.unique(found))
+    if count < FEWEST_UNITS:
+        raise EarthSSLError(
+            f"finetune.unit: expected at least {FEWEST_UNITS} {unit}s with test labels for intervals, got {count}; "
+            "lengthen the test block or choose a shorter unit"
+        )
+    return unit, found
+
+
+def unit_numbers(times: np.ndarray, unit: str) -> np.ndarray:
+    """Return which year, month, week or day each time belongs to."""
+    return times.astype(f"datetime64[{UNITS[unit]}]").astype(np.int64)
 
 
 def step_numbers(times: np.ndarray, steps: np.ndarray) -> np.ndarray:

@@ -22,7 +22,6 @@ from ...ssl.training.monitor import check_health
 from ..evaluation.numbers import plain
 from ..training.fine_tuning import Finetuned
 from .head import TaskNetwork
-from .rows import TunedRow
 from .samples import LabelSamples
 from .tuning import Problem
 
@@ -35,14 +34,14 @@ class Tuned:
         mode, seed: Of it.
         network: In evaluation mode.
         trained: How far training went, and the proof of what stayed frozen.
-        row: What it says of the test labels.
+        predicted: What it says of the test labels: numbers in units, probabilities, or fields in units.
     """
 
     mode: str
     seed: int
     network: TaskNetwork
     trained: Finetuned
-    row: TunedRow
+    predicted: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +144,7 @@ def _licences(first: str, second: str) -> str:
     return first if not second or second == first else f"{first}; data of the fine-tuning: {second}"
 
 
-def predictions(problem: Problem, row: TunedRow, climatology: TunedRow, title: str) -> xr.Dataset:
+def predictions(problem: Problem, predicted: np.ndarray, title: str) -> xr.Dataset:
     """Return a network's predictions of the test labels beside what was observed and the climatology."""
     samples, labels = problem.samples, problem.samples.labels
     test = samples.parts["test"]
@@ -153,7 +152,8 @@ def predictions(problem: Problem, row: TunedRow, climatology: TunedRow, title: s
     coords: dict[str, Any] = {"time": ("sample", times)}
     if samples.places is not None:
         coords |= {"lat": ("sample", samples.places[test][:, 0]), "lon": ("sample", samples.places[test][:, 1])}
-    three = {"predicted": row.predicted, "observed": samples.target[test], "climatology": climatology.predicted}
+    climatology = samples.base.at(samples.times[test])
+    three = {"predicted": predicted, "observed": samples.target[test], "climatology": climatology}
     made: dict[str, Any] = {}
     if samples.kind == "field":
         grid, attrs = problem.windows.store.grid, {"units": labels.units[0], "long_name": labels.names[0]}
@@ -163,9 +163,9 @@ def predictions(problem: Problem, row: TunedRow, climatology: TunedRow, title: s
         words = np.asarray(samples.classes)
         coords["class"] = words
         made = {
-            "probability": (("sample", "class"), row.predicted),
-            "climatology": (("sample", "class"), climatology.predicted),
-            "predicted": ("sample", words[row.predicted.argmax(1)]),
+            "probability": (("sample", "class"), predicted),
+            "climatology": (("sample", "class"), climatology),
+            "predicted": ("sample", words[predicted.argmax(1)]),
             "observed": ("sample", words[samples.target[test]]),
         }
     else:

@@ -1,27 +1,135 @@
-"""Tuning: an encoder and the head of a task, trained together on labels, from the linear probe on."""
+"""Tuning: frozen features of the labelled windows, their linear probe, and encoder and head trained on from there."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...ssl.common.progress import track
 from ...ssl.model.encoder import Encoder
 from ...ssl.model.tokens import Patches, patchify
+from ..features.eof import Eof
 from ..features.store_windows import StoreWindows
 from ..metrics.classes import one_hot, squared_error
 from ..training.fine_tuning import FinetuneConfig, Finetuned, fine_tune
-from .head import TaskHead, TaskNetwork, cells_of, cut_fields, poolings_of
+from .head import LOCAL, TaskHead, TaskNetwork, cells_of, cut_fields, near, pooled, poolings_of, season_of
 from .linear_head import LinearHead, fit_linear, fit_patches
 from .samples import LabelSamples
-from .tokens import NONE, FrozenTokens, Projection
 
 BATCH = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """Principal components of the last step's tokens: x · basis - offset.
+
+    Attributes:
+        basis: Shape (patch × width, component).
+        offset: Shape (component,).
+    """
+
+    basis: torch.Tensor
+    offset: torch.Tensor
+
+
+NONE = Projection(torch.zeros(0, 0), torch.zeros(0))
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenTokens:
+    """Outputs of some layers for every sample.
+
+    Attributes:
+        layers: Which, counted from 0.
+        mean: Over all tokens, by layer, (window, width).
+        last: Tokens of the last step, by layer, float16 (window, patch, width).
+        season: Of each window, (window, 4).
+        window: Which window each sample belongs to, (sample,).
+        train: Windows of the training samples, ascending: principal components need no labels.
+        chosen: Patches nearest to each sample's place, (sample, near); None for labels of the whole field.
+        area: Share of the sphere of each patch, (patch,).
+    """
+
+    layers: tuple[int, ...]
+    mean: dict[int, torch.Tensor]
+    last: dict[int, torch.Tensor]
+    season: torch.Tensor
+    window: np.ndarray
+    train: np.ndarray
+    chosen: torch.Tensor | None
+    area: np.ndarray
+
+    @classmethod
+    def extract(
+        cls, encoder: Encoder, windows: StoreWindows, samples: LabelSamples, layers: Sequence[int], nearest: int,
+        label: str,
+    ) -> FrozenTokens:  # fmt: skip
+        """Return the tokens of an encoder; it is put in evaluation mode.
+
+        Args:
+            encoder: Frozen.
+            windows: Of the store.
+            samples: Whose windows are wanted.
+            layers: Blocks whose outputs are wanted, counted from 0.
+            nearest: Number of patches near a place.
+            label: For the progress bar.
+        """
+        encoder.eval()
+        rows, window = np.unique(samples.last, return_inverse=True)
+        mean: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
+        last: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
+        seasons = []
+        for begin in track(range(0, len(rows), BATCH), label):
+            patches = patchify(windows.batch(rows[begin : begin + BATCH]), encoder.config.patch)
+            with torch.no_grad():
+                every = encoder.layers(patches)
+            for layer in layers:
+                mean[layer].append(every[layer].mean(1))
+                last[layer].append(every[layer].unflatten(1, (patches.shape[0], -1))[:, -1].half())
+            seasons.append(season_of(patches))
+        places = samples.places
+        chosen = None if places is None else near(patches, torch.from_numpy(places), nearest)
+        return cls(
+            tuple(layers),
+            {layer: torch.cat(parts) for layer, parts in mean.items()},
+            {layer: torch.cat(parts) for layer, parts in last.items()},
+            torch.cat(seasons),
+            window.ravel(),
+            np.unique(window.ravel()[samples.parts["train"]]),
+            chosen,
+            patches.area.sum(1).numpy()[-len(last[layers[0]][0][0]) :],
+        )
+
+    def projection(self, layer: int, count: int) -> Projection:
+        """Return principal components fitted on the training windows, at most as many as they carry."""
+        flat = self.last[layer][torch.from_numpy(self.train)].flatten(1).float().numpy()
+        weight = np.repeat(self.area, self.last[layer].shape[2])
+        most = min(count, len(self.train) - 1, flat.shape[1])
+        eof = Eof.fit(flat, weight, most)
+        basis = np.nan_to_num(eof.patterns).T * eof.weight[:, None]
+        offset = np.nan_to_num(eof.mean) @ basis
+        return Projection(torch.from_numpy(basis).float(), torch.from_numpy(offset).float())
+
+    def inputs(self, layer: int, pooling: str, projection: Projection = NONE) -> np.ndarray:
+        """Return the inputs of a head for all samples, (sample, feature), or (sample, patch, feature) for patches."""
+        window = torch.from_numpy(self.window)
+        if pooling in LOCAL or pooling == "patch":
+            last, chosen = self.last[layer][window].float(), self.chosen
+            made = pooled(pooling, self.mean[layer][window], last, self.season[window], chosen, *_pair(projection))
+            return np.asarray(made.numpy())
+        last = self.last[layer].float()
+        made = pooled(pooling, self.mean[layer], last, self.season, None, *_pair(projection))
+        return np.asarray(made[window].numpy())
+
+
+def _pair(projection: Projection) -> tuple[torch.Tensor, torch.Tensor]:
+    return projection.basis, projection.offset
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +149,11 @@ class Problem:
     near: int = 4
     components: tuple[int, ...] = (10, 20)
     pooling: str = "auto"
-    _cut: dict[tuple[int, int, int], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    _cut: dict[tuple[int, int, int], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, init=False)
+
+    def on(self, train: np.ndarray) -> Problem:
+        """Return the same with some of the training samples only; the labels' climatology stays that of all."""
+        return replace(self, samples=replace(self.samples, parts={**self.samples.parts, "train": train}))
 
     def patches(self, rows: np.ndarray, patch: tuple[int, int, int]) -> Patches:
         """Return the patches of some samples' windows."""
@@ -76,26 +188,31 @@ class Problem:
             for pooling in poolings:
                 counts = self.components if pooling == "mean+pcs" else (0,)
                 for count in counts:
-                    own = tokens.projection(layer, samples.parts["train"], count) if count else NONE
+                    own = tokens.projection(layer, count) if count else NONE
                     name = f"layer {layer + 1}, {pooling.replace('pcs', f'{own.basis.shape[1]} pcs')}"
                     named[name] = pooling, own
                     features[name] = tokens.inputs(layer, pooling, own)
-        head = (
-            fit_patches(samples, features, *self.cut(patch))
-            if samples.kind == "field"
-            else fit_linear(samples, features)
-        )
+        head = self.head(features, patch, into_a_network=True)
         pooling, projection = named[head.features]
-        return Probe(head, pooling, projection)
+        return Probe(head, pooling, projection, features[head.features])
+
+    def head(
+        self, features: Mapping[str, np.ndarray], patch: tuple[int, int, int], into_a_network: bool = False
+    ) -> LinearHead:
+        """Return the linear head on features at all samples; see `fit_linear` and `fit_patches`."""
+        if self.samples.kind == "field":
+            return fit_patches(self.samples, features, *self.cut(patch))
+        return fit_linear(self.samples, features, into_a_network)
 
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """A linear probe: the head, how its features are pooled, and their principal components."""
+    """A linear probe: the head, how its features are pooled, their principal components, and they at all samples."""
 
     head: LinearHead
     pooling: str
     projection: Projection
+    features: np.ndarray
 
 
 def make_network(problem: Problem, encoder: Encoder, probe: Probe) -> TaskNetwork:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, ClassVar
@@ -19,7 +19,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ...ssl.common.errors import EarthSSLError
-from ...ssl.common.randomness import key, permutation
+from ...ssl.common.randomness import key
+from ..training.loop import Schedule, Training, by_decay
 from .base import Head, Samples, standardised
 
 STEPS = (25, 50, 100, 200, 400)
@@ -127,31 +128,27 @@ class TrainedHead(Head):
                 out[stops[steps]] = self._answers(network, asked) * scale + mean
         return out
 
-    def _trained(self, inputs: Tensor, wanted: Tensor, decay: float, stops: list[int]):  # type: ignore[no-untyped-def]
+    def _trained(
+        self, inputs: Tensor, wanted: Tensor, decay: float, stops: list[int]
+    ) -> Iterator[tuple[int, nn.Module]]:
         """Yield (steps, network) at each stop."""
         generator = torch.Generator().manual_seed(key(self.seed, self.name) & (2**63 - 1))
         network = self.network(tuple(inputs.shape[1:]), wanted.shape[1], generator)
-        matrices = [p for p in network.parameters() if p.ndim > 1]
-        vectors = [p for p in network.parameters() if p.ndim <= 1]
-        groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=self.lr)
-        size = min(self.batch_size, len(inputs))
-        per_epoch = len(inputs) // size
-        for step in range(stops[-1]):
-            epoch, position = divmod(step, per_epoch)
-            if position == 0:
-                order = permutation(self.seed, f"{self.name} order", epoch, len(inputs))
-            chosen = order[position * size : (position + 1) * size]
-            answer = network(inputs[chosen])
+
+        def loss(chosen: np.ndarray) -> Tensor:
+            rows = torch.from_numpy(chosen)
+            answer = network(inputs[rows])
             if self.classifies:
-                loss = nn.functional.cross_entropy(answer, wanted[chosen])
-            else:
-                loss = ((answer - wanted[chosen]) ** 2).mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            if step + 1 in stops:
-                yield step + 1, network
+                return nn.functional.cross_entropy(answer, wanted[rows])
+            return ((answer - wanted[rows]) ** 2).mean()
+
+        training = Training(
+            network, by_decay(network.parameters(), self.lr, decay), loss, np.arange(len(inputs)),
+            Schedule(stops[-1], self.batch_size), (self.seed, f"{self.name} order"),
+        )  # fmt: skip
+        for steps in training:
+            if steps in stops:
+                yield steps, network
 
     def _answers(self, network: nn.Module, asked: Tensor) -> np.ndarray:
         with torch.no_grad():

@@ -8,7 +8,6 @@ group's own rate, so that the decay holds at every step.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,13 +16,11 @@ import numpy as np
 import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
-from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 
 from ...ssl.common.errors import EarthSSLError, nearest
-from ...ssl.common.progress import track
-from ...ssl.common.randomness import key, permutation
+from ...ssl.common.randomness import key
 from ...ssl.model.encoder import Encoder
+from .loop import Schedule, Training, best_on_validation, warmup_and_half_cosine
 from .lora import adapt, merge
 
 MODES = ("head", "last", "full", "lora")
@@ -174,16 +171,10 @@ def parameter_groups(
     return groups
 
 
-def optimizer_and_schedule(groups: list[dict[str, Any]], config: FinetuneConfig) -> tuple[AdamW, LambdaLR]:
-    """Return AdamW on the groups, and a warm-up and half cosine that scale each group's own learning rate."""
-
-    def share(step: int) -> float:
-        rise = (step + 1) / config.warmup_steps
-        past = max(0, step + 1 - config.warmup_steps) / (config.steps - config.warmup_steps)
-        return min(rise, 0.5 * (1 + math.cos(math.pi * min(1.0, past))))
-
-    optimizer = AdamW(groups, lr=config.lr)
-    return optimizer, LambdaLR(optimizer, share)
+def schedule_of(config: FinetuneConfig) -> Schedule:
+    """Return the schedule: a warm-up, then a half cosine, which scale each group's own learning rate."""
+    share = warmup_and_half_cosine(config.steps, config.warmup_steps, after_warmup=True)
+    return Schedule(config.steps, config.batch_size, share, config.clip)
 
 
 def set_drop_path(encoder: Encoder, config: FinetuneConfig) -> None:
@@ -224,50 +215,47 @@ def fine_tune(
     Raises:
         EarthSSLError: If there is no sample, the first score is not finite, or a frozen weight did not stay so.
     """
-    if not len(samples):
-        raise EarthSSLError(f"{label}: expected training samples, got none; lengthen the training block")
     if config.mode == "lora":
         adapt(encoder, config.rank, config.alpha, seed)
-    optimizer, schedule = optimizer_and_schedule(parameter_groups(network, encoder, config, new), config)
+    groups = parameter_groups(network, encoder, config, new)
     set_drop_path(encoder, config)
-    best = Finetuned(0, _scored(network, score))
-    if not math.isfinite(best.score):
-        raise EarthSSLError(f"{label}: expected a finite validation score at the start, got {best.score}")
-    history, weights, waited = [(0, best.score)], _copied(network), 0
-    frozen = Frozen(network)
-    size = min(config.batch_size, len(samples))
-    per_epoch = len(samples) // size
-    order = np.empty(0, np.int64)
+    training = _Tuning(network, encoder, groups, loss, samples, config, seed, label)
     with torch.random.fork_rng(devices=[]):
-        steps = track(range(config.steps), label)
-        for step in steps:
-            epoch, position = divmod(step, per_epoch)
-            if position == 0:
-                order = permutation(seed, "finetune order", epoch, len(samples)).numpy()
-            _train_mode(network, encoder, config)
-            torch.manual_seed(key(seed, "finetune", step) & (2**63 - 1))
-            value = loss(samples[order[position * size : (position + 1) * size]])
-            optimizer.zero_grad()
-            value.backward()
-            frozen.check_gradients(step)
-            nn.utils.clip_grad_norm_([p for p in network.parameters() if p.grad is not None], config.clip)
-            optimizer.step()
-            schedule.step()
-            if (step + 1) % config.check_every and step + 1 < config.steps:
-                continue
-            found = _scored(network, score)
-            history.append((step + 1, found))
-            waited += 1
-            if found < best.score:  # False where training diverged to NaN
-                best, weights, waited = Finetuned(step + 1, found), _copied(network), 0
-            if config.patience and waited >= config.patience:
-                steps.finish()
-    proof = frozen.proof(step + 1)
-    network.load_state_dict(weights)
+        best = best_on_validation(training, score, config.check_every, patience=config.patience, ends_compete=True)
+    if best is None:
+        raise EarthSSLError(f"{label}: expected a finite validation score at the start, got none")
+    proof = training.frozen.proof(training.taken)
+    network.load_state_dict(best.weights)
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     proof["merged_afterwards"] = merge(encoder)
     network.eval()
-    return Finetuned(best.steps, best.score, history, trained, proof)
+    return Finetuned(best.steps, best.score, best.history, trained, proof)
+
+
+class _Tuning(Training):
+    """Training that draws anew at every step, and watches over what is frozen."""
+
+    def __init__(
+        self, network: nn.Module, encoder: Encoder, groups: list[dict[str, Any]],
+        loss: Callable[[np.ndarray], Tensor], samples: np.ndarray, config: FinetuneConfig, seed: int, label: str,
+    ) -> None:  # fmt: skip
+        super().__init__(network, groups, loss, samples, schedule_of(config), (seed, "finetune order"), label)
+        self.encoder, self.config, self.seed = encoder, config, seed
+        self.frozen, self.taken = Frozen(network), 0
+
+    def begin(self, step: int) -> None:
+        """Put what is trained in training mode; what is frozen works as it will be used."""
+        self.network.train()
+        if self.config.mode == "head":
+            self.encoder.eval()
+        for block in list(self.encoder.blocks)[: first_trained_block(self.encoder, self.config)]:
+            block.eval()
+        torch.manual_seed(key(self.seed, "finetune", step) & (2**63 - 1))
+
+    def check(self, step: int) -> None:
+        """Refuse gradients of frozen weights."""
+        self.frozen.check_gradients(step)
+        self.taken = step + 1
 
 
 class Frozen:
@@ -303,22 +291,3 @@ class Frozen:
             made.update(name.encode())
             made.update(parameter.detach().cpu().contiguous().numpy().tobytes())
         return made.hexdigest()
-
-
-def _train_mode(network: nn.Module, encoder: Encoder, config: FinetuneConfig) -> None:
-    """Put what is trained in training mode; what is frozen works as it will be used."""
-    network.train()
-    if config.mode == "head":
-        encoder.eval()
-    for block in list(encoder.blocks)[: first_trained_block(encoder, config)]:
-        block.eval()
-
-
-def _scored(network: nn.Module, score: Callable[[], float]) -> float:
-    network.eval()
-    with torch.no_grad():
-        return float(score())
-
-
-def _copied(network: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in network.state_dict().items()}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ...ssl.common.errors import EarthSSLError
-from ...ssl.common.progress import track
-from ...ssl.common.randomness import key, permutation
+from ...ssl.common.randomness import key
+from .loop import Schedule, Training, best_on_validation, by_decay, warmup_and_half_cosine
 
 SCRATCH = "same network from scratch"
 
@@ -88,60 +88,30 @@ def learn(
     Raises:
         EarthSSLError: If no score is finite.
     """
-    best_steps, best = 0, np.inf
-    weights: dict[str, Tensor] = {}
+    share = warmup_and_half_cosine(config.steps, max(1, config.steps // 10), after_warmup=False)
+    schedule = Schedule(config.steps, config.batch_size, share, clip=1.0)
+
+    def training(network: N, samples: np.ndarray, block: str, schedule: Schedule, purpose: str) -> Training:
+        groups, order = by_decay(network.parameters(), config.lr, config.weight_decay), (seed, f"scratch {block}")
+        label = f"scratch {seed}, {purpose}"
+        return Training(network, groups, lambda chosen: loss(network, chosen), samples, schedule, order, label)
+
     network = make()
-    for step in _train(network, loss, train, "train", config, seed, f"scratch {seed}, select"):
-        if (step + 1) % config.check_every == 0:
-            found = score(network)
-            if found < best:
-                best, best_steps = found, step + 1
-                weights = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    if not best_steps:
+    selecting = training(network, train, "train", schedule, "select")
+    best = best_on_validation(selecting, lambda: score(network), config.check_every)
+    if best is None:
         raise EarthSSLError(f"scratch: the network of seed {seed} diverged (no finite score); lower scratch.lr")
     if fit is None:
-        network.load_state_dict(weights)
+        network.load_state_dict(best.weights)
     else:
         network = make()
-        for _ in _train(network, loss, fit, "fit", config, seed, f"scratch {seed}, refit", best_steps):
+        # Warm-up and cosine are those of the first training, which this one follows to its best step.
+        for _ in training(network, fit, "fit", replace(schedule, steps=best.steps), "refit"):
             pass
     network.eval()
-    return Learnt(network, best_steps, best)
+    return Learnt(network, best.steps, best.score)
 
 
 def seeded(seed: int) -> None:
     """Seed torch for the weights of a network trained from scratch."""
     torch.manual_seed(key(seed, "scratch") & (2**63 - 1))
-
-
-def _train(
-    network: N,
-    loss: Callable[[N, np.ndarray], Tensor],
-    samples: np.ndarray,
-    block: str,
-    config: ScratchConfig,
-    seed: int,
-    label: str,
-    steps: int | None = None,
-) -> Iterator[int]:
-    """Yield after every step: all that the schedule was made for, or the first `steps` of them."""
-    matrices = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=config.lr)
-    warmup = max(1, config.steps // 10)
-    per_epoch = max(1, len(samples) // config.batch_size)
-    for step in track(range(steps or config.steps), label):
-        rate = min((step + 1) / warmup, 0.5 * (1 + np.cos(np.pi * min(1.0, step / config.steps))))
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * rate
-        epoch, position = divmod(step, per_epoch)
-        order = permutation(seed, f"scratch {block}", epoch, len(samples)).numpy()
-        chosen = samples[order[position * config.batch_size : (position + 1) * config.batch_size]]
-        network.train()
-        value = loss(network, chosen)
-        optimizer.zero_grad()
-        value.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        yield step

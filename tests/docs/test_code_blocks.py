@@ -271,7 +271,7 @@ def check_finetune(session: Session, told: str) -> None:
     for row in ("climatology", "damped persistence", "PCA [ridge]", "pretrained [linear probe]",
                 "untrained [linear probe]", "same network from scratch", "pretrained, fine-tuned [full]"):  # fmt: skip
         assert row in told, row
-    assert "better or worse only where the interval excludes 0" in told
+    assert "difference (▲ better, ▼ worse, · undecided)" in told
     assert told.count(": whole;") == 2  # base and tuned
     data, forecast = session.names["data"], session.names["forecast"]
     assert str(forecast["time"].values[-1])[:7] == "2110-06"  # six months after the last month at hand

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 import torch
 import xarray as xr
-from earthssl.downstream.finetune.finetune import FinetuningConfig, finetune
+from earthssl.downstream.finetune.config import FinetuningConfig
+from earthssl.downstream.finetune.finetune import finetune
 from earthssl.downstream.finetune.predictor import checked_shape, load_finetuned
 from earthssl.ssl.checkpoint.read import read
 from earthssl.ssl.checkpoint.verify import verify
@@ -21,6 +22,7 @@ from earthssl.ssl.inference.load import load_encoder
 FAST: dict[str, Any] = {
     "steps": 6, "batch_size": 16, "warmup_steps": 2, "check_every": 3, "seeds": 1, "scratch_seeds": 0,
     "untrained_seeds": 0, "layers": [-1], "components": [5], "unit": "month", "patience": 0,
+    "random_seeds": 0, "fractions": [],
 }  # fmt: skip
 
 
@@ -85,9 +87,9 @@ def test_a_tuned_folder_is_whole_and_predicts_what_the_run_predicted(
     assert record.task["parent"]["name"] == small_run.name
     scores = pd.read_csv(folder / "scores.csv")
     assert set(scores["row"]) == {
-        "climatology", "persistence", "damped persistence", "PCA [ridge]", "pretrained [linear probe]",
-        "untrained [linear probe]", "same network from scratch", "pretrained, fine-tuned [full]",
-        "pretrained, fine-tuned [head]",
+        "climatology", "persistence", "damped persistence", "PCA [ridge]", "raw window [ridge]",
+        "PCA of the window [ridge]", "pretrained [linear probe]", "untrained [linear probe]",
+        "same network from scratch", "pretrained, fine-tuned [full]", "pretrained, fine-tuned [head]",
     }  # fmt: skip
     skill = scores[scores.metric == "skill"].set_index("row")["value"]
     assert abs(skill["climatology"]) < 1e-12
@@ -131,7 +133,7 @@ def test_every_kind_makes_the_round_trip(
         np.testing.assert_array_equal(again["lat"], small_data["lat"])
         np.testing.assert_allclose(again.sel(time=run["time"]), run["predicted"], atol=1e-4)
         skill = pd.read_csv(folder / "scores.csv").query("metric == 'skill'").set_index("row")["value"]
-        assert skill["raw patch [ridge]"] > 0.98  # the field is a linear function of the patch itself
+        assert skill["raw window [ridge]"] > 0.98  # the field is a linear function of the patch itself
         assert skill["pretrained, fine-tuned [lora]"] > 0.1
     else:
         at = {"time": xr.DataArray(run["time"].values, dims="s"),
@@ -140,6 +142,46 @@ def test_every_kind_makes_the_round_trip(
         np.testing.assert_allclose(same, run["predicted"][:, 0], rtol=1e-4, atol=1e-4)
         with pytest.raises(EarthSSLError, match="to predict for, as its labels had places"):
             load_finetuned(folder).predict(small_data)
+
+
+def test_the_table_opens_with_what_was_found_and_holds_a_curve_over_labels(
+    make: Callable[..., FinetuningConfig], series: Path
+) -> None:
+    """The curve follows the frozen encoder, its twin, raw input, and networks; with all labels it ends at the table."""
+    folder = finetune(make(series, scratch_seeds=1, untrained_seeds=1, random_seeds=1, fractions=[0.005, 1.0]))
+    scores = pd.read_csv(folder / "scores.csv").query("metric == 'skill'").set_index("row")["value"]
+    curve = pd.read_csv(folder / "label_curve.csv")
+    followed = ["raw window [ridge]", "pretrained [linear probe]", "untrained [linear probe]",
+                "same network from scratch", "pretrained, fine-tuned [full]"]  # fmt: skip
+    for asked, used in ((0.005, 1 / 238), (1.0, 1.0)):
+        own = curve[curve["asked"] == asked].set_index("row")
+        assert sorted(own.index) == sorted(followed)
+        assert own["used"].tolist() == pytest.approx([used] * 5)
+        if asked == 1:
+            assert own["value"].to_dict() == pytest.approx(scores[followed].to_dict(), abs=1e-12)
+        else:
+            assert (own["value"] < scores[own.index]).all()
+    differences = pd.read_csv(folder / "label_curve_differences.csv")
+    pair = differences[(differences["row"] == "pretrained, fine-tuned [full]") & (differences["asked"] == 1)]
+    assert "pretrained [linear probe]" in set(pair["reference"])
+    text = (folder / "table.txt").read_text(encoding="utf-8")
+    assert text.splitlines()[1].startswith(("pretrained, fine-tuned [full] has skill", "pretrained [linear probe] has"))
+    assert "the frozen encoder" in text or "its untrained twin" in text
+    assert "pretrained, fine-tuned [full] − pretrained [linear probe]" in text
+    assert len(text.splitlines()) < 40
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert page.index("has skill") < page.index("data:image/png") < page.index("<details")
+    assert (folder / "label_curve.png").is_file()
+
+
+def test_one_class_among_few_labels_is_no_end(
+    make: Callable[..., FinetuningConfig], small_data: xr.Dataset, tmp_path: Path
+) -> None:
+    labels = write_series(tmp_path / "labels.csv", small_data, words=True)
+    folder = finetune(make(labels, kind="classification", pooling="mean", fractions=[0.001], label_draws=2))
+    curve = pd.read_csv(folder / "label_curve_draws.csv")
+    assert np.isfinite(curve["value"]).all()
+    assert (curve[curve["row"] == "raw window [logistic]"]["value"] < 0.2).all()
 
 
 def test_the_head_alone_leaves_the_parents_encoder_bit_equal_and_says_so(

@@ -12,13 +12,14 @@ import pytest
 import torch
 import xarray as xr
 from earthssl.downstream.features.store_windows import StoreWindows
-from earthssl.downstream.finetune.finetune import FinetuningConfig, finetune
+from earthssl.downstream.finetune.config import FinetuningConfig
+from earthssl.downstream.finetune.finetune import finetune
 from earthssl.downstream.finetune.head import TaskNetwork, cells_of, cut_fields, near
 from earthssl.downstream.finetune.predictor import load_finetuned
 from earthssl.downstream.finetune.read_labels import read_labels
-from earthssl.downstream.finetune.rows import label_rows, last_probe
+from earthssl.downstream.finetune.rows import label_rows
 from earthssl.downstream.finetune.samples import LabelSamples, later
-from earthssl.downstream.finetune.tuning import Problem, make_network, outputs, tune
+from earthssl.downstream.finetune.tuning import FrozenTokens, Probe, Problem, make_network, outputs, tune
 from earthssl.downstream.training.fine_tuning import MODES, FinetuneConfig, fine_tune
 from earthssl.downstream.training.lora import LowRank, adapt, merge
 from earthssl.ssl.checkpoint.start_from import start_from
@@ -90,8 +91,14 @@ def problems(
     return make
 
 
+def last_probe(problem: Problem, encoder: Encoder) -> Probe:
+    layer = encoder.depth - 1
+    tokens = FrozenTokens.extract(encoder, problem.windows, problem.samples, [layer], problem.near, "probe")
+    return problem.linear(tokens, encoder.config.patch, [layer])
+
+
 def network_of(problem: Problem, encoder: Encoder) -> TaskNetwork:
-    return make_network(problem, encoder, last_probe(problem, encoder, "probe"))
+    return make_network(problem, encoder, last_probe(problem, encoder))
 
 
 def silence(network: TaskNetwork) -> None:
@@ -226,7 +233,7 @@ def test_new_variables_change_nothing_at_first_and_are_trained_in_every_mode(
     out = finetune(FinetuningConfig(
         checkpoint=str(folder), store=str(small_store), labels=str(labels), target="wind", out=str(tmp_path / "out"),
         mode="head", steps=2, warmup_steps=1, check_every=1, seeds=1, scratch_seeds=0, untrained_seeds=0,
-        layers=[-1], unit="month",
+        layers=[-1], unit="month", random_seeds=0, fractions=[],
     ))  # fmt: skip
     assert "New variables, not seen by pretraining: v10; zero at first" in (out / "table.txt").read_text()
     tuned = load_finetuned(out)
@@ -243,7 +250,7 @@ def test_new_variables_change_nothing_at_first_and_are_trained_in_every_mode(
 @pytest.mark.parametrize("kind", ["regression", "classification", "field", "places"])
 def test_a_network_says_at_first_what_its_linear_probe_says(problems: Callable[[str], Problem], kind: str) -> None:
     problem, encoder = problems(kind), new_encoder().eval()
-    probe = last_probe(problem, encoder, "probe")
+    probe = last_probe(problem, encoder)
     network = make_network(problem, encoder, probe).eval()
     out = outputs(problem, network, problem.samples.parts["test"])
     if kind == "classification":
@@ -356,12 +363,13 @@ def test_places_that_differ_for_good_have_a_climatology_of_their_own(
     truth, test = samples.target[samples.parts["test"]], samples.places[samples.parts["test"]]
     twice = test[:, 0] != -50
     assert (~twice).sum() == 1
-    np.testing.assert_array_equal(row.predicted[~twice], climatology.predicted[~twice])
+    said, everywhere = row.forecast["wind"], climatology.forecast["wind"]
+    np.testing.assert_array_equal(said[~twice], everywhere[~twice])
     if kind == "classification":
-        assert (row.predicted[twice].argmax(1) == truth[twice]).all()
+        assert (said[twice].argmax(1) == truth[twice]).all()
     else:
-        assert np.abs(row.predicted - truth)[twice].max() < 1.5
-        assert np.abs(climatology.predicted - truth)[twice].min() > 3
+        assert np.abs(said - truth[:, 0])[twice].max() < 1.5
+        assert np.abs(everywhere - truth[:, 0])[twice].min() > 3
     object.__setattr__(samples.labels, "places", np.random.default_rng(0).uniform(0, 90, samples.labels.places.shape))
     assert [one.name for one in label_rows(samples, False)] == ["climatology"]
 

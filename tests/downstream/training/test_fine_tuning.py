@@ -14,10 +14,11 @@ from earthssl.downstream.training.fine_tuning import (
     FinetuneConfig,
     fine_tune,
     first_trained_block,
-    optimizer_and_schedule,
     parameter_groups,
+    schedule_of,
     set_drop_path,
 )
+from earthssl.downstream.training.loop import Training
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.model.encoder import Encoder, EncoderConfig
 from earthssl.ssl.model.tokens import Patches, patchify
@@ -90,18 +91,18 @@ def test_rates_differ_by_exactly_the_decay_at_every_step() -> None:
     network = Network()
     own = config(layer_decay=0.6, steps=20, warmup_steps=5)
     groups = parameter_groups(network, network.encoder, own)
-    optimizer, schedule = optimizer_and_schedule(groups, own)
     assert {group["layer"] for group in groups} == {0, 1, 2, 3, 4}  # tokens, three blocks, norm and head
+    training = Training(
+        network, groups, lambda rows: network.head.weight.sum(), np.arange(8), schedule_of(own), (0, "order")
+    )
     peaks = []
-    for step in range(20):
-        rates = {group["layer"]: group["lr"] for group in optimizer.param_groups}
+    for step in training:
+        rates = {group["layer"]: group["lr"] for group in training.optimizer.param_groups}
         peaks.append(rates[4])
         for layer in range(4):
             assert rates[layer] == pytest.approx(0.6 * rates[layer + 1], rel=1e-12)
-        for group in optimizer.param_groups:
+        for group in training.optimizer.param_groups:
             assert group["lr"] == rates[group["layer"]], step
-        optimizer.step()
-        schedule.step()
     assert peaks[:5] == pytest.approx(1e-3 * np.arange(1, 6) / 5)
     assert peaks[5:] == pytest.approx([5e-4 * (1 + math.cos(math.pi * k / 15)) for k in range(1, 16)])
     assert peaks[-1] == pytest.approx(0, abs=1e-9)

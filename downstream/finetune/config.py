@@ -1,0 +1,141 @@
+"""FinetuningConfig: what to tune on which labels, and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+from ...ssl.common.errors import EarthSSLError, nearest
+from ..evaluation.label_fractions import FRACTIONS
+from ..evaluation.task import TaskConfig
+from ..training.fine_tuning import MODES, FinetuneConfig
+from ..training.from_scratch import ScratchConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuningConfig(FinetuneConfig):
+    """What to tune on which labels, and how.
+
+    Attributes:
+        checkpoint: Address or folder of the pretrained encoder (or of its run).
+        store: Folder of a training store of your own data (`earthssl prepare`).
+        labels: CSV with a column of ISO times in UTC, a column for each target, and lat and lon where labels belong to
+            places; or NetCDF with variables (time) or, for fields, (time, lat, lon).
+        target: Column or variable to predict; a list for several numbers.
+        out: Folder of the results; must be new or empty.
+        kind: regression, classification or field.
+        units: Of each target where the file does not say, as CSV cannot; a list for several.
+        time: Name of the column or coordinate of time.
+        missing: "refuse" labels without a value, or "drop" them.
+        lead: Steps from the window's last input step to the label.
+        mode: head, last, full or lora; the network that is saved. Embeddings of new variables are trained in each.
+        compare: Other modes for the table.
+        blocks: Number of last blocks that "last" trains.
+        rank: Of LoRA's additions.
+        alpha: LoRA's additions count alpha / rank.
+        pooling: mean, last, mean+pcs; near, near+mean for labels with places; auto: chosen on validation.
+        near: Patches whose features are pooled at a place.
+        components: Numbers of principal components that mean+pcs chooses between.
+        window, patch: Steps of a window; steps, rows and columns of a patch; null for those of the checkpoint.
+        layers: Blocks that the linear probe reads; null for the last third, at least two.
+        random_seeds: Number of sets of random features of the raw window.
+        fractions: Shares of the training labels (by whole units) for the curve; empty for none.
+        label_draws: Draws of the labels at each share.
+        scratch_draws: Of these, those that networks are trained on, from scratch and from the pretrained encoder.
+        seeds: Number of trainings of each mode; the one that does best on validation is saved.
+        scratch_seeds, untrained_seeds: Number of networks from scratch, and of untrained encoders.
+        persistence: Whether the labels' past is known when a prediction is made, so that persistence is a rival.
+        allow_seen: Go on although pretraining saw times of the test block; the table says so.
+        unit: year, month, week or day: drawn as a whole for intervals; auto for the longest of which there are eight.
+        block: Neighbouring units drawn together.
+        draws: Bootstrap draws.
+        steps: Most optimiser steps (AdamW); validation chooses how many count.
+        batch_size: Samples a step.
+        lr: Peak learning rate of the head.
+        layer_decay: Each layer further from the head learns at this times the rate of the next.
+        weight_decay: On matrices; vectors have none.
+        drop_path: Chance of leaving the last block out of a sample while training; rises linearly with depth.
+        warmup_steps: Steps of linear warm-up; a half cosine to 0 follows.
+        check_every: Steps between looks at the validation block.
+        patience: Looks without a better score before stopping; 0 never stops early.
+        clip: Largest norm of the gradient.
+    """
+
+    checkpoint: str
+    store: str
+    labels: str
+    target: str | list[str]
+    out: str
+    kind: str = "regression"
+    units: str | list[str] | None = None
+    time: str = "time"
+    missing: str = "refuse"
+    lead: int = 0
+    compare: list[str] | None = None
+    pooling: str = "auto"
+    near: int = 4
+    components: list[int] | None = None
+    window: int | None = None
+    patch: tuple[int, int, int] | None = None
+    layers: list[int] | None = None
+    seeds: int = 3
+    scratch_seeds: int = 2
+    untrained_seeds: int = 2
+    random_seeds: int = 5
+    fractions: list[float] = field(default_factory=lambda: list(FRACTIONS))
+    label_draws: int = 5
+    scratch_draws: int = 1
+    persistence: bool = True
+    allow_seen: bool = False
+    unit: str = "auto"
+    block: int = 1
+    draws: int = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for mode in self.compare or []:
+            if mode not in MODES or mode == self.mode:
+                raise EarthSSLError(
+                    f"finetune.compare: expected modes beside '{self.mode}' out of {', '.join(MODES)}, got '{mode}'."
+                    + nearest(mode, MODES)
+                )
+        for name in ("near", "seeds", "block"):
+            if getattr(self, name) < 1:
+                raise EarthSSLError(f"finetune.{name}: expected a whole number ≥ 1, got {getattr(self, name)}")
+        if min(self.scratch_seeds, self.untrained_seeds) < 0 or self.draws < 1000:
+            raise EarthSSLError(
+                f"finetune: expected scratch_seeds and untrained_seeds ≥ 0 and draws ≥ 1000, got {self.scratch_seeds}, "
+                f"{self.untrained_seeds} and {self.draws}"
+            )
+        if min(self.random_seeds, self.scratch_draws) < 0 or self.label_draws < 1:
+            raise EarthSSLError(
+                f"finetune: expected random_seeds and scratch_draws ≥ 0 and label_draws ≥ 1, got {self.random_seeds}, "
+                f"{self.scratch_draws} and {self.label_draws}"
+            )
+        if not all(0 < share <= 1 for share in self.fractions):
+            raise EarthSSLError(f"finetune.fractions: expected shares in (0, 1], got {self.fractions}")
+        if self.units is not None and not isinstance(self.units, str) and len(self.units) != len(self.targets):
+            raise EarthSSLError(
+                f"finetune.units: expected one for each of {len(self.targets)} targets, got {self.units}"
+            )
+        if min(self.components or [1]) < 1:
+            raise EarthSSLError(f"finetune.components: expected numbers from 1, got {self.components}")
+
+    @property
+    def targets(self) -> list[str]:
+        """Names of what is predicted."""
+        return [self.target] if isinstance(self.target, str) else list(self.target)
+
+    def table(self) -> TaskConfig:
+        """Return what the seam of downstream tasks asks of its tasks."""
+        return TaskConfig(
+            self.store, self.out, [self.checkpoint], layers=self.layers, untrained_seeds=self.untrained_seeds,
+            random_seeds=self.random_seeds, scratch=ScratchConfig(seeds=self.scratch_seeds), fractions=self.fractions,
+            label_draws=self.label_draws, scratch_draws=self.scratch_draws, draws=self.draws, block=self.block,
+        )  # fmt: skip
+
+    def training(self, mode: str) -> FinetuneConfig:
+        """Return how a mode is trained; networks from scratch ("scratch") in full and without layer decay."""
+        own = {f.name: getattr(self, f.name) for f in fields(FinetuneConfig)}
+        if mode == "scratch":
+            return FinetuneConfig(**{**own, "mode": "full", "layer_decay": 1.0})
+        return FinetuneConfig(**{**own, "mode": mode})
