@@ -43,7 +43,7 @@ class Row:
     name: str
     role: Role
     forecast: Mapping[str, np.ndarray]
-    seed: int | None = None
+    seed: int | str | None = None
     chosen: Mapping[str, Any] = field(default_factory=dict)
     reference: bool = True
     threshold: Mapping[str, float] = field(default_factory=dict)
