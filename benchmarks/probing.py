@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 import torch
 from earthssl.cli.pretrain import pretrain
+from earthssl.downstream.evaluation.task import run
 from earthssl.downstream.features import frozen_features
-from earthssl.downstream.tasks.enso.task import ProbeConfig, probe
+from earthssl.downstream.tasks.enso.task import Enso, EnsoConfig
 from earthssl.downstream.training.from_scratch import ScratchConfig
 from earthssl.ssl.fields.splits import SplitsConfig
 from earthssl.ssl.model.encoder import EncoderConfig
@@ -54,7 +55,7 @@ def work(folder: str, years: int) -> dict[str, Any]:
         prepare(PrepareConfig("planet", str(root / "store"), splits(years), {"years": years, **OPTIONS}))
         training = TrainingConfig(steps=2, warmup_steps=1, val_every=2, save_every=2)
         shape = EncoderConfig("nano", 12, (3, 3, 5))
-        run = pretrain(
+        pretrained = pretrain(
             PretrainConfig(str(root / "store"), str(root / "run"), {"masking": {}}, encoder=shape, training=training)
         )
         spent, extract = [0.0], frozen_features.extract
@@ -67,11 +68,11 @@ def work(folder: str, years: int) -> dict[str, Any]:
 
         frozen_features.extract = timed
         begun = time.perf_counter()
-        probe(
-            ProbeConfig(
-                str(root / "store"), str(root / "probe"), [str(run)], untrained_seeds=1, scratch=ScratchConfig(seeds=0)
-            )
-        )
+        config = EnsoConfig(
+            str(root / "store"), str(root / "probe"), [str(pretrained)], untrained_seeds=1,
+            scratch=ScratchConfig(seeds=0), fractions=[],
+        )  # fmt: skip
+        run(Enso(config, Store(config.store)))
         took = time.perf_counter() - begun
     return {
         "years": years,

@@ -192,7 +192,7 @@ def _validate(settings: dict[str, dict[str, Any]]) -> None:
     splits = built["prepare"].splits.build()
     probed = built["probe"]
     if _task(settings) == ENSO:
-        check_embargo(splits, max(built["pretrain"].encoder.window, probed.pca_window), max(probed.leads))
+        check_embargo(splits, probed.sample_window(built["pretrain"].encoder), max(probed.leads))
 
 
 def _open(

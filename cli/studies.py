@@ -79,7 +79,7 @@ def matrix(config: MatrixConfig, command: str = "") -> Path:
     _rehearse(recipes, config.encoder, config.training, store)
     layers_of(config, untrained(config.encoder, store, 0))
     for task, options in config.tasks.items():
-        make_frozen(task, store, options)
+        make_frozen(task, store, options, config.encoder)
     free = ("out", "store", "jobs", "draws", "block", "recipes", "leave_one_out")
     _open(out, "matrix", {**asdict(config), "fingerprint": store.fingerprint}, free)
     for name, objectives in recipes.items():
@@ -115,7 +115,8 @@ def _rehearse(
 def _matrix_references(config: MatrixConfig, task: str) -> None:
     cells = Path(config.out) / "cells"
     cells.mkdir(parents=True, exist_ok=True)
-    references_once(cells, task, lambda: make_frozen(task, Store(config.store), config.tasks[task]))
+    make = partial(make_frozen, task, Store(config.store), config.tasks[task], config.encoder)
+    references_once(cells, task, make)
 
 
 def _matrix_encoder(config: MatrixConfig, row: str, objectives: dict[str, Any] | None, seed: int) -> None:
@@ -136,7 +137,7 @@ def _matrix_encoder(config: MatrixConfig, row: str, objectives: dict[str, Any] |
         encoder = load_encoder(checkpoint).encoder
     layers = layers_of(config, encoder)
     for task, options in config.tasks.items():
-        make = partial(make_frozen, task, store, options)
+        make = partial(make_frozen, task, store, options, config.encoder)
         evaluate_once(cells, row, seed, task, make, encoder, layers)
 
 

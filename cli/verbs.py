@@ -10,7 +10,6 @@ from ..downstream.finetune.config import FinetuningConfig
 from ..downstream.finetune.finetune import finetune
 from ..downstream.report.report import ReportConfig, report
 from ..downstream.studies.matrix import MatrixConfig
-from ..downstream.tasks.enso.task import ProbeConfig
 from ..downstream.tasks.registry import ENSO, probe_config
 from ..pretext.audit import AuditConfig
 from ..ssl.common.config import build
@@ -24,7 +23,6 @@ from .studies import audit, matrix
 VERBS: dict[str, type] = {
     "prepare": PrepareConfig,
     "pretrain": PretrainConfig,
-    "probe": ProbeConfig,
     "finetune": FinetuningConfig,
     "report": ReportConfig,
     "audit": AuditConfig,

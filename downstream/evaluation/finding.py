@@ -21,14 +21,14 @@ def finding(
     Args:
         scores: Columns of `SCORES`.
         differences: Columns of `DIFFERENCES`.
-        rows: All rows, for their roles.
+        rows: Those that may be spoken of, for their roles.
         main: Target and metric of each target.
     """
     roles = {row.name: row.role for row in rows}
     means = scores[scores["seed"].fillna("").astype(str) == ""].set_index(["target", "metric"])
     means = means[means.index.isin(list(main))]
     over = means.groupby("row", sort=False)["value"].mean()
-    where = f"over {len(main)} targets" if len(main) > 1 else f"at {main[0][0]}"
+    where = f"over {len(main)} targets" if len(main) > 1 else f"({main[0][0]})"
     metric = main[0][1].replace("_", " ")
 
     def best(*wanted: Role) -> str | None:
@@ -38,6 +38,8 @@ def finding(
     subject = best(Role.PRETRAINED, Role.TUNED)
     if subject is None:
         top = best(Role.BASELINE, Role.UNTRAINED, Role.SCRATCH)
+        if top is None:
+            return "No pretrained encoder is in this table, and no row has a finite score."
         return f"No pretrained encoder is in this table; the best row, {top}, has {metric} {number(over[top])} {where}."
     d = differences.set_index(["target", "metric"])
     d = d[d.index.isin(list(main)) & (d["row"] == subject)]

@@ -45,7 +45,7 @@ class Row:
     name: str
     role: Role
     forecast: Mapping[str, np.ndarray]
-    seed: int | None = None
+    seed: int | str | None = None
     chosen: Mapping[str, Any] = field(default_factory=dict)
     reference: bool | None = None
     threshold: Mapping[tuple[str, str], float] = field(default_factory=dict)

@@ -48,6 +48,7 @@ class Summary:
         tables: More tables by file name without suffix.
         found: One sentence of what was found; the page and the terminal open with it.
         main: Target and metric of each target that the terminal shows; by default the first metric of each.
+        speakers: Names of the pretrained rows whose verdicts the terminal shows; empty: all.
         words: What a picture shows, for captions and for readers who do not see it, by its name.
         datasets: Maps to be kept as NetCDF, by file name without suffix.
         notes: What the reader must know beside the numbers.
@@ -64,6 +65,7 @@ class Summary:
     notes: Sequence[str] = ()
     found: str = ""
     main: Sequence[tuple[str, str]] = ()
+    speakers: Sequence[str] = ()
     words: Mapping[str, str] = field(default_factory=dict)
     datasets: Mapping[str, xr.Dataset] = field(default_factory=dict)
 
@@ -91,8 +93,7 @@ class Summary:
         size = max(8, min(14, (SCREEN - width) // max(1, len(shown)) - 1))
         metrics = list(dict.fromkeys(metric for _, metric in shown))
         lines = [self.title, *textwrap.wrap(self.found, SCREEN), ""]
-        heads = "".join(f" {_cut(target, size):>{size}}" for target, _ in shown)
-        lines.append(f"{_cut(metrics[0] if len(metrics) == 1 else '', width):<{width}}{heads}")
+        lines += _heads([target for target, _ in shown], size, width, metrics[0] if len(metrics) == 1 else "")
         if len(metrics) > 1:
             lines.append(" " * width + "".join(f" {_cut(metric, size):>{size}}" for _, metric in shown))
         for row, values in wide[shown].dropna(how="all").iterrows():
@@ -156,7 +157,8 @@ class Summary:
             for one in d.itertuples()
         }
         lines: dict[str, list[str]] = {}
-        for row in (str(row) for row in dict.fromkeys(d["row"]) if str(row).startswith("pretrained")):
+        told = [str(row) for row in dict.fromkeys(d["row"]) if not self.speakers or row in self.speakers]
+        for row in (name for name in told if name.startswith("pretrained")):
             own: dict[str, list[str]] = {}
             for reference in self.beaten(row):
                 found = [cells.get((row, reference, *pair), "–") for pair in shown]
@@ -273,6 +275,16 @@ def _png(drawn: Figure) -> bytes:
     # No date or version inside: the same figure is the same bytes.
     drawn.savefig(buffer, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _heads(names: Sequence[str], size: int, width: int, corner: str) -> list[str]:
+    """Return the headings of columns as lines, long ones over several, the last line level with the corner's words."""
+    folded = [textwrap.wrap(name, size) or [""] for name in names]
+    high = max(len(parts) for parts in folded)
+    rows = zip(*[[""] * (high - len(parts)) + parts for parts in folded], strict=True)
+    corners = [""] * (high - 1) + [_cut(corner, width)]
+    return [f"{left:<{width}}" + "".join(f" {part:>{size}}" for part in row)
+            for left, row in zip(corners, rows, strict=True)]  # fmt: skip
 
 
 def _cut(text: str, size: int) -> str:

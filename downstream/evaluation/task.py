@@ -205,6 +205,10 @@ class Task(ABC, Generic[C]):
         """Return the independent units (years, storms, weeks) of the training block with labels; none: no curve."""
         return np.zeros(0, dtype=int)
 
+    def by_layer(self, encoder: Contender, layers: Sequence[int]) -> Mapping[int, Features]:
+        """Return for each layer all candidates of its frozen features, as the matrix asks for them."""
+        return {layer: merged(self.embedded(encoder, [layer])) for layer in layers}
+
     def baselines(self, window: int) -> Iterable[Row]:
         """Return the rows of the task's own field that need no encoder: persistence, climatology, …
 
@@ -237,6 +241,18 @@ class Task(ABC, Generic[C]):
     def known(self) -> Iterable[Row]:
         """Return the best reachable forecast, where the data have a known truth behind them."""
         return ()
+
+    def speaks(self, row: Row) -> bool:
+        """Return whether a row may speak for its role in the finding and the terminal; the test block has no say."""
+        return True
+
+    def headline(self, targets: Sequence[Target]) -> Sequence[Target]:
+        """Return the targets that the finding is averaged over."""
+        return targets
+
+    def shown(self, targets: Sequence[Target]) -> Sequence[Target]:
+        """Return the targets of pictures, of the terminal, and of the curve over labels."""
+        return targets
 
     def curved(self, row: Row) -> bool:
         """Return whether the label curve follows a row; the network from scratch is always in it."""
@@ -280,6 +296,7 @@ class Task(ABC, Generic[C]):
             twins = max(self.config.untrained_seeds, 0 if self.config.checkpoints else 1)
             self._encoders = contenders(self.store, self.config.checkpoints, twins, self.config.encoder)
             layers_to_read(self.config.layers, self._encoders[0].encoder.depth)  # a wrong one is refused at once
+            self.check(self._encoders[0].encoder.config)
         return self._encoders
 
     @property
@@ -297,6 +314,13 @@ class Task(ABC, Generic[C]):
             "split_proof": store.manifest["split_proof"],
             "store_fingerprint": store.fingerprint,
         }
+
+    def check(self, shape: EncoderConfig) -> None:
+        """Refuse encoders of a shape that the task's samples do not suit.
+
+        Raises:
+            EarthSSLError: If the encoder wants more than a sample holds.
+        """
 
     def source(self) -> str:
         """Return the words for where the data come from."""
@@ -346,16 +370,18 @@ def summarise(task: Task[Any]) -> Summary:
     rows = all_rows(task, encoders)
     targets = task.targets()
     scores, differences = tables(targets, rows, draws=config.draws)
-    curve = _curve(task, rows, encoders, targets)
+    curve = _curve(task, rows, encoders, task.shown(targets))
     own = task.extras(rows, scores, differences)
-    first = [(target.name, target.metrics[0].name) for target in targets]
-    main = [(target.name, name) for target in targets for name in target.main or [target.metrics[0].name]]
+    shown = task.shown(targets)
+    main = [(target.name, name) for target in shown for name in target.main or [target.metrics[0].name]]
+    speakers = [row for row in rows if task.speaks(row)]
     return Summary(
         task=task.name,
         title=task.title(),
         convention=task.convention_text(),
-        found=task.found(rows, scores, differences, first),
+        found=task.found(speakers, scores, differences, _main(task.headline(targets))),
         main=main,
+        speakers=[row.name for row in speakers],
         scores=scores,
         differences=differences,
         record={
@@ -373,6 +399,16 @@ def summarise(task: Task[Any]) -> Summary:
         datasets=own.datasets,
         notes=[*own.notes, *task.missing()],
     )
+
+
+def merged(sets: Mapping[str, Features]) -> dict[str, np.ndarray]:
+    """Return all candidates of several sets as one."""
+    return {name: values for named in sets.values() for name, values in named.items()}
+
+
+def _main(targets: Sequence[Target]) -> list[tuple[str, str]]:
+    """Return each target with its first metric."""
+    return [(target.name, target.metrics[0].name) for target in targets]
 
 
 def _curve(task: Task[Any], rows: Sequence[Row], encoders: Sequence[Contender], targets: Sequence[Target]) -> Curve:

@@ -20,7 +20,8 @@ class WindowLabels:
     Attributes:
         name: Of the target.
         values: A number (time, 1), or one-hot classes (time, class), at each last input step; anything where unknown.
-        rows: Last input steps of the samples of each block: train, val, test.
+        rows: Last input steps of the samples of each block: train, val, test; and fit, those of a refit, where they
+            are not just train and val.
         units: Independent unit (year …) of each last step, (time,).
         climatology: What the climatology of the labels says of the test samples, (sample, output).
         classes: Names of the classes; empty for a number.
@@ -32,6 +33,11 @@ class WindowLabels:
     units: np.ndarray
     climatology: np.ndarray
     classes: tuple[str, ...] = ()
+
+    @property
+    def refit_rows(self) -> np.ndarray:
+        """Last input steps of the samples of a refit."""
+        return self.rows["fit"] if "fit" in self.rows else np.concatenate([self.rows["train"], self.rows["val"]])
 
     def samples(self, features: np.ndarray, block: str) -> Samples:
         """Return the samples of a block with features given at all steps, (time, …)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,6 +58,7 @@ def window_networks(
     labels: Sequence[WindowLabels],
     seeds: int,
     units: np.ndarray | None = None,
+    validation_error: Callable[[Sequence[np.ndarray]], float] | None = None,
 ) -> Iterator[TrainedOnWindows]:
     """Yield a network for each seed, one for all targets.
 
@@ -72,6 +73,8 @@ def window_networks(
         labels: All numbers, or all of the same number of classes.
         seeds: How many networks.
         units: Training units whose labels may be read, nothing being refitted; None: all.
+        validation_error: Of what is said of the validation samples of each target, smaller is better; None: the mean
+            squared error, over the targets.
     """
     windows = StoreWindows(store, shape.window)
     classes = len(labels[0].classes)
@@ -81,7 +84,8 @@ def window_networks(
     train, val = (np.unique(np.concatenate(rows[part])) for part in ("train", "val"))
     scale = np.array([1.0 if classes else float(one.values[r, 0].std()) or 1.0
                       for r, one in zip(rows["train"], labels, strict=True)])  # fmt: skip
-    targets = _targets(labels, [np.concatenate(pair) for pair in zip(rows["train"], rows["val"], strict=True)], scale)
+    learnt = [one.refit_rows for one in labels] if units is None else rows["train"]
+    targets = _targets(labels, learnt, scale)
 
     def loss(network: WindowNetwork, chosen: np.ndarray) -> Tensor:
         out, wanted = network(windows.batch(chosen)), targets[torch.from_numpy(chosen)]
@@ -98,6 +102,8 @@ def window_networks(
 
     def error(network: WindowNetwork) -> float:
         found = predicted(network, "val")
+        if validation_error is not None:
+            return validation_error(found)
         pairs = zip(found, rows["val"], labels, scale, strict=True)
         return float(np.mean([
             squared_error((own if classes else own[:, None]) / spread, one.values[r] / spread).mean()
@@ -110,10 +116,17 @@ def window_networks(
             seeded(seed)
             return WindowNetwork(shape.build(store.variables), len(labels), max(1, classes))
 
-        fit = np.concatenate([train, val]) if units is None else None
+        fit = _refit(labels, train, val) if units is None else None
         found = learn(make, loss, error, train, fit, config, seed)
         forecast = dict(zip([one.name for one in labels], predicted(found.network, "test"), strict=True))
         yield TrainedOnWindows(found.steps, found.score, forecast)
+
+
+def _refit(labels: Sequence[WindowLabels], train: np.ndarray, val: np.ndarray) -> np.ndarray:
+    """Return the samples of the second training."""
+    if all("fit" in one.rows for one in labels):
+        return np.unique(np.concatenate([one.rows["fit"] for one in labels]))
+    return np.concatenate([train, val])
 
 
 def _targets(labels: Sequence[WindowLabels], rows: Sequence[np.ndarray], scale: np.ndarray) -> Tensor:

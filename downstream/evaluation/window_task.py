@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from ..features.frozen_features import RawFeatures, cache_name, cached, candidates
+from ..features.frozen_features import RawFeatures, cache_name, cached, candidates, extract
 from ..features.predictable import predictable_directions
 from ..features.raw_window import raw_window
 from ..heads.base import Choice, Head, Samples, choose
@@ -19,7 +19,7 @@ from ..training.from_scratch import SCRATCH
 from .encoders import Contender
 from .row import Role, Row
 from .target import Target, class_target, number_target
-from .task import Features, Task, TaskConfig
+from .task import Features, Task, TaskConfig, merged
 from .window_labels import WindowLabels
 from .window_network import window_networks
 
@@ -99,31 +99,46 @@ class WindowTask(Task[C]):
 
     def embedded(self, encoder: Contender, layers: Sequence[int]) -> Mapping[str, Features]:
         sets = self.pooled(encoder, layers)
-        return {self.head: {name: values for named in sets.values() for name, values in named.items()}}
+        return {self.head: merged(sets)}
+
+    def by_layer(self, encoder: Contender, layers: Sequence[int]) -> Mapping[int, Features]:
+        raw = self.frozen(encoder, layers)
+        sets = {layer: self._pools(raw.of_layer(k), [layer]) for k, layer in enumerate(layers)}
+        return {layer: merged(found) for layer, found in sets.items()}
 
     def pooled(self, encoder: Contender, layers: Sequence[int]) -> dict[str, dict[str, np.ndarray]]:
         """Return candidates of an encoder's features on all steps, by pooling and name."""
-        raw = self.frozen(encoder, layers)
+        return self._pools(self.frozen(encoder, layers), layers)
+
+    def _pools(self, raw: RawFeatures, layers: Sequence[int]) -> dict[str, dict[str, np.ndarray]]:
         poolings = getattr(self.config, "poolings", POOLINGS)
         components = getattr(self.config, "components", COMPONENTS)
         training = self.store.splits.inside(self.store.times.astype("datetime64[ns]"), "train")
         return candidates(raw, len(self.store.times), training, layers, poolings, components)
 
     def frozen(self, encoder: Contender, layers: Sequence[int]) -> RawFeatures:
-        """Return the cached features of an encoder for all windows."""
-        out = Path(self.config.out or self.name)
+        """Return the features of an encoder for all windows, cached where there is a place for it."""
+        label = f"features, {encoder.kind} seed {encoder.seed}"
+        if not (self.config.out or self.config.cache):
+            return extract(encoder.encoder, self.store, layers, label)
+        out = Path(self.config.out)
         cache = Path(self.config.cache) if self.config.cache else out.with_name(out.name + "-features")
         file = cache / cache_name(encoder.weights_sha256, self.store, layers)
-        return cached(file, encoder.encoder, self.store, layers, f"features, {encoder.kind} seed {encoder.seed}")
+        return cached(file, encoder.encoder, self.store, layers, label)
+
+    def validation_error(self) -> Callable[[Sequence[np.ndarray]], float] | None:
+        """Return what networks from scratch are chosen by; None: mean squared error. See `window_networks`."""
+        return None
 
     def trained(
         self, encoders: Sequence[Contender], seeds: int | None = None, units: np.ndarray | None = None
     ) -> Iterable[Row]:
         count = self.config.scratch.seeds if seeds is None else seeds
         shape = encoders[0].encoder.config
-        for seed, found in enumerate(
-            window_networks(self.config.scratch, shape, self.store, self.labels, count, units)
-        ):
+        networks = window_networks(
+            self.config.scratch, shape, self.store, self.labels, count, units, self.validation_error()
+        )
+        for seed, found in enumerate(networks):
             chosen = {
                 "features": "labels only, mean over the tokens",
                 "steps": found.steps,
@@ -150,5 +165,10 @@ def _fitted(
         return np.tile(seen, (len(label.rows["test"]), 1)), None
     choice = choose(head, train, val)
     name = choice.candidate
-    fit = Samples.joined(train[name], val[name]) if refit else train[name]
+    if not refit:
+        fit = train[name]
+    elif "fit" in label.rows:
+        fit = label.samples(features[name], "fit")
+    else:
+        fit = Samples.joined(train[name], val[name])
     return head.predict(fit, label.samples(features[name], "test"), [choice.setting])[0], choice

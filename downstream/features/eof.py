@@ -5,6 +5,7 @@ Lorenz 1956; North et al. 1982, doi 10.1175/1520-0493(1982)110<0699:SEITEO>2.0.C
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +49,11 @@ class RawFeatures:
     lat: np.ndarray
     lon: np.ndarray
     area: np.ndarray
+
+    def of_layer(self, k: int) -> RawFeatures:
+        """Return those of the k-th layer alone."""
+        own = slice(k, k + 1)
+        return replace(self, mean=self.mean[own], last=self.last[own], tokens=self.tokens[own])
 
 
 def extract(encoder: Encoder, store: Store, layers: Sequence[int], label: str, batch_size: int = 128) -> RawFeatures:

@@ -1,4 +1,4 @@
-"""Deterministic scores of seasonal forecasts, and Row: one method's forecasts, ready to be scored.
+"""Deterministic scores of seasonal forecasts; all-season skill as a function of the weights of samples.
 
 Everything is folded to (…, lead, target year, target calendar month) first, because the scores average
 over calendar months and the bootstrap resamples years.
@@ -6,41 +6,14 @@ over calendar months and the bootstrap resamples years.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-import xarray as xr
 
-from ...ssl.common.errors import EarthSSLError
+from .paired_bootstrap import Resampled
 
 # A correlation over fewer pairs than this says nothing (two points always give ±1).
 FEWEST_PAIRS = 3
-
-
-@dataclass(frozen=True, eq=False)
-class Row:
-    """One line of the comparison: the forecasts of one method (and seed) for the test samples.
-
-    Attributes:
-        name: What the row is called in tables; rows that differ only in `seed` share it.
-        seed: Seed of the run behind it, None where nothing is random.
-        forecast: Predicted 3-month means, K, dims (lead, init_time); NaN where (init, lead) is no test sample.
-        settings: How it was made: chosen hyperparameters and validation scores, plain values only.
-    """
-
-    name: str
-    seed: int | None
-    forecast: xr.DataArray
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.forecast.dims != ("lead", "init_time"):
-            raise EarthSSLError(
-                f"expected forecasts with dims ('lead', 'init_time') in row '{self.name}', "
-                f"got {self.forecast.dims}; transpose them"
-            )
 
 
 def fold(values: np.ndarray, init: np.ndarray, leads: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -64,27 +37,31 @@ def fold(values: np.ndarray, init: np.ndarray, leads: Sequence[int]) -> tuple[np
     return years + 1970, folded
 
 
-def pearson(forecast: np.ndarray, observed: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Return Pearson's r along `axis` over the pairs in which both are finite.
+def pearson(
+    forecast: np.ndarray, observed: np.ndarray, axis: int = -1, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Return Pearson's r along `axis` over the pairs in which both are finite, each with its weight (1 by default).
 
     A constant forecast explains nothing, so its r is 0, not undefined. NaN where fewer than three pairs
     exist or the observations are constant.
     """
     forecast, observed = np.broadcast_arrays(forecast, observed)
     valid = np.isfinite(forecast) & np.isfinite(observed)
-    count = valid.sum(axis=axis)
-    f, o = (_deviation(values, valid, axis) for values in (forecast, observed))
-    covariance, f_power, o_power = (f * o).sum(axis=axis), (f * f).sum(axis=axis), (o * o).sum(axis=axis)
+    weight = valid * (1.0 if weights is None else weights)
+    count = (weight > 0).sum(axis=axis)
+    f, o = (_deviation(values, valid, weight, axis) for values in (forecast, observed))
+    covariance, f_power, o_power = ((weight * product).sum(axis=axis) for product in (f * o, f * f, o * o))
     usable = (count >= FEWEST_PAIRS) & (o_power > _rounding(observed, valid, axis))
     moving = f_power > _rounding(forecast, valid, axis)
     scale = np.sqrt(np.where(usable & moving, f_power * o_power, 1.0))
     return np.where(usable, np.where(moving, np.clip(covariance / scale, -1, 1), 0.0), np.nan)
 
 
-def _deviation(values: np.ndarray, valid: np.ndarray, axis: int) -> np.ndarray:
-    """Return deviations from the mean over the valid entries; 0 at the others."""
+def _deviation(values: np.ndarray, valid: np.ndarray, weight: np.ndarray, axis: int) -> np.ndarray:
+    """Return deviations from the weighted mean over the valid entries; 0 at the others."""
     filled = np.where(valid, values, 0.0)
-    mean = filled.sum(axis=axis, keepdims=True) / np.maximum(valid.sum(axis=axis, keepdims=True), 1)
+    total = weight.sum(axis=axis, keepdims=True)
+    mean = (weight * filled).sum(axis=axis, keepdims=True) / np.where(total > 0, total, 1.0)
     return np.where(valid, filled - mean, 0.0)
 
 
@@ -118,17 +95,14 @@ def root_mean_square_error(forecast: np.ndarray, observed: np.ndarray) -> np.nda
     return np.sqrt(valid_mean((forecast - observed) ** 2, axis=(-2, -1)))
 
 
-def std_ratio(forecast: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """Return std(forecast) / std(observed) over all years and months of folded values (…, years, 12).
+def std_ratio(forecast: np.ndarray, observed: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Return std(forecast) / std(observed) of samples (…, sample), each with its weight (1 by default).
 
     Below 1 the forecasts are damped, as least squares makes them where little can be predicted.
     """
-    forecast, observed = np.broadcast_arrays(forecast, observed)
-    valid = np.isfinite(forecast) & np.isfinite(observed)
-    f, o = (
-        (_deviation(v.reshape(*v.shape[:-2], -1), valid.reshape(*v.shape[:-2], -1), -1) ** 2).sum(axis=-1)
-        for v in (forecast, observed)
-    )
+    weight = np.ones(observed.shape[-1]) if weights is None else weights
+    valid = np.ones(1, dtype=bool)
+    f, o = ((_deviation(v, valid, weight, -1) ** 2) @ weight for v in (forecast, observed))
     return np.sqrt(np.where(o > 0, f / np.where(o > 0, o, 1.0), np.nan))
 
 
@@ -145,58 +119,84 @@ def last_skilful_lead(skill: np.ndarray, leads: Sequence[int], threshold: float 
     return last
 
 
-def fold_array(values: xr.DataArray) -> tuple[np.ndarray, np.ndarray]:
-    """Return `fold` of a DataArray with dims (lead, init_time)."""
-    init = values["init_time"].values.astype("datetime64[M]")
-    return fold(values.values.astype(np.float64), init, [int(lead) for lead in values["lead"].values])
+class SeasonalSkill(Resampled):
+    """All-season r of several rows, averaged over leads, as a function of the weights of samples, or of all draws.
+
+    Attributes:
+        forecasts: Folded, (row, lead, year, 12).
+        truth: Folded, (lead, year, 12).
+    """
+
+    def __init__(
+        self, forecasts: np.ndarray, truth: np.ndarray, years: np.ndarray, months: np.ndarray, leads: np.ndarray
+    ) -> None:
+        """Fold the samples.
+
+        Args:
+            forecasts: Of each row, (row, sample).
+            truth: (sample,).
+            years, months, leads: Target year, target calendar month (0 to 11) and lead of each sample.
+        """
+        which, where = (np.unique(values, return_inverse=True) for values in (leads, years))
+        self._shape = (len(which[0]), len(where[0]), 12)
+        self._place = np.ravel_multi_index((which[1], where[1], months), self._shape)
+        self.forecasts, self.truth = self._folded(forecasts, np.nan), self._folded(truth, np.nan)
+
+    def _folded(self, values: np.ndarray, absent: float) -> np.ndarray:
+        full = np.full((*values.shape[:-1], int(np.prod(self._shape))), absent)
+        full[..., self._place] = values
+        return full.reshape(*values.shape[:-1], *self._shape)
+
+    def season_skill(self, weights: np.ndarray | None = None) -> np.ndarray:
+        """Return r by target season, which shows the spring barrier, (row, lead, 12)."""
+        folded = None if weights is None else self._folded(weights, 0.0)
+        return pearson(self.forecasts, self.truth, axis=-2, weights=folded)
+
+    def __call__(self, weights: np.ndarray) -> np.ndarray:
+        """Return each row's skill, (row,), for a weight of each sample, (sample,)."""
+        return valid_mean(self.season_skill(weights), axis=-1).mean(axis=-1)
+
+    def resample(self, counts: np.ndarray) -> np.ndarray:
+        """Return each draw's skill, (draw, row), for how often each year occurs in it, (draw, year)."""
+        return np.stack([resampled_skill(one, self.truth, counts).mean(axis=-1) for one in self.forecasts], axis=1)
 
 
-def score(row: Row, observed: xr.DataArray) -> xr.Dataset:
-    """Return all deterministic scores of one row against the observed targets.
+def resampled_skill(forecast: np.ndarray, observed: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return the all-season r of each draw, shape (draws, lead).
+
+    A draw is a set of weights, so all of them are a few matrix products with the years' moments.
 
     Args:
-        row: The forecasts.
-        observed: Observed 3-month means of the test samples, K, dims (lead, init_time).
-
-    Returns:
-        `skill` (lead), `rmse` (lead, K), `std_ratio` (lead), `season_skill` (lead, target_month 1…12: r by
-        target season, which shows the spring barrier), `pairs` (lead: number of verified forecasts); the
-        attribute `last_skilful_lead` is -1 where no lead reaches r = .5.
-
-    Raises:
-        EarthSSLError: If the row lacks a forecast for a test sample.
+        forecast, observed: Folded values, shape (lead, years, 12), missing in the same places.
+        counts: Times each year occurs, shape (draws, years).
     """
-    forecast = aligned(row, observed)
-    _, f = fold_array(forecast)
-    _, o = fold_array(observed)
-    skill = all_season_skill(f, o)
-    last = last_skilful_lead(skill, [int(lead) for lead in observed["lead"].values])
-    return xr.Dataset(
-        {
-            "skill": ("lead", skill),
-            "rmse": ("lead", root_mean_square_error(f, o), {"units": "K"}),
-            "std_ratio": ("lead", std_ratio(f, o)),
-            "season_skill": (("lead", "target_month"), pearson(f, o, axis=-2)),
-            "pairs": ("lead", np.isfinite(f + o).sum(axis=(-2, -1))),
-        },
-        coords={"lead": observed["lead"].values, "target_month": np.arange(1, 13)},
-        attrs={"row": row.name, "last_skilful_lead": -1 if last is None else last},
-    )
+    valid = np.isfinite(forecast) & np.isfinite(observed)
+    f, o = _centred(forecast, valid), _centred(observed, valid)
+    moments = [_by_draw(values, counts) for values in (valid.astype(float), f, o, f * f, o * o, f * o)]
+    n, f1, o1, f2, o2, fo = moments
+    f_power, o_power, covariance = n * f2 - f1**2, n * o2 - o1**2, n * fo - f1 * o1
+    # Below these a variance is rounding: of a constant forecast, or of a draw that repeats one year.
+    f_floor, o_floor = (_floor(values, valid) * n**2 for values in (forecast, observed))
+    usable, moving = o_power > o_floor, f_power > f_floor
+    scale = np.sqrt(np.where(usable & moving, f_power * o_power, 1.0))
+    r = np.where(usable & moving, np.clip(covariance / scale, -1, 1), 0.0)
+    months = usable.sum(axis=-1)
+    return np.where(months > 0, r.sum(axis=-1) / np.maximum(months, 1), np.nan)
 
 
-def aligned(row: Row, observed: xr.DataArray) -> xr.DataArray:
-    """Return the row's forecasts on the axes of `observed`, NaN where nothing was observed.
+def _by_draw(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return the sums over the drawn years of (lead, years, 12), shape (draws, lead, 12)."""
+    leads, years, months = values.shape
+    flat = values.transpose(1, 0, 2).reshape(years, leads * months)
+    return (counts @ flat).reshape(len(counts), leads, months)
 
-    Raises:
-        EarthSSLError: If a forecast is missing for an observed sample: rows scored on different
-            samples could not be compared.
-    """
-    forecast = row.forecast.reindex(lead=observed["lead"], init_time=observed["init_time"])
-    wanted = np.isfinite(observed.values)
-    missing = int((wanted & ~np.isfinite(forecast.values)).sum())
-    if missing:
-        raise EarthSSLError(
-            f"expected a forecast for each of {int(wanted.sum())} test samples in row '{row.name}', "
-            f"{missing} are missing; build the row with the same task as the observations"
-        )
-    return forecast.where(wanted)
+
+def _centred(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Return values less their mean over years (0 where missing): small moments lose no digits."""
+    filled = np.where(valid, values, 0.0)
+    mean = filled.sum(axis=1, keepdims=True) / np.maximum(valid.sum(axis=1, keepdims=True), 1)
+    return np.where(valid, filled - mean, 0.0)
+
+
+def _floor(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    return 1e-20 * (np.where(valid, values, 0.0) ** 2).max(axis=1)[None]

@@ -20,8 +20,10 @@ from ...ssl.model.encoder import Encoder, EncoderConfig
 from ...ssl.store.store import Store
 from ...ssl.training.config import TrainingConfig
 from ...ssl.training.multitask import MultitaskConfig
-from ..evaluation.frozen_task import Evaluation, FrozenTask
+from ..evaluation.evaluate import Evaluation, evaluate, references
+from ..evaluation.frozen_task import FrozenTask
 from ..evaluation.summary import DIFFERENCES, SCORES, Summary
+from ..evaluation.task import Task
 from ..metrics.paired_bootstrap import compare
 
 UNTRAINED = "untrained"
@@ -47,7 +49,7 @@ class MatrixConfig:
         recipes: Pretext settings of each encoder (as `objectives` of pretrain), by a name of yours.
         leave_one_out: Recipes of one task each, to be joined: adds an encoder trained on all of them, and one for
             each of them left out.
-        tasks: Options of each downstream task, by its name.
+        tasks: Settings of each downstream task, by its name: those of its probe.
         encoder: Shape of every encoder.
         training: Schedule of every pretraining.
         multitask: How recipes of several tasks share the encoder.
@@ -168,7 +170,7 @@ def evaluate_once(
     row: str,
     seed: int,
     task: str,
-    make: Callable[[], FrozenTask],
+    make: Callable[[], Task[Any] | FrozenTask],
     encoder: Encoder,
     layers: Sequence[int],
 ) -> None:
@@ -176,16 +178,19 @@ def evaluate_once(
     file = cell_file(folder, row, seed, task)
     if file.is_file():
         return
-    found = make().evaluate(encoder, layers)
+    made = make()
+    found = evaluate(made, encoder, layers) if isinstance(made, Task) else made.evaluate(encoder, layers)
     parts = [_rows(task, row, seed, layer, one) for layer, one in found.items()]
     write_text(file, pd.concat(parts).to_csv(index=False))
 
 
-def references_once(folder: Path, task: str, make: Callable[[], FrozenTask]) -> None:
+def references_once(folder: Path, task: str, make: Callable[[], Task[Any] | FrozenTask]) -> None:
     """Evaluate what the encoders must beat on a task and keep the result, unless it is there already."""
     file = cell_file(folder, REFERENCES, None, task)
     if not file.is_file():
-        parts = [_rows(task, name, "", "", one) for name, one in make().references().items()]
+        made = make()
+        found = references(made) if isinstance(made, Task) else made.references()
+        parts = [_rows(task, name, "", "", one) for name, one in found.items()]
         write_text(file, pd.concat(parts).to_csv(index=False))
 
 

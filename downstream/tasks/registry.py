@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from ...ssl.common.config import build
 from ...ssl.common.errors import EarthSSLError, nearest
+from ...ssl.model.encoder import EncoderConfig
 from ...ssl.store.store import Store
 from ..evaluation.frozen_task import FrozenTask
 from ..evaluation.task import Decoders, Task, run
 
 ENSO = "enso"
+# settings of a probe that the matrix sets itself
+NOT_IN_MATRIX = ("store", "out", "task", "checkpoints", "encoder", "layers")
 # name -> (module, its Task); imported when asked for, as each needs its own libraries
 TASKS = {
+    ENSO: ("enso.task", "Enso"),
     "forecast": ("forecast.task", "ForecastTask"),
     "infilling": ("infilling.task", "Infilling"),
     "rapid_intensification": ("rapid_intensification.task", "RapidIntensification"),
@@ -24,13 +29,10 @@ TASKS = {
 }
 # name -> (module, config, function that runs it): not yet behind the seam
 PROBES = {
-    ENSO: ("enso.task", "ProbeConfig", "probe"),
     "explain": ("explain.task", "ExplainConfig", "run"),
 }
 # name -> (module, FrozenTask): what the matrix can ask
-FROZEN = {
-    ENSO: ("enso.frozen", "EnsoFrozenTask"),
-}
+FROZEN = {}
 
 
 def task_class(name: str) -> type[Task[Any]]:
@@ -72,19 +74,33 @@ def run_task(config: Any, decoders: Decoders, command: str = "") -> Path:
     return Path(runner(config, command))
 
 
-def make_frozen(task: str, store: Store, options: dict[str, Any] | None) -> Any:
-    """Return a task as the matrix asks for it, with its options.
+def matrix_config(task: str, options: dict[str, Any], store: str) -> Any:
+    """Return the settings of a task in the matrix: those of its probe, but for what the matrix sets itself.
+
+    Raises:
+        EarthSSLError: If there is no such setting, or one does not fit.
+    """
+    kind = probe_config(task)
+    _refuse_unknown(task, options, [one.name for one in fields(kind) if one.name not in NOT_IN_MATRIX])
+    return build(kind, {"store": store, **options}, f"matrix.tasks.{task}")
+
+
+def make_frozen(task: str, store: Store, options: dict[str, Any] | None, shape: EncoderConfig | None = None) -> Any:
+    """Return a task as the matrix asks for it, with its options: the settings of its probe.
+
+    Args:
+        task: Its name.
+        store: What it is to be made on.
+        options: Settings, plain values.
+        shape: Of the encoders it will be asked about.
 
     Raises:
         EarthSSLError: If there is no such task or option, or the store does not suit it.
     """
     own = options or {}
     if task in TASKS:
-        kind = task_class(task)
-        valid = [name for name in inspect.signature(kind.Config).parameters if name not in ("store", "out", "task")]
-        _refuse_unknown(task, own, valid)
-        where = f"matrix.tasks.{task}"
-        return kind(build(kind.Config, {"store": str(store.path), **own}, where), store)
+        config = matrix_config(task, own, str(store.path))
+        return task_class(task)(config if shape is None else replace(config, encoder=shape), store)
     module, name = _entry(FROZEN | TASKS, task, "matrix.tasks")
     frozen: Any = getattr(importlib.import_module(f".{module}", __package__), name)
     parameters = inspect.signature(frozen.__init__).parameters

@@ -7,13 +7,15 @@ validation, and once more on train … validation to forecast the test samples.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from ....ssl.common.errors import EarthSSLError
+from ...evaluation.row import Row
 from ...features.anomalies import monthly_anomaly
 from ...features.eof import Eof, lagged
-from ...metrics.seasonal import Row, valid_mean
+from ...metrics.seasonal import valid_mean
 from .labels import EnsoTask, nino34_weight
 from .linear_inverse_model import Lim
 from .monthly_ridge import HeadOptions, fixed_head, refit, select
@@ -24,6 +26,8 @@ LIM_EOFS = (5, 10, 15, 20)
 
 PCA_COMPONENTS = (5, 10, 20, 40)
 
+PUBLISHED = ((10, 3), (20, 3))  # components × months of the fixed rows that stand beside, whatever the encoder sees
+
 Region = tuple[float, float, float, float]
 
 CONSTANT_K = 1e-4  # deviation of an index that only rounding (float32 near 300 K) moves, K
@@ -31,7 +35,7 @@ CONSTANT_K = 1e-4  # deviation of an index that only rounding (float32 near 300 
 
 def climatology(task: EnsoTask) -> Row:
     """Return the forecast of no anomaly, 0 K at every lead."""
-    return task.row("climatology", np.zeros(task.target.shape), {})
+    return task.row("climatology", np.zeros(task.target.shape), {}, reference=False)
 
 
 def persistence(task: EnsoTask) -> Row:
@@ -64,6 +68,7 @@ def damped_persistence(task: EnsoTask) -> Row:
 
 def stationary_lim(task: EnsoTask, k: int = 15, region: Region = TROPICAL_PACIFIC) -> Row:
     """Return the forecasts of one propagator on k EOFs of SST, started from the last input month."""
+    (k,) = carried([k], task.anomaly[task.within("fit")], _region_weight(task, region))
     states, to_index = _states(task, k, "fit", region)
     lim = Lim.stationary(states[task.within("fit")])
     forecast = _lim_forecast(task, lim, states, to_index, task.inits("test"))
@@ -85,7 +90,7 @@ def cyclostationary_lim(
     """
     scores: dict[int, float] = {}
     wanted = task.inits("val")
-    for k in ks:
+    for k in carried(ks, task.anomaly[task.within("train")], _region_weight(task, region)):
         forecast = _cyclostationary(task, k, "train", region, ridge, wanted)
         scores[k] = float(valid_mean(task.validation_score(forecast, criterion), axis=-1))
     best = max(scores, key=lambda k: scores[k])
@@ -110,10 +115,29 @@ def _cyclostationary(
 
 def _states(task: EnsoTask, k: int, block: str, region: Region) -> tuple[np.ndarray, np.ndarray]:
     """Return components of unit variance over the block, (time, k), and the Niño 3.4 of one unit, (k,)."""
-    weight = np.where(task.grid.box(*region), task.grid.area, 0.0)
-    eof = Eof.fit(task.anomaly[task.within(block)], weight, k)
+    eof = Eof.fit(task.anomaly[task.within(block)], _region_weight(task, region), k)
     to_index = eof.mean_of(nino34_weight(task.grid)) * eof.std
     return eof.project(task.anomaly) / eof.std, to_index
+
+
+def _region_weight(task: EnsoTask, region: Region) -> np.ndarray:
+    """Return cell areas inside a region, 0 outside."""
+    return np.where(task.grid.box(*region), task.grid.area, 0.0)
+
+
+def carried(ks: Sequence[int], fields: np.ndarray, weight: np.ndarray) -> list[int]:
+    """Return the numbers of EOFs, ascending, that fields (time, …cells) carry; all that they do where none is so small.
+
+    Args:
+        ks: Numbers asked for.
+        fields: NaN where missing: times without any value are left out, and only cells without gaps count.
+        weight: Of each cell; those of weight 0 do not count.
+    """
+    flat = fields.reshape(len(fields), -1)
+    flat = flat[np.isfinite(flat).any(axis=1)]
+    cells = int((np.isfinite(flat).all(axis=0) & (weight.reshape(-1) > 0)).sum())
+    most = max(1, min(cells, len(flat) - 1))
+    return [k for k in sorted(ks) if k <= most] or [most]
 
 
 def _lim_forecast(task: EnsoTask, lim: Lim, states: np.ndarray, to_index: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -174,8 +198,7 @@ def pca_features(
         )
     cells, weight = input_cells(task, block, extra)
     inside = task.within(block)
-    usable = min(int((np.isfinite(cells[inside]).all(axis=0) & (weight > 0)).sum()), int(inside.sum()) - 1)
-    ks = [k for k in sorted(ks) if k <= usable] or [min(ks)]
+    ks = carried(ks, cells[inside], weight)
     components = Eof.fit(cells[inside], weight, ks[-1]).project(cells)
     return {f"{k} PCs × {window} months": lagged(components[:, :k], window) for k in ks}
 
@@ -210,9 +233,9 @@ def pca(
 
 def baseline_rows(
     task: EnsoTask,
+    window: int,
     *,
     options: HeadOptions | None = None,
-    window: int = 3,
     region: Region = TROPICAL_PACIFIC,
     extra: Mapping[str, np.ndarray] | None = None,
 ) -> list[Row]:
@@ -220,19 +243,22 @@ def baseline_rows(
 
     Args:
         task: Labels, samples and the SST anomaly.
+        window: Months of input for the tuned PCA, at most the task's.
         options: The head, as for the encoder rows.
-        window: Months of input for PCA, at most the task's.
         region: South, north, west, east of the linear inverse models, degrees.
-        extra: Raw variables beside SST that the encoder sees, for PCA; see `input_cells`.
+        extra: Raw variables beside SST that the encoder sees, for a further row; see `input_cells`.
     """
     options = options or HeadOptions()
-    return [
+    fixed = {row.name: row for row in (pca_fixed(task, k, window=months) for k, months in PUBLISHED)}
+    rows = [
         climatology(task),
         persistence(task),
         damped_persistence(task),
         stationary_lim(task, region=region),
         cyclostationary_lim(task, region=region, criterion=options.criterion),
-        pca_fixed(task, 10, window=window, extra=extra),
-        pca_fixed(task, 20, window=window, extra=extra),
-        pca(task, window=window, options=options, extra=extra),
+        *fixed.values(),
+        pca(task, window=window, options=options),
     ]
+    if extra:
+        rows.append(replace(pca(task, window=window, options=options, extra=extra), name="PCA, all variables"))
+    return rows

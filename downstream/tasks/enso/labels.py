@@ -21,14 +21,22 @@ import xarray as xr
 from ....ssl.common.errors import EarthSSLError, nearest
 from ....ssl.fields.grid import LatLonGrid
 from ....ssl.fields.splits import Splits
+from ...evaluation.row import Role, Row
 from ...features.anomalies import monthly_anomaly
-from ...metrics.seasonal import Row, all_season_skill, fold, root_mean_square_error
+from ...metrics.seasonal import all_season_skill, fold, root_mean_square_error
 
 NINO34 = (-5.0, 5.0, 190.0, 240.0)  # south, north, west, east
 
 BLOCKS = ("train", "val", "fit", "test")
 
 CRITERIA = ("r", "rmse")
+
+MEAN = "mean over leads"
+
+
+def target_name(lead: int) -> str:
+    """Return what the target at a lead is called in tables."""
+    return f"lead {lead}"
 
 
 def area_mean(fields: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -179,19 +187,52 @@ class EnsoTask:
         """Return which months start a sample of a block at any lead, bool, shape (time,)."""
         return np.asarray(self.samples(block).any(axis=0))
 
-    def observed(self) -> xr.DataArray:
-        """Return the targets of the test samples, K, dims (lead, init_time), NaN at the others."""
-        return self._array(self.target)
+    @property
+    def year(self) -> np.ndarray:
+        """Year of each time, shape (time,)."""
+        return self.time.astype("datetime64[Y]").astype(int) + 1970
 
-    def row(self, name: str, forecast: np.ndarray, settings: Mapping[str, Any], seed: int | None = None) -> Row:
-        """Return a Row of the test samples from forecasts for all times, shape (lead, time), K."""
-        return Row(name, seed, self._array(forecast), settings)
+    @cached_property
+    def tested(self) -> list[np.ndarray]:
+        """Initial months of the test samples of each lead, indices of the record."""
+        return [np.flatnonzero(used) for used in self.samples("test")]
 
-    def _array(self, values: np.ndarray) -> xr.DataArray:
-        test = self.samples("test")
-        used = test.any(axis=0)
+    def of_test(self, values: np.ndarray) -> dict[str, np.ndarray]:
+        """Return values for all times, (lead, time), at the test samples, by target; "mean over leads" holds all."""
+        own = {target_name(lead): values[j, self.tested[j]] for j, lead in enumerate(self.leads)}
+        return own | {MEAN: np.concatenate(list(own.values()))}
+
+    def row(
+        self,
+        name: str,
+        forecast: np.ndarray,
+        settings: Mapping[str, Any],
+        seed: int | None = None,
+        role: Role = Role.BASELINE,
+        **more: Any,
+    ) -> Row:
+        """Return the row of forecasts for all times, shape (lead, time), K.
+
+        Raises:
+            EarthSSLError: If a test sample has no forecast: rows scored on different samples cannot be compared.
+        """
+        own = self.of_test(forecast)
+        missing = int((~np.isfinite(own[MEAN])).sum())
+        if missing:
+            raise EarthSSLError(
+                f"expected a forecast for each of {len(own[MEAN])} test samples in row '{name}', {missing} are "
+                "missing; build the row with the task that it is scored by"
+            )
+        return Row(name, role, own, seed, dict(settings), **more)
+
+    def array(self, forecast: Mapping[str, np.ndarray]) -> xr.DataArray:
+        """Return a row's forecasts of the test samples, K, dims (lead, init_time), NaN where there is no sample."""
+        used = self.inits("test")
+        values = np.full(self.target.shape, np.nan)
+        for j, lead in enumerate(self.leads):
+            values[j, self.tested[j]] = forecast[target_name(lead)]
         return xr.DataArray(
-            np.where(test, values, np.nan)[:, used],
+            values[:, used],
             dims=("lead", "init_time"),
             coords={"lead": list(self.leads), "init_time": self.time[used].astype("datetime64[ns]")},
             attrs={"units": "K", "long_name": "3-month mean Niño 3.4 anomaly"},

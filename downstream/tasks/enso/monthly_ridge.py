@@ -14,8 +14,9 @@ import numpy as np
 import xarray as xr
 
 from ....ssl.common.errors import EarthSSLError
+from ...evaluation.row import Role, Row
 from ...heads.ridge_path import PENALTIES, RidgePath
-from ...metrics.seasonal import Row, valid_mean
+from ...metrics.seasonal import valid_mean
 from .labels import EnsoTask
 
 
@@ -71,6 +72,7 @@ def monthly_path(
     wanted: np.ndarray,
     *,
     standardise: bool = True,
+    labelled: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return forecasts by heads fitted on a block, for each penalty.
 
@@ -82,6 +84,7 @@ def monthly_path(
         penalties: Multiples of the number of samples.
         wanted: Times to forecast, bool, shape (time,).
         standardise: See `HeadOptions`.
+        labelled: Times whose labels may be read, bool, shape (time,); None: all.
 
     Returns:
         K, shape (penalties, lead, time); NaN at the times that were not wanted.
@@ -89,7 +92,7 @@ def monthly_path(
     Raises:
         EarthSSLError: If a fitted or wanted sample has no features, or a calendar month no samples.
     """
-    fitted = task.samples(block)[0]
+    fitted = task.samples(block)[0] & (True if labelled is None else labelled)
     _check_features(task, features, fitted | wanted)
     month, targets = task.month, task.target.T
     forecast = np.full((len(penalties), len(task.leads), len(task.time)), np.nan)
@@ -142,13 +145,19 @@ class Selection:
     table: xr.DataArray
 
 
-def select(task: EnsoTask, candidates: Mapping[str, np.ndarray], options: HeadOptions | None = None) -> Selection:
+def select(
+    task: EnsoTask,
+    candidates: Mapping[str, np.ndarray],
+    options: HeadOptions | None = None,
+    labelled: np.ndarray | None = None,
+) -> Selection:
     """Return the features, pooling and penalty with the best validation score; heads are fitted on train.
 
     Args:
         task: Labels and samples; the test block is not read.
         candidates: Features by name (a layer, a pooling, a number of PCs), each (time, k).
         options: What to choose between.
+        labelled: Training times whose labels may be read; None: all.
     """
     options = options or HeadOptions()
     names = list(candidates)
@@ -167,6 +176,7 @@ def select(task: EnsoTask, candidates: Mapping[str, np.ndarray], options: HeadOp
                 options.penalties,
                 wanted,
                 standardise=options.standardise,
+                labelled=labelled,
             )
             scores[a, b] = task.validation_score(path, options.criterion)
     table = xr.DataArray(
@@ -214,9 +224,14 @@ def refit(
     name: str,
     seed: int | None = None,
     standardise: bool = True,
+    role: Role = Role.BASELINE,
+    labelled: np.ndarray | None = None,
 ) -> Row:
-    """Return the test forecasts of the chosen heads, refitted on train and validation together."""
-    wanted = task.inits("test")
+    """Return the test forecasts of the chosen heads, refitted on train and validation together.
+
+    With `labelled` times only, nothing is refitted: heads are those of these times of the training block.
+    """
+    block, wanted = "fit" if labelled is None else "train", task.inits("test")
     forecast = np.full(task.target.shape, np.nan)
     for candidate, months in sorted(set(zip(selection.candidate, selection.months, strict=True))):
         leads = [
@@ -225,10 +240,13 @@ def refit(
             if pair == (candidate, months)
         ]
         penalties = sorted({selection.penalty[j] for j in leads})
-        path = monthly_path(task, candidates[candidate], "fit", months, penalties, wanted, standardise=standardise)
+        path = monthly_path(
+            task, candidates[candidate], block, months, penalties, wanted, standardise=standardise, labelled=labelled
+        )
         for j in leads:
             forecast[j] = path[penalties.index(selection.penalty[j]), j]
-    return task.row(name, forecast, _settings(selection, standardise), seed)
+    kept = {candidate: candidates[candidate] for candidate in selection.candidate}
+    return task.row(name, forecast, _settings(selection, standardise), seed, role, features=kept)
 
 
 def _settings(selection: Selection, standardise: bool) -> dict[str, Any]:
@@ -256,6 +274,8 @@ def select_and_refit(
     name: str,
     seed: int | None = None,
     options: HeadOptions | None = None,
+    role: Role = Role.BASELINE,
+    labelled: np.ndarray | None = None,
 ) -> Row:
     """Return the row of a set of candidate features: chosen on validation, refitted, forecast for test.
 
@@ -263,12 +283,16 @@ def select_and_refit(
         task: Labels and samples.
         candidates: Features by name on all times of the record, each (time, k); NaN rows where the window
             is not available.
-        name, seed: Of the row.
+        name, seed, role: Of the row.
         options: What validation chooses between, and by which criterion.
+        labelled: Training times whose labels may be read, nothing being refitted; None: all.
     """
     options = options or HeadOptions()
-    selection = select(task, candidates, options)
-    return refit(task, candidates, selection, name=name, seed=seed, standardise=options.standardise)
+    selection = select(task, candidates, options, labelled)
+    return refit(
+        task, candidates, selection,
+        name=name, seed=seed, standardise=options.standardise, role=role, labelled=labelled,
+    )  # fmt: skip
 
 
 def fixed_head(

@@ -1,317 +1,222 @@
-"""probe: the frozen encoder beside everything it must beat, on ENSO."""
+"""enso: Niño 3.4 of later seasons from frozen features, beside everything that a forecaster must beat."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
-import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-import xarray as xr
-from safetensors.torch import save as serialise
-from threadpoolctl import threadpool_limits
 
-from ....ssl.checkpoint.read import read
+from ....ssl.checkpoint.read import read_record
 from ....ssl.common.errors import EarthSSLError, nearest
-from ....ssl.common.files import disk_full_is_clear, refuse_filled, sha256, write_json, write_text
-from ....ssl.common.randomness import key
-from ....ssl.common.versions import versions
-from ....ssl.model.encoder import Encoder
+from ....ssl.model.encoder import EncoderConfig
 from ....ssl.sources.planet.recorded import recorded_planet
 from ....ssl.store.store import Store
-from ...evaluation.encoders import check_fits, checkpoint_folder, layers_to_read, twin_seeds
-from ...features.frozen_features import POOLINGS, cache_name, cached, candidates
-from ...metrics.seasonal import Row, aligned, score
-from ...metrics.seasonal_bootstrap import paired_bootstrap
-from ...training.from_scratch import ScratchConfig
-from .baselines import baseline_rows, pca
-from .labels import EnsoTask, sst_variable
+from ...evaluation.encoders import Contender, checkpoint_folder
+from ...evaluation.equal_input import RAW
+from ...evaluation.numbers import thinned
+from ...evaluation.row import Role, Row
+from ...evaluation.target import Target
+from ...evaluation.task import Decoders, Extras, Features, TaskConfig
+from ...evaluation.window_labels import WindowLabels
+from ...evaluation.window_task import WindowTask
+from ...features.frozen_features import POOLINGS
+from .baselines import PUBLISHED, baseline_rows
+from .figures import season_figure, skill_figure
+from .labels import MEAN, EnsoTask, sst_variable, target_name
 from .monthly_ridge import HeadOptions, select_and_refit
-from .network import scratch_rows
-
-TASKS = ("enso",)
+from .targets import enso_targets, forecasts, season_skill
 
 KNOWN = "best reachable (true state known)"
-
+CHOSEN = "chosen"
+SHOWN_LEADS = (1, 3, 6, 9, 12, 15, 18)
 CONVENTION = (
     "Target: 3-month mean Niño 3.4 anomaly (5S–5N, 190–240E, area mean), centred `lead` months after the last "
     "input month. Anomalies from the calendar-month means of train start … validation end. Skill: mean over the "
     "12 target months of Pearson's r over the test years. Heads are ridge regressions on frozen features, "
     "settings chosen on the validation block, refitted on train + validation, read once on test. Intervals: "
     "paired bootstrap over blocks of test years, given these seeds; a row of several seeds scores the mean of its "
-    "seeds' skills. An untrained twin has the weights that the pretraining of its seed began with."
+    "seeds' skills. An untrained twin has the weights that the pretraining of its seed began with. “[chosen]”: the "
+    "pooling that did best on validation. Rows “fixed” are published baselines as they are, of 3 input months; every "
+    "other row sees the encoder's. Curve over labels: whole years of initial months, settings chosen on the whole "
+    "validation block, no refit."
 )
 
 
 @dataclass(frozen=True)
-class ProbeConfig:
-    """What to probe and how.
+class EnsoConfig(TaskConfig):
+    """What to forecast and how; store: monthly with sst or ssta over the Niño 3.4 box; see `TaskConfig` for the rest.
 
     Attributes:
-        store: Folder of the training store.
-        out: Folder of the results; must be new or empty.
-        checkpoints: Checkpoint folders (or run folders) of one recipe at several seeds.
-        task: enso.
         leads: Months from the last input month to the central target month.
+        window: Most input months of any row, which sets the samples; null for the encoder's, at least 3.
         poolings: Of the features, see downstream/features/frozen_features.py.
         components: Numbers of principal components to try where a pooling needs one.
-        layers: Blocks to read, counted from 0, negative from the end; null for the last third, at least two.
-        untrained_seeds: Number of randomly initialised twins.
-        scratch: The same network trained on the labels.
         head: What the ridge head may choose between; the same for every row.
-        pca_window: Input months of the PCA rows.
-        draws: Bootstrap draws.
-        block_years: Years in a bootstrap block.
-        cache: Folder of cached features; null puts it beside the results.
+        pca_window: Input months of the tuned PCA rows; null for the encoder's.
     """
 
-    store: str
-    out: str
-    checkpoints: list[str]
     task: str = "enso"
     leads: list[int] = field(default_factory=lambda: list(range(1, 19)))
+    window: int | None = None
     poolings: list[str] = field(default_factory=lambda: list(POOLINGS))
     components: list[int] = field(default_factory=lambda: [10, 20])
-    layers: list[int] | None = None
-    untrained_seeds: int = 3
-    scratch: ScratchConfig = field(default_factory=ScratchConfig)
     head: HeadOptions = field(default_factory=HeadOptions)
-    pca_window: int = 3
-    draws: int = 2000
-    block_years: int = 2
-    cache: str | None = None
+    pca_window: int | None = None
 
     def __post_init__(self) -> None:
-        if self.task not in TASKS:
+        super().__post_init__()
+        for one in (one for one in self.poolings if one not in POOLINGS):
+            words = f"enso.poolings: expected {', '.join(POOLINGS)}, got '{one}'."
+            raise EarthSSLError(words + nearest(one, POOLINGS))
+        if not self.poolings:
+            raise EarthSSLError("enso.poolings: expected at least one, got none")
+
+    def sample_window(self, shape: EncoderConfig) -> int:
+        """Return the months that the samples hold, given the shape of the encoders."""
+        months = (shape.window, self.pca_window or 0, *[months for _, months in PUBLISHED])
+        return self.window or max(months)
+
+
+class Enso(WindowTask[EnsoConfig]):
+    """Niño 3.4, one target a lead, and the mean over leads."""
+
+    name = "enso"
+    what = "Niño 3.4 of later seasons"
+    convention = CONVENTION
+    Config = EnsoConfig
+
+    def __init__(self, config: EnsoConfig, store: Store, decoders: Decoders | None = None) -> None:
+        super().__init__(config, store, decoders)
+        shape = config.encoder
+        if config.checkpoints:
+            shape = read_record(checkpoint_folder(Path(config.checkpoints[0]))).encoder
+        sst = store.dataset([sst_variable(store.variables, store.path)])
+        self.enso = EnsoTask.from_dataset(sst, store.splits, config.leads, config.sample_window(shape))
+        self.leads = self.enso.leads
+
+    @cached_property
+    def labels(self) -> Sequence[WindowLabels]:
+        return [self._labels(j, lead) for j, lead in enumerate(self.leads)]
+
+    def _labels(self, j: int, lead: int) -> WindowLabels:
+        enso = self.enso
+        rows = {part: np.flatnonzero(enso.samples(part)[j]) for part in ("train", "val", "fit", "test")}
+        climatology = np.zeros((len(rows["test"]), 1))
+        return WindowLabels(target_name(lead), enso.target[j][:, None], rows, enso.year, climatology)
+
+    def targets(self) -> Sequence[Target]:
+        return enso_targets(self.enso, self.config.block)
+
+    def headline(self, targets: Sequence[Target]) -> Sequence[Target]:
+        return [target for target in targets if target.name == MEAN]
+
+    def shown(self, targets: Sequence[Target]) -> Sequence[Target]:
+        mean, *leads = targets
+        usual = [target for lead, target in zip(self.leads, leads, strict=True) if lead in SHOWN_LEADS]
+        return [mean, *(usual or thinned(leads, len(SHOWN_LEADS)))]
+
+    def label_units(self) -> np.ndarray:
+        """Return the years of initial months that are whole: each has a sample of every calendar month."""
+        years, count = np.unique(self.enso.year[self.training_samples()], return_counts=True)
+        return years[count == 12]
+
+    def check(self, shape: EncoderConfig) -> None:
+        if shape.window > self.enso.window:
             raise EarthSSLError(
-                f"probe.task: expected {', '.join(TASKS)}, got '{self.task}'." + nearest(self.task, TASKS)
+                f"enso: expected encoders with a window of at most {self.enso.window} months, got {shape.window}; "
+                "raise enso.window (the gaps between the blocks must hold it)"
             )
-        if not self.checkpoints:
-            raise EarthSSLError("probe.checkpoints: expected at least one checkpoint folder, got none")
-        if self.draws < 1000:
-            raise EarthSSLError(f"probe.draws: expected at least 1000 bootstrap draws, got {self.draws}")
 
+    def baselines(self, window: int) -> Iterable[Row]:
+        others = [name for name in self.store.variables if name not in ("ssta", "sst")]
+        extra = {name: self.store.dataset([name])[name].values for name in others}
+        months = self.config.pca_window or window
+        return baseline_rows(self.enso, months, options=self.config.head, extra=extra)
 
-def probe(config: ProbeConfig, command: str = "") -> Path:
-    """Run the probe and return the folder of its tables.
+    def fitted(
+        self, name: str, role: Role, features: Features, seed: Any = None, units: np.ndarray | None = None
+    ) -> Row:
+        labelled = None if units is None else np.isin(self.enso.year, units)
+        return select_and_refit(
+            self.enso, features, name=name, seed=seed, options=self.config.head, role=role, labelled=labelled
+        )
 
-    Raises:
-        EarthSSLError: If store, checkpoints and task do not fit together, or `out` is not empty.
-    """
-    # The heads are many small problems: BLAS threads would only wait for one another.
-    with threadpool_limits(1, "blas"):
-        return _probe(config, command)
+    def refitted(self, row: Row, units: np.ndarray) -> Row:
+        return self.fitted(row.name, row.role, row.features, row.seed, units)
 
+    def embedded(self, encoder: Contender, layers: Sequence[int]) -> Mapping[str, Features]:
+        return self.pooled(encoder, layers)
 
-def _probe(config: ProbeConfig, command: str) -> Path:
-    begun = time.perf_counter()
-    out = Path(config.out)
-    refuse_filled(out, "the probe's results")
-    store = Store(config.store)
-    folders = [checkpoint_folder(Path(path)) for path in config.checkpoints]
-    loaded = [read(folder) for folder in folders]
-    for folder, (_, record) in zip(folders, loaded, strict=True):
-        check_fits(folder, record, store, loaded[0][1])
-    shape = loaded[0][1].encoder
-    task = EnsoTask.from_dataset(
-        store.dataset([sst_variable(store.variables, store.path)]),
-        store.splits,
-        config.leads,
-        max(shape.window, config.pca_window),
-    )
-    layers = layers_to_read(config.layers, loaded[0][0].depth)
-    rows = _baselines(config, store, task)
-    encoders = [(f"pretrained seed {r.seed}", "pretrained", r.seed, e, sha256(f / "encoder.safetensors"))
-                for f, (e, r) in zip(folders, loaded, strict=True)]  # fmt: skip
-    for seed in twin_seeds([record.seed for _, record in loaded], config.untrained_seeds):
-        # The very weights that the pretraining of this seed began with.
-        torch.manual_seed(key(seed, "init") & (2**63 - 1))
-        twin = shape.build(store.variables)
-        weights = hashlib.sha256(serialise(twin.state_dict())).hexdigest()
-        encoders.append((f"untrained seed {seed}", "untrained", seed, twin, weights))
-    for label, kind, seed, encoder, identity in encoders:
-        rows += _encoder_rows(config, store, task, encoder, layers, label, kind, seed, identity)
-    rows += scratch_rows(config.scratch, shape, store, task) if config.scratch.seeds else []
-    rows += _known_best(store, task)
-    checkpoints = [
-        {"path": str(f), "fingerprint": r.fingerprint, "seed": r.seed, "steps": r.steps,
-         "weights_sha256": sha256(f / "encoder.safetensors")}
-        for f, (_, r) in zip(folders, loaded, strict=True)
-    ]  # fmt: skip
-    making = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        with disk_full_is_clear(out):
-            making.mkdir(parents=True)
-            _write(making, config, store, task, rows, checkpoints, begun, command)
-            if out.exists():
-                out.rmdir()
-            os.replace(making, out)
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
-    return out
+    def rows(self, encoder: Contender, layers: Sequence[int]) -> Iterable[Row]:
+        """Return a row for each pooling (layer chosen on validation), and one that chooses among all."""
+        made = list(super().rows(encoder, layers))
+        if len(made) > 1:
+            best = max(made, key=lambda row: float(row.chosen["validation_score"]))
+            made.append(replace(best, name=f"{encoder.kind} [{CHOSEN}]", chosen={**best.chosen, "pooling": best.name}))
+        return made
 
+    def speaks(self, row: Row) -> bool:
+        frozen = row.role in (Role.PRETRAINED, Role.UNTRAINED)
+        return not frozen or len(self.config.poolings) == 1 or row.name.endswith(f"[{CHOSEN}]")
 
-def _baselines(config: ProbeConfig, store: Store, task: EnsoTask) -> list[Row]:
-    rows = baseline_rows(task, options=config.head, window=config.pca_window)
-    others = [name for name in store.variables if name not in ("ssta", "sst")]
-    if others:
-        data = store.dataset(others)
-        extra = {name: data[name].values for name in others}
-        row = pca(task, window=config.pca_window, options=config.head, extra=extra)
-        rows.append(Row("PCA, all variables", row.seed, row.forecast, row.settings))
-    return rows
+    def curved(self, row: Row) -> bool:
+        frozen = row.role in (Role.PRETRAINED, Role.UNTRAINED) and self.speaks(row)
+        return frozen or row.name == f"{RAW} [{self.head}]"
 
+    def validation_error(self) -> Callable[[Sequence[np.ndarray]], float]:
+        enso = self.enso
 
-def _encoder_rows(
-    config: ProbeConfig, store: Store, task: EnsoTask, encoder: Encoder, layers: list[int],
-    label: str, kind: str, seed: int, identity: str,
-) -> list[Row]:  # fmt: skip
-    """Return a row for each pooling (layer chosen on validation), and one that chooses among all."""
-    cache = Path(config.cache) if config.cache else Path(config.out).with_name(Path(config.out).name + "-features")
-    raw = cached(cache / cache_name(identity, store, layers), encoder, store, layers, f"features, {label}")
-    training = store.splits.inside(store.times.astype("datetime64[ns]"), "train")
-    sets = candidates(raw, len(store.times), training, layers, config.poolings, config.components)
-    rows = [
-        select_and_refit(task, found, name=f"{kind} [{pooling}]", seed=seed, options=config.head)
-        for pooling, found in sets.items()
-    ]
-    if len(rows) > 1:
-        # All poolings compete on validation: the one whose chosen head did best there is taken.
-        best = max(rows, key=lambda row: float(row.settings["validation_score"]))
-        rows.append(Row(f"{kind} [chosen]", seed, best.forecast, {**best.settings, "pooling": best.name}))
-    return rows
+        def error(found: Sequence[np.ndarray]) -> float:
+            forecast = np.full(enso.target.shape, np.nan)
+            for j, (label, own) in enumerate(zip(self.labels, found, strict=True)):
+                forecast[j, label.rows["val"]] = own
+            return -float(enso.validation_score(forecast).mean())
 
+        return error
 
-def _known_best(store: Store, task: EnsoTask) -> list[Row]:
-    """Return the best reachable forecast, where the data are the synthetic planet's."""
-    attributes = store.manifest["attributes"]
-    if "planet" not in attributes:
-        return []
-    planet = recorded_planet(attributes)
-    wanted = task.inits("test")
-    forecast = np.full(task.target.shape, np.nan)
-    forecast[:, wanted] = planet.nino34_forecast(task.time[wanted].astype("datetime64[ns]"), list(task.leads))
-    # The planet's forecast is relative to its true climatology; anomalies here to the fit period's. The
-    # offset is a constant of the calendar month, known from the fit period alone.
-    fitted = task.inits("fit")
-    own = np.full(task.target.shape, np.nan)
-    own[:, fitted] = planet.nino34_forecast(task.time[fitted].astype("datetime64[ns]"), list(task.leads))
-    for month in range(12):
-        rows = fitted & (task.month == month)
-        offset = np.nanmean(own[:, rows] - task.target[:, rows], axis=1, keepdims=True)
-        forecast[:, task.month == month] -= offset
-    return [task.row(KNOWN, forecast, {"members": 200, "what": "ensemble mean from the hidden true state"})]
+    def trained(
+        self, encoders: Sequence[Contender], seeds: int | None = None, units: np.ndarray | None = None
+    ) -> Iterable[Row]:
+        for row in super().trained(encoders, seeds, units):
+            yield replace(row, forecast={**row.forecast, MEAN: np.concatenate(list(row.forecast.values()))})
 
+    def known(self) -> Iterable[Row]:
+        """Return the best reachable forecast, where the data are the synthetic planet's."""
+        attributes = self.store.manifest["attributes"]
+        if "planet" not in attributes:
+            return
+        enso, planet = self.enso, recorded_planet(attributes)
+        wanted, fitted = enso.inits("test"), enso.inits("fit")
+        forecast, own = np.full((2, *enso.target.shape), np.nan)
+        for values, steps in ((forecast, wanted), (own, fitted)):
+            values[:, steps] = planet.nino34_forecast(enso.time[steps].astype("datetime64[ns]"), list(enso.leads))
+        # The planet's forecast is relative to its true climatology; anomalies here to the fit period's. The
+        # offset is a constant of the calendar month, known from the fit period alone.
+        for month in range(12):
+            rows = fitted & (enso.month == month)
+            offset = np.nanmean(own[:, rows] - enso.target[:, rows], axis=1, keepdims=True)
+            forecast[:, enso.month == month] -= offset
+        settings = {"members": 200, "what": "ensemble mean from the hidden true state"}
+        yield enso.row(KNOWN, forecast, settings, role=Role.KNOWN)
 
-def _write(
-    out: Path, config: ProbeConfig, store: Store, task: EnsoTask, rows: list[Row],
-    checkpoints: list[dict[str, Any]], begun: float, command: str,
-) -> None:  # fmt: skip
-    observed = task.observed()
-    names = list(dict.fromkeys(row.name for row in rows))
-    references = [n for n in names if n not in ("climatology", KNOWN) and not n.startswith("pretrained")]
-    boot = paired_bootstrap(rows, observed, references, draws=config.draws, block=config.block_years)
-    scores = _scores(rows, names, observed, boot)
-    write_text(out / "scores.csv", scores.to_csv(index=False))
-    write_text(out / "seasons.csv", _seasons(rows, names, observed).to_csv(index=False))
-    write_text(out / "differences.csv", _differences(boot, names, references).to_csv(index=False))
-    forecasts = xr.concat(
-        [aligned(row, observed) for row in rows], pd.Index([f"{r.name}|{r.seed}" for r in rows], name="row")
-    )
-    xr.Dataset({"forecast": forecasts, "observed": observed}).to_netcdf(out / "forecasts.nc")
-    write_json(
-        out / "probe.json",
-        {
-            "task": config.task,
-            "convention": CONVENTION,
-            "rows": [
-                {"name": r.name, "seed": r.seed, "kind": _kind(r.name), "settings": _plain(r.settings)} for r in rows
-            ],
-            "split": store.splits.to_json(),
-            "split_proof": store.manifest["split_proof"],
-            "store_fingerprint": store.fingerprint,
-            "source": store.manifest["source"],
-            "synthetic": "planet" in store.manifest["attributes"],
-            "test_years": str(boot.attrs["years"]),
-            "window": task.window,
-            "draws": config.draws,
-            "block_years": config.block_years,
-            "level": boot.attrs["level"],
-            "checkpoints": checkpoints,
-            "seconds": time.perf_counter() - begun,
-            "versions": versions(),
-            "config": _plain(asdict(config)),
-            "command": command,
-        },
-    )
-
-
-def _kind(name: str) -> str:
-    if name == KNOWN:
-        return "known"
-    return "encoder" if name.startswith(("pretrained", "untrained", "same network")) else "baseline"
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON knows it."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _scores(rows: list[Row], names: list[str], observed: xr.DataArray, boot: xr.Dataset) -> pd.DataFrame:
-    """Return skill, RMSE and ratio of standard deviations, long; seeds apart, then their mean with its interval."""
-    lines: list[tuple[Any, ...]] = []
-    for name in names:
-        seeds = [(row.seed, score(row, observed)) for row in rows if row.name == name]
-        for metric in ("skill", "rmse", "std_ratio"):
-            values = np.stack([scored[metric].values for _, scored in seeds])
-            if len(seeds) > 1:
-                for (seed, _), own in zip(seeds, values, strict=True):
-                    lines += [(name, seed, lead, metric, v, None, None) for lead, v in _by_lead(observed, own)]
-            mean = values.mean(0)
-            interval = boot["score_interval"].sel(row=name) if metric == "skill" else None
-            for k, (lead, v) in enumerate(_by_lead(observed, mean)):
-                low = float(interval.sel(bound="low")[k]) if interval is not None else None
-                high = float(interval.sel(bound="high")[k]) if interval is not None else None
-                lines.append((name, None, lead, metric, v, low, high))
-    frame = pd.DataFrame(lines, columns=["row", "seed", "lead", "metric", "value", "low", "high"])
-    return frame.astype({"seed": "Int64"})
-
-
-def _by_lead(observed: xr.DataArray, values: np.ndarray) -> list[tuple[int, float]]:
-    return [(int(lead), float(v)) for lead, v in zip(observed["lead"].values, values, strict=True)]
-
-
-def _seasons(rows: list[Row], names: list[str], observed: xr.DataArray) -> pd.DataFrame:
-    lines = []
-    for name in names:
-        maps = np.stack([score(row, observed)["season_skill"].values for row in rows if row.name == name]).mean(0)
-        for lead, months in zip(observed["lead"].values, maps, strict=True):
-            lines += [(name, int(lead), month + 1, float(r)) for month, r in enumerate(months)]
-    return pd.DataFrame(lines, columns=["row", "lead", "target_month", "r"])
-
-
-def _differences(boot: xr.Dataset, names: list[str], references: list[str]) -> pd.DataFrame:
-    lines: list[tuple[Any, ...]] = []
-    for name in names:
-        for reference in references:
-            if name == reference:
-                continue
-            d = boot.sel(row=name, reference=reference)
-            mean = d["mean_difference_interval"].values
-            verdict = str(d["mean_verdict"].values) or "undecided"
-            lines.append((name, reference, "mean", float(d["mean_difference"]), *map(float, mean), verdict))
-            for k, lead in enumerate(boot["lead"].values):
-                low, high = (float(d["difference_interval"].sel(bound=b)[k]) for b in ("low", "high"))
-                verdict = str(d["verdict"].values[k]) or "undecided"
-                lines.append((name, reference, int(lead), float(d["difference"][k]), low, high, verdict))
-    return pd.DataFrame(lines, columns=["row", "reference", "lead", "value", "low", "high", "verdict"])
+    def extras(self, rows: Sequence[Row], scores: pd.DataFrame, differences: pd.DataFrame) -> Extras:
+        seasons = season_skill(self.enso, rows)
+        years = self.targets()[0].units
+        spoken = [row for row in rows if self.speaks(row)]
+        return Extras(
+            figures={"skill_by_lead": skill_figure(scores, spoken), "seasons": season_figure(seasons, spoken)},
+            words={
+                "skill_by_lead": "All-season skill r by lead; bands are 95 % intervals of a few rows. Overlapping "
+                "bands do not mean equal rows: the rows are paired, so read the differences.",
+                "seasons": "Correlation over the years by target season and lead; line: r = .5. Where skill drops "
+                "along a diagonal, forecasts fail to cross the spring barrier. Single cells are not tested.",
+            },
+            tables={"seasons": seasons},
+            datasets={"forecasts": forecasts(self.enso, rows)},
+            record={"test_years": f"{years.min()}-{years.max()}", "window": self.enso.window},
+        )

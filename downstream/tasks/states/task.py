@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ....ssl.common.errors import EarthSSLError, nearest
+from ....ssl.model.encoder import EncoderConfig
 from ....ssl.store.store import Store
 from ...evaluation.encoders import Contender
 from ...evaluation.few_shot import shot_curve
@@ -116,10 +117,8 @@ class States(WindowTask[StatesConfig]):
         climatology = self.states.baselines(lead)["climatology"]
         return WindowLabels(f"lead {lead}", one_hot(classes, len(STATES)), rows, years, climatology, STATES)
 
-    def encoders(self) -> list[Contender]:
-        found = super().encoders()
-        check_window(self.states, found[0].encoder.config)
-        return found
+    def check(self, shape: EncoderConfig) -> None:
+        check_window(self.states, shape)
 
     def beside(self, features: np.ndarray) -> np.ndarray:
         return np.concatenate([features, self.states.season_features()], axis=1)

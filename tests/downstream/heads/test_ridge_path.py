@@ -1,5 +1,7 @@
 """The ridge head against scikit-learn, brute force and limits."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -155,16 +157,14 @@ def test_refit_gives_each_lead_its_own_choice(task: EnsoTask) -> None:
             [selection.penalty[j]],
             wanted,
         )
-        np.testing.assert_allclose(
-            row.forecast.values[j], np.where(task.samples("test")[j], path[0, j], np.nan)[wanted]
-        )
-    assert row.settings["criterion"] == "rmse"
+        np.testing.assert_allclose(row.forecast[f"lead {LEADS[j]}"], path[0, j, task.tested[j]])
+    assert row.chosen["criterion"] == "rmse"
 
 
 def test_features_far_wider_than_the_samples(task: EnsoTask) -> None:
     wide = np.concatenate([useful(task), noise(task, 800)], axis=1)
     row = select_and_refit(task, {"wide": wide}, name="wide", options=HeadOptions(months=(1, 12)))
-    assert np.isfinite(row.forecast.values[0]).sum() == task.samples("test")[0].sum()
+    assert np.isfinite(row.forecast["lead 1"]).sum() == task.samples("test")[0].sum()
 
 
 def test_selection_never_reads_the_test_block(task: EnsoTask) -> None:
@@ -191,6 +191,19 @@ def test_the_validation_block_does_not_enter_the_fit_on_train(task: EnsoTask) ->
     )
 
 
+def test_few_labels_are_all_that_a_head_reads_and_nothing_is_refitted(task: EnsoTask) -> None:
+    features, few = useful(task), np.isin(task.year, [1955, 1960])
+    row = select_and_refit(task, {"x": features}, name="few", labelled=few)
+    hidden = replace(task)
+    hidden.__dict__["target"] = np.where(few | ~task.within("train"), task.target, 50.0)
+    again = select_and_refit(hidden, {"x": features}, name="few", labelled=few)
+    np.testing.assert_array_equal(row.forecast["lead 3"], again.forecast["lead 3"])
+    whole = select_and_refit(task, {"x": features}, name="all")
+    assert not np.array_equal(row.forecast["lead 3"], whole.forecast["lead 3"])
+    one = select_and_refit(task, {"x": features}, name="one", labelled=np.isin(task.year, [1955]))
+    assert np.isfinite(one.forecast["lead 6"]).all()
+
+
 def test_unfit_features_and_options_are_refused(task: EnsoTask) -> None:
     gappy = useful(task)
     gappy[30] = np.nan
@@ -208,4 +221,4 @@ def test_unfit_features_and_options_are_refused(task: EnsoTask) -> None:
         select(task, {"x": useful(task)}, HeadOptions(lead_groups=((1, 3),)))
     early = useful(task)
     early[:2] = np.nan  # the first window ends in the third month
-    assert fixed_head(task, early, name="x", penalty=1.0).settings["penalty"] == 1.0
+    assert fixed_head(task, early, name="x", penalty=1.0).chosen["penalty"] == 1.0

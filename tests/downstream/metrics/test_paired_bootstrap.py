@@ -17,6 +17,15 @@ def test_every_draw_has_as_many_units_and_blocks_are_neighbours() -> None:
     assert not alone.any()
 
 
+def test_blocks_of_half_the_units_wrap_round_the_end() -> None:
+    """Two blocks of five of ten units on a circle: the counts rise and fall in runs of five."""
+    halves = unit_counts(10, 500, block=5)
+    pairs = [np.roll(np.r_[np.ones(5), np.zeros(5)], a) for a in range(10)]
+    assert {tuple(row) for row in halves} <= {tuple(a + b) for a in pairs for b in pairs}
+    np.testing.assert_array_equal(halves, unit_counts(10, 500, block=5))
+    assert (halves != unit_counts(10, 500, block=5, seed=1)).any()
+
+
 def test_mean_of_units_has_the_textbook_interval() -> None:
     """The bootstrap of a mean of n independent values: about ±1.96 s/√n."""
     values = np.random.default_rng(0).normal(size=400)

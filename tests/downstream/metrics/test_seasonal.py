@@ -2,19 +2,15 @@
 
 import numpy as np
 import pytest
-import xarray as xr
 from earthssl.downstream.metrics.seasonal import (
-    Row,
     all_season_skill,
     fold,
     last_skilful_lead,
     pearson,
     root_mean_square_error,
-    score,
     std_ratio,
     valid_mean,
 )
-from earthssl.ssl.common.errors import EarthSSLError
 
 
 def test_pearson_by_hand() -> None:
@@ -30,6 +26,16 @@ def test_pearson_equals_numpy_and_skips_missing_pairs() -> None:
     kept = np.isfinite(f[1] + o[1])
     assert r[0] == pytest.approx(np.corrcoef(f[0], o[0])[0, 1])
     assert r[1] == pytest.approx(np.corrcoef(f[1, kept], o[1, kept])[0, 1])
+
+
+def test_a_weight_counts_as_so_many_pairs() -> None:
+    rng = np.random.default_rng(5)
+    f, o = rng.normal(size=(2, 12))
+    weight = rng.integers(0, 4, 12)
+    assert pearson(f, o, weights=weight) == pytest.approx(np.corrcoef(np.repeat(f, weight), np.repeat(o, weight))[0, 1])
+    expected = np.repeat(f, weight).std() / np.repeat(o, weight).std()
+    assert std_ratio(f, o, weight.astype(float)) == pytest.approx(expected)
+    assert np.isnan(pearson(f, o, weights=np.r_[1, 1, np.zeros(10)])), "two pairs are too few"
 
 
 def test_pearson_ignores_scale_and_offset() -> None:
@@ -68,8 +74,8 @@ def test_rmse_and_std_ratio_by_hand() -> None:
     f = o / 2
     # Errors are 1 in one of two years; standard deviations are .5 and 1.
     assert root_mean_square_error(f, o) == pytest.approx(np.sqrt(0.5))
-    assert std_ratio(f, o) == pytest.approx(0.5)
-    assert std_ratio(o, o) == pytest.approx(1)
+    assert std_ratio(f.ravel(), o.ravel()) == pytest.approx(0.5)
+    assert std_ratio(o.ravel(), o.ravel()) == pytest.approx(1)
     assert root_mean_square_error(o, o) == 0
 
 
@@ -77,31 +83,6 @@ def test_last_skilful_lead_stops_at_the_first_failure() -> None:
     assert last_skilful_lead(np.array([0.9, 0.5, 0.4, 0.6]), (1, 2, 3, 4)) == 2
     assert last_skilful_lead(np.array([0.4, 0.9]), (1, 2)) is None
     assert last_skilful_lead(np.array([0.9, np.nan]), (1, 2)) == 1
-
-
-def _observed() -> xr.DataArray:
-    init = np.arange("1990-01", "2000-01", dtype="datetime64[M]").astype("datetime64[ns]")
-    values = np.random.default_rng(4).normal(size=(2, len(init)))
-    return xr.DataArray(values, dims=("lead", "init_time"), coords={"lead": [1, 6], "init_time": init})
-
-
-def test_score_of_a_perfect_and_a_reversed_row() -> None:
-    observed = _observed()
-    perfect = score(Row("perfect", None, observed), observed)
-    assert perfect["skill"].values == pytest.approx([1, 1])
-    assert perfect["rmse"].values == pytest.approx([0, 0])
-    assert perfect["season_skill"].shape == (2, 12)
-    assert perfect["pairs"].values.tolist() == [120, 120]
-    assert perfect.attrs["last_skilful_lead"] == 6
-    assert score(Row("reversed", None, -observed), observed).attrs["last_skilful_lead"] == -1
-
-
-def test_a_row_that_misses_samples_is_refused() -> None:
-    observed = _observed()
-    with pytest.raises(EarthSSLError, match="4 are missing"):
-        score(Row("short", None, observed.isel(init_time=slice(2, None))), observed)
-    with pytest.raises(EarthSSLError, match="transpose"):
-        Row("turned", None, observed.T)
 
 
 def test_valid_mean_leaves_gaps_out_and_is_nan_of_nothing() -> None:

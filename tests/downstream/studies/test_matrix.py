@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,44 +11,77 @@ import numpy as np
 import pandas as pd
 import pytest
 from earthssl.cli import studies
-from earthssl.downstream.evaluation.frozen_task import Evaluation, FrozenTask
+from earthssl.downstream.evaluation.encoders import Contender
+from earthssl.downstream.evaluation.row import Role, Row
+from earthssl.downstream.evaluation.target import Target
+from earthssl.downstream.evaluation.task import Task, TaskConfig
 from earthssl.downstream.studies.matrix import MatrixConfig, cell_file
 from earthssl.ssl.common.errors import EarthSSLError
-from earthssl.ssl.model.encoder import Encoder, EncoderConfig
+from earthssl.ssl.model.encoder import EncoderConfig
 from earthssl.ssl.store.store import Store
 from earthssl.ssl.training.config import TrainingConfig
 
 CALLS: list[str] = []
+LAYERS = 2
 
 
-class Fake(FrozenTask):
+@dataclass(frozen=True)
+class FakeConfig(TaskConfig):
+    """Settings of the fake."""
+
+    task: str = "fake"
+    gain: float = 1.0
+
+
+class Fake(Task[FakeConfig]):
     """A task whose error is a function of the weights and the layer."""
 
-    name, unit = "fake", "year"
+    name, what, convention, Config = "fake", "nothing", "none", FakeConfig
 
-    def __init__(self, store: Store, gain: float = 1.0) -> None:
-        self.gain = gain
-
-    def evaluate(self, encoder: Encoder, layers: Sequence[int]) -> dict[int, Evaluation]:
-        """Return errors that the first weight shifts: equal weights, equal errors."""
-        CALLS.append("evaluate")
-        assert not encoder.training
-        assert not any(p.requires_grad for p in encoder.parameters())
-        size = float(next(encoder.parameters()).abs().mean())
+    def targets(self) -> list[Target]:
+        """Return twelve years of three samples, whose climatology has an error of 1."""
         units = np.repeat(np.arange(2000, 2012), 3)
-        return {layer: Evaluation(units, self.gain * size * np.ones(36) / (layer + 1), np.ones(36)) for layer in layers}
+        return [Target("it", units, [], errors=lambda row: row.forecast["it"], reference_errors=np.ones(36))]
 
-    def references(self) -> dict[str, Evaluation]:
-        """Return one reference of skill .25."""
+    def raw(self, window: int) -> None:
+        """Return nothing: there are no rows on equal input."""
+
+    def training_samples(self) -> np.ndarray:
+        """Return none."""
+        return np.zeros(0, int)
+
+    def label_units(self) -> np.ndarray:
+        """Return none."""
+        return np.zeros(0, int)
+
+    def embedded(self, encoder: Contender, layers: Sequence[int]) -> dict[str, dict[str, np.ndarray]]:
+        """Return the size of the first weight over the number of the layer: equal weights, equal errors."""
+        CALLS.append("embedded")
+        assert not encoder.encoder.training
+        assert not any(p.requires_grad for p in encoder.encoder.parameters())
+        size = float(next(encoder.encoder.parameters()).abs().mean())
+        return {"head": {f"layer {layer}": np.full(36, size / (layer + 1)) for layer in layers}}
+
+    def fitted(self, name: str, role: Role, features: Any, seed: Any = None, units: Any = None) -> Row:
+        """Return a row whose errors are the features."""
+        (only,) = features.values()
+        return Row(name, role, {"it": self.config.gain * only}, seed)
+
+    def baselines(self, window: int) -> list[Row]:
+        """Return one reference of skill .25, and the climatology, which is none."""
         CALLS.append("references")
-        units = np.repeat(np.arange(2000, 2012), 3)
-        return {"PCA": Evaluation(units, np.full(36, 0.75), np.ones(36))}
+        return [Row("PCA", Role.BASELINE, {"it": np.full(36, 0.75)}),
+                Row("climatology", Role.BASELINE, {"it": np.ones(36)}, reference=False)]  # fmt: skip
 
 
 @pytest.fixture
 def config(small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MatrixConfig:
     CALLS.clear()
-    monkeypatch.setattr(studies, "make_frozen", lambda name, store, options: Fake(store, **(options or {})))
+
+    def make(name: str, store: Store, options: dict[str, Any] | None, shape: EncoderConfig) -> Fake:
+        return Fake(FakeConfig(str(small_store), encoder=shape, **(options or {})), store)
+
+    monkeypatch.setattr(studies, "make_frozen", make)
     training = TrainingConfig(steps=4, batch_size=8, warmup_steps=1, val_every=4, save_every=2, accelerator="cpu")
     recipes = {"turns": {"orientation": {}}, "arrow of time": {"order": {}}}
     return MatrixConfig(
@@ -68,18 +101,18 @@ def test_the_table_holds_every_cell_and_nothing_is_done_twice(config: MatrixConf
     differences = pd.read_csv(folder / "differences.csv")
     assert set(differences.reference) == {"untrained"}
     assert CALLS.count("references") == 2
-    assert CALLS.count("evaluate") == 3 * 2 * 2
+    assert CALLS.count("embedded") == 3 * 2 * 2 * LAYERS
     assert (folder / "report.html").is_file()
     assert len(list(folder.glob("*.png"))) == 1
     cell_file(Path(config.out) / "cells", "turns", 1, "other").unlink()
     again = studies.matrix(config)
     assert CALLS.count("references") == 2
-    assert CALLS.count("evaluate") == 3 * 2 * 2 + 1
+    assert CALLS.count("embedded") == 3 * 2 * 2 * LAYERS + LAYERS
     assert pd.read_csv(again / "scores.csv").equals(scores)
     # A recipe more: the old cells stay, the new ones are made.
     more = replace(config, recipes={**config.recipes, "both": {"order": {}, "orientation": {}}})
     studies.matrix(more)
-    assert CALLS.count("evaluate") == 3 * 2 * 2 + 1 + 4
+    assert CALLS.count("embedded") == 3 * 2 * 2 * LAYERS + LAYERS + 4 * LAYERS
 
 
 def test_the_same_encoder_is_undecided_and_means_are_over_seeds(config: MatrixConfig) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from earthssl.downstream.features.anomalies import monthly_anomaly
-from earthssl.downstream.tasks.enso.labels import EnsoTask, area_mean, nino34_weight
+from earthssl.downstream.tasks.enso.labels import MEAN, EnsoTask, area_mean, nino34_weight
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.fields.grid import LatLonGrid
 from earthssl.ssl.fields.splits import Splits, SplitsConfig
@@ -148,14 +148,23 @@ def test_r_needs_three_validation_years() -> None:
         made.validation_score(made.target, "r")
 
 
-def test_observed_and_row_hold_the_test_samples_only() -> None:
+def test_rows_hold_the_test_samples_only() -> None:
     made = task()
-    observed = made.observed()
+    row = made.row("copy", made.target, {})
+    observed = made.array(row.forecast)
     assert observed.dims == ("lead", "init_time")
     assert str(observed.init_time.values[0])[:7] == "1984-07"
-    assert int(np.isfinite(observed).sum()) == int(made.samples("test").sum())
-    row = made.row("copy", made.target, {})
-    np.testing.assert_array_equal(row.forecast, observed)
+    assert int(np.isfinite(observed).sum()) == len(row.forecast[MEAN]) == int(made.samples("test").sum())
+    used = made.inits("test")
+    np.testing.assert_array_equal(observed, np.where(made.samples("test"), made.target, np.nan)[:, used])
+
+
+def test_a_row_that_misses_samples_is_refused() -> None:
+    made = task()
+    short = made.target.copy()
+    short[0, made.tested[0][:4]] = np.nan
+    with pytest.raises(EarthSSLError, match="4 are missing"):
+        made.row("short", short, {})
 
 
 def test_an_anomaly_in_another_base_period_gives_the_same_task() -> None:

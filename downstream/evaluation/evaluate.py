@@ -1,0 +1,102 @@
+"""A task as the matrix asks for it: one additive skill for every task, layer and encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...ssl.common.errors import EarthSSLError
+from ...ssl.model.encoder import Encoder
+from .encoders import Contender
+from .equal_input import equal_input_rows
+from .row import Role, Row, names_of
+from .target import Target
+from .task import Task
+
+REFERENCE_SEEDS = 3  # of the random features
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Errors of one method's test forecasts, sample by sample, beside those of the climatology.
+
+    Attributes:
+        units: Independent unit (year, storm, week) of each sample, shape (samples,).
+        error: Squared error (of probabilities, for classes), shape (samples,).
+        reference: The same of the training climatology, shape (samples,).
+    """
+
+    units: np.ndarray
+    error: np.ndarray
+    reference: np.ndarray
+
+    def __post_init__(self) -> None:
+        shapes = {self.units.shape, self.error.shape, self.reference.shape}
+        if len(shapes) > 1 or self.error.ndim != 1 or not len(self.error):
+            raise EarthSSLError(f"expected unit, error and reference of each of some samples, got shapes {shapes}")
+        if not (np.isfinite(self.error).all() and np.isfinite(self.reference).all() and self.reference.sum() > 0):
+            raise EarthSSLError(
+                "expected finite errors and a climatology that is not perfect, got others; a target is missing"
+            )
+
+    def skill(self, weights: np.ndarray | None = None) -> float:
+        """Return 1 - Σ weight × error / Σ weight × reference: 1 is perfect, 0 as good as the climatology."""
+        w = np.ones(len(self.error)) if weights is None else weights
+        total = float((w * self.reference).sum())
+        return 1 - float((w * self.error).sum()) / total if total > 0 else float("nan")
+
+    def by_unit(self) -> Evaluation:
+        """Return the same with one sample a unit, in the order of the units: sums lose nothing."""
+        found, at = np.unique(self.units, return_inverse=True)
+        return Evaluation(found, np.bincount(at, self.error), np.bincount(at, self.reference))
+
+
+def evaluate(task: Task[Any], encoder: Encoder, layers: Sequence[int]) -> dict[int, Evaluation]:
+    """Return the test errors of the task's head on each layer's frozen features, settings chosen on validation.
+
+    All features of a layer (its poolings) compete on validation, as they do in the task's own table.
+
+    Args:
+        task: Any whose targets have errors.
+        encoder: Frozen.
+        layers: Blocks, counted from 0.
+
+    Raises:
+        EarthSSLError: If the encoder does not suit the task's samples.
+    """
+    task.check(encoder.config)
+    one = Contender("pretrained", 0, encoder.eval(), "", {})
+    targets = task.targets()
+    found = task.by_layer(one, layers)
+    return {
+        layer: _errors(targets, [task.fitted("encoder", Role.PRETRAINED, features)])
+        for layer, features in found.items()
+    }
+
+
+def references(task: Task[Any]) -> dict[str, Evaluation]:
+    """Return the test errors of what an encoder must beat, by row: the task's baselines, and those on equal input."""
+    window = task.config.encoder.window
+    rows = list(task.baselines(window))
+    raw = task.raw(window)
+    if raw is not None:
+        seeds = min(REFERENCE_SEEDS, task.config.random_seeds)
+        rows += equal_input_rows(task.fitted, task.head, raw, task.training_samples(), seeds, task.predictable(window))
+    targets = [target for target in task.targets() if target.errors is not None]
+    whole = [row for row in rows if row.reference and all(target.name in row.forecast for target in targets)]
+    return {name: _errors(targets, [row for row in whole if row.name == name]) for name in names_of(whole)}
+
+
+def _errors(targets: Sequence[Target], rows: Sequence[Row]) -> Evaluation:
+    """Return the errors at all targets of the seeds of one row, their mean: skill is linear in them."""
+    own = [target for target in targets if target.errors is not None]
+    if not own:
+        raise EarthSSLError("expected a target with an additive error for the matrix, got none; leave the task out")
+    error = [np.mean([target.errors(row) for row in rows], axis=0) for target in own if target.errors is not None]
+    reference = [target.reference_errors for target in own if target.reference_errors is not None]
+    return Evaluation(
+        np.concatenate([target.units for target in own]), np.concatenate(error), np.concatenate(reference)
+    )
