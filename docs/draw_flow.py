@@ -132,7 +132,7 @@ def draw_report(axes: Axes) -> None:
 def draw(file: Path) -> None:
     """Write the picture."""
     with matplotlib.rc_context({"svg.hashsalt": "earthssl", "font.family": "DejaVu Sans", "svg.fonttype": "path"}):
-        composed().savefig(file, metadata={"Date": None})
+        composed().savefig(file, metadata={"Date": None, "Creator": None})
 
 
 def composed() -> Figure:

@@ -94,7 +94,9 @@ class PortableEncoder(nn.Module):
             seconds: int64 (window, step), since 1970-01-01 UTC; months may be stamped on any of their days. NaN comes
                 back for a window with a month or an hour that the climatology does not know.
         """
-        days = torch.div(seconds, DAY_S, rounding_mode="floor")
+        # By way of float64: the writer of ONNX divides whole numbers in float32, which beyond 2^31 s (2038) rounds a
+        # midnight down to the day before. The other quotients here are of numbers that float32 holds.
+        days = torch.floor(seconds.double() / DAY_S).long()
         month, day_of_year, day_of_month = calendar(days)
         of_day = seconds - days * DAY_S
         rows = self.rows[month if self.monthly else torch.div(of_day, 3600, rounding_mode="floor")]

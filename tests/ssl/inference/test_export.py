@@ -51,8 +51,12 @@ def test_the_other_kinds_and_the_verb(tmp_path: Path, kind: str, capsys: pytest.
     assert "differs from the encoder by" in capsys.readouterr().out
     frozen = load_encoder(SMALL)
     fields, seconds = example(frozen, 7, seed=9)
-    found = module.READERS[kind](out)(fields, seconds)
-    np.testing.assert_allclose(found, embedded(frozen, fields, seconds, "tokens", 0), atol=TOLERANCE)
+    program = module.READERS[kind](out)
+    months = seconds.numpy().astype("datetime64[s]").astype("datetime64[M]")
+    for years in (0, 31, 60, 99, 140, -150):  # midnights beyond 2^31 s, which float32 does not hold, and before 1970
+        times = torch.from_numpy((months + 12 * years).astype("datetime64[s]").astype(np.int64))
+        expected = embedded(frozen, fields, times, "tokens", 0)
+        np.testing.assert_allclose(program(fields, times), expected, atol=TOLERANCE, err_msg=f"{years} years later")
 
 
 def test_a_file_that_differs_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
