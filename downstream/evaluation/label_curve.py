@@ -69,7 +69,8 @@ def label_curve(
     """
     first = [replace(target, metrics=target.metrics[:1]) for target in targets]
     means, differences, singles = [], [], []
-    for asked in track(sorted({share.asked for share in shares}), "label curve"):
+    every = sorted({share.asked for share in shares})
+    for asked in track(every, "label curve") if every else ():
         made: list[Row] = []
         own = [share for share in shares if share.asked == asked]
         for share in own:

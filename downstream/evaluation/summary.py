@@ -91,9 +91,10 @@ class Summary:
         size = max(8, min(14, (SCREEN - width) // max(1, len(shown)) - 1))
         metrics = list(dict.fromkeys(metric for _, metric in shown))
         lines = [self.title, *textwrap.wrap(self.found, SCREEN), ""]
-        heads = "".join(f" {_cut(target, size):>{size}}" for target, _ in shown)
-        lines.append(f"{_cut(metrics[0] if len(metrics) == 1 else '', width):<{width}}{heads}")
-        if len(metrics) > 1:
+        several = len(metrics) > 1 and len({target for target, _ in shown}) > 1
+        names = [target if several or len(metrics) == 1 else metric for target, metric in shown]
+        lines += _heads(names, size, width, metrics[0] if len(metrics) == 1 else "")
+        if several:
             lines.append(" " * width + "".join(f" {_cut(metric, size):>{size}}" for _, metric in shown))
         for row, values in wide[shown].dropna(how="all").iterrows():
             cells = "".join(f" {number(v):>{size}}" for v in values)
@@ -161,8 +162,9 @@ class Summary:
             for reference in self.beaten(row):
                 found = [cells.get((row, reference, *pair), "–") for pair in shown]
                 if any(cell != "–" for cell in found):
-                    bracket = row[row.rfind("[") :] if "[" in row else "\0"
-                    own[f"{row} − {reference.removesuffix(bracket).rstrip()}"] = found
+                    at = row.rfind("[")
+                    shorter = reference.removesuffix(row[at:]).rstrip().removeprefix(row[:at]) if at > 0 else reference
+                    own[f"{row} − {shorter}"] = found
             lines |= own
         return {"": [], "difference (▲ better, ▼ worse, · undecided)": [], **lines} if lines else {}
 
@@ -273,6 +275,16 @@ def _png(drawn: Figure) -> bytes:
     # No date or version inside: the same figure is the same bytes.
     drawn.savefig(buffer, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _heads(names: Sequence[str], size: int, width: int, corner: str) -> list[str]:
+    """Return the headings of columns as lines, long ones over several, the last line level with the corner's words."""
+    folded = [textwrap.wrap(name, size) or [""] for name in names]
+    high = max(len(parts) for parts in folded)
+    rows = zip(*[[""] * (high - len(parts)) + parts for parts in folded], strict=True)
+    corners = [""] * (high - 1) + [_cut(corner, width)]
+    return [f"{left:<{width}}" + "".join(f" {part:>{size}}" for part in row)
+            for left, row in zip(corners, rows, strict=True)]  # fmt: skip
 
 
 def _cut(text: str, size: int) -> str:
