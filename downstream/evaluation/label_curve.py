@@ -70,7 +70,8 @@ def label_curve(
     first = [replace(target, metrics=target.metrics[:1]) for target in targets]
     means, differences, singles = [], [], []
     done: dict[tuple[int, int], list[Row]] = {}
-    for asked in track(sorted({share.asked for share in shares}), "label curve"):
+    every = sorted({share.asked for share in shares})
+    for asked in track(every, "label curve") if every else ():
         own = [share for share in shares if share.asked == asked]
         for share in own:
             # Of few units, several shares are one and the same.

@@ -93,8 +93,10 @@ class Summary:
         size = max(8, min(14, (SCREEN - width) // max(1, len(shown)) - 1))
         metrics = list(dict.fromkeys(metric for _, metric in shown))
         lines = [self.title, *textwrap.wrap(self.found, SCREEN), ""]
-        lines += _heads([target for target, _ in shown], size, width, metrics[0] if len(metrics) == 1 else "")
-        if len(metrics) > 1:
+        several = len(metrics) > 1 and len({target for target, _ in shown}) > 1
+        names = [target if several or len(metrics) == 1 else metric for target, metric in shown]
+        lines += _heads(names, size, width, metrics[0] if len(metrics) == 1 else "")
+        if several:
             lines.append(" " * width + "".join(f" {_cut(metric, size):>{size}}" for _, metric in shown))
         for row, values in wide[shown].dropna(how="all").iterrows():
             cells = "".join(f" {number(v):>{size}}" for v in values)
@@ -163,8 +165,9 @@ class Summary:
             for reference in self.beaten(row):
                 found = [cells.get((row, reference, *pair), "–") for pair in shown]
                 if any(cell != "–" for cell in found):
-                    bracket = row[row.rfind("[") :] if "[" in row else "\0"
-                    own[f"{row} − {reference.removesuffix(bracket).rstrip()}"] = found
+                    at = row.rfind("[")
+                    shorter = reference.removesuffix(row[at:]).rstrip().removeprefix(row[:at]) if at > 0 else reference
+                    own[f"{row} − {shorter}"] = found
             lines |= own
         return {"": [], "difference (▲ better, ▼ worse, · undecided)": [], **lines} if lines else {}
 

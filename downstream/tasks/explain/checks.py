@@ -106,8 +106,8 @@ def _renew(module: nn.Module, fresh: nn.Module) -> None:
     module.load_state_dict(fresh.state_dict())
 
 
-def rank_correlation(first: np.ndarray, second: np.ndarray, known: np.ndarray) -> float:
-    """Return Spearman's correlation of the sizes of two sets of maps over the known columns, mean over the samples.
+def rank_correlations(first: np.ndarray, second: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Return Spearman's correlation of the sizes of two sets of maps over the known columns, (sample,).
 
     Args:
         first, second: Shape (sample, variable, row, column).
@@ -118,7 +118,7 @@ def rank_correlation(first: np.ndarray, second: np.ndarray, known: np.ndarray) -
         x, y = rankdata(a), rankdata(b)
         flat = min(x.std(), y.std()) == 0
         found.append(0.0 if flat else float(np.corrcoef(x, y)[0, 1]))
-    return float(np.mean(found))
+    return np.array(found)
 
 
 def weighted_correlation(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> float:

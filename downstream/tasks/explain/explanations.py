@@ -15,7 +15,7 @@ from ....ssl.fields.grid import LatLonGrid
 from ...evaluation.encoders import Contender
 from ..enso.state_labels import StateLabels
 from .attribution import evaluate, integrated_gradients, lime, occlusion, optimal_input, sliding_blocks, superpixels
-from .checks import Curves, curves, randomised, rank_correlation
+from .checks import Curves, curves, randomised, rank_correlations
 from .index_function import IndexFunction, TokenHead, Windows
 
 GRADIENTS, LIME, OCCLUSION, OPTIMAL = METHODS = ("integrated gradients", "LIME", "occlusion", "optimal input × input")
@@ -79,7 +79,7 @@ class Options:
     tolerance: float = 0.01
     superpixel: tuple[int, int] = (3, 5)
     lime_samples: int = 256
-    block: tuple[int, int] = (3, 5)
+    occlusion: tuple[int, int] = (3, 5)
     stride: tuple[int, int] = (2, 3)
     penalty: float = 0.1
     optimal_steps: int = 60
@@ -99,8 +99,10 @@ class Explanation:
             (composite, step, variable, row, column).
         reached: Index that they give, and the index asked for, K, (composite, 2).
         curves: Deletion and insertion, by method and reference.
-        randomised: Columns stage, method, rank_correlation.
-        input_alone: Rank correlation of each method's |attribution| with the sizes of the input itself.
+        randomised: Columns stage, method, rank_correlation (mean over the samples that were tried).
+        insensitive: Rank correlation of each method's |attribution| with that of the network with all weights random,
+            (sample,); NaN for samples that were not tried.
+        input_alone: The same with the sizes of the input itself, (sample,).
         gap, steps: Completeness of the integrated gradients, and the points it took.
         fidelity: Mean R² of LIME's surrogates.
         index: Of each sample, and at the climatology, K, (sample, 2).
@@ -114,7 +116,8 @@ class Explanation:
     reached: np.ndarray
     curves: Mapping[str, Curves]
     randomised: pd.DataFrame
-    input_alone: Mapping[str, float]
+    insensitive: Mapping[str, np.ndarray]
+    input_alone: Mapping[str, np.ndarray]
     gap: float
     steps: int
     fidelity: float
@@ -166,6 +169,7 @@ def explain(
     sizes = np.abs(windows.values.numpy()).sum(axis=1)
     regions = superpixels(windows.grid, len(windows.variables), options.superpixel)
     orders = {**{name: value.sum(axis=1) for name, value in attribution.items()}, **references}
+    table, insensitive = _randomised(one, head, windows, events, attribution, options)
     return Explanation(
         kind=one.kind,
         seed=one.seed,
@@ -176,9 +180,11 @@ def explain(
         curves={
             name: curves(function, windows.values, at, windows.valid, maps, regions) for name, maps in orders.items()
         },
-        randomised=_randomised(one, head, windows, events, attribution, options),
+        randomised=table,
+        insensitive=insensitive,
         input_alone={
-            name: rank_correlation(maps.sum(axis=1), sizes, windows.known.numpy()) for name, maps in attribution.items()
+            name: rank_correlations(maps.sum(axis=1), sizes, windows.known.numpy())
+            for name, maps in attribution.items()
         },
         gap=found.gap,
         steps=found.steps,
@@ -200,7 +206,7 @@ def _attributions(function: IndexFunction, windows: Windows, at: Tensor, options
     gradients = integrated_gradients(function, values, at, options.ig_steps, options.tolerance)
     regions = superpixels(grid, count, options.superpixel)
     surrogate, fidelity = lime(function, values, at, valid, regions, options.lime_samples, options.seed)
-    hidden = occlusion(function, values, at, valid, sliding_blocks(grid, count, options.block, options.stride))
+    hidden = occlusion(function, values, at, valid, sliding_blocks(grid, count, options.occlusion, options.stride))
     found = {GRADIENTS: gradients.attribution, LIME: surrogate, OCCLUSION: hidden}
     return _Found({k: v.numpy() for k, v in found.items()}, gradients.gap, gradients.steps, float(fidelity.mean()))
 
@@ -230,20 +236,22 @@ def _randomised(
     events: Events,
     attribution: Mapping[str, np.ndarray],
     options: Options,
-) -> pd.DataFrame:
-    """Return how alike the maps of the network and of one with random weights are, method by method."""
+) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """Return how alike the maps of the network and of one with random weights are: by stage and method, and at last."""
     few = np.unique(np.linspace(0, len(windows) - 1, options.random_samples).round().astype(int))
     at = torch.from_numpy(few)
     known = windows.known.numpy()
     lines = []
+    last = {name: np.full(len(windows), np.nan) for name in attribution}
     for stage, encoder in randomised(one.encoder, head.layer, options.seed):
         function = IndexFunction(encoder, head, windows)
         found = _attributions(function, windows, at, replace(options, tolerance=0.05)).by_method
         found[OPTIMAL] = windows.values.numpy()[few] * _optimal(function, windows, events, options, few)[0]
         for name, maps in found.items():
-            r = rank_correlation(attribution[name][few].sum(axis=1), maps.sum(axis=1), known)
-            lines.append({"stage": stage, "method": name, "rank_correlation": r})
-    return pd.DataFrame(lines)
+            r = rank_correlations(attribution[name][few].sum(axis=1), maps.sum(axis=1), known)
+            lines.append({"stage": stage, "method": name, "rank_correlation": float(np.mean(r))})
+            last[name][few] = r  # the last stage is that of all weights
+    return pd.DataFrame(lines), last
 
 
 def area_of(grid: LatLonGrid, known: np.ndarray) -> np.ndarray:

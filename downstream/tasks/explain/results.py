@@ -11,11 +11,12 @@ import xarray as xr
 
 from ....ssl.store.store import Store
 from ...evaluation.encoders import PRETRAINED
+from ...evaluation.numbers import number
 from ..enso.state_labels import StateLabels
 from .explanations import COMPOSITES, GRADIENTS, METHODS, OPTIMAL, Events, Explanation
 from .figures import curve_figure, map_figure, randomisation_figure
 from .references import LinearMap
-from .tables import INSENSITIVE, LINEAR, POINT, randomisation_table
+from .scores import INSENSITIVE, INSERTION, LINEAR, POINT, RANDOM, WITH_MECHANISM, name_of
 
 SENSITIVE = 0.5  # rank correlation above which a map hardly depends on the weights
 
@@ -56,6 +57,59 @@ def checks(explanations: Sequence[Explanation]) -> pd.DataFrame:
     )
 
 
+def randomisation_table(explanations: Sequence[Explanation]) -> pd.DataFrame:
+    """Return rank correlations by encoder, method and how much of it is random."""
+    return pd.concat(
+        [one.randomised.assign(encoder=f"{one.kind} seed {one.seed}") for one in explanations], ignore_index=True
+    )[["encoder", "method", "stage", "rank_correlation"]]
+
+
+def share_by_variable(
+    explanations: Sequence[Explanation],
+    references: Mapping[str, np.ndarray],
+    events: Events,
+    known: np.ndarray,
+    variables: Sequence[str],
+) -> pd.DataFrame:
+    """Return each variable's share of the |attribution| of the composite, mean over seeds."""
+    shares: dict[str, list[np.ndarray]] = {}
+    for one in explanations:
+        for order, maps in {**{name: one.maps(name) for name in METHODS}, **references}.items():
+            size = np.abs(np.tensordot(events.sign, np.where(known, maps, 0.0), 1)).sum(axis=(1, 2))
+            shares.setdefault(name_of(one.kind, order), []).append(size / size.sum())
+    return pd.DataFrame(
+        [{"row": name, **dict(zip(variables, np.mean(own, axis=0).tolist(), strict=True))}
+         for name, own in shares.items()]
+    )  # fmt: skip
+
+
+def finding(kind: str, scores: pd.DataFrame, differences: pd.DataFrame) -> str:
+    """Return one sentence of what was found about the encoders of a kind.
+
+    Args:
+        kind: Of encoder.
+        scores, differences: Of all rows.
+    """
+    means = scores[scores["seed"] == ""].set_index(["metric", "row"])["value"]
+    verdicts = differences.set_index(["metric", "row", "reference"])["verdict"]
+    own = [name_of(kind, method) for method in METHODS]
+    best = str(means[INSERTION][own].idxmax())
+    against = ", ".join(
+        f"{verdicts[INSERTION, best, name_of(kind, order)]} against the {order}" for order in (LINEAR, RANDOM)
+    )
+    said = [f"{best} orders the blocks best (insertion AUC {number(means[INSERTION, best])}: {against})"]
+    if WITH_MECHANISM in means.index:
+        best = str(means[WITH_MECHANISM][own].idxmax())
+        line = f"{best} agrees best with the mechanism (r {number(means[WITH_MECHANISM, best])}"
+        twin = best.replace(PRETRAINED, "untrained", 1)
+        compared = (WITH_MECHANISM, best, twin) in verdicts.index
+        said.append(line + (f": {verdicts[WITH_MECHANISM, best, twin]} against {twin})" if compared else ")"))
+    stuck = int((means[INSENSITIVE][own] > SENSITIVE).sum())
+    kinds = "all its maps depend" if not stuck else f"{stuck} of its {len(own)} kinds of maps hardly depend"
+    said.append(f"{kinds} on its weights")
+    return "; ".join(said) + "."
+
+
 def notes(
     explanations: Sequence[Explanation], scores: pd.DataFrame, skill: pd.DataFrame, tolerance: float
 ) -> list[str]:
@@ -70,7 +124,7 @@ def notes(
         + ", ".join(f"{name} {r:.3f}" for name, r in zip(skill["function"], skill["test r"], strict=True))
         + ". A map explains its function, however good that is."
     )
-    own = scores[(scores["metric"] == INSENSITIVE) & (scores["value"] > SENSITIVE)]
+    own = scores[(scores["metric"] == INSENSITIVE) & (scores["seed"] == "") & (scores["value"] > SENSITIVE)]
     if len(own):
         named = ", ".join(f"{one.row} ({one.value:.2f})" for one in own.itertuples())
         said.append(

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
-from threadpoolctl import threadpool_limits
 
 from ....ssl.common.errors import EarthSSLError, nearest
-from ....ssl.common.files import refuse_filled
 from ....ssl.fields.batch import Batch
-from ....ssl.model.encoder import EncoderConfig
 from ....ssl.model.tokens import patchify
 from ....ssl.store.store import Store
-from ...evaluation.encoders import Contender, contenders, layers_to_read
-from ...evaluation.summary import DIFFERENCES, SCORES, Summary
+from ...evaluation.encoders import Contender
+from ...evaluation.row import Row
+from ...evaluation.target import Target
+from ...evaluation.task import Decoders, Extras, Task, TaskConfig
 from ...features.frozen_features import cache_name, cached
+from ...training.from_scratch import ScratchConfig
 from ..enso.state_labels import StateLabels, check_window
 from .attribution import captum_attr, check_samples, superpixels
-from .explanations import Events, Options, explain
+from .explanations import Events, Explanation, Options, explain
 from .index_function import POOLINGS, TokenHead, Windows, fit_head
 from .references import LinearMap, linear_map, mechanism, random_maps
-from .results import checks, dataset, figures, heads, notes
-from .tables import LINEAR, POINT, RANDOM, randomisation_table, share_by_variable, tables
+from .results import checks, dataset, figures, finding, heads, notes, randomisation_table, share_by_variable
+from .scores import LINEAR, POINT, RANDOM, rows_of, target_of
 
 CONVENTION = (
     "Explained: the 3-month mean Niño 3.4 anomaly (K) whose last month lies {lead} months after the last input month, "
@@ -42,7 +44,8 @@ CONVENTION = (
     "5S–5N, 190–240E over its share of the area, all variables. Rank r, random weights: Spearman's r of |attribution| "
     "between the network and the same with all its encoder's weights drawn anew (head kept): near 0 is good; rank r, "
     "input alone: the same with the sizes of the anomalies, which any product with the input shares. "
-    "Intervals: paired block bootstrap over years of the events, given these seeds."
+    "Intervals: paired block bootstrap over years of the events, given these seeds; with random weights over the "
+    "{tried} events that were tried."
 )
 MECHANISM_WORDS = (
     " Mechanism: correlation of each cell with the planet's best forecast as carried by the hidden states that drive "
@@ -51,21 +54,16 @@ MECHANISM_WORDS = (
 
 
 @dataclass(frozen=True)
-class ExplainConfig:
-    """What to explain and how.
+class ExplainConfig(TaskConfig):
+    """What to explain and how; store: monthly with sst or ssta; see `TaskConfig` for the rest.
+
+    The maps need no shares of labels, no random features and no network from scratch.
 
     Attributes:
-        store: Folder of a monthly training store with sst or ssta.
-        out: Folder of the results; must be new or empty.
-        checkpoints: Checkpoint folders (or run folders) of one recipe at several seeds; empty: untrained only.
-        task: explain.
         lead: Months from the last input month to the last month of the season; 0 is diagnosis.
         window: Most input months of any row; at least the encoder's.
         poolings: mean, last, pcs, mean+pcs.
         components: Numbers of principal components to choose from.
-        layers: Blocks to choose from; null: the last third.
-        untrained_seeds: Number of randomly initialised twins.
-        encoder: Shape of the untrained encoders where there are no checkpoints.
         samples: Events to explain of each sign, at most.
         quantile: Of the training labels that an event lies beyond.
         ig_steps: Points of integrated gradients to begin with; doubled until they add up.
@@ -73,62 +71,59 @@ class ExplainConfig:
         superpixel: Rows and columns of LIME's superpixels; also of the blocks of deletion and insertion, and of those
             that maps are compared on.
         lime_samples: Perturbed inputs an event.
-        block, stride: Rows and columns of the occluding block, and of its steps.
+        occlusion, stride: Rows and columns of the occluding block, and of its steps.
         penalty: On the squared departures of the optimal input.
         optimal_steps: Iterations towards it, at most.
         random_samples: Events of the test with random weights.
         seed: Of LIME, of the random order and of the random weights.
-        draws: Bootstrap draws.
-        block_years: Years in a bootstrap block.
-        cache: Folder of cached features; null puts it beside the results.
     """
 
-    store: str
-    out: str
-    checkpoints: list[str] = field(default_factory=list)
     task: str = "explain"
     lead: int = 6
     window: int = 12
     poolings: list[str] = field(default_factory=lambda: ["mean", "pcs", "mean+pcs"])
     components: list[int] = field(default_factory=lambda: [10, 20])
-    layers: list[int] | None = None
     untrained_seeds: int = 1
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    random_seeds: int = 0
+    scratch: ScratchConfig = field(default_factory=lambda: ScratchConfig(seeds=0))
+    fractions: list[float] = field(default_factory=list)
     samples: int = 24
     quantile: float = 0.8
     ig_steps: int = 32
     tolerance: float = 0.01
     superpixel: list[int] = field(default_factory=lambda: [3, 5])
     lime_samples: int = 256
-    block: list[int] = field(default_factory=lambda: [3, 5])
+    occlusion: list[int] = field(default_factory=lambda: [3, 5])
     stride: list[int] = field(default_factory=lambda: [2, 3])
     penalty: float = 0.1
     optimal_steps: int = 60
     random_samples: int = 4
     seed: int = 0
     draws: int = 1000
-    block_years: int = 2
-    cache: str | None = None
 
     def __post_init__(self) -> None:
-        if self.task != "explain":
-            raise EarthSSLError(f"probe.task: expected explain, got '{self.task}'")
-        for part in ("superpixel", "block", "stride"):
+        super().__post_init__()
+        if self.random_seeds or self.scratch.seeds or self.fractions:
+            raise EarthSSLError(
+                "explain: expected no random_seeds, scratch.seeds or fractions, as maps have neither random features, "
+                f"nor a network from scratch, nor a curve over labels, got {self.random_seeds}, {self.scratch.seeds} "
+                f"and {self.fractions}; leave them out"
+            )
+        for part in ("superpixel", "occlusion", "stride"):
             given = getattr(self, part)
             if len(given) != 2 or min(given) < 1:
                 raise EarthSSLError(f"explain.{part}: expected two whole numbers from 1 (rows, columns), got {given}")
-        if any(step > size for step, size in zip(self.stride, self.block, strict=True)):
-            raise EarthSSLError(f"explain.stride: expected at most the block {self.block}, got {self.stride}: cells "
-                                "between the blocks would have no attribution")  # fmt: skip
+        if any(step > size for step, size in zip(self.stride, self.occlusion, strict=True)):
+            raise EarthSSLError(f"explain.stride: expected at most the block {self.occlusion}, got {self.stride}: "
+                                "cells between the blocks would have no attribution")  # fmt: skip
         if not 0.5 < self.quantile < 1:
             raise EarthSSLError(f"explain.quantile: expected a number between 0.5 and 1, got {self.quantile:g}")
-        for part in ("samples", "random_samples", "ig_steps", "optimal_steps", "block_years"):
+        for part in ("samples", "random_samples", "ig_steps", "optimal_steps"):
             if getattr(self, part) < 1:
                 raise EarthSSLError(f"explain.{part}: expected a whole number from 1, got {getattr(self, part)}")
-        if self.draws < 1000 or not self.tolerance > 0 or self.penalty < 0 or self.untrained_seeds < 0:
+        if not self.tolerance > 0 or self.penalty < 0:
             raise EarthSSLError(
-                "explain: expected draws ≥ 1000, tolerance > 0, penalty ≥ 0 and untrained_seeds ≥ 0, got "
-                f"{self.draws}, {self.tolerance:g}, {self.penalty:g} and {self.untrained_seeds}"
+                f"explain: expected tolerance > 0 and penalty ≥ 0, got {self.tolerance:g} and {self.penalty:g}"
             )
         for pooling in (one for one in self.poolings if one not in POOLINGS):
             raise EarthSSLError(
@@ -139,109 +134,129 @@ class ExplainConfig:
 
     def options(self) -> Options:
         """Return the settings of the methods."""
-        pairs: dict[str, Any] = {name: tuple(getattr(self, name)) for name in ("superpixel", "block", "stride")}
+        pairs: dict[str, Any] = {name: tuple(getattr(self, name)) for name in ("superpixel", "occlusion", "stride")}
         plain = ("ig_steps", "tolerance", "lime_samples", "penalty", "optimal_steps", "random_samples", "seed")
         return Options(**pairs, **{name: getattr(self, name) for name in plain})
 
 
-def run(config: ExplainConfig, command: str = "") -> Path:
-    """Run the task and return the folder of its tables and maps.
+class Explain(Task[ExplainConfig]):
+    """Maps of what the index rests on, for the events of the test block."""
 
-    Raises:
-        EarthSSLError: If captum is missing, store, checkpoints and task do not fit together, or `out` is not empty.
-    """
-    refuse_filled(Path(config.out), "the task's results")
-    captum_attr()
-    # Many small problems: BLAS threads would only wait for one another.
-    with threadpool_limits(1, "blas"):
-        return summarise(config).write(config.out, command)
+    name = "explain"
+    what = "What Niño 3.4 rests on"
+    convention = CONVENTION
+    Config = ExplainConfig
 
+    def __init__(self, config: ExplainConfig, store: Store, decoders: Decoders | None = None) -> None:
+        super().__init__(config, store, decoders)
+        captum_attr()
+        self.labels = StateLabels.from_store(store, [config.lead], config.window)
+        self.options = config.options()
+        self.regions = superpixels(store.grid, len(store.variables), self.options.superpixel)
+        check_samples(self.regions, self.options.lime_samples)
+        self.events = Events.choose(self.labels, config.lead, config.samples, config.quantile)
+        self.target = f"Niño 3.4, lead {config.lead}"
+        self.length = 0  # steps of the encoders' windows
+        self.explanations: list[Explanation] = []
 
-def summarise(config: ExplainConfig) -> Summary:
-    """Return the result of the task."""
-    begun = time.perf_counter()
-    store = Store(config.store)
-    labels = StateLabels.from_store(store, [config.lead], config.window)
-    encoders = contenders(store, config.checkpoints, config.untrained_seeds, config.encoder)
-    shape = encoders[0].encoder.config
-    check_window(labels, shape)
-    options = config.options()
-    regions = superpixels(store.grid, len(store.variables), options.superpixel)
-    check_samples(regions, options.lime_samples)
-    events = Events.choose(labels, config.lead, config.samples, config.quantile)
-    windows = Windows.read(store, events.rows, shape.window)
-    test = labels.rows("test", config.lead)
-    linear = linear_map(store, labels, config.lead, shape.window, test)
-    references = _references(linear, windows, config.seed)
-    explanations = []
-    for one in encoders:
-        head = _head(config, labels, store, one, windows)
-        explanations.append(explain(one, head, windows, events, references, options))
-    known = store.statistics.known
-    footprint = mechanism(store, labels, config.lead)
-    scores, differences = tables(
-        explanations, references, events, store.grid, known, footprint,
-        regions, f"Niño 3.4, lead {config.lead}", config.draws, config.block_years,
-    )  # fmt: skip
-    synthetic = "planet" in store.manifest["attributes"]
-    source = "the synthetic planet" if synthetic else store.manifest["source"]
-    first, last = (str(month)[:4] for month in labels.enso.blocks["test"])
-    skill = heads(explanations, linear, labels, config.lead)
-    pictures, words = figures(explanations, references, events, store, footprint, source)
-    convention = CONVENTION.format(
-        lead=config.lead, low=events.limits[0], high=events.limits[1], share=100 * (1 - config.quantile),
-        samples=len(events.rows), window=shape.window, block="×".join(map(str, config.superpixel)) + " cells",
-    )  # fmt: skip
-    return Summary(
-        task="explain",
-        title=f"What Niño 3.4 {config.lead} months ahead rests on, {source}, test {first}–{last}",
-        convention=convention + (MECHANISM_WORDS if footprint is not None else ""),
-        scores=scores[list(SCORES)],
-        differences=differences[list(DIFFERENCES)],
-        record={
-            "source": store.manifest["source"],
-            "synthetic": synthetic,
-            "split": store.splits.to_json(),
-            "store_fingerprint": store.fingerprint,
-            "events": {"El Niño": events.found[0], "La Niña": events.found[1], "explained": len(events.rows),
-                       "years": len(np.unique(events.units))},
-            "heads": skill.to_dict("records"),
-            "completeness_gap": {f"{e.kind} seed {e.seed}": e.gap for e in explanations},
-            "encoders": [{"kind": one.kind, **one.source} for one in encoders],
-            "seconds": time.perf_counter() - begun,
-            "config": asdict(config),
-        },
-        figures=pictures,
-        words=words,
-        tables={
-            "heads": skill,
-            "checks": checks(explanations),
-            "randomisation": randomisation_table(explanations),
-            "share_by_variable": share_by_variable(explanations, references, events, known, store.variables),
-        },
-        datasets={"maps": dataset(explanations, references, events, store, footprint)},
-        notes=notes(explanations, scores, skill, config.tolerance),
-    )  # fmt: skip
+    def encoders(self) -> list[Contender]:
+        found = super().encoders()
+        check_window(self.labels, found[0].encoder.config)
+        self.length = found[0].encoder.config.window
+        return found
 
+    @cached_property
+    def windows(self) -> Windows:
+        """The input windows of the events."""
+        return Windows.read(self.store, self.events.rows, self.length)
 
-def _head(config: ExplainConfig, labels: StateLabels, store: Store, one: Contender, windows: Windows) -> TokenHead:
-    cache = Path(config.cache) if config.cache else Path(config.out).with_name(Path(config.out).name + "-features")
-    layers = layers_to_read(config.layers, one.encoder.depth)
-    file = cache / cache_name(one.weights_sha256, store, layers)
-    raw = cached(file, one.encoder, store, layers, f"features, {one.kind} seed {one.seed}")
-    batch = Batch(windows.values[:1], windows.valid[:1], windows.times[:1], torch.zeros(1, dtype=torch.int64),
-                  windows.known, windows.variables, windows.grid)  # fmt: skip
-    patches = patchify(batch, one.encoder.config.patch)
-    final = (patches.step == patches.shape[0] - 1).numpy()
-    return fit_head(raw, final, labels, config.lead, layers, config.poolings, config.components)
+    @cached_property
+    def linear(self) -> LinearMap:
+        """Linear regression of the index on the raw fields."""
+        test = self.labels.rows("test", self.config.lead)
+        return linear_map(self.store, self.labels, self.config.lead, self.length, test)
 
+    @cached_property
+    def references(self) -> dict[str, np.ndarray]:
+        """Reference maps of every event, steps summed: weight × input, correlation × input, and noise."""
+        values = self.windows.values.numpy()
+        noise = random_maps(len(values), values.shape[2:], self.config.seed).numpy()
+        return {
+            LINEAR: (values * self.linear.weight).sum(axis=1),
+            POINT: (values * self.linear.correlation).sum(axis=1),
+            RANDOM: noise * self.windows.known.numpy(),
+        }
 
-def _references(linear: LinearMap, windows: Windows, seed: int) -> dict[str, np.ndarray]:
-    """Return the reference maps of every sample, steps summed: weight × input, correlation × input, and noise."""
-    values = windows.values.numpy()
-    shape = values.shape[2:]
-    return {
-        LINEAR: (values * linear.weight).sum(axis=1),
-        POINT: (values * linear.correlation).sum(axis=1),
-        RANDOM: random_maps(len(values), shape, seed).numpy() * windows.known.numpy(),
-    }
+    @cached_property
+    def footprint(self) -> np.ndarray | None:
+        """Where the planet keeps what the index will depend on; None on other data."""
+        return mechanism(self.store, self.labels, self.config.lead)
+
+    def targets(self) -> Sequence[Target]:
+        known = self.store.statistics.known
+        return [target_of(self.target, self.events, self.references[LINEAR], self.store.grid, known, self.footprint,
+                          self.regions, self.config.block)]  # fmt: skip
+
+    def rows(self, encoder: Contender, layers: Sequence[int]) -> Iterable[Row]:
+        head = self.head_of(encoder, layers)
+        found = explain(encoder, head, self.windows, self.events, self.references, self.options)
+        self.explanations.append(found)
+        yield from rows_of(found, self.references, self.events, self.store.statistics.known, self.target)
+
+    def head_of(self, one: Contender, layers: Sequence[int]) -> TokenHead:
+        """Return the ridge head of an encoder as weights on its tokens."""
+        config, windows = self.config, self.windows
+        cache = Path(config.cache) if config.cache else Path(config.out).with_name(Path(config.out).name + "-features")
+        file = cache / cache_name(one.weights_sha256, self.store, layers)
+        raw = cached(file, one.encoder, self.store, layers, f"features, {one.kind} seed {one.seed}")
+        batch = Batch(windows.values[:1], windows.valid[:1], windows.times[:1], torch.zeros(1, dtype=torch.int64),
+                      windows.known, windows.variables, windows.grid)  # fmt: skip
+        patches = patchify(batch, one.encoder.config.patch)
+        final = (patches.step == patches.shape[0] - 1).numpy()
+        return fit_head(raw, final, self.labels, config.lead, layers, config.poolings, config.components)
+
+    def title(self) -> str:
+        first, last = (str(month)[:4] for month in self.labels.enso.blocks["test"])
+        return f"What Niño 3.4 {self.config.lead} months ahead rests on, {self.source()}, test {first}–{last}"
+
+    def convention_text(self) -> str:
+        events, config = self.events, self.config
+        said = self.convention.format(
+            lead=config.lead, low=events.limits[0], high=events.limits[1], share=100 * (1 - config.quantile),
+            samples=len(events.rows), window=self.length, block="×".join(map(str, config.superpixel)) + " cells",
+            tried=min(config.random_samples, len(events.rows)),
+        )  # fmt: skip
+        return said + (MECHANISM_WORDS if self.footprint is not None else "")
+
+    def samples(self) -> Mapping[str, Any]:
+        events = self.events
+        return {"El Niño": events.found[0], "La Niña": events.found[1], "explained": len(events.rows),
+                "years": len(np.unique(events.units))}  # fmt: skip
+
+    def found(
+        self,
+        rows: Sequence[Row],
+        scores: pd.DataFrame,
+        differences: pd.DataFrame,
+        main: Sequence[tuple[str, str]],
+    ) -> str:
+        return finding(self.explanations[0].kind, scores, differences)
+
+    def missing(self) -> list[str]:
+        return [] if self.config.checkpoints else ["No pretrained encoder is explained: checkpoints is empty."]
+
+    def extras(self, rows: Sequence[Row], scores: pd.DataFrame, differences: pd.DataFrame) -> Extras:
+        found, references, events, store = self.explanations, self.references, self.events, self.store
+        skill = heads(found, self.linear, self.labels, self.config.lead)
+        pictures, words = figures(found, references, events, store, self.footprint, self.source())
+        shares = share_by_variable(found, references, events, store.statistics.known, store.variables)
+        return Extras(
+            figures=pictures,
+            words=words,
+            tables={"heads": skill, "checks": checks(found), "randomisation": randomisation_table(found),
+                    "share_by_variable": shares},
+            datasets={"maps": dataset(found, references, events, store, self.footprint)},
+            notes=notes(found, scores, skill, self.config.tolerance),
+            record={"heads": skill.to_dict("records"),
+                    "completeness_gap": {f"{e.kind} seed {e.seed}": e.gap for e in found}},
+        )  # fmt: skip

@@ -13,14 +13,26 @@ import pytest
 import torch
 import xarray as xr
 from earthssl.downstream.evaluation import summary
-from earthssl.downstream.evaluation.encoders import contenders
+from earthssl.downstream.evaluation.encoders import layers_to_read
+from earthssl.downstream.evaluation.row import Role, Row
+from earthssl.downstream.evaluation.task import run
 from earthssl.downstream.tasks.enso.state_labels import StateLabels
-from earthssl.downstream.tasks.explain.attribution import evaluate
+from earthssl.downstream.tasks.explain.attribution import evaluate, superpixels
 from earthssl.downstream.tasks.explain.explanations import METHODS, Events
 from earthssl.downstream.tasks.explain.index_function import POOLINGS, IndexFunction, TokenHead, Windows
 from earthssl.downstream.tasks.explain.references import linear_map, mechanism
-from earthssl.downstream.tasks.explain.tables import DELETION, INSERTION, ORDERS, _comparable
-from earthssl.downstream.tasks.explain.task import ExplainConfig, _head, run
+from earthssl.downstream.tasks.explain.scores import (
+    CHANGE,
+    DELETION,
+    INPUT,
+    INSENSITIVE,
+    INSERTION,
+    ORDERS,
+    of_one_function,
+    of_one_function_or_two,
+    target_of,
+)
+from earthssl.downstream.tasks.explain.task import Explain, ExplainConfig
 from earthssl.downstream.tasks.registry import probe_config
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.fields.splits import SplitsConfig
@@ -36,8 +48,8 @@ SHAPE = EncoderConfig("nano", 2, (1, 3, 4))
 def settings(store: Path, out: Path, **own: Any) -> ExplainConfig:
     few: dict[str, Any] = {
         "lead": 1, "window": 3, "components": [4], "encoder": SHAPE, "samples": 5, "superpixel": [4, 6],
-        "block": [3, 4], "stride": [3, 4], "lime_samples": 24, "random_samples": 2, "optimal_steps": 12, "ig_steps": 8,
-        "quantile": 0.6,
+        "occlusion": [3, 4], "stride": [3, 4], "lime_samples": 24, "random_samples": 2, "optimal_steps": 12,
+        "ig_steps": 8, "quantile": 0.6,
     }  # fmt: skip
     return ExplainConfig(str(store), str(out), **{**few, **own})
 
@@ -48,10 +60,11 @@ def labels(small_store: Path) -> StateLabels:
 
 
 def made(small_store: Path, tmp: Path, labels: StateLabels, **own: Any) -> tuple[TokenHead, IndexFunction, Windows]:
-    config, store = settings(small_store, tmp / "out", **own), Store(small_store)
-    one = contenders(store, [], 1, SHAPE)[0]
+    store = Store(small_store)
+    task = Explain(settings(small_store, tmp / "out", **own), store)
+    one = task.encoders()[0]
     windows = Windows.read(store, labels.rows("test", 1)[:4], SHAPE.window)
-    head = _head(config, labels, store, one, windows)
+    head = task.head_of(one, layers_to_read(None, one.encoder.depth))
     return head, IndexFunction(one.encoder, head, windows), windows
 
 
@@ -113,7 +126,8 @@ def result(small_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     small = EncoderConfig("pico", 2, (1, 3, 4))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(summary, "_png", quick)
-        return run(settings(small_store, tmp_path_factory.mktemp("explain") / "out", encoder=small), "earthssl probe")
+        config = settings(small_store, tmp_path_factory.mktemp("explain") / "out", encoder=small)
+        return run(Explain(config, Store(small_store)), "earthssl probe")
 
 
 def test_the_table_holds_every_order_and_check(result: Path) -> None:
@@ -129,6 +143,10 @@ def test_the_table_holds_every_order_and_check(result: Path) -> None:
     assert set(differences["reference"]) == {"untrained [linear regression map]", "untrained [random order]"}
     own = differences[differences["metric"] == DELETION].iloc[0]
     assert own.value == pytest.approx(scores[DELETION, own.row] - scores[DELETION, own.reference])
+    assert not (result / "label_curve.csv").exists()
+    words = (result / "table.txt").read_text(encoding="utf-8").splitlines()
+    assert words[1].startswith("untrained [")
+    assert "orders the blocks best (insertion AUC" in words[1]
     notes = json.loads((result / "result.json").read_text(encoding="utf-8"))["notes"]
     assert "Integrated gradients add up to f(x) − f(climatology)" in notes[0]
     checks = pd.read_csv(result / "checks.csv").iloc[0]
@@ -144,9 +162,35 @@ def test_only_orders_of_one_function_and_one_method_on_two_are_compared() -> Non
         ("untrained [LIME]", "pretrained [random order]"),
         ("untrained [LIME]", "pretrained [LIME]"),
     ]
-    table = pd.DataFrame(pairs, columns=["row", "reference"])
-    assert _comparable(table, DELETION).index.tolist() == [0]
-    assert _comparable(table, "r with mechanism").index.tolist() == [0, 1]
+    assert [of_one_function(*pair) for pair in pairs] == [k == 0 for k in range(6)]
+    assert [of_one_function_or_two(*pair) for pair in pairs] == [k < 2 for k in range(6)]
+
+
+def test_the_weight_of_an_event_is_how_often_it_happened(small_store: Path) -> None:
+    """Scores of events with weights 2, 1, 0, 1 are those of the first twice, the second and the fourth."""
+    store, rng, often = Store(small_store), np.random.default_rng(0), [0, 0, 1, 3]
+    known, signs = store.statistics.known, np.array([1.0, -1.0, 1.0, -1.0])
+    maps, linear = rng.normal(size=(2, 4, *known.shape))
+    each = {part: rng.uniform(0.2, 1, 4) for part in (DELETION, INSERTION, CHANGE, INPUT)}
+    tried = {INSENSITIVE: np.array([0.2, np.nan, np.nan, 0.6])}
+
+    def scored(chosen: list[int], weights: np.ndarray) -> list[float]:
+        events = Events(np.array(chosen), signs[chosen], signs[chosen], np.array(chosen), (-1.0, 1.0), (2, 2))
+        regions = superpixels(store.grid, len(store.variables), (3, 4))
+        target = target_of(
+            "t", events, linear[chosen], store.grid, known, np.abs(linear[0]), regions, 1
+        )  # fmt: skip
+        forecast = {"t": maps[chosen][:, known] * events.sign[:, None]}
+        forecast |= {part: values[chosen] for part, values in (each | tried).items()}
+        row = Row("untrained [LIME]", Role.UNTRAINED, forecast)
+        return [float(metric.statistic([row])(weights)[0]) for metric in target.metrics]
+
+    found = scored([0, 1, 2, 3], np.array([2.0, 1.0, 0.0, 1.0]))
+    assert len(found) == 7
+    assert found == pytest.approx(scored(often, np.ones(4)))
+    assert found[0] == pytest.approx(each[INSERTION][often].sum() / each[CHANGE][often].sum())
+    assert found[-2] == pytest.approx((2 * 0.2 + 0.6) / 3)
+    assert np.isnan(scored([0, 1, 2, 3], np.array([0.0, 1.0, 1.0, 0.0]))[-2])
 
 
 def test_maps_are_kept_and_land_has_none(result: Path, small_store: Path) -> None:
@@ -200,7 +244,8 @@ def test_other_data_have_no_known_mechanism(small_store: Path, labels: StateLabe
 def test_mistakes_are_said(small_store: Path, tmp_path: Path) -> None:
     assert probe_config("explain") is ExplainConfig
     for own, words in (
-        ({"block": [3]}, r"explain\.block: expected two whole numbers"),
+        ({"occlusion": [3]}, r"explain\.occlusion: expected two whole numbers"),
+        ({"fractions": [0.1]}, "nor a curve over labels"),
         ({"stride": [4, 4]}, "cells between the blocks"),
         ({"quantile": 0.4}, r"explain\.quantile"),
         ({"task": "enso"}, "expected explain, got 'enso'"),
@@ -211,4 +256,4 @@ def test_mistakes_are_said(small_store: Path, tmp_path: Path) -> None:
         with pytest.raises(EarthSSLError, match=words):
             settings(small_store, tmp_path, **own)
     with pytest.raises(EarthSSLError, match="expected more than the 12 superpixels, got 9"):
-        run(settings(small_store, tmp_path / "out", lime_samples=9))
+        Explain(settings(small_store, tmp_path / "out", lime_samples=9), Store(small_store))
