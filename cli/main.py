@@ -130,11 +130,11 @@ def _add_options(parser: argparse.ArgumentParser, verb: str) -> None:
 def _help(parser: argparse.ArgumentParser, verb: str) -> None:
     parser.print_help()
     if verb in CONFIGURED:
-        from ..downstream.tasks.registry import PROBES, TASKS
+        from ..downstream.tasks.registry import TASKS
         from ..ssl.common.config import describe
         from .verbs import config_of
 
-        for task in [*TASKS, *PROBES] if verb == "probe" else [""]:
+        for task in TASKS if verb == "probe" else [""]:
             of = f" with task {task}" if task else ""
             print(f"\nsettings of '{verb}:'{of} in a config file, or overrides such as --name value:\n")
             print(describe(config_of(verb, {"task": task})))

@@ -28,7 +28,7 @@ from ..downstream.studies.matrix import (
     references_once,
     untrained,
 )
-from ..downstream.tasks.registry import make_frozen
+from ..downstream.tasks.registry import matrix_task
 from ..pretext import TASKS
 from ..pretext.audit import AuditConfig, audit_task
 from ..ssl.common.errors import EarthSSLError
@@ -79,7 +79,7 @@ def matrix(config: MatrixConfig, command: str = "") -> Path:
     _rehearse(recipes, config.encoder, config.training, store)
     layers_of(config, untrained(config.encoder, store, 0))
     for task, options in config.tasks.items():
-        make_frozen(task, store, options, config.encoder)
+        matrix_task(task, store, options, config.encoder)
     free = ("out", "store", "jobs", "draws", "block", "recipes", "leave_one_out")
     _open(out, "matrix", {**asdict(config), "fingerprint": store.fingerprint}, free)
     for name, objectives in recipes.items():
@@ -115,7 +115,7 @@ def _rehearse(
 def _matrix_references(config: MatrixConfig, task: str) -> None:
     cells = Path(config.out) / "cells"
     cells.mkdir(parents=True, exist_ok=True)
-    make = partial(make_frozen, task, Store(config.store), config.tasks[task], config.encoder)
+    make = partial(matrix_task, task, Store(config.store), config.tasks[task], config.encoder)
     references_once(cells, task, make)
 
 
@@ -137,7 +137,7 @@ def _matrix_encoder(config: MatrixConfig, row: str, objectives: dict[str, Any] |
         encoder = load_encoder(checkpoint).encoder
     layers = layers_of(config, encoder)
     for task, options in config.tasks.items():
-        make = partial(make_frozen, task, store, options, config.encoder)
+        make = partial(matrix_task, task, store, options, config.encoder)
         evaluate_once(cells, row, seed, task, make, encoder, layers)
 
 

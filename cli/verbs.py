@@ -10,7 +10,7 @@ from ..downstream.finetune.config import FinetuningConfig
 from ..downstream.finetune.finetune import finetune
 from ..downstream.report.report import ReportConfig, report
 from ..downstream.studies.matrix import MatrixConfig
-from ..downstream.tasks.registry import ENSO, probe_config
+from ..downstream.tasks.registry import ENSO, task_class
 from ..pretext.audit import AuditConfig
 from ..ssl.common.config import build
 from ..ssl.prepare.config import PrepareConfig
@@ -32,7 +32,7 @@ VERBS: dict[str, type] = {
 
 def config_of(verb: str, settings: dict[str, Any]) -> type:
     """Return the class of a verb's config; a probe's depends on its task."""
-    return probe_config(settings.get("task", ENSO)) if verb == "probe" else VERBS[verb]
+    return task_class(settings.get("task", ENSO)).Config if verb == "probe" else VERBS[verb]
 
 
 def run_verb(verb: str, settings: dict[str, Any], command: str = "") -> Path:

@@ -12,7 +12,7 @@ from ...ssl.common.errors import EarthSSLError
 from ...ssl.model.encoder import Encoder
 from .encoders import Contender
 from .equal_input import equal_input_rows
-from .row import Role, Row, names_of
+from .row import Row, names_of
 from .target import Target
 from .task import Task
 
@@ -70,11 +70,7 @@ def evaluate(task: Task[Any], encoder: Encoder, layers: Sequence[int]) -> dict[i
     task.check(encoder.config)
     one = Contender("pretrained", 0, encoder.eval(), "", {})
     targets = task.targets()
-    found = task.by_layer(one, layers)
-    return {
-        layer: _errors(targets, [task.fitted("encoder", Role.PRETRAINED, features)])
-        for layer, features in found.items()
-    }
+    return {layer: _errors(targets, [row]) for layer, row in task.by_layer(one, layers).items()}
 
 
 def references(task: Task[Any]) -> dict[str, Evaluation]:
@@ -86,7 +82,9 @@ def references(task: Task[Any]) -> dict[str, Evaluation]:
         seeds = min(REFERENCE_SEEDS, task.config.random_seeds)
         rows += equal_input_rows(task.fitted, task.head, raw, task.training_samples(), seeds, task.predictable(window))
     targets = [target for target in task.targets() if target.errors is not None]
-    whole = [row for row in rows if row.reference and all(target.name in row.forecast for target in targets)]
+    whole = [
+        row for row in rows if row.reference is not False and all(target.name in row.forecast for target in targets)
+    ]
     return {name: _errors(targets, [row for row in whole if row.name == name]) for name in names_of(whole)}
 
 
@@ -97,6 +95,5 @@ def _errors(targets: Sequence[Target], rows: Sequence[Row]) -> Evaluation:
         raise EarthSSLError("expected a target with an additive error for the matrix, got none; leave the task out")
     error = [np.mean([target.errors(row) for row in rows], axis=0) for target in own if target.errors is not None]
     reference = [target.reference_errors for target in own if target.reference_errors is not None]
-    return Evaluation(
-        np.concatenate([target.units for target in own]), np.concatenate(error), np.concatenate(reference)
-    )
+    units = [target.units if target.matrix_units is None else target.matrix_units for target in own]
+    return Evaluation(np.concatenate(units), np.concatenate(error), np.concatenate(reference))

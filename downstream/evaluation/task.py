@@ -205,9 +205,16 @@ class Task(ABC, Generic[C]):
         """Return the independent units (years, storms, weeks) of the training block with labels; none: no curve."""
         return np.zeros(0, dtype=int)
 
-    def by_layer(self, encoder: Contender, layers: Sequence[int]) -> Mapping[int, Features]:
-        """Return for each layer all candidates of its frozen features, as the matrix asks for them."""
-        return {layer: merged(self.embedded(encoder, [layer])) for layer in layers}
+    def by_layer(self, encoder: Contender, layers: Sequence[int]) -> Mapping[int, Row]:
+        """Return the row of each layer, as the matrix asks for it: the main head on all its features."""
+        found = {}
+        for layer in layers:
+            name, sets = f"{encoder.kind} [{self.head}]", self.embedded(encoder, [layer])
+            if sets:
+                found[layer] = self.fitted(name, Role(encoder.kind), merged(sets), encoder.seed)
+            else:
+                found[layer] = next(row for row in self.rows(encoder, [layer]) if row.name == name)
+        return found
 
     def baselines(self, window: int) -> Iterable[Row]:
         """Return the rows of the task's own field that need no encoder: persistence, climatology, …

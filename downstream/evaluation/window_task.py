@@ -101,10 +101,10 @@ class WindowTask(Task[C]):
         sets = self.pooled(encoder, layers)
         return {self.head: merged(sets)}
 
-    def by_layer(self, encoder: Contender, layers: Sequence[int]) -> Mapping[int, Features]:
-        raw = self.frozen(encoder, layers)
+    def by_layer(self, encoder: Contender, layers: Sequence[int]) -> Mapping[int, Row]:
+        name, raw = f"{encoder.kind} [{self.head}]", self.frozen(encoder, layers)  # all layers from one pass
         sets = {layer: self._pools(raw.of_layer(k), [layer]) for k, layer in enumerate(layers)}
-        return {layer: merged(found) for layer, found in sets.items()}
+        return {layer: self.fitted(name, Role(encoder.kind), merged(own), encoder.seed) for layer, own in sets.items()}
 
     def pooled(self, encoder: Contender, layers: Sequence[int]) -> dict[str, dict[str, np.ndarray]]:
         """Return candidates of an encoder's features on all steps, by pooling and name."""

@@ -21,7 +21,6 @@ from ...ssl.store.store import Store
 from ...ssl.training.config import TrainingConfig
 from ...ssl.training.multitask import MultitaskConfig
 from ..evaluation.evaluate import Evaluation, evaluate, references
-from ..evaluation.frozen_task import FrozenTask
 from ..evaluation.summary import DIFFERENCES, SCORES, Summary
 from ..evaluation.task import Task
 from ..metrics.paired_bootstrap import compare
@@ -170,7 +169,7 @@ def evaluate_once(
     row: str,
     seed: int,
     task: str,
-    make: Callable[[], Task[Any] | FrozenTask],
+    make: Callable[[], Task[Any]],
     encoder: Encoder,
     layers: Sequence[int],
 ) -> None:
@@ -178,19 +177,16 @@ def evaluate_once(
     file = cell_file(folder, row, seed, task)
     if file.is_file():
         return
-    made = make()
-    found = evaluate(made, encoder, layers) if isinstance(made, Task) else made.evaluate(encoder, layers)
+    found = evaluate(make(), encoder, layers)
     parts = [_rows(task, row, seed, layer, one) for layer, one in found.items()]
     write_text(file, pd.concat(parts).to_csv(index=False))
 
 
-def references_once(folder: Path, task: str, make: Callable[[], Task[Any] | FrozenTask]) -> None:
+def references_once(folder: Path, task: str, make: Callable[[], Task[Any]]) -> None:
     """Evaluate what the encoders must beat on a task and keep the result, unless it is there already."""
     file = cell_file(folder, REFERENCES, None, task)
     if not file.is_file():
-        made = make()
-        found = references(made) if isinstance(made, Task) else made.references()
-        parts = [_rows(task, name, "", "", one) for name, one in found.items()]
+        parts = [_rows(task, name, "", "", one) for name, one in references(make()).items()]
         write_text(file, pd.concat(parts).to_csv(index=False))
 
 

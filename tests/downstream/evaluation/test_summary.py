@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from earthssl.downstream.evaluation.frozen_task import Evaluation
+from earthssl.downstream.evaluation.evaluate import Evaluation
 from earthssl.downstream.evaluation.summary import Summary, number, plain
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.common.files import read_json

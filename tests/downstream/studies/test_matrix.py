@@ -81,7 +81,7 @@ def config(small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def make(name: str, store: Store, options: dict[str, Any] | None, shape: EncoderConfig) -> Fake:
         return Fake(FakeConfig(str(small_store), encoder=shape, **(options or {})), store)
 
-    monkeypatch.setattr(studies, "make_frozen", make)
+    monkeypatch.setattr(studies, "matrix_task", make)
     training = TrainingConfig(steps=4, batch_size=8, warmup_steps=1, val_every=4, save_every=2, accelerator="cpu")
     recipes = {"turns": {"orientation": {}}, "arrow of time": {"order": {}}}
     return MatrixConfig(

@@ -33,7 +33,7 @@ from earthssl.downstream.tasks.explain.scores import (
     target_of,
 )
 from earthssl.downstream.tasks.explain.task import Explain, ExplainConfig
-from earthssl.downstream.tasks.registry import probe_config
+from earthssl.downstream.tasks.registry import task_class
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.fields.splits import SplitsConfig
 from earthssl.ssl.model.encoder import EncoderConfig
@@ -242,7 +242,7 @@ def test_other_data_have_no_known_mechanism(small_store: Path, labels: StateLabe
 
 
 def test_mistakes_are_said(small_store: Path, tmp_path: Path) -> None:
-    assert probe_config("explain") is ExplainConfig
+    assert task_class("explain").Config is ExplainConfig
     for own, words in (
         ({"occlusion": [3]}, r"explain\.occlusion: expected two whole numbers"),
         ({"fractions": [0.1]}, "nor a curve over labels"),

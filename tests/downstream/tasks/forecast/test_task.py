@@ -18,7 +18,7 @@ from earthssl.downstream.tasks.forecast import task as module
 from earthssl.downstream.tasks.forecast.baselines import DAMPED, PATCH_PCA, PCA
 from earthssl.downstream.tasks.forecast.samples import ForecastSamples
 from earthssl.downstream.tasks.forecast.task import ForecastConfig, ForecastTask
-from earthssl.downstream.tasks.registry import make_frozen
+from earthssl.downstream.tasks.registry import matrix_task
 from earthssl.downstream.training.fine_tuning import FinetuneConfig
 from earthssl.downstream.training.from_scratch import ScratchConfig
 from earthssl.ssl.common.errors import EarthSSLError
@@ -219,9 +219,9 @@ def test_requests_that_do_not_fit_the_store_are_refused(
 # ---- As the matrix asks ------------------------------------------------------------------------------------
 
 
-def asked(store: Store, **options: Any) -> ForecastTask:
-    shape = {"size": "nano", "window": 3, "patch": [1, 2, 3]}
-    made: ForecastTask = make_frozen("forecast", store, {"encoder": shape, **options})
+def asked(store: Store, patch: tuple[int, int, int] = (1, 2, 3), **options: Any) -> ForecastTask:
+    made = matrix_task("forecast", store, options, EncoderConfig("nano", 3, patch))
+    assert isinstance(made, ForecastTask)
     return made
 
 
@@ -288,8 +288,7 @@ def test_kaplan_sst_beside_land(shared_data: Path, tmp_path: Path) -> None:
     options = {"path": str(shared_data / "kaplan_sst_anom_tropacific_5deg_monthly_1856-2014.nc"), "variables": ["ssta"]}
     splits = SplitsConfig(("1960-01", "1989-12"), ("1991-01", "1998-12"), ("2000-01", "2014-12"), 360)
     store = Store(prepare(PrepareConfig("files", str(tmp_path / "store"), splits, options)))
-    shape = {"size": "nano", "window": 3, "patch": [1, 2, 2]}
-    task = asked(store, leads=[3], components=[10, 20], poolings=["last"], encoder=shape)
+    task = asked(store, (1, 2, 2), leads=[3], components=[10, 20], poolings=["last"])
     references = {row.name: row for row in task.baselines(3)}
     for name in (DAMPED, PCA, PATCH_PCA):
         assert 0.1 < skill(task, references[name]) < 0.8

@@ -21,7 +21,7 @@ from earthssl.downstream.tasks.infilling.fillers import (
 from earthssl.downstream.tasks.infilling.gappy import Gappy
 from earthssl.downstream.tasks.infilling.gaps import GapConfig
 from earthssl.downstream.tasks.infilling.task import ZERO_SHOT, Infilling, InfillingConfig
-from earthssl.downstream.tasks.registry import make_frozen
+from earthssl.downstream.tasks.registry import matrix_task
 from earthssl.downstream.training.from_scratch import SCRATCH, ScratchConfig
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.common.files import read_json
@@ -162,7 +162,7 @@ def test_raw_patches_hold_what_is_observed(anomalies: Anomalies) -> None:
 
 
 def asked(store: Path, **options: Any) -> Infilling:
-    made: Infilling = make_frozen("infilling", Store(store), {"variable": "sst", **options})
+    made: Infilling = matrix_task("infilling", Store(store), {"variable": "sst", **options})
     return made
 
 
