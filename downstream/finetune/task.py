@@ -18,7 +18,7 @@ from ...ssl.common.files import sha256
 from ...ssl.common.randomness import key
 from ...ssl.fields.splits import DAY
 from ...ssl.hub.pull import load_folder
-from ...ssl.model.encoder import Encoder
+from ...ssl.model.encoder import Encoder, EncoderConfig
 from ...ssl.store.store import Store
 from ..evaluation.encoders import PRETRAINED, UNTRAINED, Contender
 from ..evaluation.equal_input import RAW
@@ -72,6 +72,11 @@ class Finetuning(Task[TaskConfig]):
     convention = CONVENTION
     Config = TaskConfig
 
+    @property
+    def shape(self) -> EncoderConfig:
+        """Shape of the network that is tuned."""
+        return self._shape
+
     def __init__(self, config: FinetuningConfig, store: Store) -> None:
         """Read checkpoint and labels.
 
@@ -87,7 +92,7 @@ class Finetuning(Task[TaskConfig]):
             labels = replace(labels, units=units)
         folder = load_folder(config.checkpoint)
         donor, record = read(folder)
-        self.shape = replace(
+        self._shape = replace(
             donor.config, window=config.window or donor.config.window, patch=config.patch or donor.config.patch,
             drop_path=0.0,
         )  # fmt: skip

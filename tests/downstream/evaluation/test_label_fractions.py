@@ -6,10 +6,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from earthssl.downstream.evaluation.few_shot import few_labels, shot_curve
+from earthssl.downstream.evaluation.label_curve import label_curve
 from earthssl.downstream.evaluation.label_fractions import FRACTIONS, few_shot, label_fractions
+from earthssl.downstream.evaluation.row import Role, Row
+from earthssl.downstream.evaluation.target import class_target
 from earthssl.downstream.heads.base import Samples
 from earthssl.downstream.metrics.classes import one_hot
-from earthssl.downstream.tasks.states.label_curve import few_labels, fraction_curve, shot_curve
 from earthssl.ssl.common.errors import EarthSSLError
 
 YEARS = np.repeat(np.arange(1900, 2000), 12)
@@ -83,13 +86,32 @@ def clouds(n: int, seed: int) -> Samples:
 
 
 def test_the_curve_ends_at_the_head_fitted_on_everything() -> None:
+    """Means over draws and seeds with intervals, paired differences, and a network from scratch on some draws."""
     train, val, test = (clouds(n, seed) for n, seed in ((240, 0), (100, 1), (100, 2)))
-    clim = np.full((100, 3), 1 / 3)
-    curve = fraction_curve(train, val, test, clim, np.arange(240) // 12, draws=3)
-    assert curve[curve.asked == 1.0]["labels"].tolist() == [240]
-    right = (few_labels(train, val, test).argmax(1) == test.targets.argmax(1)).mean()
-    assert curve[curve.asked == 1.0]["accuracy"].tolist() == pytest.approx([right])
-    assert curve.groupby("asked")["brier_skill"].mean().is_monotonic_increasing
+    years, truth = np.arange(240) // 12, test.targets.argmax(1)
+    target = class_target("class", truth, np.full((100, 3), 1 / 3), np.arange(100) // 10)
+
+    def fitted(row: Row, units: np.ndarray) -> Row:
+        return Row(row.name, row.role, {"class": few_labels(train.take(np.isin(years, units)), val, test)}, row.seed)
+
+    def scratch(units: np.ndarray) -> list[Row]:
+        return [Row("scratch", Role.SCRATCH, {"class": np.full((100, 3), 1 / 3)}, 0)]
+
+    follow = [Row("raw", Role.BASELINE, {}), Row("pretrained", Role.PRETRAINED, {}, 7)]
+    shares = label_fractions(years, draws=3)
+    curve = label_curve(shares, follow, fitted, scratch, [target], scratch_draws=1, draws=1000)
+    means = curve.means.set_index(["row", "asked"])["value"]
+    right = few_labels(train, val, test)
+    error, reference = ((right - test.targets) ** 2).sum(), ((1 / 3 - test.targets) ** 2).sum()
+    assert means["raw", 1.0] == pytest.approx(1 - error / reference)
+    assert means["raw"].is_monotonic_increasing
+    assert means["scratch"].to_numpy() == pytest.approx(np.zeros(5), abs=1e-12)
+    assert set(curve.differences.reference) == {"raw", "scratch"}
+    beside = curve.differences.set_index(["row", "reference", "asked"])
+    assert beside.loc[("pretrained", "raw", 1.0), "verdict"] == "undecided"
+    assert beside.loc[("pretrained", "scratch", 1.0), "verdict"] == "better"
+    assert sorted(set(curve.draws.seed[curve.draws.row == "pretrained"])) == [f"draw {k}, seed 7" for k in range(3)]
+    assert label_curve([], follow, fitted, scratch, [target], scratch_draws=1, draws=1000).tables() == {}
 
 
 def test_a_year_of_one_class_gives_laplaces_rule() -> None:
