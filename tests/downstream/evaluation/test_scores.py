@@ -22,7 +22,8 @@ def rows() -> list[Row]:
     return [
         row("climatology", Role.BASELINE, 1.0, reference=False), row("PCA", Role.BASELINE, 0.3),
         row("pretrained [probe]", Role.PRETRAINED, 0.2, reference=True), row("untrained [probe]", Role.UNTRAINED, 0.4),
-        row("pretrained, fine-tuned [full]", Role.TUNED, 0.1, 0), row("pretrained, fine-tuned [full]", Role.TUNED, 0.1, 1),
+        row("pretrained, fine-tuned [full]", Role.TUNED, 0.1, 0),
+        row("pretrained, fine-tuned [full]", Role.TUNED, 0.1, 1),
     ]  # fmt: skip
 
 
