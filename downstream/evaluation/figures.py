@@ -31,8 +31,10 @@ def score_figure(scores: pd.DataFrame, roles: Mapping[str, Role], main: Sequence
     chosen = thinned(main, MOST_PANELS)
     means = scores[scores["seed"].fillna("").astype(str) == ""]
     by_panel = [_at(means, target, metric) for target, metric in chosen]
-    joined = pd.concat([one["value"] for one in by_panel], axis=1)
-    order = joined.mean(axis=1).sort_values().index
+    # Of several metrics, which may point either way, the first one orders the rows.
+    leading = [one["value"] for one, (_, metric) in zip(by_panel, chosen, strict=True) if metric == chosen[0][1]]
+    names = dict.fromkeys(name for one in by_panel for name in one.index)
+    order = pd.concat(leading, axis=1).mean(axis=1).reindex(list(names)).sort_values(na_position="first").index
     drawn = Figure(figsize=(3.2 + 2.3 * len(chosen), 1.1 + 0.24 * len(order)), layout="constrained")
     panels = drawn.subplots(1, len(chosen), sharey=True, squeeze=False)[0]
     for axes, own, (target, metric) in zip(panels, by_panel, chosen, strict=True):

@@ -33,7 +33,7 @@ class Eof:
     explained: np.ndarray
 
     @classmethod
-    def fit(cls, fields: np.ndarray, weight: np.ndarray, k: int) -> Eof:
+    def fit(cls, fields: np.ndarray, weight: np.ndarray, k: int, *, fewer: bool = False) -> Eof:
         """Return the k leading EOFs of `fields` (times of the fit period only).
 
         Times without any value are left out, then cells that miss any value or have weight 0. The sign is such that
@@ -43,14 +43,17 @@ class Eof:
             fields: Shape (times, …cells); the trailing axes are flattened in C order.
             weight: Share of variance each cell counts with (its area), shape (…cells).
             k: Number of patterns.
+            fewer: Whether fewer will do, where the data do not carry so many.
 
         Raises:
-            EarthSSLError: If the data do not carry k patterns.
+            EarthSSLError: If the data do not carry k patterns, or none.
         """
         data = np.asarray(fields, dtype=np.float64).reshape(len(fields), -1)
         data = data[np.isfinite(data).any(axis=1)]
         weight = np.asarray(weight, dtype=np.float64).reshape(-1)
         used = np.isfinite(data).all(axis=0) & (weight > 0)
+        if fewer:
+            k = max(1, min(k, int(used.sum()), len(data) - 1))
         if k < 1 or k > min(used.sum(), len(data) - 1):
             raise EarthSSLError(
                 f"expected between 1 and {min(used.sum(), len(data) - 1)} EOFs from {len(data)} times and "
@@ -59,7 +62,7 @@ class Eof:
         weight = np.where(used, weight / weight[used].mean(), 0.0)
         mean = data[:, used].mean(axis=0)
         root = np.sqrt(weight[used])
-        vectors, power, total = _leading((data[:, used] - mean) * root, k)
+        vectors, power, total = _leading((data[:, used] - mean) * root, k, fewer)
         sign = np.sign(vectors[np.arange(k), np.abs(vectors).argmax(axis=1)])
         return cls(
             patterns=_scatter(vectors * sign[:, None] / root, used),
@@ -94,7 +97,7 @@ class Eof:
         return np.where(self.weight > 0, self.patterns, 0.0) @ weight / weight.sum()
 
 
-def _leading(data: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, float]:
+def _leading(data: np.ndarray, k: int, fewer: bool = False) -> tuple[np.ndarray, np.ndarray, float]:
     """Return right singular vectors (k, cells), squared singular values (k,), and their total.
 
     Decomposes the Gram matrix of the shorter side: thousands of cells and hundreds of months cost the same.
@@ -104,6 +107,9 @@ def _leading(data: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, float]:
     power, basis = eigh(gram, subset_by_index=[len(gram) - k, len(gram) - 1])
     power, basis = power[::-1], basis[:, ::-1]
     total = float(np.trace(gram))
+    if fewer:
+        carried = max(1, int((power > 1e-12 * total).sum()))
+        power, basis = power[:carried], basis[:, :carried]
     if power[-1] <= 1e-12 * total:
         raise EarthSSLError(f"expected {k} independent patterns in the fields, got fewer; ask for fewer EOFs")
     vectors = (basis.T @ data) / np.sqrt(power)[:, None] if n <= cells else basis.T
@@ -140,7 +146,8 @@ def window_components(values: np.ndarray, training: np.ndarray, counts: Sequence
     own = values[training].reshape(-1, values.shape[-1])
     own = own[np.isfinite(own).all(axis=1)]
     most = max(1, min(max(counts), len(own) - 1, own.shape[1]))
-    eof = Eof.fit(own, np.ones(own.shape[1]), most)
+    eof = Eof.fit(own, np.ones(own.shape[1]), most, fewer=True)
+    most = len(eof.std)
     found = np.full((len(flat), most), np.nan)
     whole = np.isfinite(flat).all(axis=1)
     found[whole] = eof.project(flat[whole])

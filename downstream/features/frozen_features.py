@@ -15,13 +15,12 @@ from safetensors.numpy import load_file, save_file
 
 from ...ssl.common.errors import EarthSSLError, nearest
 from ...ssl.common.files import digest, disk_full_is_clear
-from ...ssl.common.progress import track
-from ...ssl.fields.batch import from_fields
-from ...ssl.fields.splits import unbroken_starts
 from ...ssl.model.encoder import Encoder
-from ...ssl.model.tokens import Patches, patchify, token_places
+from ...ssl.model.tokens import Patches, token_places
 from ...ssl.store.store import Store
+from .encoded import encoded
 from .eof import Eof
+from .store_windows import StoreWindows
 
 POOLINGS = ("mean", "last", "pacific", "pcs", "mean+pcs")
 # Equatorial Pacific, where the equatorial waves of the recharge oscillator run; bins of longitude, degrees.
@@ -66,21 +65,12 @@ def extract(encoder: Encoder, store: Store, layers: Sequence[int], label: str, b
         label: For the progress bar.
         batch_size: Windows at once.
     """
-    encoder.eval()
     length = encoder.config.window
-    starts = unbroken_starts(store.times.astype("datetime64[ns]"), length)
-    fields = torch.from_numpy(store.read(np.arange(len(store.times))))
-    times = torch.from_numpy(store.times.astype(np.int64))
-    known = torch.from_numpy(store.statistics.known)
+    windows = StoreWindows(store, length)
+    rows = windows.ends()
     parts: dict[str, list[np.ndarray]] = {"mean": [], "last": [], "tokens": []}
     patches: Patches | None = None
-    for begin in track(range(0, len(starts), batch_size), label):
-        steps = torch.from_numpy(starts[begin : begin + batch_size])[:, None] + torch.arange(length)
-        keys = torch.zeros(len(steps), dtype=torch.int64)
-        batch = from_fields(fields[steps], times[steps], keys, known, store.variables, store.grid)
-        patches = patchify(batch, encoder.config.patch)
-        with torch.no_grad():
-            every = encoder.layers(patches)
+    for patches, every in encoded(encoder, windows.patches(rows, encoder.config.patch, batch_size, label)):
         outputs = torch.stack([every[layer] for layer in layers])
         final = patches.step == patches.shape[0] - 1
         parts["mean"].append(outputs.mean(2).numpy())
@@ -91,9 +81,7 @@ def extract(encoder: Encoder, store: Store, layers: Sequence[int], label: str, b
     joined = {name: np.concatenate(values, axis=1) for name, values in parts.items()}
     lat, lon = token_places(patches)
     chosen = (patches.step == patches.shape[0] - 1).numpy()
-    return RawFeatures(
-        rows=starts + length - 1, lat=lat[chosen], lon=lon[chosen], area=patches.area.sum(1).numpy()[chosen], **joined
-    )
+    return RawFeatures(rows=rows, lat=lat[chosen], lon=lon[chosen], area=patches.area.sum(1).numpy()[chosen], **joined)
 
 
 def cached(file: Path, encoder: Encoder, store: Store, layers: Sequence[int], label: str) -> RawFeatures:

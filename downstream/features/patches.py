@@ -10,12 +10,13 @@ import torch
 from scipy.linalg import eigh
 
 from ...ssl.common.errors import EarthSSLError, nearest
-from ...ssl.common.progress import track
 from ...ssl.fields.batch import from_fields
 from ...ssl.fields.splits import unbroken_starts
 from ...ssl.model.encoder import Encoder
 from ...ssl.model.tokens import Patches, patchify, unpatchify
 from ...ssl.store.store import Store
+from .encoded import encoded
+from .store_windows import StoreWindows
 
 POOLINGS = ("last", "mean+last")
 MOST_VALUES = 600  # raw ones of a patch and those around it; cells are averaged beyond, or heads would take hours
@@ -171,30 +172,19 @@ def encoder_features(
     bad = [layer for layer in layers if not 0 <= layer < encoder.depth]
     if bad:
         raise EarthSSLError(f"layers: expected 0 to {encoder.depth - 1}, got {bad[0]}")
-    encoder.eval()
-    length = encoder.config.window
-    starts = np.asarray(rows) - length + 1
-    if not len(rows) or not np.isin(starts, unbroken_starts(store.times.astype("datetime64[ns]"), length)).all():
+    length, last = encoder.config.window, np.asarray(rows)
+    windows = StoreWindows(store, length, fields)
+    if not len(last) or not np.isin(last, windows.ends()).all():
         raise EarthSSLError(f"expected windows of {length} unbroken steps (the encoder's) in {store.path}, got others")
-    states = torch.from_numpy(fields)
-    seconds = torch.from_numpy(store.times.astype(np.int64))
-    known = torch.from_numpy(store.statistics.known)
     parts: dict[tuple[int, str], list[np.ndarray]] = {(layer, pooling): [] for layer in layers for pooling in poolings}
-    for begin in track(range(0, len(starts), batch_size), label):
-        steps = torch.from_numpy(starts[begin : begin + batch_size])[:, None] + torch.arange(length)
-        keys = torch.zeros(len(steps), dtype=torch.int64)
-        patches = patchify(
-            from_fields(states[steps], seconds[steps], keys, known, store.variables, store.grid), encoder.config.patch
-        )
-        with torch.no_grad():
-            every = encoder.layers(patches)
+    for patches, every in encoded(encoder, windows.patches(last, encoder.config.patch, batch_size, label)):
         for layer, pooling in parts:
             # Every step holds the same places, in the same order.
             tokens = every[layer].unflatten(1, (patches.shape[0], -1))
-            last = tokens[:, -1]
-            out = last if pooling == "last" else torch.cat([tokens.mean(1), last], -1)
+            newest = tokens[:, -1]
+            out = newest if pooling == "last" else torch.cat([tokens.mean(1), newest], -1)
             parts[layer, pooling].append(out.numpy().astype(np.float16))
-    return {name: PatchFeatures(np.asarray(rows), np.concatenate(values)) for name, values in parts.items()}
+    return {name: PatchFeatures(last, np.concatenate(values)) for name, values in parts.items()}
 
 
 def raw_features(fields: np.ndarray, grid: PatchGrid, window: int, times: np.ndarray) -> PatchFeatures:

@@ -18,7 +18,7 @@ from ...ssl.common.files import sha256
 from ...ssl.common.randomness import key
 from ...ssl.fields.splits import DAY
 from ...ssl.hub.pull import load_folder
-from ...ssl.model.encoder import Encoder, EncoderConfig
+from ...ssl.model.encoder import Encoder
 from ...ssl.store.store import Store
 from ..evaluation.encoders import PRETRAINED, UNTRAINED, Contender
 from ..evaluation.equal_input import RAW
@@ -72,11 +72,6 @@ class Finetuning(Task[TaskConfig]):
     convention = CONVENTION
     Config = TaskConfig
 
-    @property
-    def shape(self) -> EncoderConfig:
-        """Shape of the network that is tuned."""
-        return self._shape
-
     def __init__(self, config: FinetuningConfig, store: Store) -> None:
         """Read checkpoint and labels.
 
@@ -92,7 +87,7 @@ class Finetuning(Task[TaskConfig]):
             labels = replace(labels, units=units)
         folder = load_folder(config.checkpoint)
         donor, record = read(folder)
-        self._shape = replace(
+        self.encoder_shape = replace(
             donor.config, window=config.window or donor.config.window, patch=config.patch or donor.config.patch,
             drop_path=0.0,
         )  # fmt: skip
@@ -107,12 +102,14 @@ class Finetuning(Task[TaskConfig]):
                 f"{folder}: {self.seen}; so its score there would not be honest. Move the test block (and the gap "
                 "before it) beyond, or set allow_seen: true, and the table will say so"
             )
-        samples = LabelSamples.match(labels, store, self.shape.window, config.lead)
+        samples = LabelSamples.match(labels, store, self.encoder_shape.window, config.lead)
         if config.pooling != "auto":
             check_pooling(config.pooling, config.kind, samples.places is not None)
         self.unit_name, self.units = unit_of(samples.times[samples.parts["test"]], config.unit)
         counts = tuple(config.components or (10, 20))
-        self.problem = Problem(samples, StoreWindows(store, self.shape.window), config.near, counts, config.pooling)
+        self.problem = Problem(
+            samples, StoreWindows(store, self.encoder_shape.window), config.near, counts, config.pooling
+        )
         self.head = "logistic" if samples.kind == "classification" else "ridge"
         self.tuned: list[Tuned] = []
         self._tokens: dict[str, FrozenTokens] = {}  # of the last layer, by encoder
@@ -121,7 +118,7 @@ class Finetuning(Task[TaskConfig]):
     def _untrained(self, seed: int) -> Encoder:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(key(seed, "init") & (2**63 - 1))
-            return self.shape.build(self.store.variables)
+            return self.encoder_shape.build(self.store.variables)
 
     @property
     def chosen(self) -> Tuned:
@@ -165,11 +162,11 @@ class Finetuning(Task[TaskConfig]):
             return
         yield self._headed(f"PCA [{self.head}]", Role.BASELINE, components(problem))
         if samples.places is not None:
-            cells = {"cells of the nearest patches": near_cells(problem, self.shape.patch).mean(1)}
+            cells = {"cells of the nearest patches": near_cells(problem, self.encoder_shape.patch).mean(1)}
             yield self.fitted(f"raw input near the place [{self.head}]", Role.BASELINE, cells)
 
     def raw(self, window: int) -> np.ndarray:
-        problem, patch = self.problem, self.shape.patch
+        problem, patch = self.problem, self.encoder_shape.patch
         if problem.samples.kind == "field":
             return patch_values(problem, patch)
         if problem.samples.places is not None:
@@ -196,14 +193,14 @@ class Finetuning(Task[TaskConfig]):
         self, name: str, role: Role, features: Features, seed: int | None = None, units: np.ndarray | None = None
     ) -> Row:
         problem = self._on(units)
-        head = problem.head(features, self.shape.patch)
+        head = problem.head(features, self.encoder_shape.patch)
         said = head.predicted if problem.samples.kind == "classification" else self._in_units(head.predicted)
         forecast = forecasts(problem.samples, said)
         row = Row(name, role, forecast, seed, head.settings, features={head.features: features[head.features]})
         return row if self.curved(row) else replace(row, features={})
 
     def _in_units(self, values: np.ndarray) -> np.ndarray:
-        return in_units(self.problem, values, self.problem.samples.parts["test"], self.shape.patch)
+        return in_units(self.problem, values, self.problem.samples.parts["test"], self.encoder_shape.patch)
 
     def encoders(self) -> list[Contender]:
         source = {"path": str(self.parent.folder), "sha256": self.parent.sha256}
@@ -218,7 +215,7 @@ class Finetuning(Task[TaskConfig]):
         tokens = FrozenTokens.extract(
             encoder.encoder, problem.windows, problem.samples, layers, problem.near, label
         )  # fmt: skip
-        probe = problem.linear(tokens, self.shape.patch, layers)
+        probe = problem.linear(tokens, self.encoder_shape.patch, layers)
         seed = None if encoder.kind == PRETRAINED else encoder.seed
         row = self._headed(name, Role(encoder.kind), {probe.head.features: probe.features}, seed)
         yield replace(row, chosen=probe.head.settings, reference=True)
@@ -266,7 +263,7 @@ class Finetuning(Task[TaskConfig]):
         """Return the linear probe of an encoder's last layer, which its training starts from."""
         if units is None and name in self._starts:
             return self._starts[name]
-        layers, problem, patch = [encoder.depth - 1], self.problem, self.shape.patch
+        layers, problem, patch = [encoder.depth - 1], self.problem, self.encoder_shape.patch
         if name not in self._tokens:
             self._tokens[name] = FrozenTokens.extract(
                 encoder, problem.windows, problem.samples, layers, problem.near, f"features, {name}"

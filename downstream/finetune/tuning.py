@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...ssl.common.progress import track
 from ...ssl.model.encoder import Encoder
 from ...ssl.model.tokens import Patches, patchify
+from ..features.encoded import encoded
 from ..features.eof import Eof
 from ..features.store_windows import StoreWindows
 from ..metrics.classes import one_hot, squared_error
@@ -80,15 +80,11 @@ class FrozenTokens:
             nearest: Number of patches near a place.
             label: For the progress bar.
         """
-        encoder.eval()
         rows, window = np.unique(samples.last, return_inverse=True)
         mean: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
         last: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
         seasons = []
-        for begin in track(range(0, len(rows), BATCH), label):
-            patches = patchify(windows.batch(rows[begin : begin + BATCH]), encoder.config.patch)
-            with torch.no_grad():
-                every = encoder.layers(patches)
+        for patches, every in encoded(encoder, windows.patches(rows, encoder.config.patch, BATCH, label)):
             for layer in layers:
                 mean[layer].append(every[layer].mean(1))
                 last[layer].append(every[layer].unflatten(1, (patches.shape[0], -1))[:, -1].half())

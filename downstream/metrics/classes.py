@@ -1,14 +1,11 @@
-"""Scores of probabilities of classes: Brier skill, accuracy, balanced accuracy, log loss, each with its interval."""
+"""Scores of probabilities of classes: Brier skill, accuracy, balanced accuracy and log loss."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
-import pandas as pd
 
 from ...ssl.common.errors import EarthSSLError
-from .paired_bootstrap import Statistic, compare
+from .paired_bootstrap import Statistic
 
 METRICS = ("brier_skill", "accuracy", "balanced_accuracy", "log_loss")
 
@@ -64,45 +61,6 @@ def statistics(probabilities: np.ndarray, labels: np.ndarray, climatology: np.nd
         "balanced_accuracy": balanced,
         "log_loss": lambda w: loss @ w / w.sum(),
     }
-
-
-def class_tables(
-    rows: Mapping[str, Sequence[np.ndarray]],
-    labels: np.ndarray,
-    climatology: np.ndarray,
-    units: np.ndarray,
-    references: Sequence[str],
-    *,
-    draws: int = 1000,
-    block: int = 1,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return scores and paired differences of rows, whose score is the mean over their seeds.
-
-    Args:
-        rows: For each row the probabilities (n, classes) of each of its seeds.
-        labels, climatology: As for `statistics`.
-        units: Independent unit of each sample, (n,).
-        references: Rows to subtract.
-        draws, block: Of the bootstrap over units.
-
-    Returns:
-        Columns row, metric, value, low, high; and row, reference, metric, value, low, high, verdict.
-    """
-    stacked = np.stack([one for seeds in rows.values() for one in seeds])
-    mean = np.zeros((len(rows), len(stacked)))
-    at = 0
-    for k, seeds in enumerate(rows.values()):
-        mean[k, at : at + len(seeds)] = 1 / len(seeds)
-        at += len(seeds)
-    scores, differences = [], []
-    for metric, one in statistics(stacked, labels, climatology).items():
-        found, paired = compare(
-            lambda w, one=one: mean @ one(w),  # type: ignore[misc]
-            units, list(rows), references, draws=draws, block=block, larger_is_better=metric != "log_loss",
-        )  # fmt: skip
-        scores.append(found.assign(metric=metric))
-        differences.append(paired.assign(metric=metric))
-    return pd.concat(scores, ignore_index=True), pd.concat(differences, ignore_index=True)
 
 
 def one_hot(labels: np.ndarray, classes: int) -> np.ndarray:

@@ -55,7 +55,8 @@ def test_a_row_of_seeds_scores_the_mean_of_their_scores_and_each_stands_apart() 
 
 def test_the_climatology_is_no_reference_and_known_truth_never_is() -> None:
     rows = [row("climatology", Role.BASELINE, 2.0, reference=False), row("known", Role.KNOWN, 0.1),
-            row("base", Role.BASELINE, 1.0), row("twin", Role.UNTRAINED, 1.0, 0), row("net", Role.SCRATCH, 1.0, 0)]  # fmt: skip
+            row("base", Role.BASELINE, 1.0), row("twin", Role.UNTRAINED, 1.0, 0),
+            row("net", Role.SCRATCH, 1.0, 0)]  # fmt: skip
     _, differences = tables([TARGET], rows, draws=1000)
     assert set(differences.reference) == {"base", "twin", "net"}
 
@@ -119,10 +120,11 @@ def test_classes_by_hand() -> None:
 
 def test_the_finding_names_the_subject_its_twin_and_the_best_baseline() -> None:
     rows = [row("base [ridge]", Role.BASELINE, 1.0), row("worse [ridge]", Role.BASELINE, 3.0),
-            row("pretrained [ridge]", Role.PRETRAINED, 0.3, 0), row("untrained [ridge]", Role.UNTRAINED, 1.0, 0)]  # fmt: skip
+            row("pretrained [ridge]", Role.PRETRAINED, 0.3, 0),
+            row("untrained [ridge]", Role.UNTRAINED, 1.0, 0)]  # fmt: skip
     scores, differences = tables([TARGET], rows, draws=1000)
     said = finding(scores, differences, rows, [("t", "skill")])
-    assert said.startswith("pretrained [ridge] has skill 0.9")
+    assert said.startswith("pretrained [ridge] has skill 0.892")
     assert "its untrained twin (untrained [ridge]" in said
     assert "the best baseline (base [ridge]" in said
     assert said.count("better") == 2

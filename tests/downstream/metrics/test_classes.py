@@ -1,4 +1,4 @@
-"""Scores of class probabilities: by hand, by copies, and paired."""
+"""Scores of class probabilities: by hand and by copies."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from earthssl.downstream.metrics.classes import FLOOR, class_tables, confusion, frequencies, statistics
+from earthssl.downstream.metrics.classes import FLOOR, confusion, frequencies, statistics
 from earthssl.ssl.common.errors import EarthSSLError
 
 LABELS = np.array([0, 0, 0, 1, 2])
@@ -62,23 +62,6 @@ def test_frequencies_follow_laplaces_rule() -> None:
     grouped = frequencies(LABELS, 3, np.array([0, 0, 1, 1, 1]), 3)
     assert grouped[0] == pytest.approx([3 / 5, 1 / 5, 1 / 5])
     assert grouped[2] == pytest.approx([1 / 3] * 3)  # a group without samples
-
-
-def test_a_row_of_seeds_scores_their_mean_and_pairs_with_the_others() -> None:
-    rng = np.random.default_rng(0)
-    labels, units = rng.integers(0, 3, 120), np.repeat(np.arange(10), 12)
-    clim = np.full((120, 3), 1 / 3)
-    sharp = 0.7 * np.eye(3)[labels] + 0.1
-    rows = {"climatology": [clim], "mixed": [clim, sharp], "twin": [sharp], "sharp": [sharp]}
-    found, paired = class_tables(rows, labels, clim, units, ["twin", "climatology"], draws=100)
-    own = found[found.metric == "brier_skill"].set_index("row")["value"]
-    assert own["mixed"] == pytest.approx((own["climatology"] + own["sharp"]) / 2)
-    same = paired[(paired.row == "sharp") & (paired.reference == "twin")]
-    assert same[["value", "low", "high"]].abs().max(axis=None) < 1e-12
-    assert set(same.verdict) == {"undecided"}
-    loss = paired[(paired.row == "sharp") & (paired.reference == "climatology") & (paired.metric == "log_loss")]
-    assert loss["value"].item() < 0
-    assert loss["verdict"].item() == "better"  # a smaller loss is better
 
 
 def test_what_is_no_probability_is_refused() -> None:
