@@ -117,9 +117,10 @@ def _run_study(file: str | Path, out: str, words: list[str], say: Callable[[str]
     path = root
     for name in steps[1:]:
         say(f"{name} → {root / name}")
-        if name != "finetune" or not (root / name).exists():  # whole if it is there: it appears at its end
-            run_verb(name, settings[name], command)
-        path = root / name / "report.html"
+        folder = root / name
+        if name != "finetune" or not folder.exists():  # whole if it is there: it appears at its end
+            folder = run_verb(name, settings[name], command)
+        path = folder / "report.html"
     say(f"took {time.perf_counter() - begun:.0f} s")
     return path
 

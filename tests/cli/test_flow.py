@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -170,3 +171,25 @@ def test_help_imports_no_torch() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_study_ends_with_its_table_and_the_report_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Audit and matrix put table and page into a folder of their own, which is where `run` must look for them."""
+
+    def done(verb: str, settings: dict[str, Any], command: str = "") -> Path:
+        folder = Path(settings["out"]) / ("" if verb == "prepare" else "report")
+        folder.mkdir(parents=True)
+        (folder / "table.txt").write_text(f"table of {verb}")
+        (folder / "report.html").write_text("")
+        return folder
+
+    monkeypatch.setattr("earthssl.cli.run.run_verb", done)
+    config = Path(__file__).resolve().parents[2] / "configs" / "matrix-kaplan.yaml"
+    assert main(["run", "--config", str(config), "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "table of matrix" in said
+    report = Path(said.split("report: ")[1].strip())
+    assert report == tmp_path / "out" / "matrix" / "report" / "report.html"
+    assert report.is_file()
