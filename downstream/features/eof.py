@@ -63,7 +63,7 @@ class Eof:
         mean = data[:, used].mean(axis=0)
         root = np.sqrt(weight[used])
         vectors, power, total = _leading((data[:, used] - mean) * root, k, fewer)
-        sign = np.sign(vectors[np.arange(k), np.abs(vectors).argmax(axis=1)])
+        sign = np.sign(vectors[np.arange(len(vectors)), np.abs(vectors).argmax(axis=1)])
         return cls(
             patterns=_scatter(vectors * sign[:, None] / root, used),
             mean=_scatter(mean, used),

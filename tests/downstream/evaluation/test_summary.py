@@ -78,13 +78,33 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path) -> None
 
 
 def test_the_text_has_a_row_each_and_the_verdict() -> None:
-    """The numbers, then the paired differences of the pretrained rows, then the notes."""
-    text = summary().text()
+    """What was found, the numbers, the paired differences of the pretrained rows, the notes, where the rest is."""
+    text = summary(found="It is better.").text()
+    assert text.splitlines()[:2] == ["A test", "It is better."]
     block = text.split("\n\n")[1].splitlines()
-    assert block[0].split() == ["30", "kt", "BSS"]
-    assert [line.split()[-1] for line in block[1:]] == ["0.100", "0.200"]
-    assert "pretrained − a <b>, 30 kt BSS: +0.100 [-0.100, +0.300]  undecided" in text
-    assert text.endswith("small")
+    assert block[0].split() == ["BSS", "30", "kt"]
+    assert [line.split()[-1] for line in block[1:3]] == ["0.100", "0.200"]
+    (told,) = (line for line in text.splitlines() if line.startswith("pretrained − a <b>"))
+    assert told.split()[-2:] == ["+0.100", "·"]
+    assert text.splitlines()[-2] == "small"
+    assert "report.html" in text.splitlines()[-1]
+
+
+def test_the_text_fits_a_screen() -> None:
+    """Of many targets some are shown, of long names the beginning, of many pairs those that matter."""
+    names = ["pretrained [x]", "untrained [x]", *(f"a baseline with a long name, number {k} [x]" for k in range(15))]
+    grid = [(name, f"lead {lead}") for name in names for lead in range(40)]
+    scores = pd.DataFrame(
+        {"row": [n for n, _ in grid], "seed": "", "target": [t for _, t in grid], "metric": "skill",
+         "value": np.linspace(0, 1, len(grid)), "low": 0.0, "high": 1.0}
+    )  # fmt: skip
+    pairs = pd.DataFrame(
+        [{"row": a, "reference": b, "target": t, "metric": "skill", "value": 0.1, "low": 0.0, "high": 0.2,
+          "verdict": "undecided"} for a in names for b in names if a != b for t in ("lead 0", "lead 39")]
+    )  # fmt: skip
+    lines = summary(scores=scores, differences=pairs).text().splitlines()
+    assert max(len(line) for line in lines) <= 120
+    assert len(lines) < 40
 
 
 def test_a_result_without_numbers_is_refused() -> None:
