@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from earthssl.downstream.evaluation.frozen_task import Evaluation
-from earthssl.downstream.evaluation.summary import Summary, number, plain
+from earthssl.downstream.evaluation.evaluate import Evaluation
+from earthssl.downstream.evaluation.numbers import number, plain
+from earthssl.downstream.evaluation.summary import Summary
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.common.files import read_json
 from matplotlib.figure import Figure
@@ -81,10 +82,38 @@ def test_the_text_has_a_row_each_and_the_verdict() -> None:
     """The numbers, then the paired differences of the pretrained rows, then the notes."""
     text = summary().text()
     block = text.split("\n\n")[1].splitlines()
-    assert block[0].split() == ["30", "kt", "BSS"]
+    assert block[0].split() == ["BSS", "30", "kt"]
     assert [line.split()[-1] for line in block[1:]] == ["0.100", "0.200"]
-    assert "pretrained − a <b>, 30 kt BSS: +0.100 [-0.100, +0.300]  undecided" in text
-    assert text.endswith("small")
+    assert [line.split() for line in text.split("\n\n")[2].splitlines()] == [
+        ["difference", "(▲", "better,", "▼", "worse,", "·", "undecided)"],
+        ["pretrained", "−", "a", "<b>", "+0.100", "·"],
+    ]
+    assert "small" in text.splitlines()
+
+
+def test_verdicts_are_told_of_those_that_may_speak_and_long_headings_are_folded() -> None:
+    """A row that validation did not choose has its verdicts in the files only."""
+    one = summary()
+    more = one.differences.assign(row="pretrained [x]")
+    scores = one.scores.assign(target="thirty knots and more")
+    d = pd.concat([one.differences, more]).assign(target="thirty knots and more")
+    said = summary(scores=scores, differences=d, speakers=["pretrained [x]"]).text()
+    assert "pretrained [x] − a <b>" in said
+    assert "pretrained − a <b>" not in said
+    assert "thirty knots" in said.splitlines()[2]
+    assert "and more" in said.splitlines()[3]
+
+
+def test_pairs_fold_away_and_all_but_the_main_scores_do(tmp_path: Path) -> None:
+    """One picture, the main table, then what opens on a click."""
+    one = summary()
+    second = one.scores.assign(metric="log loss", value=7.125)
+    folder = summary(scores=pd.concat([one.scores, second]), main=[("30 kt", "BSS")]).write(tmp_path / "out")
+    page = (folder / "report.html").read_text()
+    first = page.index("In one picture</h2>")
+    scores = page.index("Scores</h2>")
+    assert first < scores < page.index("<summary>1 more columns</summary>") < page.index("<summary>1 pairs</summary>")
+    assert page.index("7.125") > page.index("<summary>1 more columns</summary>")
 
 
 def test_a_result_without_numbers_is_refused() -> None:
