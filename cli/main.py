@@ -197,9 +197,7 @@ def _plan(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _show_table(folder: Path) -> None:
-    from ..downstream.report.terminal_table import table
-
-    print("\n" + table(folder) + "\n")
+    print("\n" + (folder / "table.txt").read_text(encoding="utf-8").rstrip() + "\n")
 
 
 def _card(options: argparse.Namespace) -> None:

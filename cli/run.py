@@ -29,9 +29,9 @@ def run_all(file: str | Path, out: str, words: list[str], say: Callable[[str], N
     """Run a config file from source to report, one pretraining for each of its seeds, and return the report.
 
     Args:
-        file: A run's config with the sections prepare, pretrain, probe and (for ENSO) report, or prepare and any of
-            audit and matrix; their folders are put under `out`. A section prepare_others holds the settings of prepare
-            for data sets that are trained on beside the first, by their names in pretrain.stores.
+        file: A run's config with the sections prepare, pretrain, probe and perhaps report, or prepare and any of
+            audit, matrix and finetune; their folders are put under `out`. A section prepare_others holds the settings
+            of prepare for data sets that are trained on beside the first, by their names in pretrain.stores.
         out: Folder of everything; new or empty, or that of a run that was interrupted: finished steps are kept.
         words: Overrides, `--section.key value`.
         say: Told what happens.
@@ -49,10 +49,9 @@ def run_all(file: str | Path, out: str, words: list[str], say: Callable[[str], N
                 "beside a study; put it in a file of its own"
             )
         return _run_study(file, out, words, say, command)
-    steps = STEPS if _task(found) == ENSO else STEPS[:3]
-    if OTHERS in found:
-        steps = (*steps, OTHERS)
-    sections = override({verb: section(file, verb) for verb in steps}, words)
+    steps = (*STEPS, OTHERS) if OTHERS in found else STEPS
+    sections = {verb: section(file, verb) for verb in steps if verb != "report" or verb in found}
+    sections = override({"report": {}, **sections}, words)
     unknown = [name for name in sections if name not in steps]
     if unknown:
         raise EarthSSLError(
@@ -77,11 +76,8 @@ def run_all(file: str | Path, out: str, words: list[str], say: Callable[[str], N
     if not folder.exists():
         say(f"3/4 probe: {_task(sections)} → {folder}")
         run_verb("probe", settings["probe"], command)
-    if "report" in settings:
-        say("4/4 report")
-        path = run_verb("report", settings["report"])
-    else:
-        path = folder / "report.html"  # the other tasks write their page themselves
+    say("4/4 report")
+    path = run_verb("report", settings["report"])
     say(f"took {time.perf_counter() - begun:.0f} s")
     return path
 
@@ -157,9 +153,8 @@ def _settings(
         "pretrain": {**plain, "store": str(store), "out": places[0]},
         "probe": {**sections["probe"], "store": str(store), "out": str(folder), "checkpoints": places},
     }
-    if "report" in sections:
-        rest = {"store": str(store), "runs": places, "probe": str(folder), "out": str(report_file)}
-        made["report"] = {**sections["report"], **rest}
+    rest = {"store": str(store), "runs": places, "probe": str(folder), "out": str(report_file)}
+    made["report"] = {**sections["report"], **rest}
     if others:
         made[OTHERS] = {name: {**_mapping(sections, name), "out": str(place)} for name, place in others.items()}
     return made

@@ -80,10 +80,10 @@ def curve_figures(means: pd.DataFrame, roles: Mapping[str, Role]) -> dict[str, F
             axes.plot(x, y, marker=MARKS[k % len(MARKS)], ms=4, lw=1.4, color=colour, label=name)
         axes.axhline(0, color="0.6", lw=0.8, zorder=0)
         axes.set_xscale("log")
-        axes.set_ylim(bottom=max(LEAST_SHOWN, axes.get_ylim()[0]))
         axes.set_title(target, fontsize=9, loc="left")
         axes.set_xlabel("share of the training labels", fontsize=8)
         axes.tick_params(labelsize=8)
+    panels[0].set_ylim(bottom=max(LEAST_SHOWN, panels[0].get_ylim()[0]))  # shared, so only once all are drawn
     panels[0].set_ylabel(chosen[0][1].replace("_", " "), fontsize=8)
     drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
     return {"label_curve": drawn}

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+VOID = ("br", "img")  # elements without an end
+
 
 class Html(str):
     """Text that is HTML already."""
@@ -26,7 +28,7 @@ def element(tag: str, *content: Any, **attributes: Any) -> Html:
     """Return an element; a trailing underscore of an attribute is dropped and None leaves it out."""
     named = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items() if value is not None}
     words = "".join(f' {key}="{html.escape(str(value), quote=True)}"' for key, value in named.items())
-    return Html(f"<{tag}{words}>{joined(content)}</{tag}>")
+    return Html(f"<{tag}{words}>" if tag in VOID else f"<{tag}{words}>{joined(content)}</{tag}>")
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,9 @@ DIFFERENCES = ("row", "reference", "target", "metric", "value", "low", "high", "
 SCREEN = 100  # columns of a terminal
 MOST_COLUMNS = 8  # targets shown there; of more, some evenly chosen
 SIGNS = {"better": "▲", "worse": "▼", "undecided": "·"}
+SIGN_WORDS = "▲ better, ▼ worse, · undecided"
+FIRST_PICTURES = ("scores", "label_curve")
+MOST_PAIRS = 1500  # on a page
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +47,7 @@ class Summary:
             metric, value, low, high (NaN where there is no interval).
         differences: Columns row, reference, target, metric, value, low, high, verdict (better, worse, undecided).
         record: What the run was: split, source, synthetic, samples, seconds, config, …; plain values.
-        figures: Pictures by file name without suffix.
+        figures: Pictures by file name without suffix, PNG where they are read back.
         tables: More tables by file name without suffix.
         found: One sentence of what was found; the page and the terminal open with it.
         main: Target and metric of each target that the terminal shows; by default the first metric of each.
@@ -60,7 +63,7 @@ class Summary:
     scores: pd.DataFrame
     differences: pd.DataFrame
     record: Mapping[str, Any]
-    figures: Mapping[str, Figure] = field(default_factory=dict)
+    figures: Mapping[str, Figure | bytes] = field(default_factory=dict)
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     notes: Sequence[str] = ()
     found: str = ""
@@ -86,9 +89,9 @@ class Summary:
         Everything else stays in the files and on the page.
         """
         wide = _wide(self.scores)
-        shown = thinned([pair for pair in self._main() if pair in wide.columns], MOST_COLUMNS)
+        shown = thinned([pair for pair in self.main_scores() if pair in wide.columns], MOST_COLUMNS)
         verdicts = self._verdicts(shown)
-        longest = max(len(str(row)) for row in [*wide.index, *verdicts, "difference"])
+        longest = max(len(str(name)) for name in [*wide.index, *(name for name in verdicts if verdicts[name])])
         width = min(max(44, SCREEN - 15 * len(shown)), longest)
         size = max(8, min(14, (SCREEN - width) // max(1, len(shown)) - 1))
         metrics = list(dict.fromkeys(metric for _, metric in shown))
@@ -101,9 +104,9 @@ class Summary:
         for row, values in wide[shown].dropna(how="all").iterrows():
             cells = "".join(f" {number(v):>{size}}" for v in values)
             lines.append(f"{_cut(str(row), width):<{width}}{cells}")
-        for row, values in verdicts.items():
-            cells = "".join(f" {cell:>{size}}" for cell in values)
-            lines.append(f"{_cut(row, width):<{width}}{cells}")
+        for name, signs in verdicts.items():
+            cells = "".join(f" {sign:>{size}}" for sign in signs)
+            lines.append(f"{_cut(name, width):<{width}}{cells}" if signs else name)
         more = "all scores and pairs: scores.csv, differences.csv, report.html"
         return "\n".join([*lines, "", *(line for note in self.notes for line in textwrap.wrap(note, SCREEN)), more])
 
@@ -117,8 +120,10 @@ class Summary:
         refuse_filled(folder, "the task's results")
         making = folder.with_name(f".{folder.name}.{os.getpid()}")
         record = {
-            "task": self.task, "title": self.title, "convention": self.convention, "notes": list(self.notes),
-            **self.record, "versions": versions(), "command": command,
+            "task": self.task, "title": self.title, "found": self.found, "convention": self.convention,
+            "notes": list(self.notes), "main": self.main_scores(), "speakers": list(self.speakers),
+            "words": dict(self.words), "figures": list(self.figures), "tables": list(self.tables), **self.record,
+            "versions": versions(), "command": command,
         }  # fmt: skip
         try:
             with disk_full_is_clear(folder):
@@ -142,7 +147,8 @@ class Summary:
             shutil.rmtree(making, ignore_errors=True)
         return folder
 
-    def _main(self) -> list[tuple[str, str]]:
+    def main_scores(self) -> list[tuple[str, str]]:
+        """Return the target and metric of what is shown first."""
         if self.main:
             return [(str(target), str(metric)) for target, metric in self.main]
         pairs = zip(self.scores["target"].astype(str), self.scores["metric"].astype(str), strict=True)
@@ -159,8 +165,7 @@ class Summary:
             for one in d.itertuples()
         }
         lines: dict[str, list[str]] = {}
-        told = [str(row) for row in dict.fromkeys(d["row"]) if not self.speakers or row in self.speakers]
-        for row in (name for name in told if name.startswith("pretrained")):
+        for row in self.told():
             own: dict[str, list[str]] = {}
             for reference in self.beaten(row):
                 found = [cells.get((row, reference, *pair), "–") for pair in shown]
@@ -169,7 +174,12 @@ class Summary:
                     shorter = reference.removesuffix(row[at:]).rstrip().removeprefix(row[:at]) if at > 0 else reference
                     own[f"{row} − {shorter}"] = found
             lines |= own
-        return {"": [], "difference (▲ better, ▼ worse, · undecided)": [], **lines} if lines else {}
+        return {"": [], f"difference ({SIGN_WORDS})": [], **lines} if lines else {}
+
+    def told(self) -> list[str]:
+        """Return the pretrained rows whose differences are told on a screen."""
+        names = [str(row) for row in dict.fromkeys(self.differences["row"])]
+        return [name for name in names if name.startswith("pretrained") and (name in (self.speakers or names))]
 
     def beaten(self, row: str) -> list[str]:
         """Return what a row is told against on a screen.
@@ -179,7 +189,7 @@ class Summary:
         """
         known = list(dict.fromkeys(self.differences.loc[self.differences["row"] == row, "reference"]))
         wide = _wide(self.scores)
-        mean = wide[[pair for pair in self._main() if pair in wide.columns]].mean(axis=1)
+        mean = wide[[pair for pair in self.main_scores() if pair in wide.columns]].mean(axis=1)
         twin = row.replace("pretrained", "untrained", 1)
 
         def best(names: list[str]) -> list[str]:
@@ -193,55 +203,75 @@ class Summary:
         twins = [twin] if twin in known else best(untrained)
         return list(dict.fromkeys([*own, *twins, *best(plain), *raw]))
 
-    def _page(self, pictures: Mapping[str, bytes], record: Mapping[str, Any]) -> str:
-        wide = _wide(self.scores)
-        intervals = _wide(self.scores, "low"), _wide(self.scores, "high")
-        columns: list[tuple[str, str]] = [(str(column[0]), str(column[1])) for column in wide.columns]
-        head = ["row", *[f"{target} {metric}".strip() for target, metric in columns]]
-        body = [
-            [row, *[_cell(wide.loc[row, c], intervals[0].loc[row, c], intervals[1].loc[row, c]) for c in wide.columns]]
-            for row in wide.index
-        ]
-        drawn = [
-            figure(
-                element("img", src=f"data:image/png;base64,{base64.b64encode(data).decode()}", style="max-width:100%",
-                        alt=self.words.get(name, name)),
-                self.words.get(name, name.replace("_", " ")),
-            )
-            for name, data in pictures.items()
-        ]  # fmt: skip
-        first, *rest = drawn or [Html("")]
-        pairs = self._difference_table()
-        sections = [
-            Section("picture", "In one picture", first),
-            Section("scores", "Scores", table(head, body, self.convention)),
-            Section("pictures", "More pictures", joined(rest)),
-            Section(
-                "differences",
-                "Paired differences",
-                details(f"{len(self.differences)} pairs", pairs) if pairs else Html(""),
-            ),
+    def sections(self, pictures: Mapping[str, bytes]) -> list[Section]:
+        """Return the parts of a page: one picture, the scores, verdicts (pairs fold away), more pictures and tables.
+
+        Args:
+            pictures: PNG by name.
+        """
+        drawn = {name: self._drawn(name, data) for name, data in pictures.items()}
+        first = [name for name in FIRST_PICTURES if name in drawn] or list(drawn)[:1]
+        return [
+            Section("picture", "In one picture", joined(drawn[name] for name in first)),
+            Section("scores", "Scores", self._score_tables()),
+            Section("differences", "Paired differences", self._difference_tables()),
+            Section("pictures", "More pictures", joined(html for name, html in drawn.items() if name not in first)),
             Section("tables", "More tables", joined(details(n, _plain_table(t)) for n, t in self.tables.items())),
-            Section("record", "How this was made", facts((k, _short(v)) for k, v in plain(dict(record)).items())),
         ]
-        badge = element("span", "synthetic data", class_="badge") if record.get("synthetic") else Html("")
+
+    def top(self, title: str, *more: Any) -> Html:
+        """Return the head of a page: what it is about, what was found, what must be known beside it."""
+        badge = element("span", "synthetic data", class_="badge") if self.record.get("synthetic") else Html("")
         notes = element("div", bullets(self.notes), class_="warning") if self.notes else Html("")
         found = element("div", element("p", self.found), class_="verdict") if self.found else Html("")
-        top = joined([element("h1", self.title, " ", badge), found, notes])
-        foot = element("footer", f"earthssl probe, task {self.task}")
-        return str(page(self.title, Html(element("header", top)), sections, foot))
+        return element("header", element("h1", title, " ", badge), *more, found, notes)
 
-    def _difference_table(self) -> Html:
+    def _page(self, pictures: Mapping[str, bytes], record: Mapping[str, Any]) -> str:
+        shown = facts((k, _short(v)) for k, v in plain(dict(record)).items())
+        sections = [*self.sections(pictures), Section("record", "How this was made", shown)]
+        foot = element("footer", f"earthssl probe, task {self.task}")
+        return str(page(self.title, self.top(self.title), sections, foot))
+
+    def _drawn(self, name: str, data: bytes) -> Html:
+        words = self.words.get(name, name.replace("_", " "))
+        source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+        return figure(element("img", src=source, style="max-width:100%", alt=words), words)
+
+    def _score_tables(self) -> Html:
+        """Return the main scores; all others fold away."""
+        every = [(str(pair[0]), str(pair[1])) for pair in _wide(self.scores).columns]
+        main = [pair for pair in self.main_scores() if pair in every]
+        others = [pair for pair in every if pair not in main]
+        folded = details(f"{len(others)} more columns", self._score_table(others, "")) if others else Html("")
+        return joined([self._score_table(main or every, self.convention), folded])
+
+    def _score_table(self, columns: Sequence[tuple[str, str]], caption: str) -> Html:
+        wide, low, high = (_wide(self.scores, which) for which in ("value", "low", "high"))
+        head = ["row", *[f"{target} {metric}".strip() for target, metric in columns]]
+        body = [[row, *[_cell(*(t.loc[row, c] for t in (wide, low, high))) for c in columns]] for row in wide.index]
+        return table(head, body, caption)
+
+    def _difference_tables(self) -> Html:
+        """Return the verdicts of the pretrained rows; of all pairs, folded away, those at the main targets first."""
         d = self.differences
         if not len(d):
             return Html("")
+        shown = thinned([pair for pair in self.main_scores() if pair in _wide(self.scores).columns], MOST_COLUMNS)
+        verdicts = [[row, *cells] for row, cells in self._verdicts(shown).items() if cells]
+        head = ["row − reference", *[f"{target} {metric}".strip() for target, metric in shown]]
+        parts = [table(head, verdicts, f"{SIGN_WORDS}.")] if verdicts else []
+        pairs = pd.Series(list(zip(d["target"].astype(str), d["metric"].astype(str), strict=True)), d.index)
+        main = pairs.isin(self.main_scores())
+        kept = pd.concat([d[main], d[~main]]).head(MOST_PAIRS)
         body = [
             [one.row, one.reference, one.target, one.metric, _cell(one.value, one.low, one.high, True),
              element("span", one.verdict, class_=one.verdict)]
-            for one in d.itertuples()
+            for one in kept.itertuples()
         ]  # fmt: skip
-        caption = "row − reference; better or worse only where the paired interval excludes zero, else undecided."
-        return table(["row", "reference", "target", "metric", "difference", "verdict"], body, caption, text_columns=4)
+        rest = f" {len(kept)} are shown; all are in differences.csv." if len(kept) < len(d) else ""
+        caption = f"row − reference; better or worse only where the paired interval excludes zero.{rest}"
+        columns = ["row", "reference", "target", "metric", "difference", "verdict"]
+        return joined([*parts, details(f"{len(d)} pairs", table(columns, body, caption, text_columns=4))])
 
 
 def _wide(scores: pd.DataFrame, column: str = "value") -> pd.DataFrame:
@@ -273,7 +303,9 @@ def _short(value: Any) -> str:
     return text if len(text) < 600 else text[:600] + " …"
 
 
-def _png(drawn: Figure) -> bytes:
+def _png(drawn: Figure | bytes) -> bytes:
+    if isinstance(drawn, bytes):
+        return drawn
     buffer = io.BytesIO()
     # No date or version inside: the same figure is the same bytes.
     drawn.savefig(buffer, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})

@@ -182,7 +182,7 @@ class Task(ABC, Generic[C]):
         return {}
 
     def fitted(
-        self, name: str, role: Role, features: Features, seed: int | None = None, units: np.ndarray | None = None
+        self, name: str, role: Role, features: Features, seed: Any = None, units: np.ndarray | None = None
     ) -> Row:
         """Return the row of the task's head on features, its candidate and settings chosen on validation.
 

@@ -60,7 +60,6 @@ RC: Any = {
     "figure.facecolor": "none",
     "savefig.facecolor": "none",
 }
-SEASONS = ("DJF", "JFM", "FMA", "MAM", "AMJ", "MJJ", "JJA", "JAS", "ASO", "SON", "OND", "NDJ")
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,125 +166,6 @@ def _draw(axes: Axes, series: Series, *, markers: bool = True, band: float = 0.1
         markersize=4.6 if hero else 3.6, linewidth=2.2 if hero else 1.1 if series.faint else 1.5,
         zorder=4 if hero else 3, label=series.label,
     )  # fmt: skip
-
-
-def _spread(values: Sequence[float], gap: float) -> np.ndarray:
-    """Return positions as near to the values as they can be with `gap` between neighbours."""
-    order = np.argsort(values)
-    placed = np.asarray(values, dtype=float)[order]
-    for _ in range(200):
-        close = np.diff(placed) < gap - 1e-9
-        if not close.any():
-            break
-        push = np.where(close, (gap - np.diff(placed)) / 2, 0.0)
-        placed[:-1] -= push
-        placed[1:] += push
-    out = np.empty(len(values))
-    out[order] = placed
-    return out
-
-
-def _label_ends(axes: Axes, series: Sequence[Series], inches: float) -> None:
-    """Write each line's name at its right end, moved apart where they would overlap."""
-    low, high = axes.get_ylim()
-    drawn = [s for s in series if np.isfinite(s.y).any()]
-    ends = [float(s.y[np.isfinite(s.y)][-1]) for s in drawn]
-    right = max(float(s.x[-1]) for s in drawn)
-    step = (right - min(float(s.x[0]) for s in drawn)) * 0.02 or 0.1
-    for s, end, place in zip(drawn, ends, _spread(ends, 0.165 * (high - low) / inches), strict=True):
-        colour = s.look[0]
-        axes.plot([right + 0.4 * step, right + 1.6 * step], [end, place], color=colour, linewidth=0.7, clip_on=False)
-        weight = "bold" if s.style == "pretrained" else "normal"
-        axes.text(right + 2 * step, place, s.label, color=colour, va="center", fontsize=8.6, weight=weight)
-    axes.set_xlim(right=right + step)
-
-
-def skill_by_lead(series: Sequence[Series], leads: Sequence[int], name: str) -> Html:
-    """Return skill by lead with bands and the line r = .5."""
-    sink: list[Html] = []
-    with _canvas(9.6, 4.3, name, sink, "Skill by lead") as figure:
-        axes = figure.subplots()
-        axes.axhline(0.5, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
-        axes.text(leads[0], 0.512, "r = .5", color=MUTED, fontsize=8, va="bottom")
-        for one in series:
-            _draw(axes, one, band=0.16 if one.style == "pretrained" else 0.1)
-        _lead_axis(axes, leads)
-        axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.0)
-        axes.set_ylabel("all-season skill, r")
-        _label_ends(axes, series, 3.7)
-    return sink[0]
-
-
-def differences_by_lead(series: Sequence[Series], subject: str, leads: Sequence[int], name: str) -> Html:
-    """Return paired differences by lead, a panel a reference, all on one scale; above 0 the subject is ahead."""
-    sink: list[Html] = []
-    columns = min(3, len(series))
-    rows = -(-len(series) // columns)
-    with _canvas(9.6, 0.4 + 2.0 * rows, name, sink, "Paired differences by lead") as figure:
-        panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
-        for axes, one in zip(panels, series, strict=False):
-            axes.axhline(0, color=MUTED, linewidth=0.9, zorder=1)
-            _draw(axes, one, band=0.22)
-            axes.set_title(f"minus {one.label}", color=one.look[0])
-            _lead_axis(axes, leads)
-            axes.set_xlabel("")
-        for axes in panels[len(series) :]:
-            axes.set_axis_off()
-        for axes in panels[max(0, len(series) - columns) : len(series)]:
-            axes.set_xlabel("lead (months)")
-            axes.tick_params(labelbottom=True)
-        for axes in panels[::columns]:
-            axes.set_ylabel("difference in r")
-    return sink[0]
-
-
-def _lead_axis(axes: Axes, leads: Sequence[int]) -> None:
-    axes.set_xticks([lead for lead in leads if lead == leads[0] or lead % 3 == 0] if len(leads) > 7 else list(leads))
-    axes.set_xlabel("lead (months)")
-    axes.yaxis.grid(True, color=LINE, linewidth=0.5, alpha=0.7)
-    axes.set_axisbelow(True)
-
-
-def season_maps(maps: dict[str, np.ndarray], leads: Sequence[int], name: str) -> Html:
-    """Return r by target season and lead, a panel a row, and the first less the second where there are two."""
-    sink: list[Html] = []
-    panels = list(maps.items())
-    with _canvas(9.6, 3.5, name, sink, "Skill by target season and lead") as figure:
-        count = len(panels) + (len(panels) == 2)
-        axes = figure.subplots(1, count, squeeze=False, sharey=True).ravel()
-        for one, (title, values) in zip(axes, panels, strict=False):
-            mesh = _season_panel(one, values, leads, title, "viridis", 0.0, 1.0)
-            _half_line(one, values, leads)
-        _bar(figure, mesh, list(axes[: len(panels)]), "r (below 0 shown as 0)")
-        if len(panels) == 2:
-            gap = panels[0][1] - panels[1][1]
-            top = max(0.1, float(np.nanquantile(np.abs(gap), 0.98))) if np.isfinite(gap).any() else 0.1
-            mesh = _season_panel(axes[2], gap, leads, "difference (left − middle)", "PuOr_r", -top, top)
-            _bar(figure, mesh, [axes[2]], "difference in r")
-    return sink[0]
-
-
-def _season_panel(
-    axes: Axes, values: np.ndarray, leads: Sequence[int], title: str, colours: str, low: float, high: float
-) -> Any:
-    x = np.arange(len(leads) + 1) - 0.5
-    mesh = axes.pcolormesh(x, np.arange(13) - 0.5, values, cmap=colours, vmin=low, vmax=high, rasterized=True)
-    ticks = [k for k, lead in enumerate(leads) if lead == leads[0] or lead % 3 == 0 or len(leads) <= 7]
-    axes.set_xticks(ticks, [str(leads[k]) for k in ticks])
-    axes.set_yticks(range(12), SEASONS)
-    axes.invert_yaxis() if not axes.yaxis_inverted() else None
-    axes.tick_params(length=0)
-    axes.set_xlabel("lead (months)")
-    axes.set_title(title)
-    axes.spines[:].set_visible(False)
-    return mesh
-
-
-def _half_line(axes: Axes, values: np.ndarray, leads: Sequence[int]) -> None:
-    """Draw where r crosses .5."""
-    finite = values[np.isfinite(values)]
-    if len(leads) > 1 and finite.size and finite.min() < 0.5 < finite.max():
-        axes.contour(np.arange(len(leads)), np.arange(12), values, levels=[0.5], colors="white", linewidths=1.4)
 
 
 def _bar(figure: Figure, mesh: Any, axes: list[Axes], label: str, **place: Any) -> None:

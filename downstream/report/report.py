@@ -1,4 +1,4 @@
-"""report: one self-contained HTML page on a probe and the pretraining behind it, for a critical reader."""
+"""report: one self-contained HTML page on any task's results and the pretraining behind it, for a critical reader."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from pathlib import Path
 from ...ssl.common.errors import EarthSSLError
 from ...ssl.common.files import disk_full_is_clear, write_text
 from ...ssl.store.store import Store
-from ..evaluation.html import Html, Section, bullets, element, joined, page
-from .probe_results import Results, Run, run_names
-from .skill_section import data_words, differences_section, interval_words, seasons_section, skill_section
+from ..evaluation.html import Html, bullets, element, joined, page
+from ..evaluation.summary import Summary
+from .pretraining_run import Run, run_names
+from .read_summary import read_summary
 from .training_section import (
     checks,
     cost_section,
     data_section,
     example_section,
     health_section,
-    is_synthetic,
     training_section,
 )
-from .verdict import verdict
 
 
 @dataclass(frozen=True)
@@ -30,10 +29,10 @@ class ReportConfig:
 
     Attributes:
         store: Folder of the training store.
-        probe: Folder of a probe's results.
+        probe: Folder of a probe's results, of any task.
         runs: Folders of the pretraining runs behind the probed checkpoints.
         out: The page to write.
-        title: Of the page; by default the task and the source.
+        title: Of the page; by default that of the results.
     """
 
     store: str
@@ -50,28 +49,25 @@ class ReportConfig:
 def report(config: ReportConfig) -> Path:
     """Write the page and return its path. An older page of that name is replaced, atomically.
 
-    Optional parts (seasons, an example, an online probe) are left out where their files are not there.
+    Optional parts (a picture, an example, an online probe) are left out where their files are not there.
 
     Raises:
         EarthSSLError: If the store, the probe or a run is missing, unfinished or inconsistent.
     """
-    store, results = Store(config.store), Results.read(config.probe)
+    store, summary = Store(config.store), read_summary(config.probe)
     runs = [Run.read(folder) for folder in config.runs]
-    synthetic = results.synthetic or is_synthetic(store)
-    found = checks(store, runs, results)
+    found = checks(store, runs, summary.record)
+    pictures = {name: data for name, data in summary.figures.items() if isinstance(data, bytes)}
     sections = [
-        skill_section(results),
-        differences_section(results),
-        seasons_section(results),
+        *summary.sections(pictures),
         data_section(store, found),
         training_section(runs),
         health_section(runs),
-        example_section(runs, synthetic),
-        cost_section(runs, results),
-        _convention(results),
+        example_section(runs, store.synthetic),
+        cost_section(runs, summary.record),
     ]
-    title = config.title or f"{str(results.record.get('task', 'probe')).upper()} probe: {store.manifest['source']}"
-    top = _header(title, store, results, runs, synthetic, [words for good, words in found if not good])
+    title = config.title or summary.title
+    top = summary.top(title, *_about(config, summary, runs, [words for good, words in found if not good]))
     out = Path(config.out)
     with disk_full_is_clear(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -79,18 +75,10 @@ def report(config: ReportConfig) -> Path:
     return out
 
 
-def _header(
-    title: str, store: Store, results: Results, runs: Sequence[Run], synthetic: bool, failed: list[str]
-) -> Html:
-    """Return title, badge, what this is about, and the verdict; failed checks stand before it."""
-    badge = element("span", "synthetic planet", class_="badge") if synthetic else ""
-    first, *rest = verdict(results)
-    about = [store.manifest["source"], data_words(results).removeprefix("synthetic planet, ")]
-    about.append(f"{len(runs)} pretraining run{'s' * (len(runs) != 1)}")
-    parts = [
-        element("h1", joined([title, badge] if badge else [title], " ")),
-        element("p", " · ".join(about), class_="sub"),
-    ]
+def _about(config: ReportConfig, summary: Summary, runs: Sequence[Run], failed: list[str]) -> list[Html]:
+    """Return what the page is about, and before any number what is not as it should be."""
+    count = f"{len(runs)} pretraining run{'s' * (len(runs) != 1)}"
+    parts = [element("p", " · ".join([*([summary.title] if config.title else []), count]), class_="sub")]
     if failed:
         parts.append(element("div", "Not as it should be:", bullets([f"Fails: {words}" for words in failed]),
                              class_="warning"))  # fmt: skip
@@ -99,17 +87,7 @@ def _header(
         link = element("a", "see below", href="#health")
         words = joined([f"The health monitor warned during {', '.join(warned)} (", link, ")."])
         parts.append(element("div", words, class_="warning"))
-    how = f"{interval_words(results)}; “better” and “worse” only where the interval excludes 0."
-    if results.synthetic:
-        how += " The data are a synthetic planet: nothing here speaks of the real Earth."
-    told = [element("p", first), element("p", joined(rest, " ")), element("p", how[0].upper() + how[1:])]
-    parts.append(element("div", *told, class_="verdict"))
-    return element("header", *parts)
-
-
-def _convention(results: Results) -> Section:
-    words = results.record.get("convention")
-    return Section("convention", "Convention", element("p", words) if words else Html(""))
+    return parts
 
 
 def _footer(store: Store, config: ReportConfig) -> Html:

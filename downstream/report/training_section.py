@@ -15,9 +15,9 @@ from ...ssl.common.errors import EarthSSLError
 from ...ssl.fields.grid import LatLonGrid
 from ...ssl.store.store import Store
 from ..evaluation.html import Html, Section, bullets, details, element, facts, figure, joined, table
+from ..evaluation.numbers import number
 from . import plots
-from .probe_results import Results, Run, run_names
-from .verdict import number
+from .pretraining_run import Run, run_names
 
 HEALTH = {
     "std": ("spread of features", True, 1.0),
@@ -31,13 +31,8 @@ MOST_PANELS = 12
 MOST_VARIABLES = 4
 
 
-def is_synthetic(store: Store) -> bool:
-    """Whether a store holds the synthetic planet."""
-    return "planet" in store.manifest.get("attributes", {}) or "synthetic" in str(store.manifest["source"]).lower()
-
-
-def checks(store: Store, runs: Sequence[Run], results: Results) -> list[tuple[bool, str]]:
-    """Return what can be checked about leaks and provenance: (holds, what)."""
+def checks(store: Store, runs: Sequence[Run], record: Mapping[str, Any]) -> list[tuple[bool, str]]:
+    """Return what can be checked about leaks and provenance, given a probe's record: (holds, what)."""
     proof = store.manifest["split_proof"]
     gaps = ", ".join(f"{pair} {days:.0f} days" for pair, days in proof["gaps_days"].items())
     found = [
@@ -46,13 +41,13 @@ def checks(store: Store, runs: Sequence[Run], results: Results) -> list[tuple[bo
             f"Blocks lie apart by at least the embargo of {proof['embargo_days']:g} days ({gaps})",
         )
     ]
-    mark = results.record.get("store_fingerprint")
+    mark = record.get("store_fingerprint")
     if mark is not None:
         found.append((mark == store.fingerprint, "The probe read the store described here (equal fingerprints)"))
     for name, run in zip(run_names(runs), runs, strict=True):
         same = run.identity.get("fingerprint") == store.fingerprint
         found.append((same, f"Run {name} was pretrained on the store described here (equal fingerprints)"))
-    own = [c.get("fingerprint") == store.fingerprint for c in results.record.get("checkpoints", [])]
+    own = [one["fingerprint"] == store.fingerprint for one in record.get("encoders", []) if "fingerprint" in one]
     if own:
         words = f"{sum(own)} of {len(own)} probed checkpoints were pretrained on the store described here"
         found.append((all(own), words))
@@ -72,7 +67,7 @@ def data_section(store: Store, found: Sequence[tuple[bool, str]]) -> Section:
     kind += f" with {statistics.harmonics} harmonics of the year" if statistics.harmonics else ""
     card = facts(
         [
-            ("source", joined([m["source"], element("span", "synthetic", class_="badge")], " ") if is_synthetic(store)
+            ("source", joined([m["source"], element("span", "synthetic", class_="badge")], " ") if store.synthetic
              else m["source"]),
             ("licence", attributes.get("licence")),
             ("citation", attributes.get("citation")),
@@ -146,7 +141,7 @@ def _last_values(runs: Sequence[Run], names: Sequence[str]) -> Html | None:
     body: list[list[Any]] = []
     for term in terms:
         ends = [run.series(f"val/{term}")[1] for run in runs]
-        body.append([term, *[number(float(y[-1]), 3) if len(y) else "–" for y in ends]])
+        body.append([term, *[number(float(y[-1])) if len(y) else "–" for y in ends]])
     return table(["name", *names], body, "Validation block, last step.") if body else None
 
 
@@ -252,9 +247,13 @@ def _map(data: xr.Dataset, k: int, step: int, units: Mapping[str, str]) -> plots
     return plots.Map(name, units.get(name, ""), fields, ~np.isfinite(data["truth"].values[k]).any(axis=0))
 
 
-def cost_section(runs: Sequence[Run], results: Results) -> Section:
-    """Return configs, versions, time, memory, seeds and the command: what it takes to run it again."""
-    record = results.record
+def cost_section(runs: Sequence[Run], record: Mapping[str, Any]) -> Section:
+    """Return configs, versions, time, memory, seeds and the command: what it takes to run it again.
+
+    Args:
+        runs: Pretrainings.
+        record: Of the probe.
+    """
     parts: list[Html] = []
     body = [_cost(name, run) for name, run in zip(run_names(runs), runs, strict=True)]
     if body:
@@ -266,7 +265,9 @@ def cost_section(runs: Sequence[Run], results: Results) -> Section:
         parts.append(table(head, body, caption))
     seconds = record.get("seconds")
     checkpoints = [
-        f"{c.get('path')} (seed {c.get('seed')}, {c.get('steps')} steps)" for c in record.get("checkpoints", [])
+        f"{one['path']} (seed {one.get('seed')}, {one.get('steps')} steps)"
+        for one in record.get("encoders", [])
+        if "path" in one
     ]
     command = record.get("command")
     parts.append(

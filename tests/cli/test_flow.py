@@ -41,6 +41,9 @@ CONFIG = {
         "poolings": ["mean", "mean+pcs"],
         "components": [5],
         "untrained_seeds": 2,
+        "random_seeds": 1,
+        "fractions": [0.3, 1.0],
+        "label_draws": 1,
         "draws": 1000,
         "scratch": {"seeds": 1, "steps": 10, "check_every": 5},
     },
@@ -87,15 +90,15 @@ def test_the_table_holds_every_row_a_reader_needs(run: tuple[Path, str]) -> None
     assert skill[["value", "low", "high"]].notna().all().all()
     assert ((skill.low <= skill.value) & (skill.value <= skill.high)).all()
     # Persistence at lead 1 is a known answer: two of the target's three months are nearly known.
-    first = scores[(scores.row == "persistence") & (scores.lead == 1) & (scores.metric == "skill")].value.iloc[0]
-    assert first > 0.9
+    first = scores[(scores.row == "persistence") & (scores.target == "lead 1") & (scores.metric == "skill")]
+    assert first.value.iloc[0] > 0.9
 
 
 def test_provenance_names_the_data_and_the_split(run: tuple[Path, str]) -> None:
     out = run[0] / "out"
-    probe = json.loads((out / "probe/probe.json").read_text())
+    probe = json.loads((out / "probe/result.json").read_text())
     store = json.loads((out / "store/manifest.json").read_text())
-    assert probe["store_fingerprint"] == store["fingerprint"] == probe["checkpoints"][0]["fingerprint"]
+    assert probe["store_fingerprint"] == store["fingerprint"] == probe["encoders"][0]["fingerprint"]
     assert probe["synthetic"] is True
     assert probe["split_proof"]["disjoint"] is True
     assert "earthssl run" in probe["command"]

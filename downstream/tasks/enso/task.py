@@ -25,11 +25,12 @@ from ...evaluation.task import Decoders, Extras, Features, TaskConfig
 from ...evaluation.window_labels import WindowLabels
 from ...evaluation.window_task import WindowTask
 from ...features.frozen_features import POOLINGS
+from ...metrics.seasonal import last_skilful_lead
 from .baselines import PUBLISHED, baseline_rows
-from .figures import season_figure, skill_figure
+from .figures import drawn_names, season_figure, skill_figure
 from .labels import MEAN, EnsoTask, sst_variable, target_name
 from .monthly_ridge import HeadOptions, select_and_refit
-from .targets import enso_targets, forecasts, season_skill
+from .targets import SKILL, enso_targets, forecasts, season_skill
 
 KNOWN = "best reachable (true state known)"
 CHOSEN = "chosen"
@@ -217,6 +218,24 @@ class Enso(WindowTask[EnsoConfig]):
                 "along a diagonal, forecasts fail to cross the spring barrier. Single cells are not tested.",
             },
             tables={"seasons": seasons},
+            notes=self._notes(scores, drawn_names(spoken)),
             datasets={"forecasts": forecasts(self.enso, rows)},
             record={"test_years": f"{years.min()}-{years.max()}", "window": self.enso.window},
         )
+
+    def _notes(self, scores: pd.DataFrame, names: Sequence[str]) -> list[str]:
+        """Return up to which lead rows keep r of .5, and what share they have of what could be known."""
+        skill = scores[(scores["seed"] == "") & (scores["metric"] == SKILL)].pivot(
+            index="row", columns="target", values="value"
+        )
+        own = [name for name in names if name != KNOWN]
+        by_lead = skill[[target_name(lead) for lead in self.leads]]
+        reach = {name: last_skilful_lead(by_lead.loc[name].to_numpy(), self.leads) for name in own}
+        said = ", ".join(f"{name} {lead or 'none'}" for name, lead in reach.items())
+        notes = [f"Last lead with r ≥ .5, months: {said}."]
+        if KNOWN in skill.index:
+            mean = {str(name): float(value) for name, value in skill[MEAN].items()}
+            best = mean[KNOWN]
+            shares = ", ".join(f"{name} {mean[name] / best:.2f}" for name in own)
+            notes.append(f"Share of the best reachable skill ({best:.2f}, mean over leads): {shares}.")
+        return notes

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from earthssl.downstream.evaluation.evaluate import Evaluation
-from earthssl.downstream.evaluation.summary import Summary, number, plain
+from earthssl.downstream.evaluation.numbers import number, plain
+from earthssl.downstream.evaluation.summary import Summary
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.common.files import read_json
 from matplotlib.figure import Figure
@@ -83,11 +84,37 @@ def test_the_text_has_a_row_each_and_the_verdict() -> None:
     assert text.splitlines()[:2] == ["A test", "It is better."]
     block = text.split("\n\n")[1].splitlines()
     assert block[0].split() == ["BSS", "30", "kt"]
-    assert [line.split()[-1] for line in block[1:3]] == ["0.100", "0.200"]
-    (told,) = (line for line in text.splitlines() if line.startswith("pretrained − a <b>"))
-    assert told.split()[-2:] == ["+0.100", "·"]
-    assert text.splitlines()[-2] == "small"
-    assert "report.html" in text.splitlines()[-1]
+    assert [line.split()[-1] for line in block[1:]] == ["0.100", "0.200"]
+    assert [line.split() for line in text.split("\n\n")[2].splitlines()] == [
+        ["difference", "(▲", "better,", "▼", "worse,", "·", "undecided)"],
+        ["pretrained", "−", "a", "<b>", "+0.100", "·"],
+    ]
+    assert "small" in text.splitlines()
+
+
+def test_verdicts_are_told_of_those_that_may_speak_and_long_headings_are_folded() -> None:
+    """A row that validation did not choose has its verdicts in the files only."""
+    one = summary()
+    more = one.differences.assign(row="pretrained [x]")
+    scores = one.scores.assign(target="thirty knots and more")
+    d = pd.concat([one.differences, more]).assign(target="thirty knots and more")
+    said = summary(scores=scores, differences=d, speakers=["pretrained [x]"]).text()
+    assert "pretrained [x] − a <b>" in said
+    assert "pretrained − a <b>" not in said
+    assert "thirty knots" in said.splitlines()[2]
+    assert "and more" in said.splitlines()[3]
+
+
+def test_pairs_fold_away_and_all_but_the_main_scores_do(tmp_path: Path) -> None:
+    """One picture, the main table, then what opens on a click."""
+    one = summary()
+    second = one.scores.assign(metric="log loss", value=7.125)
+    folder = summary(scores=pd.concat([one.scores, second]), main=[("30 kt", "BSS")]).write(tmp_path / "out")
+    page = (folder / "report.html").read_text()
+    first = page.index("In one picture</h2>")
+    scores = page.index("Scores</h2>")
+    assert first < scores < page.index("<summary>1 more columns</summary>") < page.index("<summary>1 pairs</summary>")
+    assert page.index("7.125") > page.index("<summary>1 more columns</summary>")
 
 
 def test_the_text_fits_a_screen() -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 from earthssl.cli import main
+from earthssl.downstream.evaluation.summary import DIFFERENCES, SCORES, Summary
 from earthssl.downstream.report.card_table import probe_scores
 from earthssl.ssl.checkpoint.read import read_record
 from earthssl.ssl.checkpoint.verify import verify
@@ -17,60 +19,54 @@ from earthssl.ssl.common.files import sha256
 FOLDER = Path(__file__).resolve().parents[2] / "data" / "checkpoint-v1"
 
 
+def write(folder: Path, scores: list[tuple[Any, ...]], differences: list[tuple[Any, ...]], **more: Any) -> Path:
+    """What a probe writes, in small."""
+    how = {"task": "enso", "title": "t", "convention": "As usual.", "record": {}} | more
+    columns = [
+        pd.DataFrame(lines, columns=list(names)) for lines, names in ((scores, SCORES), (differences, DIFFERENCES))
+    ]
+    return Summary(scores=columns[0], differences=columns[1], **how).write(folder, "earthssl x")
+
+
 @pytest.fixture
 def enso(tmp_path: Path) -> Path:
-    """What a probe of ENSO writes, in small."""
-    (tmp_path / "enso").mkdir()
-    rows = [("pretrained [mean]", "", 3, "skill", 0.51239, 0.4, 0.6),
-            ("pretrained [mean]", "0", 3, "skill", 0.5, "", ""),
-            ("PCA", "", 3, "skill", 0.6, "", ""), ("PCA", "", 3, "rmse", 0.9, "", ""),
-            ("PCA", "", 4, "skill", 0.5, "", "")]  # fmt: skip
-    lines = ["row,seed,lead,metric,value,low,high", *(",".join(map(str, row)) for row in rows)]
-    (tmp_path / "enso" / "scores.csv").write_text("\n".join(lines))
-    (tmp_path / "enso" / "differences.csv").write_text(
-        "row,reference,lead,value,low,high,verdict\n"
-        "pretrained [mean],PCA,mean,-0.1,-0.2,-0.05,worse\npretrained [mean],PCA,3,-0.1,-0.2,0.1,undecided\n"
-        "pretrained [mean],persistence,mean,0.1,0.05,0.2,better\nPCA,persistence,mean,0.1,0.05,0.2,better\n"
-    )
+    nan = float("nan")
+    scores = [("pretrained [mean]", "", "lead 3", "skill", 0.51239, 0.4, 0.6),
+              ("pretrained [mean]", "0", "lead 3", "skill", 0.5, nan, nan),
+              ("PCA", "", "lead 3", "skill", 0.6, nan, nan), ("PCA", "", "lead 3", "rmse", 0.9, nan, nan),
+              ("PCA", "", "lead 4", "skill", 0.5, nan, nan)]  # fmt: skip
+    differences = [
+        ("pretrained [mean]", "PCA", "lead 3", "skill", -0.1, -0.2, -0.05, "worse"),
+        ("pretrained [mean]", "PCA", "lead 4", "skill", -0.1, -0.2, 0.1, "undecided"),
+        ("PCA", "pretrained [mean]", "lead 3", "skill", 0.1, 0.05, 0.2, "better"),
+    ]
     record = {
-        "task": "enso", "convention": "As usual.", "synthetic": True,
-        "test_years": "1928-1931", "command": "earthssl x",
-        "rows": [{"name": "PCA", "kind": "baseline"}, {"name": "pretrained [mean]", "kind": "encoder"}],
-        "checkpoints": [{"weights_sha256": sha256(FOLDER / "encoder.safetensors")}],
+        "synthetic": True, "test_years": "1928-1931",
+        "rows": [{"row": "PCA", "role": "baseline"}, {"row": "pretrained [mean]", "role": "pretrained"}],
+        "encoders": [{"kind": "pretrained", "sha256": sha256(FOLDER / "encoder.safetensors")}],
     }  # fmt: skip
-    (tmp_path / "enso" / "probe.json").write_text(json.dumps(record))
-    return tmp_path / "enso"
+    return write(tmp_path / "enso", scores, differences, record=record, main=[("lead 3", "skill")])
 
 
-def test_means_over_seeds_at_six_leads_and_the_verdicts_that_matter(enso: Path) -> None:
+def test_means_over_seeds_at_the_main_targets_and_the_verdicts_that_matter(enso: Path) -> None:
     table = probe_scores(enso)
     assert table["task"] == "enso"
+    row = {"target": "lead 3", "kind": "pretrained", "value": 0.5124, "low": 0.4, "high": 0.6}
     assert table["rows"] == [
-        {
-            "name": "pretrained [mean]",
-            "target": "lead 3 mo",
-            "kind": "encoder",
-            "value": 0.5124,
-            "low": 0.4,
-            "high": 0.6,
-        },
-        {"name": "PCA", "target": "lead 3 mo", "kind": "baseline", "value": 0.6, "low": None, "high": None},
+        {"name": "pretrained [mean]", **row},
+        {"name": "PCA", "target": "lead 3", "kind": "baseline", "value": 0.6, "low": None, "high": None},
     ]
-    assert table["verdicts"] == ["pretrained [mean] − PCA, mean over leads: -0.100 [-0.200, -0.050] worse"]
+    assert table["verdicts"] == ["pretrained [mean] − PCA, lead 3: -0.100 [-0.200, -0.050] worse"]
     assert (table["better"], table["test"], table["synthetic"]) == ("higher", "1928-1931", True)
 
 
-def test_other_tasks_show_their_first_metric(tmp_path: Path) -> None:
-    (tmp_path / "scores.csv").write_text(
-        "row,seed,target,metric,value,low,high\npretrained,,msl 1 d,rmse,1.5,1.4,1.6\npretrained,,msl 1 d,acc,0.5,,\n"
-        "untrained,,msl 1 d,rmse,2,,\n"
-    )
-    (tmp_path / "differences.csv").write_text(
-        "row,reference,target,metric,value,low,high,verdict\npretrained,untrained,msl 1 d,rmse,-0.5,-0.6,-0.4,better\n"
-    )
-    record = {"task": "forecast", "convention": "c", "split": {"test": ["1906-01-16T00", "1907-12-31T00"]}}
-    (tmp_path / "result.json").write_text(json.dumps(record))
-    table = probe_scores(tmp_path)
+def test_without_a_word_on_what_is_main_the_first_metric_is_shown(tmp_path: Path) -> None:
+    nan = float("nan")
+    scores = [("pretrained", "", "msl 1 d", "rmse", 1.5, 1.4, 1.6), ("pretrained", "", "msl 1 d", "acc", 0.5, nan, nan),
+              ("untrained", "", "msl 1 d", "rmse", 2, nan, nan)]  # fmt: skip
+    differences = [("pretrained", "untrained", "msl 1 d", "rmse", -0.5, -0.6, -0.4, "better")]
+    record = {"split": {"test": ["1906-01-16T00", "1907-12-31T00"]}}
+    table = probe_scores(write(tmp_path / "out", scores, differences, task="forecast", record=record))
     assert table["task"] == "forecast"
     assert (table["metric"], table["better"]) == ("rmse", "lower")
     assert [row["value"] for row in table["rows"]] == [1.5, 2]

@@ -13,31 +13,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
-from earthssl.downstream.report.probe_results import Results
+from earthssl.downstream.evaluation.numbers import number
+from earthssl.downstream.evaluation.summary import DIFFERENCES, SCORES, Summary
+from earthssl.downstream.report.read_summary import read_summary
 from earthssl.downstream.report.report import ReportConfig, report
-from earthssl.downstream.report.training_section import example_section, health_section, training_section
-from earthssl.downstream.report.verdict import number
+from earthssl.downstream.report.training_section import duration, example_section, health_section, training_section
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.fields.splits import SplitsConfig
 from earthssl.ssl.prepare.config import PrepareConfig
 from earthssl.ssl.prepare.prepare import prepare
 from earthssl.ssl.store.store import Store
+from matplotlib.figure import Figure
 
 LEADS = list(range(1, 10))
+MEAN = "mean over leads"
 NASTY = "PCA <script>alert(\"$x_1$\")</script> & 'co'"
-# name, kind, seeds, height of its skill curve
+# name, role, seeds, height of its skill curve
 ROWS = [
     ("persistence", "baseline", [], 0.00),
-    ("LIM", "baseline", [], 0.05),
     ("PCA", "baseline", [], 0.12),
     (NASTY, "baseline", [], 0.02),
-    ("pretrained [mean]", "encoder", [0, 1], 0.10),
-    ("pretrained [chosen]", "encoder", [0, 1], 0.11),
-    ("untrained [mean]", "encoder", [0], 0.06),
-    ("untrained [chosen]", "encoder", [0], 0.02),
-    ("same network from scratch", "encoder", [0], -0.2),
+    ("pretrained [mean]", "pretrained", [0, 1], 0.10),
+    ("pretrained [chosen]", "pretrained", [0, 1], 0.11),
+    ("untrained [mean]", "untrained", [0], 0.06),
+    ("untrained [chosen]", "untrained", [0], 0.02),
+    ("same network from scratch", "scratch", [0], -0.2),
     ("best reachable", "known", [], 0.2),
 ]
 REFERENCES = ("persistence", "PCA", NASTY, "untrained [mean]", "untrained [chosen]", "same network from scratch")
@@ -57,10 +60,12 @@ def score_lines() -> list[tuple[Any, ...]]:
     lines: list[tuple[Any, ...]] = []
     for name, _, seeds, height in ROWS:
         for lead in LEADS:
-            r = skill(height, lead)
-            lines += [(name, seed, lead, "skill", r + 0.01 * (-1) ** seed, "", "") for seed in seeds if len(seeds) > 1]
-            lines.append((name, "", lead, "skill", r, r - 0.08, min(1, r + 0.07)))
-            lines += [(name, "", lead, "rmse", 0.3 + 0.05 * lead, "", ""), (name, "", lead, "std_ratio", r, "", "")]
+            r, at = skill(height, lead), f"lead {lead}"
+            lines += [
+                (name, str(k), at, "skill", r + 0.01 * (-1) ** k, np.nan, np.nan) for k in seeds if len(seeds) > 1
+            ]
+            lines.append((name, "", at, "skill", r, r - 0.08, min(1, r + 0.07)))
+            lines.append((name, "", at, "rmse", 0.3 + 0.05 * lead, np.nan, np.nan))
     return lines
 
 
@@ -74,44 +79,43 @@ def difference_lines() -> list[tuple[Any, ...]]:
             gap = heights[name] - heights[reference]
             low, high = gap - 0.0415, gap + 0.0385
             outcome = "better" if low > 0 else "worse" if high < 0 else "undecided"
-            lines += [(name, reference, lead, gap, low, high, outcome) for lead in ("mean", *LEADS)]
+            lines += [(name, reference, f"lead {lead}", "skill", gap, low, high, outcome) for lead in LEADS]
     return lines
 
 
+def picture() -> Figure:
+    drawn = Figure()
+    drawn.subplots().plot([0, 1])
+    return drawn
+
+
 def write_probe(folder: Path, store: Store) -> Path:
-    folder.mkdir()
-    write_csv(folder / "scores.csv", "row,seed,lead,metric,value,low,high", score_lines())
-    write_csv(folder / "differences.csv", "row,reference,lead,value,low,high,verdict", difference_lines())
-    seasons = [
-        (name, lead, month, skill(height, lead) - 0.2 * (month == 6))
-        for name, _, _, height in ROWS
-        for lead in LEADS
-        for month in range(1, 13)
-    ]
-    write_csv(folder / "seasons.csv", "row,lead,target_month,r", seasons)
-    rows = [
-        {"name": name, "kind": kind, "seed": seed, "settings": {}}
-        for name, kind, seeds, _ in ROWS
-        for seed in seeds or [None]
-    ]
     record = {
-        "task": "enso",
-        "convention": "Target: <the index>, centred `lead` months later.",
-        "rows": rows,
+        "rows": [{"row": name, "role": role, "seed": k} for name, role, seeds, _ in ROWS for k in seeds or [None]],
         "test_years": "1995-2009",
-        "draws": 2000,
-        "block_years": 2,
-        "level": 0.95,
-        "checkpoints": [{"path": "r0/checkpoint", "fingerprint": store.fingerprint, "seed": 0, "steps": 40}],
+        "encoders": [{"kind": "pretrained", "path": "r0/checkpoint", "fingerprint": store.fingerprint, "seed": 0,
+                      "steps": 40, "sha256": "abc"}, {"kind": "untrained", "seed": 0, "steps": 0, "sha256": "x"}],
         "store_fingerprint": store.fingerprint,
         "seconds": 192.4,
-        "versions": {"python": "3.11.7"},
         "config": {"task": "enso", "poolings": ["mean"]},
-        "command": "earthssl probe --config enso.yaml",
         "synthetic": False,
-    }
-    (folder / "probe.json").write_text(json.dumps(record))
-    return folder
+    }  # fmt: skip
+    summary = Summary(
+        task="enso",
+        title="Niño 3.4 <of later seasons>",
+        convention="Target: <the index>, centred `lead` months later.",
+        scores=pd.DataFrame(score_lines(), columns=list(SCORES)),
+        differences=pd.DataFrame(difference_lines(), columns=list(DIFFERENCES)),
+        record=record,
+        figures={"scores": picture(), "seasons": picture(), "label_curve": picture()},
+        tables={"seasons": pd.DataFrame({"row": ["NA"], "r": [0.125]})},
+        notes=["Small & synthetic."],
+        found="pretrained [chosen] has skill 0.6; against its untrained twin: better.",
+        main=[(f"lead {lead}", "skill") for lead in (1, 3, 6, 9)],
+        speakers=["pretrained [chosen]"],
+        words={"seasons": "Where skill drops <along> a diagonal"},
+    )
+    return summary.write(folder, "earthssl probe --config enso.yaml")
 
 
 def write_run(folder: Path, store: Store, seed: int, *, example: bool = True, online: bool = True) -> Path:
@@ -242,7 +246,7 @@ def test_the_page_is_well_formed_and_asks_nothing_of_the_network(page: str) -> N
     assert len(found.ids) == len(set(found.ids))
     assert all(link.startswith(("#", "data:image/png;base64,")) for link in found.links)
     assert {link[1:] for link in found.links if link.startswith("#")} <= set(found.ids)
-    assert not found.tags & {"script", "link", "img", "iframe", "object"}
+    assert not found.tags & {"script", "link", "iframe", "object"}
     assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=\s]+", "", page)
     assert "@import" not in page
     urls = re.findall(r"url\(([^)]*)\)", page)
@@ -250,27 +254,49 @@ def test_the_page_is_well_formed_and_asks_nothing_of_the_network(page: str) -> N
 
 
 def test_every_section_is_there(page: str) -> None:
-    anchors = ("skill", "differences", "seasons", "data", "training", "health", "example", "again", "convention")
+    anchors = (
+        "picture",
+        "scores",
+        "differences",
+        "pictures",
+        "tables",
+        "data",
+        "training",
+        "health",
+        "example",
+        "again",
+    )
     for anchor in anchors:
         assert f'<section id="{anchor}">' in page
         assert f'href="#{anchor}"' in page
     for words in (
-        "test years 1995–2009", "2000 draws", "blocks of 2 years", "Seeds: pretrained: seeds 0, 1",
         "embargo of 700 days",
         "Online probe", "variance is place", "1 h 01 min", "3 min 12 s", "earthssl probe --config enso.yaml",
         "154\u202f688",
-        "all tasks: loss", "masking: loss", "spread of features", "best reachable", "DJF", "MAM", "python 3.11.7",
+        "all tasks: loss", "masking: loss", "spread of features", "best reachable", "Small &amp; synthetic", "python 3",
+        "Where skill drops &lt;along&gt; a diagonal", "Target: &lt;the index&gt;", "2 pretraining runs",
         "fitted on training times only", "poolings: [mean]",
     ):  # fmt: skip
         assert words in page, words
-    assert page.count("<svg ") == 8
-    assert "synthetic planet" not in page
+    assert page.count("<svg ") == 5
+    assert page.count("<img ") == 3
+    assert "synthetic data" not in page
+
+
+def test_the_page_opens_with_the_finding_one_picture_and_the_table(page: str) -> None:
+    """The sentence, scores and label curve, the main scores, verdicts; the pairs and all else fold away."""
+    found, first, table = (page.index(words) for words in ("has skill 0.6;", "In one picture</h2>", "Scores</h2>"))
+    assert found < first < table
+    assert page[first:table].count("<img ") == 2
+    assert table < page.index("14 more columns</summary>")
+    assert page.index("pretrained [chosen] − untrained") < page.index("pairs</summary>")
+    assert "pretrained [mean] − untrained" not in page
 
 
 def test_no_colour_is_left_that_only_one_theme_can_show(page: str) -> None:
     drawings = re.findall(r"<svg .*?</svg>", page, flags=re.S)
     line_drawings = [d for d in drawings if "data:image" not in d]
-    assert len(line_drawings) == 6
+    assert len(line_drawings) == 4
     for drawing in line_drawings:
         assert set(re.findall(r"#[0-9a-f]{6}\b", drawing)) == set()
     assert "prefers-color-scheme: dark" in page
@@ -280,15 +306,11 @@ def test_numbers_in_the_table_are_those_of_the_files(page: str) -> None:
     rows = [row for row in parsed(page).cells if row and row[0].startswith("pretrained [chosen]")]
     height = {name: height for name, _, _, height in ROWS}["pretrained [chosen]"]
     values = [skill(height, lead) for lead in (1, 3, 6, 9)]
-    expected = [f"{v:.2f}"[1:] + f"[{v - 0.08:.2f}".replace("[0", "[") for v in values]
-    assert [cell.split(",")[0] for cell in rows[0][1:5]] == expected
-    assert rows[0][5] == "8"  # r(8) = .95 exp(-8/9) + .11 + .001 = .502, r(9) = .461
-    # Differences from untrained (same pooling), PCA, the nasty row, scratch, persistence.
-    assert rows[0][6:] == ["▲ +.09", "· −.01", "▲ +.09", "▲ +.31", "▲ +.11"]
-    # RMSE at leads 1, 6 and 9, then the mean of all seeds and of each.
-    assert rows[1][1:4] == [".35", ".60", ".75"]
-    mean = np.mean([skill(height, lead) for lead in LEADS])
-    assert rows[1][-2:] == [number(mean), f"{number(mean + 0.01)}, {number(mean - 0.01)}"]
+    expected = [f"{number(v)}[{number(v - 0.08)}, {number(min(1, v + 0.07))}]" for v in values]
+    assert rows[0][1:] == expected
+    assert rows[1][1 + LEADS.index(2)] != expected[0]
+    # Verdicts against the untrained twin, the best baseline, and the network from scratch.
+    assert [row[1] for row in rows if " − " in row[0]] == ["+0.090 ▲", "-0.010 ·", "+0.310 ▲"]
 
 
 def test_a_nasty_name_stays_text(page: str) -> None:
@@ -301,7 +323,7 @@ def test_a_nasty_name_stays_text(page: str) -> None:
 def test_hidden_cells_are_scored_against_no_anomaly(page: str) -> None:
     row = next(row for row in parsed(page).cells if row and row[0] == "ssta [K]")
     assert row[1] == str(3 * 11)
-    assert row[2] == "1.00"  # a constant error leaves the pattern
+    assert row[2] == "1.000"  # a constant error leaves the pattern
     assert row[3] == "1"
 
 
@@ -318,20 +340,29 @@ def rewrite(file: Path, change: Callable[[dict[str, str]], dict[str, str] | None
 def test_a_verdict_beyond_its_interval_is_refused(probe: Path) -> None:
     rewrite(probe / "differences.csv", lambda row: row | {"verdict": "better"})
     with pytest.raises(EarthSSLError, match=r"expected better, worse or undecided as the interval .* has it"):
-        Results.read(probe)
+        read_summary(probe)
+
+
+def test_a_summary_comes_back_as_it_went(probe: Path) -> None:
+    """Tables, pictures and words; a row called NA stays one."""
+    back = read_summary(probe)
+    assert back.scores["value"].tolist() == [line[4] for line in score_lines()]
+    assert back.tables["seasons"]["row"].tolist() == ["NA"]
+    assert set(back.figures) == {"scores", "seasons", "label_curve"}
+    assert back.text() + "\n" == (probe / "table.txt").read_text(encoding="utf-8")
 
 
 def test_what_is_optional_is_left_out(probe: Path, store: Store, tmp_path: Path) -> None:
-    (probe / "seasons.csv").unlink()
+    for name in ("seasons.png", "label_curve.png", "seasons.csv"):
+        (probe / name).unlink()
     gone = ("same network from scratch", "best reachable")
     for name in ("scores.csv", "differences.csv"):
         rewrite(probe / name, lambda row: None if {row["row"], row.get("reference")} & set(gone) else row)
-    record = json.loads((probe / "probe.json").read_text())
-    record["rows"] = [row for row in record["rows"] if row["name"] not in gone]
+    record = json.loads((probe / "result.json").read_text())
     record["synthetic"] = True
-    for name in ("command", "convention", "versions", "checkpoints", "store_fingerprint", "test_years", "draws"):
+    for name in ("command", "versions", "encoders", "store_fingerprint", "test_years", "found", "main", "speakers"):
         del record[name]
-    (probe / "probe.json").write_text(json.dumps(record))
+    (probe / "result.json").write_text(json.dumps(record))
     run = write_run(tmp_path / "r", store, 0, example=False, online=False)
     identity = json.loads((run / "config.json").read_text())
     identity["identity"]["fingerprint"] = "other"
@@ -339,13 +370,13 @@ def test_what_is_optional_is_left_out(probe: Path, store: Store, tmp_path: Path)
     config = ReportConfig(str(store.path), str(probe), [str(run)], str(tmp_path / "a.html"))
     text = report(config).read_text(encoding="utf-8")
     parsed(text)
-    for anchor in ("seasons", "example", "convention"):
+    for anchor in ("pictures", "tables", "example"):
         assert f'href="#{anchor}"' not in text
     assert "Online probe" not in text
     assert "scratch" not in text
-    assert text.count("synthetic planet") > 3
+    assert "synthetic data" in text
     # A run on other data is allowed, and said before any number.
-    assert text.index("Fails: Run r was pretrained") < text.index('id="skill"')
+    assert text.index("Fails: Run r was pretrained") < text.index('id="scores"')
 
 
 def test_without_runs_their_sections_are_empty() -> None:
@@ -357,10 +388,10 @@ def test_without_runs_their_sections_are_empty() -> None:
 @pytest.mark.parametrize(
     ("gone", "message"),
     [
-        ("probe", "expected a probe folder"),
+        ("probe", "expected the folder of a probe"),
         ("probe/scores.csv", "expected .*scores.csv, found no such file"),
         ("probe/differences.csv", "expected .*differences.csv, found no such file"),
-        ("probe/probe.json", "expected a probe's record"),
+        ("probe/result.json", "expected the folder of a probe"),
         ("run", "expected a pretraining run"),
         ("run/run.json", "expected a finished run"),
         ("run/history.csv", "expected .*history.csv, found no such file"),
@@ -377,18 +408,24 @@ def test_what_is_required_is_missed_in_one_line(
     assert not (tmp_path / "a.html").exists()
 
 
-def test_a_missing_store_a_missing_column_and_a_missing_row_are_named(probe: Path, tmp_path: Path) -> None:
+def test_a_missing_store_and_a_missing_column_are_named(probe: Path, tmp_path: Path) -> None:
     with pytest.raises(EarthSSLError, match="expected a training store"):
         report(ReportConfig(str(tmp_path / "no"), str(probe)))
     with pytest.raises(EarthSSLError, match=r"report.out: expected a file"):
         ReportConfig("s", "p", out=str(tmp_path))
     scores = (probe / "scores.csv").read_text()
-    rewrite(probe / "scores.csv", lambda row: None if row["row"] == "LIM" else row)
-    with pytest.raises(EarthSSLError, match="expected the skill of row 'LIM'"):
-        Results.read(probe)
     (probe / "scores.csv").write_text(scores.replace("metric", "what", 1))
     with pytest.raises(EarthSSLError, match="expected the column 'metric'"):
-        Results.read(probe)
+        read_summary(probe)
     (probe / "scores.csv").write_text(scores.replace(",skill,", ",skill,x", 1))
     with pytest.raises(EarthSSLError, match="expected numbers in column 'value'"):
-        Results.read(probe)
+        read_summary(probe)
+    record = json.loads((probe / "result.json").read_text())
+    del record["title"]
+    (probe / "result.json").write_text(json.dumps(record))
+    with pytest.raises(EarthSSLError, match="expected a record with 'title'"):
+        read_summary(probe)
+
+
+def test_duration() -> None:
+    assert [duration(s) for s in (41.2, 192, 7500, math.nan)] == ["41 s", "3 min 12 s", "2 h 05 min", "–"]
