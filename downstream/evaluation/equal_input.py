@@ -12,7 +12,7 @@ import numpy as np
 
 from ..features.eof import window_components
 from ..features.random_features import random_relu
-from .row import Role, Row
+from ..results.row import Role, Row
 
 RAW, RANDOM = "raw window", "random features of the raw window"
 PCA, PREDICTABLE = "PCA of the window", "predictable directions (CCA)"

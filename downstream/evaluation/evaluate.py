@@ -10,10 +10,10 @@ import numpy as np
 
 from ...ssl.common.errors import EarthSSLError
 from ...ssl.model.encoder import Encoder
+from ..results.row import Row, names_of
+from ..results.target import Target
 from .encoders import Contender
 from .equal_input import equal_input_rows
-from .row import Row, names_of
-from .target import Target
 from .task import Task
 
 REFERENCE_SEEDS = 3  # of the random features

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from ...ssl.common.progress import track
+from ..results.row import Row
+from ..results.scores import tables
+from ..results.target import Target
 from .label_fractions import Fraction
-from .row import Row
-from .scores import tables
-from .target import Target
 
 MEANS = ("row", "target", "metric", "asked", "used", "value", "low", "high")
 DIFFERENCES = ("row", "reference", "target", "metric", "asked", "used", "value", "low", "high", "verdict")

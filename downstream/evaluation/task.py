@@ -25,17 +25,17 @@ from ...ssl.common.errors import EarthSSLError
 from ...ssl.common.files import refuse_filled
 from ...ssl.model.encoder import EncoderConfig
 from ...ssl.store.store import Store
+from ..results.figures import curve_figures, score_figure
+from ..results.finding import finding
+from ..results.row import Role, Row
+from ..results.scores import tables
+from ..results.summary import Summary
+from ..results.target import Target
 from ..training.from_scratch import ScratchConfig
 from .encoders import Contender, contenders, layers_to_read
 from .equal_input import RAW, equal_input_rows
-from .figures import curve_figures, score_figure
-from .finding import finding
 from .label_curve import Curve, label_curve
 from .label_fractions import FRACTIONS, label_fractions
-from .row import Role, Row
-from .scores import tables
-from .summary import Summary
-from .target import Target
 
 Features = Mapping[str, np.ndarray]  # candidates by name, (sample, …, feature); validation chooses among them
 Fill = Callable[[np.ndarray, np.ndarray], np.ndarray]

@@ -15,10 +15,10 @@ from ..features.raw_window import raw_window
 from ..heads.base import Choice, Head, Samples, choose
 from ..heads.linear import LogisticHead, RidgeHead
 from ..metrics.classes import frequencies
+from ..results.row import Role, Row
+from ..results.target import Target, class_target, number_target
 from ..training.from_scratch import SCRATCH
 from .encoders import Contender
-from .row import Role, Row
-from .target import Target, class_target, number_target
 from .task import Features, Task, TaskConfig, merged
 from .window_labels import WindowLabels
 from .window_network import window_networks

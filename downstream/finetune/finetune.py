@@ -12,8 +12,8 @@ from threadpoolctl import threadpool_limits
 
 from ...ssl.common.files import disk_full_is_clear, refuse_filled
 from ...ssl.store.store import Store
-from ..evaluation.summary import Summary
 from ..evaluation.task import summarise
+from ..results.summary import Summary
 from .config import FinetuningConfig
 from .save import predictions, save_tuned
 from .task import Finetuning, tuned_name

@@ -9,13 +9,13 @@ import torch
 
 from ...ssl.common.errors import EarthSSLError
 from ...ssl.model.tokens import season_features
-from ..evaluation.row import Role, Row
-from ..evaluation.target import Metric, Target
 from ..features.eof import Eof
 from ..heads.base import Samples, choose
 from ..heads.linear import RidgeHead
 from ..metrics.classes import frequencies
 from ..metrics.paired_bootstrap import Statistic
+from ..results.row import Role, Row
+from ..results.target import Metric, Target
 from .head import SEASON, near
 from .samples import LabelSamples
 from .tuning import Problem

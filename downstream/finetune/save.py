@@ -19,7 +19,7 @@ from ...ssl.common.versions import versions
 from ...ssl.data.windows import Windows
 from ...ssl.sources.planet.recorded import seed_record
 from ...ssl.training.monitor import check_health
-from ..evaluation.numbers import plain
+from ..results.numbers import plain
 from ..training.fine_tuning import Finetuned
 from .head import TaskNetwork
 from .samples import LabelSamples

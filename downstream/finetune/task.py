@@ -23,12 +23,12 @@ from ...ssl.store.store import Store
 from ..evaluation.encoders import PRETRAINED, UNTRAINED, Contender
 from ..evaluation.equal_input import RAW
 from ..evaluation.pretraining_leaks import seen_by_pretraining
-from ..evaluation.row import Role, Row
-from ..evaluation.target import Target, class_target, number_target
 from ..evaluation.task import Extras, Features, Task, TaskConfig
 from ..features.predictable import predictable_directions
 from ..features.raw_window import raw_window
 from ..features.store_windows import StoreWindows
+from ..results.row import Role, Row
+from ..results.target import Target, class_target, number_target
 from ..training.from_scratch import SCRATCH
 from .config import FinetuningConfig
 from .head import check_pooling
@@ -181,7 +181,7 @@ class Finetuning(Task[TaskConfig]):
         return {name: values[samples.last] for name, values in found.items()}
 
     def fitted(
-        self, name: str, role: Role, features: Features, seed: int | None = None, units: np.ndarray | None = None
+        self, name: str, role: Role, features: Features, seed: int | str | None = None, units: np.ndarray | None = None
     ) -> Row:
         """Return the row of the linear head on features, the season beside them where the labels are no fields."""
         if self.problem.samples.kind != "field":
@@ -190,7 +190,7 @@ class Finetuning(Task[TaskConfig]):
         return self._headed(name, role, features, seed, units)
 
     def _headed(
-        self, name: str, role: Role, features: Features, seed: int | None = None, units: np.ndarray | None = None
+        self, name: str, role: Role, features: Features, seed: int | str | None = None, units: np.ndarray | None = None
     ) -> Row:
         problem = self._on(units)
         head = problem.head(features, self.encoder_shape.patch)

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from ...ssl.common.errors import EarthSSLError
-from ..evaluation.numbers import number
-from ..evaluation.summary import Summary
+from ..results.numbers import number
+from ..results.summary import Summary
 from .read_summary import read_summary
 
 ERRORS = ("rmse", "mse", "mae", "error", "crps", "brier", "loss")

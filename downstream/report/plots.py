@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..evaluation.html import Html, escaped
+from ..results.html import Html, escaped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

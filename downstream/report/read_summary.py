@@ -10,7 +10,7 @@ import pandas as pd
 
 from ...ssl.common.errors import EarthSSLError
 from ...ssl.common.files import read_json
-from ..evaluation.summary import DIFFERENCES, SCORES, Summary
+from ..results.summary import DIFFERENCES, SCORES, Summary
 
 RESULT = "result.json"
 NUMBERS = ("value", "low", "high", "step")

@@ -9,8 +9,8 @@ from pathlib import Path
 from ...ssl.common.errors import EarthSSLError
 from ...ssl.common.files import disk_full_is_clear, write_text
 from ...ssl.store.store import Store
-from ..evaluation.html import Html, bullets, element, joined, page
-from ..evaluation.summary import Summary
+from ..results.html import Html, bullets, element, joined, page
+from ..results.summary import Summary
 from .pretraining_run import Run, run_names
 from .read_summary import read_summary
 from .training_section import (

@@ -14,8 +14,8 @@ import yaml
 from ...ssl.common.errors import EarthSSLError
 from ...ssl.fields.grid import LatLonGrid
 from ...ssl.store.store import Store
-from ..evaluation.html import Html, Section, bullets, details, element, facts, figure, joined, table
-from ..evaluation.numbers import number
+from ..results.html import Html, Section, bullets, details, element, facts, figure, joined, table
+from ..results.numbers import number
 from . import plots
 from .pretraining_run import Run, run_names
 

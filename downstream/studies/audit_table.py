@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..evaluation.summary import DIFFERENCES, SCORES, Summary
 from ..metrics.paired_bootstrap import compare
+from ..results.summary import DIFFERENCES, SCORES, Summary
 
 CONVENTION = (
     "Skill on the validation block: 1 is a solved task, 0 its trivial answer (chance, or the climatology). Every "

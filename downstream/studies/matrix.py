@@ -21,9 +21,9 @@ from ...ssl.store.store import Store
 from ...ssl.training.config import TrainingConfig
 from ...ssl.training.multitask import MultitaskConfig
 from ..evaluation.evaluate import Evaluation, evaluate, references
-from ..evaluation.summary import DIFFERENCES, SCORES, Summary
 from ..evaluation.task import Task
 from ..metrics.paired_bootstrap import compare
+from ..results.summary import DIFFERENCES, SCORES, Summary
 
 UNTRAINED = "untrained"
 ALL = "all"

@@ -12,10 +12,10 @@ from dataclasses import replace
 import numpy as np
 
 from ....ssl.common.errors import EarthSSLError
-from ...evaluation.row import Row
 from ...features.anomalies import monthly_anomaly
 from ...features.eof import Eof, lagged
 from ...metrics.seasonal import valid_mean
+from ...results.row import Row
 from .labels import EnsoTask, nino34_weight
 from .linear_inverse_model import Lim
 from .monthly_ridge import HeadOptions, fixed_head, refit, select

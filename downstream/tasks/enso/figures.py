@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ...evaluation.figures import COLOURS, MARKS
-from ...evaluation.row import Role, Row, names_of
+from ...results.figures import COLOURS, MARKS
+from ...results.row import Role, Row, names_of
 from .labels import MEAN
 from .targets import SKILL
 

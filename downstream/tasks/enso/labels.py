@@ -21,9 +21,9 @@ import xarray as xr
 from ....ssl.common.errors import EarthSSLError, nearest
 from ....ssl.fields.grid import LatLonGrid
 from ....ssl.fields.splits import Splits
-from ...evaluation.row import Role, Row
 from ...features.anomalies import monthly_anomaly
 from ...metrics.seasonal import all_season_skill, fold, root_mean_square_error
+from ...results.row import Role, Row
 
 NINO34 = (-5.0, 5.0, 190.0, 240.0)  # south, north, west, east
 

@@ -14,9 +14,9 @@ import numpy as np
 import xarray as xr
 
 from ....ssl.common.errors import EarthSSLError
-from ...evaluation.row import Role, Row
 from ...heads.ridge_path import PENALTIES, RidgePath
 from ...metrics.seasonal import valid_mean
+from ...results.row import Role, Row
 from .labels import EnsoTask
 
 

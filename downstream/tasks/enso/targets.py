@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from ...evaluation.row import Row, names_of
-from ...evaluation.target import Metric, Target
 from ...metrics.paired_bootstrap import Statistic
 from ...metrics.seasonal import SeasonalSkill, std_ratio
+from ...results.row import Row, names_of
+from ...results.target import Metric, Target
 from .labels import MEAN, EnsoTask, target_name
 
 SKILL = "skill"

@@ -18,14 +18,14 @@ from ....ssl.sources.planet.recorded import recorded_planet
 from ....ssl.store.store import Store
 from ...evaluation.encoders import Contender, checkpoint_folder
 from ...evaluation.equal_input import RAW
-from ...evaluation.numbers import thinned
-from ...evaluation.row import Role, Row
-from ...evaluation.target import Target
 from ...evaluation.task import Decoders, Extras, Features, TaskConfig
 from ...evaluation.window_labels import WindowLabels
 from ...evaluation.window_task import WindowTask
 from ...features.frozen_features import POOLINGS
 from ...metrics.seasonal import last_skilful_lead
+from ...results.numbers import thinned
+from ...results.row import Role, Row
+from ...results.target import Target
 from .baselines import PUBLISHED, baseline_rows
 from .figures import drawn_names, season_figure, skill_figure
 from .labels import MEAN, EnsoTask, sst_variable, target_name

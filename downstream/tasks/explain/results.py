@@ -11,7 +11,7 @@ import xarray as xr
 
 from ....ssl.store.store import Store
 from ...evaluation.encoders import PRETRAINED
-from ...evaluation.numbers import number
+from ...results.numbers import number
 from ..enso.state_labels import StateLabels
 from .explanations import COMPOSITES, GRADIENTS, METHODS, OPTIMAL, Events, Explanation
 from .figures import curve_figure, map_figure, randomisation_figure

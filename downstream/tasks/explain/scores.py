@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from ....ssl.fields.grid import LatLonGrid
-from ...evaluation.row import Role, Row
-from ...evaluation.target import Metric, Target
 from ...metrics.paired_bootstrap import Statistic
+from ...results.row import Role, Row
+from ...results.target import Metric, Target
 from ..enso.labels import NINO34
 from .checks import enrichment, weighted_correlation
 from .explanations import METHODS, Events, Explanation, area_of

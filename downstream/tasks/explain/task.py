@@ -17,10 +17,10 @@ from ....ssl.fields.batch import Batch
 from ....ssl.model.tokens import patchify
 from ....ssl.store.store import Store
 from ...evaluation.encoders import Contender
-from ...evaluation.row import Row
-from ...evaluation.target import Target
 from ...evaluation.task import Decoders, Extras, Task, TaskConfig
 from ...features.frozen_features import cache_name, cached
+from ...results.row import Row
+from ...results.target import Target
 from ...training.from_scratch import ScratchConfig
 from ..enso.state_labels import StateLabels, check_window
 from .attribution import captum_attr, check_samples, superpixels

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 
 from ....ssl.common.errors import EarthSSLError
-from ...evaluation.row import Row
-from ...evaluation.target import Metric, Target
 from ...metrics import weatherbench as wb
 from ...metrics.paired_bootstrap import Statistic
+from ...results.row import Row
+from ...results.target import Metric, Target
 from .baselines import Forecast, calendar_climatology
 from .samples import ForecastSamples
 

@@ -13,13 +13,13 @@ import pandas as pd
 from ....ssl.common.errors import EarthSSLError, nearest
 from ....ssl.store.store import Store
 from ...evaluation.encoders import Contender
-from ...evaluation.row import Role, Row
-from ...evaluation.target import Target
 from ...evaluation.task import Decoders, Extras, Features, Task, TaskConfig
 from ...features.patches import POOLINGS, PatchFeatures, PatchGrid, encoder_features, raw_features, raw_patches
 from ...features.predictable import predictable_directions
 from ...heads.patch_ridge import PENALTIES
 from ...metrics.weatherbench import published
+from ...results.row import Role, Row
+from ...results.target import Target
 from ...training.fine_tuning import FinetuneConfig
 from ...training.from_scratch import SCRATCH
 from .baselines import (
@@ -141,7 +141,7 @@ class ForecastTask(Task[ForecastConfig]):
         self.leads = sorted(set(config.leads))
         self._samples = ForecastSamples.of(store, config.leads, 1, config.variables)
         self._of_window: dict[int, ForecastSamples] = {}
-        self.scored: dict[tuple[str, int | None], Scored] = {}
+        self.scored: dict[tuple[str, int | str | None], Scored] = {}
         self._shown: dict[str, np.ndarray] = {}
 
     def seeing(self, window: int) -> ForecastSamples:
@@ -211,7 +211,7 @@ class ForecastTask(Task[ForecastConfig]):
         return pca_features(self.states, self.config.components, self.own.window)
 
     def fitted(
-        self, name: str, role: Role, features: Features, seed: int | None = None, units: np.ndarray | None = None
+        self, name: str, role: Role, features: Features, seed: int | str | None = None, units: np.ndarray | None = None
     ) -> Row:
         return self._headed(name, role, features, seed, self._of(self.own, units), self.grid)
 
@@ -219,8 +219,8 @@ class ForecastTask(Task[ForecastConfig]):
         return samples if units is None else samples.trained_on(units, self.config.unit)
 
     def _headed(
-        self, name: str, role: Role, features: Features, seed: int | None, samples: ForecastSamples, grid: PatchGrid,
-        bases: Sequence[str] | None = None,
+        self, name: str, role: Role, features: Features, seed: int | str | None, samples: ForecastSamples,
+        grid: PatchGrid, bases: Sequence[str] | None = None,
     ) -> Row:  # fmt: skip
         """Return the row of the shared head on features of patches at all steps, (time, place, feature)."""
         every = np.arange(len(self.store.times))
@@ -278,7 +278,7 @@ class ForecastTask(Task[ForecastConfig]):
         return self._headed(row.name, row.role, row.features, row.seed, samples, self.grid, bases)
 
     def _row(
-        self, name: str, role: Role, forecast: Forecast, chosen: Mapping[str, Any], seed: int | None = None,
+        self, name: str, role: Role, forecast: Forecast, chosen: Mapping[str, Any], seed: int | str | None = None,
         samples: ForecastSamples | None = None, reference: bool = True, features: Features | None = None,
     ) -> Row:  # fmt: skip
         """Return the row of a forecast: of every test field, what the metrics are made of."""

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 if TYPE_CHECKING:
-    from ...evaluation.row import Row
+    from ...results.row import Row
     from .anomalies import Anomalies
     from .gappy import Gappy
 

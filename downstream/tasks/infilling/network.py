@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ....ssl.model.encoder import EncoderConfig
 from ....ssl.model.tokens import patchify
-from ...evaluation.row import Role, Row
+from ...results.row import Role, Row
 from ...training.from_scratch import SCRATCH, ScratchConfig, learn, seeded
 from ...training.patch_network import PatchNetwork
 from .gappy import Gappy

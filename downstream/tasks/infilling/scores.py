@@ -8,9 +8,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from ....ssl.common.errors import EarthSSLError
-from ...evaluation.row import Row
-from ...evaluation.target import Metric, Target
 from ...metrics.paired_bootstrap import Statistic
+from ...results.row import Row
+from ...results.target import Metric, Target
 
 METRICS = {"skill": True, "rmse": False, "r": True, "global rmse": False}  # name -> whether larger is better
 ALL_METRICS = (*METRICS, "std ratio")

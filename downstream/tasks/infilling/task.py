@@ -17,9 +17,9 @@ import pandas as pd
 from ....ssl.common.errors import EarthSSLError
 from ....ssl.store.store import Store
 from ...evaluation.encoders import Contender
-from ...evaluation.row import Role, Row, names_of
-from ...evaluation.target import Target
 from ...evaluation.task import Decoders, Extras, Features, Fill, Task, TaskConfig
+from ...results.row import Role, Row, names_of
+from ...results.target import Target
 from .anomalies import Anomalies
 from .eof_fillers import PcaRegression, baselines, learnt_from
 from .figures import by_distance_figure, by_fraction_figure, maps_figure
@@ -149,14 +149,14 @@ class Infilling(Task[InfillingConfig]):
             yield Row(method.name, Role.BASELINE, {name: method.fill(values) for name, values in shown.items()})
 
     def fitted(
-        self, name: str, role: Role, features: Features, seed: int | None = None, units: np.ndarray | None = None
+        self, name: str, role: Role, features: Features, seed: int | str | None = None, units: np.ndarray | None = None
     ) -> Row:
         patch = self.shape.patch[1:]
         of_kind = [{one: values[k] for one, values in features.items()} for k in range(len(self.gappies))]
         return self._row(name, role, seed, zip(self.gappies, of_kind, strict=True), patch, units)
 
     def _row(
-        self, name: str, role: Role, seed: int | None, features: Iterable[tuple[str, Features]],
+        self, name: str, role: Role, seed: int | str | None, features: Iterable[tuple[str, Features]],
         patch: tuple[int, int], units: np.ndarray | None = None,
     ) -> Row:  # fmt: skip
         """Return the row of heads on features that come one kind of gaps after another."""

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ...evaluation.figures import MARKS
+from ...results.figures import MARKS
 
 LEAST_SHARE = 0.01
 

@@ -8,12 +8,12 @@ from dataclasses import asdict, replace
 import numpy as np
 import pandas as pd
 
-from ...evaluation.event_metrics import HALF, call_metric, chances_of, no_calls, rank_metrics
-from ...evaluation.row import Row
-from ...evaluation.scores import tables
-from ...evaluation.target import Metric, Target
 from ...metrics.events import CALLS, Contingency, calibration_error, log_loss, murphy, reliability
 from ...metrics.paired_bootstrap import FEWEST_UNITS, Statistic
+from ...results.event_metrics import HALF, call_metric, chances_of, no_calls, rank_metrics
+from ...results.row import Row
+from ...results.scores import tables
+from ...results.target import Metric, Target
 from .models import Problem, climatology
 
 BSS, BSS_TRAIN, AUC, AP, PSS, HSS = "BSS", "BSS train", "AUC", "AP", "PSS", "HSS"

@@ -18,10 +18,10 @@ from ....ssl.fields.splits import PARTS
 from ....ssl.store.store import Store
 from ...evaluation.encoders import Contender, contenders
 from ...evaluation.equal_input import RAW
-from ...evaluation.row import Role, Row, names_of
-from ...evaluation.target import Target
 from ...evaluation.task import Decoders, Extras, Features, Task
 from ...metrics.events import CALLS, best_threshold
+from ...results.row import Role, Row, names_of
+from ...results.target import Target
 from ...storms.best_tracks import IBTRACS, SOURCE
 from ...storms.crop_network import CropPatches
 from .baselines import (

@@ -15,9 +15,7 @@ from ....ssl.model.encoder import EncoderConfig
 from ....ssl.store.store import Store
 from ...evaluation.encoders import Contender
 from ...evaluation.few_shot import shot_curve
-from ...evaluation.figures import confusion_figure, shots_figure
 from ...evaluation.label_fractions import SHOTS
-from ...evaluation.row import Role, Row
 from ...evaluation.task import Decoders, Extras, Features, TaskConfig
 from ...evaluation.window_labels import WindowLabels
 from ...evaluation.window_task import WindowTask
@@ -28,6 +26,8 @@ from ...heads.nearest import NearestHead
 from ...heads.trained import STEPS, AttentiveHead, MlpHead
 from ...heads.uncertainty import uncertainty
 from ...metrics.classes import confusion, one_hot
+from ...results.figures import confusion_figure, shots_figure
+from ...results.row import Role, Row
 from ..enso.baselines import pca_features
 from ..enso.state_labels import STATES, StateLabels, check_window
 

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ...evaluation.row import Role, Row
 from ...evaluation.task import Features
 from ...features.neighbourhood import with_neighbours
 from ...features.patches import PatchFeatures, PatchGrid, pca_features
@@ -18,6 +17,7 @@ from ...heads.base import Samples, choose
 from ...heads.linear import LogisticHead
 from ...metrics.classes import frequencies
 from ...metrics.events import best_threshold
+from ...results.row import Role, Row
 from .labels import CALLS, TileLabels
 
 PCA, EXTREMES = "PCA of the tile [logistic]", "minimum, maximum, mean, spread [logistic]"

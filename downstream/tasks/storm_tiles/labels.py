@@ -17,13 +17,13 @@ from ....ssl.fields.splits import PARTS, window_starts
 from ....ssl.model.encoder import EncoderConfig
 from ....ssl.model.tokens import Patches, padded, patchify
 from ....ssl.store.store import Store
-from ...evaluation.event_metrics import call_metric, chances_of, rank_metrics
-from ...evaluation.row import Row
-from ...evaluation.target import Metric, Target
 from ...heads.base import Samples
 from ...metrics.classes import one_hot
 from ...metrics.events import frequencies
 from ...metrics.paired_bootstrap import Statistic
+from ...results.event_metrics import call_metric, chances_of, rank_metrics
+from ...results.row import Row
+from ...results.target import Metric, Target
 
 COLUMNS = ("storm", "time", "lat", "lon")
 LONGEST_STEP = np.timedelta64(1, "D")

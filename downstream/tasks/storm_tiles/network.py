@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from ....ssl.fields.batch import Batch
 from ....ssl.model.encoder import Encoder, EncoderConfig
 from ....ssl.model.tokens import patchify
-from ...evaluation.row import Role, Row
 from ...features.store_windows import StoreWindows
+from ...results.row import Role, Row
 from ...training.from_scratch import SCRATCH, ScratchConfig, learn, seeded
 from .baselines import called_from
 from .labels import TileLabels

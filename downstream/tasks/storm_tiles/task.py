@@ -13,12 +13,12 @@ from ....ssl.common.errors import EarthSSLError
 from ....ssl.sources.planet.recorded import recorded_planet
 from ....ssl.store.store import Store
 from ...evaluation.encoders import Contender
-from ...evaluation.row import Role, Row, names_of
-from ...evaluation.target import Target
 from ...evaluation.task import Decoders, Extras, Features, Task, TaskConfig
 from ...features.neighbourhood import raw_cells, with_neighbours
 from ...features.patches import PatchGrid, encoder_features
 from ...features.store_windows import StoreWindows
+from ...results.row import Role, Row, names_of
+from ...results.target import Target
 from ...storms.best_tracks import IBTRACS, SOURCE, best_tracks, tidy
 from ...training.from_scratch import ScratchConfig
 from .baselines import EXTREMES, PCA, climatology_rows, component_features, extreme_features, logistic_row

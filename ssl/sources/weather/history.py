@@ -242,7 +242,7 @@ def _shown(blocks: list[int], description: str) -> Iterator[int]:
     if len(blocks) < 3:
         yield from blocks
         return
-    bar = track(blocks, description)
+    bar = iter(track(blocks, description))
     try:
         first = next(bar)
     except LiveError:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pandas as pd
-from earthssl.downstream.evaluation.finding import finding
-from earthssl.downstream.evaluation.row import Role, Row
+from earthssl.downstream.results.finding import finding
+from earthssl.downstream.results.row import Role, Row
 
 KINDS = {
     "PCA": Role.BASELINE,

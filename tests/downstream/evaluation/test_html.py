@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from earthssl.downstream.evaluation.html import Html, element, joined
+from earthssl.downstream.results.html import Html, element, joined
 
 
 def test_elements_escape_all_but_html() -> None:

@@ -9,10 +9,10 @@ import pytest
 from earthssl.downstream.evaluation.few_shot import few_labels, shot_curve
 from earthssl.downstream.evaluation.label_curve import label_curve
 from earthssl.downstream.evaluation.label_fractions import FRACTIONS, few_shot, label_fractions
-from earthssl.downstream.evaluation.row import Role, Row
-from earthssl.downstream.evaluation.target import class_target
 from earthssl.downstream.heads.base import Samples
 from earthssl.downstream.metrics.classes import one_hot
+from earthssl.downstream.results.row import Role, Row
+from earthssl.downstream.results.target import class_target
 from earthssl.ssl.common.errors import EarthSSLError
 
 YEARS = np.repeat(np.arange(1900, 2000), 12)

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from earthssl.downstream.evaluation.finding import finding
-from earthssl.downstream.evaluation.row import Role, Row
-from earthssl.downstream.evaluation.scores import tables
-from earthssl.downstream.evaluation.target import class_target, number_target
+from earthssl.downstream.results.finding import finding
+from earthssl.downstream.results.row import Role, Row
+from earthssl.downstream.results.scores import tables
+from earthssl.downstream.results.target import class_target, number_target
 
 TRUTH = np.random.default_rng(0).normal(size=40)
 UNITS = np.arange(40) // 4

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from earthssl.downstream.evaluation.row import Role, Row
-from earthssl.downstream.evaluation.scores import tables
-from earthssl.downstream.evaluation.target import Metric, Target
 from earthssl.downstream.metrics.paired_bootstrap import compare, unit_counts
 from earthssl.downstream.metrics.seasonal import SeasonalSkill, all_season_skill, resampled_skill
+from earthssl.downstream.results.row import Role, Row
+from earthssl.downstream.results.scores import tables
+from earthssl.downstream.results.target import Metric, Target
 from earthssl.ssl.common.errors import EarthSSLError
 
 YEARS, LEADS = 30, 2

@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 from earthssl.cli import main
-from earthssl.downstream.evaluation.summary import DIFFERENCES, SCORES, Summary
 from earthssl.downstream.report.card_table import probe_scores
+from earthssl.downstream.results.summary import DIFFERENCES, SCORES, Summary
 from earthssl.ssl.checkpoint.read import read_record
 from earthssl.ssl.checkpoint.verify import verify
 from earthssl.ssl.common.errors import EarthSSLError

@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from earthssl.downstream.evaluation.numbers import number
-from earthssl.downstream.evaluation.summary import DIFFERENCES, SCORES, Summary
 from earthssl.downstream.report.read_summary import read_summary
 from earthssl.downstream.report.report import ReportConfig, report
 from earthssl.downstream.report.training_section import duration, example_section, health_section, training_section
+from earthssl.downstream.results.numbers import number
+from earthssl.downstream.results.summary import DIFFERENCES, SCORES, Summary
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.fields.splits import SplitsConfig
 from earthssl.ssl.prepare.config import PrepareConfig

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 from earthssl.cli import studies
 from earthssl.downstream.evaluation.encoders import Contender
-from earthssl.downstream.evaluation.row import Role, Row
-from earthssl.downstream.evaluation.target import Target
 from earthssl.downstream.evaluation.task import Task, TaskConfig
+from earthssl.downstream.results.row import Role, Row
+from earthssl.downstream.results.target import Target
 from earthssl.downstream.studies.matrix import MatrixConfig, cell_file
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.model.encoder import EncoderConfig

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from earthssl.downstream.evaluation.row import Row
 from earthssl.downstream.features import eof
 from earthssl.downstream.metrics.seasonal import valid_mean
+from earthssl.downstream.results.row import Row
 from earthssl.downstream.tasks.enso import baselines
 from earthssl.downstream.tasks.enso.labels import MEAN, EnsoTask
 from earthssl.downstream.tasks.enso.monthly_ridge import HeadOptions

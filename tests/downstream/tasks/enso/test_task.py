@@ -12,9 +12,9 @@ import pytest
 import torch
 import xarray as xr
 from earthssl.downstream.evaluation.evaluate import evaluate, references
-from earthssl.downstream.evaluation.summary import DIFFERENCES, SCORES
 from earthssl.downstream.evaluation.task import run
 from earthssl.downstream.features.frozen_features import candidates, extract
+from earthssl.downstream.results.summary import DIFFERENCES, SCORES
 from earthssl.downstream.tasks.enso.labels import MEAN
 from earthssl.downstream.tasks.enso.monthly_ridge import HeadOptions, select_and_refit
 from earthssl.downstream.tasks.enso.task import Enso, EnsoConfig

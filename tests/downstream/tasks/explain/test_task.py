@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 import torch
 import xarray as xr
-from earthssl.downstream.evaluation import summary
 from earthssl.downstream.evaluation.encoders import layers_to_read
-from earthssl.downstream.evaluation.row import Role, Row
 from earthssl.downstream.evaluation.task import run
+from earthssl.downstream.results import summary
+from earthssl.downstream.results.row import Role, Row
 from earthssl.downstream.tasks.enso.state_labels import StateLabels
 from earthssl.downstream.tasks.explain.attribution import evaluate, superpixels
 from earthssl.downstream.tasks.explain.explanations import METHODS, Events

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from earthssl.downstream.evaluation.row import Role, Row
-from earthssl.downstream.evaluation.scores import tables
 from earthssl.downstream.metrics import weatherbench as wb
+from earthssl.downstream.results.row import Role, Row
+from earthssl.downstream.results.scores import tables
 from earthssl.downstream.tasks.forecast.baselines import Damped, anomaly_persistence, calendar_climatology
 from earthssl.downstream.tasks.forecast.figures import error_by_lead, one_forecast, spectra, style
 from earthssl.downstream.tasks.forecast.linear import States, linear_direct

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from earthssl.downstream.evaluation.row import Role, Row
-from earthssl.downstream.evaluation.scores import tables
 from earthssl.downstream.metrics.events import CALLS, best_threshold
 from earthssl.downstream.metrics.paired_bootstrap import Statistic
+from earthssl.downstream.results.row import Role, Row
+from earthssl.downstream.results.scores import tables
 from earthssl.downstream.tasks.rapid_intensification.baselines import CLIMATOLOGY
 from earthssl.downstream.tasks.rapid_intensification.models import Chances, Problem, climatology
 from earthssl.downstream.tasks.rapid_intensification.scores import (

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from earthssl.downstream.evaluation.row import Role, Row
-from earthssl.downstream.evaluation.summary import SCORES
 from earthssl.downstream.evaluation.task import run
 from earthssl.downstream.evaluation.window_network import _targets
+from earthssl.downstream.results.row import Role, Row
+from earthssl.downstream.results.summary import SCORES
 from earthssl.downstream.tasks.enso.state_labels import STATES, StateLabels
 from earthssl.downstream.tasks.states.task import INDEX, States, StatesConfig
 from earthssl.downstream.training.from_scratch import SCRATCH, ScratchConfig

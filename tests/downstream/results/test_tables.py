@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from earthssl.downstream.evaluation.finding import finding
-from earthssl.downstream.evaluation.row import Role, Row, over_seeds
-from earthssl.downstream.evaluation.scores import tables
-from earthssl.downstream.evaluation.summary import DIFFERENCES, SCORES
-from earthssl.downstream.evaluation.target import Metric, Target, class_target, number_target
 from earthssl.downstream.metrics.paired_bootstrap import Resampled, compare
+from earthssl.downstream.results.finding import finding
+from earthssl.downstream.results.row import Role, Row, over_seeds
+from earthssl.downstream.results.scores import tables
+from earthssl.downstream.results.summary import DIFFERENCES, SCORES
+from earthssl.downstream.results.target import Metric, Target, class_target, number_target
 from earthssl.ssl.common.errors import EarthSSLError
 
 YEARS = np.repeat(np.arange(20), 5)

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from earthssl.downstream.evaluation.evaluate import Evaluation
-from earthssl.downstream.evaluation.numbers import number, plain
-from earthssl.downstream.evaluation.summary import Summary
+from earthssl.downstream.results.numbers import number, plain
+from earthssl.downstream.results.summary import Summary
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.common.files import read_json
 from matplotlib.figure import Figure
