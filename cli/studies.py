@@ -14,8 +14,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from ..downstream.evaluation.summary import Summary
 from ..downstream.metrics.paired_bootstrap import FEWEST_UNITS
+from ..downstream.results.summary import Summary
 from ..downstream.studies.audit_table import excess_summary
 from ..downstream.studies.matrix import (
     UNTRAINED,
