@@ -317,13 +317,15 @@ def summarise(task: Task[Any]) -> Summary:
     curve = _curve(task, rows, encoders, task.shown(targets))
     own = task.extras(rows, scores, differences)
     main = _main(task.shown(targets))
+    headline = _main(task.headline(targets))
     speakers = [row for row in rows if task.speaks(row)]
     return Summary(
         task=task.name,
         title=task.title(),
         convention=task.convention_text(),
-        found=finding(scores, differences, speakers, _main(task.headline(targets))),
+        found=finding(scores, differences, speakers, headline),
         main=main,
+        headline=headline,
         speakers=[row.name for row in speakers],
         scores=scores,
         differences=differences,
