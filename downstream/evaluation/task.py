@@ -381,13 +381,15 @@ def summarise(task: Task[Any]) -> Summary:
     own = task.extras(rows, scores, differences)
     shown = task.shown(targets)
     main = [(target.name, name) for target in shown for name in target.main or [target.metrics[0].name]]
+    headline = _main(task.headline(targets))
     speakers = [row for row in rows if task.speaks(row)]
     return Summary(
         task=task.name,
         title=task.title(),
         convention=task.convention_text(),
-        found=task.found(speakers, scores, differences, _main(task.headline(targets))),
+        found=task.found(speakers, scores, differences, headline),
         main=main,
+        headline=headline,
         speakers=[row.name for row in speakers],
         scores=scores,
         differences=differences,

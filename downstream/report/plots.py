@@ -27,17 +27,6 @@ VARIABLES = {
     INK: "ink", MUTED: "muted", LINE: "line", PAPER: "paper", LAND: "land", RAISED: "raised", BLUE: "c-blue",
     AMBER: "c-amber", RED: "c-red", GREEN: "c-green", GREY: "c-grey", PINK: "c-pink", SKY: "c-sky",
 }  # fmt: skip
-# Colour, dash and marker: any two series differ in two of the three, for readers who see no colour.
-STYLES = {
-    "pretrained": (BLUE, "-", "o"),
-    "untrained": (AMBER, (0, (5, 2)), "s"),
-    "PCA": (RED, (0, (3, 1.5, 1, 1.5)), "^"),
-    "LIM": (GREEN, (0, (1, 1.2)), "D"),
-    "persistence": (GREY, (0, (1, 1.2)), "v"),
-    "scratch": (PINK, (0, (5, 2)), "X"),
-    "known": (INK, (0, (6, 3)), ""),
-    "other": (SKY, "-", "P"),
-}
 CYCLE = (BLUE, RED, GREEN, AMBER, PINK, SKY, GREY)
 RC: Any = {
     "svg.fonttype": "none",
@@ -69,25 +58,15 @@ class Series:
     Attributes:
         label: What it is called.
         x, y: Its points.
-        low, high: Interval, drawn as a band; None for none.
-        style: Key of `STYLES`, or an index into `CYCLE`.
+        style: Index into `CYCLE`.
         faint: Drawn thin and dashed: what stands beside the thing itself.
     """
 
     label: str
     x: np.ndarray
     y: np.ndarray
-    low: np.ndarray | None = None
-    high: np.ndarray | None = None
-    style: str | int = 0
+    style: int = 0
     faint: bool = False
-
-    @property
-    def look(self) -> tuple[Any, Any, str]:
-        """Return colour, dash and marker."""
-        if isinstance(self.style, str):
-            return STYLES[self.style]
-        return CYCLE[self.style % len(CYCLE)], (0, (3, 1.5)) if self.faint else "-", ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,15 +135,10 @@ def _axes_of(figure: Figure, rows: int, columns: int) -> list[Axes]:
     return list(np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel())
 
 
-def _draw(axes: Axes, series: Series, *, markers: bool = True, band: float = 0.15) -> None:
-    colour, dash, marker = series.look
-    hero = series.style == "pretrained"
-    if series.low is not None and series.high is not None and np.isfinite(series.low).any():
-        axes.fill_between(series.x, series.low, series.high, color=colour, alpha=band, linewidth=0)
+def _draw(axes: Axes, series: Series) -> None:
     axes.plot(
-        series.x, series.y, color=colour, linestyle=dash, marker=marker if markers else "",
-        markersize=4.6 if hero else 3.6, linewidth=2.2 if hero else 1.1 if series.faint else 1.5,
-        zorder=4 if hero else 3, label=series.label,
+        series.x, series.y, color=CYCLE[series.style % len(CYCLE)], linestyle=(0, (3, 1.5)) if series.faint else "-",
+        linewidth=1.1 if series.faint else 1.5, zorder=3, label=series.label,
     )  # fmt: skip
 
 
@@ -188,7 +162,7 @@ def small_multiples(panels: Sequence[Panel], name: str, label: str, x_label: str
         handles: dict[str, Any] = {}
         for one, panel in zip(axes, panels, strict=False):
             for series in panel.series:
-                _draw(one, series, markers=False)
+                _draw(one, series)
                 handles[series.label] = one.lines[-1]
                 if len(series.x) == 1:
                     one.lines[-1].set_marker("o")

@@ -15,7 +15,19 @@ from ..results.summary import DIFFERENCES, SCORES, Summary
 RESULT = "result.json"
 NUMBERS = ("value", "low", "high", "step")
 VERDICTS = ("better", "worse", "undecided")
-READ_BACK = ("task", "title", "found", "convention", "notes", "main", "speakers", "words", "figures", "tables")
+READ_BACK = (
+    "task",
+    "title",
+    "found",
+    "convention",
+    "notes",
+    "main",
+    "headline",
+    "speakers",
+    "words",
+    "figures",
+    "tables",
+)
 
 
 def read_summary(folder: str | Path) -> Summary:
@@ -47,6 +59,7 @@ def read_summary(folder: str | Path) -> Summary:
         notes=record.get("notes", []),
         found=record.get("found", ""),
         main=[(str(target), str(metric)) for target, metric in record.get("main", [])],
+        headline=[(str(target), str(metric)) for target, metric in record.get("headline", [])],
         speakers=record.get("speakers", []),
         words=record.get("words", {}),
     )

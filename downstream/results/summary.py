@@ -51,6 +51,7 @@ class Summary:
         tables: More tables by file name without suffix.
         found: One sentence of what was found; the page and the terminal open with it.
         main: Target and metric of each target that the terminal shows; by default the first metric of each.
+        headline: Of these, what the finding is averaged over and the best row is sought by; empty: all.
         speakers: Names of the pretrained rows whose verdicts the terminal shows; empty: all.
         words: What a picture shows, for captions and for readers who do not see it, by its name.
         datasets: Maps to be kept as NetCDF, by file name without suffix.
@@ -68,6 +69,7 @@ class Summary:
     notes: Sequence[str] = ()
     found: str = ""
     main: Sequence[tuple[str, str]] = ()
+    headline: Sequence[tuple[str, str]] = ()
     speakers: Sequence[str] = ()
     words: Mapping[str, str] = field(default_factory=dict)
     datasets: Mapping[str, xr.Dataset] = field(default_factory=dict)
@@ -121,7 +123,8 @@ class Summary:
         making = folder.with_name(f".{folder.name}.{os.getpid()}")
         record = {
             "task": self.task, "title": self.title, "found": self.found, "convention": self.convention,
-            "notes": list(self.notes), "main": self.main_scores(), "speakers": list(self.speakers),
+            "notes": list(self.notes), "main": self.main_scores(), "headline": list(self.headline),
+            "speakers": list(self.speakers),
             "words": dict(self.words), "figures": list(self.figures), "tables": list(self.tables), **self.record,
             "versions": versions(), "command": command,
         }  # fmt: skip
@@ -189,7 +192,7 @@ class Summary:
         """
         known = list(dict.fromkeys(self.differences.loc[self.differences["row"] == row, "reference"]))
         wide = _wide(self.scores)
-        mean = wide[[pair for pair in self.main_scores() if pair in wide.columns]].mean(axis=1)
+        mean = wide[[pair for pair in self.headline or self.main_scores() if pair in wide.columns]].mean(axis=1)
         twin = row.replace("pretrained", "untrained", 1)
 
         def best(names: list[str]) -> list[str]:

@@ -84,7 +84,8 @@ def monthly_path(
         penalties: Multiples of the number of samples.
         wanted: Times to forecast, bool, shape (time,).
         standardise: See `HeadOptions`.
-        labelled: Times whose labels may be read, bool, shape (time,); None: all.
+        labelled: Times whose labels may be read, bool, shape (time,); None: all. Where they hold a calendar month
+            once only, the fit over all months has one intercept: a month's own would leave nothing to learn from.
 
     Returns:
         K, shape (penalties, lead, time); NaN at the times that were not wanted.
@@ -95,6 +96,7 @@ def monthly_path(
     fitted = task.samples(block)[0] & (True if labelled is None else labelled)
     _check_features(task, features, fitted | wanted)
     month, targets = task.month, task.target.T
+    once = labelled is not None and np.bincount(month[fitted], minlength=12).min() < 2
     forecast = np.full((len(penalties), len(task.leads), len(task.time)), np.nan)
     # Pooling all months is one fit; otherwise one for each initial month.
     for m in [None] if months == 12 else range(12):
@@ -106,8 +108,9 @@ def monthly_path(
                 f"expected samples of every calendar month in the {block} block, got {int(rows.sum())} in "
                 "all; lengthen the block"
             )
-        path = RidgePath.fit(features[rows], targets[rows], month[rows], standardise=standardise)
-        forecast[:, :, served] = path.predict(features[served], penalties, month[served]).transpose(0, 2, 1)
+        group = np.zeros_like(month) if once and m is None else month
+        path = RidgePath.fit(features[rows], targets[rows], group[rows], standardise=standardise)
+        forecast[:, :, served] = path.predict(features[served], penalties, group[served]).transpose(0, 2, 1)
     return forecast
 
 

@@ -42,9 +42,9 @@ CONVENTION = (
     "settings chosen on the validation block, refitted on train + validation, read once on test. Intervals: "
     "paired bootstrap over blocks of test years, given these seeds; a row of several seeds scores the mean of its "
     "seeds' skills. An untrained twin has the weights that the pretraining of its seed began with. “[chosen]”: the "
-    "pooling that did best on validation. Rows “fixed” are published baselines as they are, of 3 input months; every "
-    "other row sees the encoder's. Curve over labels: whole years of initial months, settings chosen on the whole "
-    "validation block, no refit."
+    "pooling that did best on validation. Rows “fixed” are published baselines as they are, of 3 input months, and "
+    "persistence and LIM start from the last one; all others see the encoder's window. Curve over labels: whole years "
+    "of initial months, settings chosen on the whole validation block, no refit."
 )
 
 

@@ -201,7 +201,10 @@ def test_few_labels_are_all_that_a_head_reads_and_nothing_is_refitted(task: Enso
     whole = select_and_refit(task, {"x": features}, name="all")
     assert not np.array_equal(row.forecast["lead 3"], whole.forecast["lead 3"])
     one = select_and_refit(task, {"x": features}, name="one", labelled=np.isin(task.year, [1955]))
-    assert np.isfinite(one.forecast["lead 6"]).all()
+    truth = task.of_test(task.target)["lead 1"]
+    assert np.corrcoef(one.forecast["lead 1"], truth)[0, 1] > 0.7, (
+        "one year of a month each is enough for one intercept"
+    )
 
 
 def test_unfit_features_and_options_are_refused(task: EnsoTask) -> None:

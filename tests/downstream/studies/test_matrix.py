@@ -14,7 +14,7 @@ from earthssl.cli import studies
 from earthssl.downstream.evaluation.encoders import Contender
 from earthssl.downstream.evaluation.task import Task, TaskConfig
 from earthssl.downstream.results.row import Role, Row
-from earthssl.downstream.results.target import Target
+from earthssl.downstream.results.target import Metric, Target
 from earthssl.downstream.studies.matrix import MatrixConfig, cell_file
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.model.encoder import EncoderConfig
@@ -41,7 +41,8 @@ class Fake(Task[FakeConfig]):
     def targets(self) -> list[Target]:
         """Return twelve years of three samples, whose climatology has an error of 1."""
         units = np.repeat(np.arange(2000, 2012), 3)
-        return [Target("it", units, [], errors=lambda row: row.forecast["it"], reference_errors=np.ones(36))]
+        skill = Metric("skill", lambda rows: lambda w: np.zeros(len(rows)))
+        return [Target("it", units, [skill], errors=lambda row: row.forecast["it"], reference_errors=np.ones(36))]
 
     def raw(self, window: int) -> None:
         """Return nothing: there are no rows on equal input."""

@@ -135,6 +135,20 @@ def test_label_units_are_years_that_have_every_calendar_month(task: Enso) -> Non
     assert task.label_units().tolist() == list(range(1982, 2000))
 
 
+def test_a_network_from_scratch_is_refitted_as_the_heads_are_and_chosen_by_their_score(task: Enso) -> None:
+    """The refit takes the gap between train and validation, too; the error is the RMSE, mean over leads."""
+    fit = np.flatnonzero(task.enso.samples("fit")[0])
+    for label in task.labels:
+        assert np.array_equal(label.refit_rows, fit)
+        assert set(label.rows["train"]) < set(fit)
+    truth = [task.enso.target[j, label.rows["val"]] for j, label in enumerate(task.labels)]
+    error = task.validation_error()
+    assert error(truth) == 0
+    assert error([own - 1.0 for own in truth]) == pytest.approx(1)
+    by_hand = np.mean([np.sqrt(np.mean(own**2)) for own in truth])
+    assert error([0 * own for own in truth]) == pytest.approx(by_hand)
+
+
 def test_errors_are_those_of_the_probes_row(task: Enso) -> None:
     """One layer, one pooling: mean squared error by lead = RMSE² of `select_and_refit`'s row."""
     torch.manual_seed(0)
