@@ -17,6 +17,11 @@ from .label_fractions import Fraction
 MEANS = ("row", "target", "metric", "asked", "used", "value", "low", "high")
 DIFFERENCES = ("row", "reference", "target", "metric", "asked", "used", "value", "low", "high", "verdict")
 DRAWS = ("row", "seed", "target", "metric", "asked", "used", "value")
+WORDS = (
+    "Skill by share of the training labels, the mean over draws and seeds; bands are 95 % intervals over test units. "
+    "Networks from scratch are trained on the first draws only: their pairs, of the same labels, are in "
+    "label_curve_differences.csv."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +61,8 @@ def label_curve(
     """Return what rows reach on shares of the training units; within a draw the smaller shares are parts of the larger.
 
     Features stay as with all labels, settings are chosen on the whole validation block, and nothing is refitted: the
-    curve shows what fewer labels to fit on cost, not fewer labels to choose with.
+    curve shows what fewer labels to fit on cost, not fewer labels to choose with. Networks are trained on the first
+    draws only, and compared with the other rows on these: a pair reads the same labels.
 
     Args:
         shares: Of the training units, see `label_fractions`.
@@ -81,13 +87,25 @@ def label_curve(
                     new += [_drawn(row, row.name, share) for row in scratch(share.years)]
                 done[share.draw, len(share.years)] = new
         made = [row for share in own for row in done[share.draw, len(share.years)]]
+        shared = [row for share in own if share.draw < scratch_draws for row in done[share.draw, len(share.years)]]
         scores, paired = tables(first, made, draws=draws)
+        if 0 < len(shared) < len(made):
+            paired = _on_same_labels(paired, tables(first, shared, draws=draws)[1], {row.name for row in rows})
         place = {"asked": asked, "used": own[0].used}
         alone = scores["seed"] != ""
         means.append(scores[~alone].assign(**place))
         singles.append(scores[alone].assign(**place))
         differences.append(paired.assign(**place))
     return Curve(_joined(means, MEANS), _joined(differences, DIFFERENCES), _joined(singles, DRAWS))
+
+
+def _on_same_labels(paired: pd.DataFrame, shared: pd.DataFrame, names: set[str]) -> pd.DataFrame:
+    """Return the pairs of the followed rows from all draws, those with a network from the draws that it has."""
+
+    def followed(pairs: pd.DataFrame) -> pd.Series:
+        return pairs["row"].isin(names) & pairs["reference"].isin(names)
+
+    return pd.concat([paired[followed(paired)], shared[~followed(shared)]], ignore_index=True)
 
 
 def _drawn(row: Row, name: str, share: Fraction) -> Row:

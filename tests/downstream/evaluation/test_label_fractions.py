@@ -130,3 +130,27 @@ def test_the_shot_curve_ends_where_examples_do() -> None:
     assert (curve.labels == 3 * curve.asked).all()
     with pytest.raises(EarthSSLError, match="1000 examples"):
         shot_curve(train, val, test, clim, [1000], separation=6)
+
+
+def test_a_network_is_compared_on_the_labels_that_it_was_trained_on() -> None:
+    """Both are perfect on the first draw, and the row is worthless on the others, where there is no network."""
+    years, truth = np.repeat(np.arange(20), 12), np.tile([0, 1], 50)
+    climatology = np.full((100, 2), 0.5)
+    target = class_target("class", truth, climatology, np.arange(100) // 10)
+    shares = label_fractions(years, [0.1], draws=4)
+
+    def said(units: np.ndarray) -> dict[str, np.ndarray]:
+        return {"class": one_hot(truth, 2) if np.array_equal(units, shares[0].years) else climatology}
+
+    curve = label_curve(
+        shares,
+        [Row("raw", Role.BASELINE, {}), Row("pretrained", Role.PRETRAINED, {})],
+        lambda row, units: Row(row.name, row.role, said(units)),
+        lambda units: [Row("scratch", Role.SCRATCH, said(units), 0)],
+        [target], scratch_draws=1, draws=1000,
+    )  # fmt: skip
+    assert curve.means.set_index("row")["value"].to_dict() == {"raw": 0.25, "pretrained": 0.25, "scratch": 1.0}
+    beside = curve.differences.set_index(["row", "reference"])
+    assert len(beside) == 4
+    assert beside.loc[("pretrained", "scratch"), ["value", "verdict"]].tolist() == [0.0, "undecided"]
+    assert beside.loc[("pretrained", "raw"), ["value", "verdict"]].tolist() == [0.0, "undecided"]
