@@ -1,1 +1,1 @@
-"""What all tasks share: encoders and twins, leak checks, label fractions, summary, page."""
+"""What all tasks share: the seam, encoders and twins, rows on equal input, leak checks, the curve over labels."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,7 +33,7 @@ class WindowTask(Task[C]):
     """A task on windows of a store.
 
     Attributes:
-        heads: Names of the heads on frozen features; the first is that of the common rows.
+        head: Name of the head of the common rows: "logistic" where labels are classes, "ridge" where they are numbers.
     """
 
     head: str = "ridge"
@@ -50,7 +51,8 @@ class WindowTask(Task[C]):
         return [_target(one, self.config.block) for one in self.labels]
 
     def label_units(self) -> np.ndarray:
-        return np.unique(np.concatenate([one.units[one.rows["train"]] for one in self.labels]))
+        """Return the units that have a training sample of every target: at long leads the first years have none."""
+        return reduce(np.intersect1d, [one.units[one.rows["train"]] for one in self.labels])
 
     def training_samples(self) -> np.ndarray:
         return np.unique(np.concatenate([one.rows["train"] for one in self.labels]))
@@ -91,7 +93,10 @@ class WindowTask(Task[C]):
         return Row(name, role, forecast, seed, chosen, features=kept)
 
     def refitted(self, row: Row, units: np.ndarray) -> Row:
-        """Return a row of the main head with the labels of some units only; features as chosen with all."""
+        """Return a row of the main head with the labels of some units only, on the features chosen with all of them.
+
+        Where targets chose different ones, each target chooses among those.
+        """
         classes = bool(self.labels[0].classes)
         return self.by_head(
             LogisticHead() if classes else RidgeHead(), row.name, row.role, row.features, row.seed, units
