@@ -27,14 +27,14 @@ from ...ssl.model.encoder import EncoderConfig
 from ...ssl.store.store import Store
 from ..results.figures import curve_figures, score_figure
 from ..results.finding import finding
-from ..results.row import Role, Row
+from ..results.row import Role, Row, names_of
 from ..results.scores import tables
 from ..results.summary import Summary
 from ..results.target import Target
 from ..training.from_scratch import ScratchConfig
 from .encoders import Contender, contenders, layers_to_read
 from .equal_input import RAW, equal_input_rows
-from .label_curve import Curve, label_curve
+from .label_curve import WORDS, Curve, label_curve
 from .label_fractions import FRACTIONS, label_fractions
 
 Features = Mapping[str, np.ndarray]  # candidates by name, (sample, …, feature); validation chooses among them
@@ -381,16 +381,16 @@ def summarise(task: Task[Any]) -> Summary:
     own = task.extras(rows, scores, differences)
     shown = task.shown(targets)
     main = [(target.name, name) for target in shown for name in target.main or [target.metrics[0].name]]
-    headline = _main(task.headline(targets))
+    headline = [(target.name, target.metrics[0].name) for target in task.headline(targets)]
     speakers = [row for row in rows if task.speaks(row)]
     return Summary(
         task=task.name,
         title=task.title(),
         convention=task.convention_text(),
-        found=task.found(speakers, scores, differences, headline),
+        found=task.found(_of_main_head(task, speakers), scores, differences, headline),
         main=main,
         headline=headline,
-        speakers=[row.name for row in speakers],
+        speakers=names_of(speakers),
         scores=scores,
         differences=differences,
         record={
@@ -404,20 +404,24 @@ def summarise(task: Task[Any]) -> Summary:
         },
         figures={**_pictures(scores, rows, main, curve), **own.figures},
         tables={**curve.tables(), **own.tables},
-        words=own.words,
+        words={"label_curve": WORDS, **own.words},
         datasets=own.datasets,
         notes=[*own.notes, *task.missing()],
     )
 
 
+def _of_main_head(task: Task[Any], rows: Sequence[Row]) -> list[Row]:
+    """Return the rows that the finding may speak of: of frozen encoders those of the head that the label curve follows.
+
+    A task may have several heads, and the best of them by its score would be a choice on the test block.
+    """
+    followed = {row.role for row in rows if row.role in (Role.PRETRAINED, Role.UNTRAINED) and task.curved(row)}
+    return [row for row in rows if row.role not in followed or task.curved(row)]
+
+
 def merged(sets: Mapping[str, Features]) -> dict[str, np.ndarray]:
     """Return all candidates of several sets as one."""
     return {name: values for named in sets.values() for name, values in named.items()}
-
-
-def _main(targets: Sequence[Target]) -> list[tuple[str, str]]:
-    """Return each target with its first metric."""
-    return [(target.name, target.metrics[0].name) for target in targets]
 
 
 def _curve(task: Task[Any], rows: Sequence[Row], encoders: Sequence[Contender], targets: Sequence[Target]) -> Curve:
