@@ -38,7 +38,7 @@ def equal_input_rows(
         random_seeds: Number of rows of random features.
         predictable: Candidates of directions that predict the fields ahead; empty for none.
     """
-    yield fitted(f"{RAW} [{head}]", Role.BASELINE, {"all values": raw})
+    yield fitted(f"{RAW} [{head}]", Role.BASELINE, {f"{raw.shape[-1]} values": raw})
     for seed in range(random_seeds):
         made = random_relu(raw, training, RANDOM_FEATURES, seed)
         yield fitted(f"{RANDOM} [{head}]", Role.BASELINE, {f"{RANDOM_FEATURES} ReLU": made}, seed)
