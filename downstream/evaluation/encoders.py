@@ -15,6 +15,7 @@ from safetensors.torch import save as serialise
 from ...ssl.checkpoint.read import read
 from ...ssl.checkpoint.record import Record, differences
 from ...ssl.common.errors import EarthSSLError
+from ...ssl.common.files import digest as digest_of
 from ...ssl.common.files import sha256
 from ...ssl.common.randomness import key
 from ...ssl.model.encoder import Encoder, EncoderConfig
@@ -32,7 +33,8 @@ class Contender:
         kind: "pretrained" or "untrained".
         seed: Of its pretraining, or of the pretraining that would have begun with its weights.
         encoder: Frozen, in evaluation mode.
-        weights_sha256: What its cached features are named by.
+        weights_sha256: What its cached features are named by: of weights and shape, see `features_key`; empty where
+            they are never cached.
         source: What result.json says of it.
     """
 
@@ -69,21 +71,28 @@ def contenders(
         raise EarthSSLError("expected checkpoints, or the shape of an encoder to probe untrained, got neither")
     found = []
     for folder, (encoder, record) in zip(folders, loaded, strict=True):
-        digest = sha256(folder / "encoder.safetensors")
+        digest, named = sha256(folder / "encoder.safetensors"), features_key(encoder)
         source = {"path": str(folder), "fingerprint": record.fingerprint, "steps": record.steps, "sha256": digest}
         found.append(
             Contender(
-                PRETRAINED, record.seed, encoder.eval().requires_grad_(False), digest, {"seed": record.seed} | source
+                PRETRAINED, record.seed, encoder.eval().requires_grad_(False), named, {"seed": record.seed} | source
             )
         )
     for seed in twin_seeds(seeds, untrained_seeds):
         torch.manual_seed(key(seed, "init") & (2**63 - 1))
         twin = shape.build(store.variables).eval().requires_grad_(False)
         digest = hashlib.sha256(serialise(twin.state_dict())).hexdigest()
-        found.append(Contender(UNTRAINED, seed, twin, digest, {"seed": seed, "steps": 0, "sha256": digest}))
+        source = {"seed": seed, "steps": 0, "sha256": digest}
+        found.append(Contender(UNTRAINED, seed, twin, features_key(twin), source))
     if not found:
         raise EarthSSLError("expected at least one checkpoint or one untrained seed to probe, got none")
     return found
+
+
+def features_key(encoder: Encoder) -> str:
+    """Return what names the features of an encoder: its weights, variables and shape (other windows share weights)."""
+    weights = hashlib.sha256(serialise(encoder.state_dict())).hexdigest()
+    return digest_of([weights, list(encoder.variables), encoder.config.to_json()])
 
 
 def twin_seeds(trained: list[int], count: int) -> list[int]:

@@ -12,7 +12,7 @@ from ...ssl.common.errors import EarthSSLError
 from ...ssl.model.encoder import Encoder
 from ..results.row import Row, names_of
 from ..results.target import Target
-from .encoders import Contender
+from .encoders import Contender, features_key
 from .equal_input import equal_input_rows
 from .task import Task
 
@@ -68,7 +68,7 @@ def evaluate(task: Task[Any], encoder: Encoder, layers: Sequence[int]) -> dict[i
         EarthSSLError: If the encoder does not suit the task's samples.
     """
     task.check(encoder.config)
-    one = Contender("pretrained", 0, encoder.eval(), "", {})
+    one = Contender("pretrained", 0, encoder.eval(), features_key(encoder), {})
     targets = task.targets()
     return {layer: _errors(targets, [row]) for layer, row in task.by_layer(one, layers).items()}
 
