@@ -387,7 +387,7 @@ def summarise(task: Task[Any]) -> Summary:
         task=task.name,
         title=task.title(),
         convention=task.convention_text(),
-        found=task.found(_of_main_head(task, speakers), scores, differences, headline),
+        found=task.found(_spoken_of(task, speakers, [name for name, _ in headline]), scores, differences, headline),
         main=main,
         headline=headline,
         speakers=names_of(speakers),
@@ -410,13 +410,15 @@ def summarise(task: Task[Any]) -> Summary:
     )
 
 
-def _of_main_head(task: Task[Any], rows: Sequence[Row]) -> list[Row]:
-    """Return the rows that the finding may speak of: of frozen encoders those of the head that the label curve follows.
+def _spoken_of(task: Task[Any], rows: Sequence[Row], targets: Sequence[str]) -> list[Row]:
+    """Return the rows that the finding may speak of: those of all its targets, whose means can be compared.
 
-    A task may have several heads, and the best of them by its score would be a choice on the test block.
+    Of frozen encoders only those of the head that the label curve follows: a task may have several, and the best of
+    them by its score would be a choice on the test block.
     """
-    followed = {row.role for row in rows if row.role in (Role.PRETRAINED, Role.UNTRAINED) and task.curved(row)}
-    return [row for row in rows if row.role not in followed or task.curved(row)]
+    whole = [row for row in rows if all(name in row.forecast for name in targets)]
+    followed = {row.role for row in whole if row.role in (Role.PRETRAINED, Role.UNTRAINED) and task.curved(row)}
+    return [row for row in whole if row.role not in followed or task.curved(row)]
 
 
 def merged(sets: Mapping[str, Features]) -> dict[str, np.ndarray]:

@@ -45,3 +45,22 @@ def test_the_finding_speaks_of_the_main_head_not_of_the_best_on_test(head: str) 
     found = summarise(task)
     assert found.found.startswith(f"pretrained [{head}] has skill {'0.750' if head == 'ridge' else '1.000'}")
     assert found.speakers == ["climatology", "pretrained [ridge]", "pretrained [kNN]"]
+
+
+def test_the_finding_compares_means_over_the_same_targets() -> None:
+    """A baseline that was asked the easier half only is not the best one."""
+
+    class Two(Guess):
+        def targets(self) -> Any:
+            every = np.zeros(40), np.arange(40) // 4
+            return [number_target("easy", TRUTH, *every), number_target("hard", TRUTH, *every)]
+
+        def baselines(self, window: int) -> Any:
+            return [
+                Row("half asked", Role.BASELINE, {"easy": TRUTH}),
+                Row("asked both", Role.BASELINE, {"easy": TRUTH, "hard": 0 * TRUTH}),
+                Row("pretrained [ridge]", Role.PRETRAINED, {"easy": TRUTH / 2, "hard": TRUTH / 2}, 0),
+            ]
+
+    found = summarise(Two(TaskConfig("s", "o", draws=1000), None)).found
+    assert "against the best baseline (asked both, 0.500): 1 better, 1 worse" in found
