@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ...ssl.common.errors import EarthSSLError, nearest
 from ...ssl.common.randomness import key
 from ...ssl.model.encoder import Encoder
-from .loop import Schedule, Training, best_on_validation, warmup_and_half_cosine
+from .loop import Schedule, Training, best_on_validation, by_decay, warmup_and_half_cosine
 from .lora import adapt, merge
 
 MODES = ("head", "last", "full", "lora")
@@ -161,13 +161,8 @@ def parameter_groups(
     layers[top] += [p for p in network.parameters() if id(p) not in own]
     groups = []
     for layer, parameters in layers.items():
-        rate = config.lr * config.layer_decay ** (top - layer)
-        for decay, chosen in (
-            (config.weight_decay, [p for p in parameters if p.ndim > 1]),
-            (0.0, [p for p in parameters if p.ndim <= 1]),
-        ):
-            if chosen:
-                groups.append({"params": chosen, "lr": rate, "weight_decay": decay, "layer": layer})
+        made = by_decay(parameters, config.lr * config.layer_decay ** (top - layer), config.weight_decay)
+        groups += [{**group, "layer": layer} for group in made if group["params"]]
     return groups
 
 
