@@ -204,7 +204,8 @@ def make_network(problem: Problem, encoder: Encoder, probe: Probe) -> TaskNetwor
     shape: dict[str, Any] = {
         "kind": samples.kind, "pooling": probe.pooling, "outputs": len(head.bias), "features": len(head.centre),
         "near": problem.near, "pcs": list(basis.shape) if len(offset) else None,
-        "base": list(samples.base.values.shape), "scale": len(samples.base.scale), "monthly": samples.base.monthly, "lead": samples.lead,
+        "base": list(samples.base.values.shape), "scale": len(samples.base.scale), "monthly": samples.base.monthly,
+        "lead": samples.lead,
     }  # fmt: skip
     made = TaskHead(shape)
     with torch.no_grad():
