@@ -11,6 +11,13 @@ from ..training.fine_tuning import MODES, FinetuneConfig
 from ..training.from_scratch import ScratchConfig
 
 
+@dataclass(frozen=True)
+class Table(TaskConfig):
+    """What the seam of downstream tasks asks of a fine-tuning."""
+
+    task: str = "finetune"
+
+
 @dataclass(frozen=True, kw_only=True)
 class FinetuningConfig(FinetuneConfig):
     """What to tune on which labels, and how.
@@ -29,9 +36,6 @@ class FinetuningConfig(FinetuneConfig):
         lead: Steps from the window's last input step to the label.
         mode: head, last, full or lora; the network that is saved. Embeddings of new variables are trained in each.
         compare: Other modes for the table.
-        blocks: Number of last blocks that "last" trains.
-        rank: Of LoRA's additions.
-        alpha: LoRA's additions count alpha / rank.
         pooling: mean, last, mean+pcs; near, near+mean for labels with places; auto: chosen on validation.
         near: Patches whose features are pooled at a place.
         components: Numbers of principal components that mean+pcs chooses between.
@@ -48,16 +52,6 @@ class FinetuningConfig(FinetuneConfig):
         unit: year, month, week or day: drawn as a whole for intervals; auto for the longest of which there are eight.
         block: Neighbouring units drawn together.
         draws: Bootstrap draws.
-        steps: Most optimiser steps (AdamW); validation chooses how many count.
-        batch_size: Samples a step.
-        lr: Peak learning rate of the head.
-        layer_decay: Each layer further from the head learns at this times the rate of the next.
-        weight_decay: On matrices; vectors have none.
-        drop_path: Chance of leaving the last block out of a sample while training; rises linearly with depth.
-        warmup_steps: Steps of linear warm-up; a half cosine to 0 follows.
-        check_every: Steps between looks at the validation block.
-        patience: Looks without a better score before stopping; 0 never stops early.
-        clip: Largest norm of the gradient.
     """
 
     checkpoint: str
@@ -98,21 +92,9 @@ class FinetuningConfig(FinetuneConfig):
                     f"finetune.compare: expected modes beside '{self.mode}' out of {', '.join(MODES)}, got '{mode}'."
                     + nearest(mode, MODES)
                 )
-        for name in ("near", "seeds", "block"):
-            if getattr(self, name) < 1:
-                raise EarthSSLError(f"finetune.{name}: expected a whole number ≥ 1, got {getattr(self, name)}")
-        if min(self.scratch_seeds, self.untrained_seeds) < 0 or self.draws < 1000:
-            raise EarthSSLError(
-                f"finetune: expected scratch_seeds and untrained_seeds ≥ 0 and draws ≥ 1000, got {self.scratch_seeds}, "
-                f"{self.untrained_seeds} and {self.draws}"
-            )
-        if min(self.random_seeds, self.scratch_draws) < 0 or self.label_draws < 1:
-            raise EarthSSLError(
-                f"finetune: expected random_seeds and scratch_draws ≥ 0 and label_draws ≥ 1, got {self.random_seeds}, "
-                f"{self.scratch_draws} and {self.label_draws}"
-            )
-        if not all(0 < share <= 1 for share in self.fractions):
-            raise EarthSSLError(f"finetune.fractions: expected shares in (0, 1], got {self.fractions}")
+        if min(self.near, self.seeds) < 1:
+            raise EarthSSLError(f"finetune: expected near and seeds ≥ 1, got {self.near} and {self.seeds}")
+        self.table()  # refuses the rest
         if self.units is not None and not isinstance(self.units, str) and len(self.units) != len(self.targets):
             raise EarthSSLError(
                 f"finetune.units: expected one for each of {len(self.targets)} targets, got {self.units}"
@@ -126,8 +108,8 @@ class FinetuningConfig(FinetuneConfig):
         return [self.target] if isinstance(self.target, str) else list(self.target)
 
     def table(self) -> TaskConfig:
-        """Return what the seam of downstream tasks asks of its tasks."""
-        return TaskConfig(
+        """Return what the seam of downstream tasks asks of its tasks, checked."""
+        return Table(
             self.store, self.out, [self.checkpoint], layers=self.layers, untrained_seeds=self.untrained_seeds,
             random_seeds=self.random_seeds, scratch=ScratchConfig(seeds=self.scratch_seeds), fractions=self.fractions,
             label_draws=self.label_draws, scratch_draws=self.scratch_draws, draws=self.draws, block=self.block,
@@ -136,6 +118,4 @@ class FinetuningConfig(FinetuneConfig):
     def training(self, mode: str) -> FinetuneConfig:
         """Return how a mode is trained; networks from scratch ("scratch") in full and without layer decay."""
         own = {f.name: getattr(self, f.name) for f in fields(FinetuneConfig)}
-        if mode == "scratch":
-            return FinetuneConfig(**{**own, "mode": "full", "layer_decay": 1.0})
-        return FinetuneConfig(**{**own, "mode": mode})
+        return FinetuneConfig(**own | ({"mode": "full", "layer_decay": 1.0} if mode == "scratch" else {"mode": mode}))

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 
-from ...ssl.common.files import disk_full_is_clear, refuse_filled
+from ...ssl.common.files import refuse_filled
 from ...ssl.store.store import Store
 from ..evaluation.task import summarise
-from ..results.summary import Summary
 from .config import FinetuningConfig
 from .save import predictions, save_tuned
 from .task import Finetuning, tuned_name
@@ -34,26 +31,13 @@ def finetune(config: FinetuningConfig, command: str = "") -> Path:
     with threadpool_limits(1, "blas"):
         task = Finetuning(config, Store(config.store))
         print("\n".join(task.parent.transfer.lines()), file=sys.stderr)
-        return _written(task, summarise(task), command)
+        summary = summarise(task)
 
+        def also(folder: Path) -> None:
+            chosen, scores = task.chosen, summary.scores
+            own = scores[(scores["row"] == tuned_name(chosen.mode)) & (scores["seed"] == "")]
+            kept = {name: value for name, value in asdict(config).items() if name not in ("out", "store", "checkpoint")}
+            save_tuned(folder / "checkpoint", chosen, task.problem, task.parent, kept, own)
+            predictions(task.problem, chosen.predicted, summary.title).to_netcdf(folder / "predictions.nc")
 
-def _written(task: Finetuning, summary: Summary, command: str) -> Path:
-    """Write everything or nothing."""
-    config, chosen, out = task.own, task.chosen, Path(task.own.out)
-    scores = summary.scores
-    own = scores[(scores["row"] == tuned_name(chosen.mode)) & (scores["seed"] == "")]
-    kept = {name: value for name, value in asdict(config).items() if name not in ("out", "store", "checkpoint")}
-    out.absolute().parent.mkdir(parents=True, exist_ok=True)
-    making = out.with_name(f".{out.name}.tuning.{os.getpid()}")
-    shutil.rmtree(making, ignore_errors=True)
-    try:
-        with disk_full_is_clear(out):
-            summary.write(making, command)
-            save_tuned(making / "checkpoint", chosen, task.problem, task.parent, kept, own)
-            predictions(task.problem, chosen.predicted, summary.title).to_netcdf(making / "predictions.nc")
-            if out.exists():
-                out.rmdir()
-            os.replace(making, out)
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
-    return out
+        return summary.write(config.out, command, also)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ...ssl.common.errors import EarthSSLError, nearest
 from ...ssl.model.encoder import Encoder
 from ...ssl.model.tokens import Patches
-from .samples import Base, months
+from .samples import Base, climatology_group
 
 GLOBAL = ("mean", "last", "mean+pcs")
 LOCAL = ("near", "near+mean")
@@ -106,8 +106,7 @@ class TaskHead(nn.Module):
 
     def base_at(self, times: np.ndarray) -> Tensor:
         """Return the labels' climatology at times, (time, …)."""
-        group = months(times) if self.shape["monthly"] else np.zeros(len(times), int)
-        return self.base[torch.from_numpy(group)]
+        return self.base[torch.from_numpy(climatology_group(times, self.shape["monthly"]))]
 
 
 def season_of(patches: Patches) -> Tensor:

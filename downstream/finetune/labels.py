@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 
 from ...ssl.common.errors import EarthSSLError
 from ...ssl.fields.grid import LatLonGrid
@@ -52,22 +51,61 @@ class Labels:
     def __len__(self) -> int:
         return len(self.times)
 
+    @property
+    def place(self) -> np.ndarray:
+        """Number of each label's place, (label,); 0 for labels of the whole field."""
+        if self.places is None:
+            return np.zeros(len(self), int)
+        return np.unique(self.places, axis=0, return_inverse=True)[1].ravel()
+
     def line(self, k: int) -> str:
         """Return where a label stands, in words."""
         return f"line {self.lines[k]}" if self.lines[k] else f"time {self.times[k]}"
 
+    def twice(self, when: np.ndarray) -> tuple[int, int] | None:
+        """Return the first label that shares place and `when`, (label,), with one before, after that one; or None."""
+        keys = pd.DataFrame({"when": when, "place": self.place})
+        again = np.flatnonzero(keys.duplicated())
+        return (int((keys == keys.loc[again[0]]).all(axis=1).argmax()), int(again[0])) if len(again) else None
 
-def refuse_marks(values: np.ndarray, name: str, where: Callable[[int], str]) -> None:
-    """Raise where a number that files often put for a missing value lies far from all that is usual among the labels.
 
-    Args:
-        values: Of one target, (label,); what is not finite is not looked at.
-        name: Of the target.
-        where: Says where a label stands.
+def checked(labels: Labels) -> Labels:
+    """Return the labels by time (and place), classes in one spelling; what may be misread is refused.
 
     Raises:
-        EarthSSLError: Naming the first.
+        EarthSSLError: If a time (at a place) comes twice, a series without places is not in order of time, a number
+            looks like a mark of what is missing, or classes are not whole numbers or words throughout.
     """
+    times, places, where = labels.times, labels.places, labels.where
+    if labels.kind == "classification":
+        labels = replace(labels, values=_class_words(labels))
+    elif labels.kind == "regression":
+        for name, values in zip(labels.names, labels.values.T, strict=True):
+            _refuse_marks(labels, name, values)
+    back = np.flatnonzero(np.diff(times) < np.timedelta64(0, "s"))
+    if places is None and len(back):
+        k = int(back[0]) + 1
+        raise EarthSSLError(
+            f"{where}, {labels.line(k)}: expected times in ascending order, got {times[k]} after {times[k - 1]}; sort "
+            "the file by time, or check how the dates are written"
+        )
+    same = labels.twice(times)
+    if same:
+        a, b = same
+        place = "" if places is None else f" at {places[b][0]:g}°, {places[b][1]:g}°"
+        raise EarthSSLError(
+            f"{where}, {labels.line(b)}: expected each time once, got {times[b]}{place} again (first in "
+            f"{labels.line(a)}); keep one, or give lat and lon"
+        )
+    order = np.lexsort((labels.place, times))
+    return replace(
+        labels, times=times[order], values=labels.values[order], lines=labels.lines[order],
+        places=None if places is None else places[order],
+    )  # fmt: skip
+
+
+def _refuse_marks(labels: Labels, name: str, values: np.ndarray) -> None:
+    """Raise where a number that files often put for a missing value lies far from all that is usual."""
     marks = np.isclose(values[:, None], MARKS, rtol=1e-6, atol=0).any(1)
     known = values[np.isfinite(values) & ~marks]
     if not len(known):
@@ -76,29 +114,28 @@ def refuse_marks(values: np.ndarray, name: str, where: Callable[[int], str]) -> 
     wrong = np.flatnonzero(marks & (np.abs(values - middle) > 10 * (high - low)))
     if len(wrong) and high > low:
         raise EarthSSLError(
-            f"{where(int(wrong[0]))}: expected a value of '{name}', got {values[wrong[0]]:g}, far from the others "
-            f"({low:.3g} to {high:.3g}) and a usual mark of what is missing ({len(wrong)} such); leave these empty and "
-            "set missing: drop"
+            f"{labels.where}, {labels.line(wrong[0])}: expected a value of '{name}', got {values[wrong[0]]:g}, far "
+            f"from the others ({low:.3g} to {high:.3g}) and a usual mark of what is missing ({len(wrong)} such); leave "
+            "these empty and set missing: drop"
         )
 
 
-def class_words(file: Path, name: str, words: np.ndarray, lines: Sequence[int]) -> np.ndarray:
+def _class_words(labels: Labels) -> np.ndarray:
     """Return the classes as words, whole numbers in one spelling."""
+    words, name = labels.values, labels.names[0]
     kinds = [_class_word(word) for word in words]
     first = kinds[0][0]
-    for line, word, (number, _) in zip(lines, words, kinds, strict=True):
+    for k, (number, word) in enumerate(kinds):
         if number != first:
-            expected = "a number" if first else "a word"
             raise EarthSSLError(
-                f"{file}, line {line}: expected {expected} as class of '{name}', as in line {lines[0]} ('{words[0]}'), "
-                f"got '{word}'; spell the classes in one way"
+                f"{labels.where}, {labels.line(k)}: expected {'a number' if first else 'a word'} as class of '{name}', "
+                f"as in {labels.line(0)} ('{words[0]}'), got '{words[k]}'; spell the classes in one way"
             )
-    fractions = [k for k, (number, word) in enumerate(kinds) if number and "." in word]
-    if fractions:
-        raise EarthSSLError(
-            f"{file}, line {lines[fractions[0]]}: expected whole numbers or words as classes of '{name}', got "
-            f"'{words[fractions[0]]}'; for numbers set kind: regression"
-        )
+        if number and "." in word:
+            raise EarthSSLError(
+                f"{labels.where}, {labels.line(k)}: expected whole numbers or words as classes of '{name}', got "
+                f"'{words[k]}'; for numbers set kind: regression"
+            )
     return np.asarray([word for _, word in kinds])
 
 
@@ -108,40 +145,3 @@ def _class_word(word: str) -> tuple[bool, str]:
     except ValueError:
         return False, word
     return True, str(int(value)) if math.isfinite(value) and value == int(value) else repr(value)
-
-
-def ordered(labels: Labels) -> Labels:
-    """Return the labels by time (and place), none twice; a series out of order is refused, as it may be misread.
-
-    Raises:
-        EarthSSLError: If a time (at a place) comes twice, or a series without places is not in order of time.
-    """
-    times, places = labels.times, labels.places
-    back = np.flatnonzero(np.diff(times) < np.timedelta64(0, "s"))
-    if places is None and len(back):
-        k = int(back[0]) + 1
-        raise EarthSSLError(
-            f"{labels.where}, {labels.line(k)}: expected times in ascending order, got {times[k]} after "
-            f"{times[k - 1]}; sort the file by time, or check how the dates are written"
-        )
-    keys = (times,) if places is None else (places[:, 1], places[:, 0], times)
-    order = np.lexsort(keys)
-    same = times[order][1:] == times[order][:-1]
-    if places is not None:
-        same &= (places[order][1:] == places[order][:-1]).all(1)
-    if same.any():
-        a, b = sorted((int(order[same.argmax()]), int(order[same.argmax() + 1])))
-        place = "" if places is None else f" at {places[b][0]:g}°, {places[b][1]:g}°"
-        raise EarthSSLError(
-            f"{labels.where}, {labels.line(b)}: expected each time once, got {times[b]}{place} again (first in "
-            f"{labels.line(a)}); keep one, or give lat and lon"
-        )
-    return _taken(labels, order)
-
-
-def _taken(labels: Labels, rows: np.ndarray) -> Labels:
-    made: Mapping[str, object] = {
-        **vars(labels), "times": labels.times[rows], "values": labels.values[rows], "lines": labels.lines[rows],
-        "places": None if labels.places is None else labels.places[rows],
-    }  # fmt: skip
-    return Labels(**made)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from ...ssl.common.errors import EarthSSLError
-from ..heads.base import Samples, choose
+from ..heads.base import Choice, Head, Samples, choose
 from ..heads.linear import LogisticHead, RidgeHead
 from ..heads.patch_ridge import PENALTIES, PatchRidge
 from ..heads.ridge_path import RidgePath
@@ -62,16 +62,11 @@ def fit_linear(samples: LabelSamples, features: Mapping[str, np.ndarray], into_a
     classes = samples.kind == "classification"
     if classes and len(np.unique(samples.target[samples.parts["train"]])) < 2:
         return _of_one_class(samples, features)
-    head = LogisticHead() if classes else RidgeHead()
     every = np.arange(len(samples.rows))
     targets = one_hot(samples.target, len(samples.classes)) if classes else samples.departures(every)
-    blocks = {
-        part: {name: Samples(values[rows], targets[rows], samples.last[rows]) for name, values in features.items()}
-        for part, rows in samples.parts.items()
-    }
-    choice = choose(head, blocks["train"], blocks["val"])
-    train, test = blocks["train"][choice.candidate], blocks["test"][choice.candidate]
-    predicted = head.predict(train, test, [choice.setting])[0]
+    choice, train, predicted = chosen_on_validation(
+        LogisticHead() if classes else RidgeHead(), samples, features, targets
+    )
     if not into_a_network:
         return LinearHead(choice.candidate, choice.setting, choice.error, predicted, *[np.full(1, np.nan)] * 4)
     centre, spread = _standard(train.features)
@@ -79,6 +74,26 @@ def fit_linear(samples: LabelSamples, features: Mapping[str, np.ndarray], into_a
     weight, bias = _logistic(z, samples.target[samples.parts["train"]], len(samples.classes), choice.setting) \
         if classes else _ridge(z, train.targets, choice.setting)  # fmt: skip
     return LinearHead(choice.candidate, choice.setting, choice.error, predicted, centre, spread, weight, bias)
+
+
+def chosen_on_validation(
+    head: Head, samples: LabelSamples, features: Mapping[str, np.ndarray], targets: np.ndarray
+) -> tuple[Choice, Samples, np.ndarray]:
+    """Return the features and setting of least validation error, their training samples, and what is said of test.
+
+    Args:
+        head: The family.
+        samples: Their blocks.
+        features: Candidates, on all samples.
+        targets: Of all samples, (sample, output).
+    """
+    blocks = {
+        part: {name: Samples(values[rows], targets[rows], samples.last[rows]) for name, values in features.items()}
+        for part, rows in samples.parts.items()
+    }
+    choice = choose(head, blocks["train"], blocks["val"])
+    train = blocks["train"][choice.candidate]
+    return choice, train, head.predict(train, blocks["test"][choice.candidate], [choice.setting])[0]
 
 
 def _of_one_class(samples: LabelSamples, features: Mapping[str, np.ndarray]) -> LinearHead:
@@ -104,7 +119,7 @@ def fit_patches(
         weight: Area of each cell, 0 where it is never observed, (patch, cell).
     """
     train, val, test = (samples.parts[part] for part in ("train", "val", "test"))
-    best: tuple[float, str, int, PatchRidge] | None = None
+    tried: list[tuple[float, str, int, PatchRidge]] = []
     share = weight.sum(axis=0)
     for name, values in features.items():
         head = PatchRidge.fit(values[train], targets[train], weight, PENALTIES)
@@ -113,11 +128,10 @@ def fit_patches(
         if not seen.any():
             raise EarthSSLError("finetune: no patch of the labels was observed whole in validation; fill the gaps")
         mean = errors[:, seen] @ share[seen] / share[seen].sum()
-        if best is None or mean.min() < best[0]:
-            best = float(mean.min()), name, int(mean.argmin()), head
-    if best is None:
+        tried.append((float(mean.min()), name, int(mean.argmin()), head))
+    if not tried:
         raise EarthSSLError("finetune: expected features to choose from, got none")
-    error, name, number, head = best
+    error, name, number, head = min(tried, key=lambda one: one[0])
     spread = np.where(np.isfinite(head.scale), head.scale, 1.0)
     weights = np.where(np.isfinite(head.scale)[:, None], head.coefficients[number][:-1], 0.0)
     predicted = head.predict(features[name][test], number)

@@ -10,13 +10,13 @@ import torch
 from ...ssl.common.errors import EarthSSLError
 from ...ssl.model.tokens import season_features
 from ..features.eof import Eof
-from ..heads.base import Samples, choose
 from ..heads.linear import RidgeHead
 from ..metrics.classes import frequencies
 from ..metrics.paired_bootstrap import Statistic
 from ..results.row import Role, Row
 from ..results.target import Metric, Target
 from .head import SEASON, near
+from .linear_head import chosen_on_validation
 from .samples import LabelSamples
 from .tuning import Problem
 
@@ -69,16 +69,15 @@ def _place_rows(samples: LabelSamples, climatology: np.ndarray) -> list[Row]:
     if samples.places is None:
         return []
     train, test = samples.parts["train"], samples.parts["test"]
-    known, place = np.unique(samples.places, axis=0, return_inverse=True)
-    place = place.ravel()
-    count = np.bincount(place[train], minlength=len(known))
+    place, places = samples.labels.place[samples.rows], samples.labels.place.max() + 1
+    count = np.bincount(place[train], minlength=places)
     often = count[place[test]] >= FEWEST_OF_A_PLACE
     if often.mean() < 0.5:
         return []
     if samples.kind == "classification":
-        own = frequencies(samples.target[train], len(samples.classes), place[train], len(known))[place[test]]
+        own = frequencies(samples.target[train], len(samples.classes), place[train], places)[place[test]]
     else:
-        total = np.zeros((len(known), samples.target.shape[1]))
+        total = np.zeros((places, samples.target.shape[1]))
         np.add.at(total, place[train], samples.target[train] - samples.base.at(samples.times[train]))
         own = climatology + (total / np.maximum(count, 1)[:, None])[place[test]]
     return [_row(samples, "climatology of the place", np.where(often[:, None], own, climatology))]
@@ -119,17 +118,10 @@ def pca_fields(problem: Problem) -> Row:
     samples = problem.samples
     flat = samples.departures(np.arange(len(samples.rows))).reshape(len(samples.rows), -1)
     whole = np.isfinite(flat[np.concatenate([samples.parts["train"], samples.parts["val"]])]).all(axis=0)
-    head, features = RidgeHead(), components(problem)
-    blocks = {
-        part: {name: Samples(values[rows], np.where(whole, np.nan_to_num(flat[rows]), 0.0), samples.last[rows])
-               for name, values in features.items()}
-        for part, rows in samples.parts.items()
-    }  # fmt: skip
-    choice = choose(head, blocks["train"], blocks["val"])
-    test = samples.parts["test"]
-    out = head.predict(blocks["train"][choice.candidate], blocks["test"][choice.candidate], [choice.setting])[0]
-    predicted = samples.base.at(samples.times[test]) + (out * whole).reshape(len(test), *samples.target.shape[1:]) \
-        * samples.base.scale  # fmt: skip
+    targets = np.where(whole, np.nan_to_num(flat), 0.0)
+    choice, _, out = chosen_on_validation(RidgeHead(), samples, components(problem), targets)
+    departures = (out * whole).reshape(len(out), *samples.target.shape[1:]) * samples.base.scale
+    predicted = samples.base.at(samples.times[samples.parts["test"]]) + departures
     settings = {"features": choice.candidate, "setting": choice.setting}
     return _row(samples, "PCA [ridge, each cell]", predicted, settings)
 

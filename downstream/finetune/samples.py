@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 
 from ...ssl.common.errors import EarthSSLError, nearest
-from ...ssl.fields.splits import PARTS, Splits, is_monthly, window_starts
+from ...ssl.fields.splits import DAY, PARTS, Splits, gap_days, is_monthly, window_starts
 from ...ssl.store.store import Store
 from ..metrics.classes import frequencies
 from ..metrics.paired_bootstrap import FEWEST_UNITS
+from ..metrics.seasonal import valid_mean
 from .labels import Labels
 
 FEWEST = {"train": 20, "val": 8, "test": 8}
 FEWEST_OF_A_MONTH = 5  # labels of every calendar month, or the climatology is one for the whole year
-DAY = np.timedelta64(1, "D")
 UNITS = {"year": "Y", "month": "M", "week": "W", "day": "D"}
 ENOUGH = 8  # units of test, or the next shorter one is taken
 
@@ -38,7 +38,7 @@ class Base:
 
     def at(self, times: np.ndarray) -> np.ndarray:
         """Return the climatology at times (datetime64), (time, …)."""
-        return self.values[months(times) if self.monthly else np.zeros(len(times), int)]
+        return self.values[climatology_group(times, self.monthly)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +136,13 @@ class LabelSamples:
                 f"{store.times[0]} to {store.times[-1]}, got {labels.times[0]} to {labels.times[-1]}, none of which "
                 "fits; label the store's own steps, or change finetune.lead"
             )
-        _refuse_twice(labels, numbers)
+        same = labels.twice(numbers)
+        if same:
+            (a, first), (b, second) = ((labels.times[k], labels.line(k)) for k in same)
+            raise EarthSSLError(
+                f"{labels.where}: expected one label a step of the store, got {a} ({first}) and {b} ({second}) in the "
+                "same one; keep one, or average them"
+            )
         part_of = np.full(len(labels), "", dtype=object)
         fine = store.times.astype("datetime64[ns]")
         for part in PARTS:
@@ -149,16 +155,15 @@ class LabelSamples:
                     "outside the blocks, or without a whole window inside": int(there.sum()) - len(rows)}  # fmt: skip
         _refuse_few(labels, store, parts, left_out)
         target, classes = _targets(labels, rows, parts)
-        past = _past(labels, numbers, rows, lead, steps[found[rows]])
-        base = _base(
-            labels.kind, target[parts["train"]], labels.times[rows][parts["train"]], labels.times[rows], classes
-        )
+        # At lead 0 the label of the last input step is the sample itself.
+        past = _past(labels, numbers, rows, steps[found[rows]] - (not lead))
+        base = _base(labels.kind, target, labels.times[rows], parts["train"], len(classes))
         return cls(labels, classes, rows, found[rows], parts, past, target, base, window, lead, left_out)
 
 
-def months(times: np.ndarray) -> np.ndarray:
-    """Return the calendar month of each time, 0 to 11."""
-    return times.astype("datetime64[M]").astype(np.int64) % 12
+def climatology_group(times: np.ndarray, monthly: bool) -> np.ndarray:
+    """Return which climatology each time belongs to: that of its calendar month, 0 to 11, or the only one."""
+    return times.astype("datetime64[M]").astype(np.int64) % 12 if monthly else np.zeros(len(times), int)
 
 
 def unit_of(times: np.ndarray, unit: str) -> tuple[str, np.ndarray]:
@@ -226,28 +231,13 @@ def check_gaps(splits: Splits, times: np.ndarray, window: int, lead: int) -> Non
     if lead < 0:
         raise EarthSSLError(f"finetune.lead: expected steps from 0 (the window's last step), got {lead}")
     need = (window - 1 + lead) * float(np.median(np.diff(times)) / DAY)
-    ordered = sorted((getattr(splits, part), part) for part in PARTS)
-    for (a, before), (b, after) in pairwise(ordered):
-        gap = float((b[0] - a[1]) / DAY)
+    for (a, before), (b, after) in pairwise(sorted((getattr(splits, part), part) for part in PARTS)):
+        gap = gap_days(a, b)
         if gap < need:
             raise EarthSSLError(
                 f"splits: expected at least {need:.0f} days (window of {window} steps and lead {lead}) between "
                 f"{before} and {after}, got {gap:.0f}; prepare the store with wider gaps"
             )
-
-
-def _refuse_twice(labels: Labels, numbers: np.ndarray) -> None:
-    """Raise where two labels of one place belong to the same step."""
-    where = np.zeros((len(labels), 2)) if labels.places is None else labels.places
-    key = np.concatenate([where, numbers[:, None]], 1)
-    order = np.lexsort(key.T)
-    same = (key[order][1:] == key[order][:-1]).all(1)
-    if same.any():
-        a, b = sorted((int(order[same.argmax()]), int(order[same.argmax() + 1])))
-        raise EarthSSLError(
-            f"{labels.where}: expected one label a step of the store, got {labels.times[a]} ({labels.line(a)}) and "
-            f"{labels.times[b]} ({labels.line(b)}) in the same one; keep one, or average them"
-        )
 
 
 def _refuse_few(labels: Labels, store: Store, parts: dict[str, np.ndarray], left_out: dict[str, int]) -> None:
@@ -301,40 +291,23 @@ def _class_order(word: str) -> tuple[int, float, str]:
         return 1, 0.0, word
 
 
-def _past(labels: Labels, numbers: np.ndarray, rows: np.ndarray, lead: int, last: np.ndarray) -> np.ndarray:
-    """Return the latest label at or before the last input step and before the sample's own, at the same place."""
-    limit = last if lead else last - 1
-    out = np.full(len(rows), -1)
-    places = np.zeros((len(labels), 2)) if labels.places is None else labels.places
-    _, place = np.unique(places, axis=0, return_inverse=True)
-    place = place.ravel()
-    for one in np.unique(place):
-        own = np.flatnonzero(place == one)
-        own = own[np.argsort(numbers[own], kind="stable")]
-        mine = np.flatnonzero(place[rows] == one)
-        at = np.searchsorted(numbers[own], limit[mine], side="right") - 1
-        out[mine] = np.where(at >= 0, own[np.maximum(at, 0)], -1)
-    return out
+def _past(labels: Labels, numbers: np.ndarray, rows: np.ndarray, limit: np.ndarray) -> np.ndarray:
+    """Return the latest label of each sample's place with a number up to its limit; -1 for none."""
+    known = pd.DataFrame({"at": numbers, "place": labels.place, "label": np.arange(len(labels))})
+    asked = pd.DataFrame({"at": limit, "place": labels.place[rows], "sample": np.arange(len(rows))})
+    found = pd.merge_asof(asked.sort_values("at"), known.sort_values("at"), on="at", by="place")
+    return found.sort_values("sample")["label"].fillna(-1).to_numpy(int)
 
 
-def _base(kind: str, target: np.ndarray, times: np.ndarray, every: np.ndarray, classes: Sequence[str]) -> Base:
+def _base(kind: str, target: np.ndarray, times: np.ndarray, train: np.ndarray, classes: int) -> Base:
     """Return the climatology of the training labels, by calendar month where there are enough of each."""
-    counts = np.bincount(months(times), minlength=12)
-    monthly = bool((counts[np.unique(months(every))] >= FEWEST_OF_A_MONTH).all())
-    group = months(times) if monthly else np.zeros(len(times), int)
-    groups = 12 if monthly else 1
+    group = climatology_group(times, True)
+    monthly = bool((np.bincount(group[train], minlength=12)[np.unique(group)] >= FEWEST_OF_A_MONTH).all())
+    group, groups = climatology_group(times[train], monthly), 12 if monthly else 1
     if kind == "classification":
-        return Base(monthly, frequencies(target, len(classes), group, groups), np.ones(1))
-    overall = _mean(target)
-    values = np.stack([_mean(target[group == g], overall) if (group == g).any() else overall for g in range(groups)])
-    departures = target - values[group]
-    axis = None if kind == "field" else 0
-    scale = np.atleast_1d(np.sqrt(np.nanmean(np.asarray(departures, np.float64) ** 2, axis=axis)))
-    return Base(monthly, values.astype(np.float64), np.where(scale > 0, scale, 1.0))
-
-
-def _mean(values: np.ndarray, otherwise: np.ndarray | None = None) -> np.ndarray:
-    """Return the mean over the first axis of what is finite; NaN (or `otherwise`) where nothing is."""
-    count = np.isfinite(values).sum(axis=0)
-    total = np.where(np.isfinite(values), values, 0.0).sum(axis=0, dtype=np.float64)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan if otherwise is None else otherwise)
+        return Base(monthly, frequencies(target[train], classes, group, groups), np.ones(1))
+    own = target[train].astype(np.float64)
+    values = np.stack([valid_mean(own[group == g], 0) for g in range(groups)])
+    values = np.where(np.isnan(values), valid_mean(own, 0), values)
+    scale = np.atleast_1d(np.sqrt(np.nanmean((own - values[group]) ** 2, axis=None if kind == "field" else 0)))
+    return Base(monthly, values, np.where(scale > 0, scale, 1.0))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import softmax
 
 from ...ssl.checkpoint.read import read
 from ...ssl.checkpoint.start_from import start_from
@@ -36,7 +37,7 @@ from .read_labels import read_labels
 from .rows import components, field_target, forecasts, label_rows, near_cells, patch_values, pca_fields, season
 from .samples import LabelSamples, unit_numbers, unit_of
 from .save import Parent, Tuned
-from .tuning import FrozenTokens, Probe, Problem, in_units, make_network, outputs, softmax, tune
+from .tuning import FrozenTokens, Probe, Problem, make_network, outputs, tune
 
 PROBE = "linear probe"
 CONVENTION = (
@@ -192,15 +193,11 @@ class Finetuning(Task[TaskConfig]):
     def _headed(
         self, name: str, role: Role, features: Features, seed: int | str | None = None, units: np.ndarray | None = None
     ) -> Row:
-        problem = self._on(units)
-        head = problem.head(features, self.encoder_shape.patch)
-        said = head.predicted if problem.samples.kind == "classification" else self._in_units(head.predicted)
-        forecast = forecasts(problem.samples, said)
+        problem, patch = self._on(units), self.encoder_shape.patch
+        head = problem.head(features, patch)
+        forecast = forecasts(problem.samples, problem.in_units(head.predicted, patch))
         row = Row(name, role, forecast, seed, head.settings, features={head.features: features[head.features]})
         return row if self.curved(row) else replace(row, features={})
-
-    def _in_units(self, values: np.ndarray) -> np.ndarray:
-        return in_units(self.problem, values, self.problem.samples.parts["test"], self.encoder_shape.patch)
 
     def encoders(self) -> list[Contender]:
         source = {"path": str(self.parent.folder), "sha256": self.parent.sha256}
@@ -251,7 +248,8 @@ class Finetuning(Task[TaskConfig]):
         new = () if scratch else self.parent.new
         trained = tune(problem, network, self.own.training(mode), seed, f"{label} seed {seed}", new)
         out = outputs(problem, network, problem.samples.parts["test"])
-        said = softmax(out) if problem.samples.kind == "classification" else self._in_units(out)
+        out = softmax(out, -1) if problem.samples.kind == "classification" else out
+        said = problem.in_units(out, self.encoder_shape.patch)
         settings = {"pooling": network.head.pooling, "steps": trained.steps, "validation_error": trained.score,
                     "trained_values": trained.trained, "frozen": dict(trained.frozen)}  # fmt: skip
         name, role = (SCRATCH, Role.SCRATCH) if scratch else (tuned_name(mode), Role.TUNED)

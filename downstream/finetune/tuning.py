@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from torch import Tensor, nn
 
 from ...ssl.model.encoder import Encoder
@@ -18,27 +21,16 @@ from ..features.eof import Eof
 from ..features.store_windows import StoreWindows
 from ..metrics.classes import one_hot, squared_error
 from ..training.fine_tuning import FinetuneConfig, Finetuned, fine_tune
-from .head import LOCAL, TaskHead, TaskNetwork, cells_of, cut_fields, near, pooled, poolings_of, season_of
+from .head import TaskHead, TaskNetwork, cells_of, cut_fields, near, pooled, poolings_of, season_of
 from .linear_head import LinearHead, fit_linear, fit_patches
 from .samples import LabelSamples
 
 BATCH = 64
 
 
-@dataclass(frozen=True, eq=False)
-class Projection:
-    """Principal components of the last step's tokens: x · basis - offset.
-
-    Attributes:
-        basis: Shape (patch × width, component).
-        offset: Shape (component,).
-    """
-
-    basis: torch.Tensor
-    offset: torch.Tensor
-
-
-NONE = Projection(torch.zeros(0, 0), torch.zeros(0))
+# Principal components of the last step's tokens, x · basis - offset: (patch × width, component) and (component,).
+Projection = tuple[Tensor, Tensor]
+NONE: Projection = torch.zeros(0, 0), torch.zeros(0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +38,7 @@ class FrozenTokens:
     """Outputs of some layers for every sample.
 
     Attributes:
-        layers: Which, counted from 0.
-        mean: Over all tokens, by layer, (window, width).
+        mean: Over all tokens, by layer counted from 0, (window, width).
         last: Tokens of the last step, by layer, float16 (window, patch, width).
         season: Of each window, (window, 4).
         window: Which window each sample belongs to, (sample,).
@@ -56,13 +47,12 @@ class FrozenTokens:
         area: Share of the sphere of each patch, (patch,).
     """
 
-    layers: tuple[int, ...]
-    mean: dict[int, torch.Tensor]
-    last: dict[int, torch.Tensor]
-    season: torch.Tensor
+    mean: dict[int, Tensor]
+    last: dict[int, Tensor]
+    season: Tensor
     window: np.ndarray
     train: np.ndarray
-    chosen: torch.Tensor | None
+    chosen: Tensor | None
     area: np.ndarray
 
     @classmethod
@@ -81,9 +71,7 @@ class FrozenTokens:
             label: For the progress bar.
         """
         rows, window = np.unique(samples.last, return_inverse=True)
-        mean: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
-        last: dict[int, list[torch.Tensor]] = {layer: [] for layer in layers}
-        seasons = []
+        seasons, mean, last = [], defaultdict(list), defaultdict(list)
         for patches, every in encoded(encoder, windows.patches(rows, encoder.config.patch, BATCH, label)):
             for layer in layers:
                 mean[layer].append(every[layer].mean(1))
@@ -91,16 +79,10 @@ class FrozenTokens:
             seasons.append(season_of(patches))
         places = samples.places
         chosen = None if places is None else near(patches, torch.from_numpy(places), nearest)
-        return cls(
-            tuple(layers),
-            {layer: torch.cat(parts) for layer, parts in mean.items()},
-            {layer: torch.cat(parts) for layer, parts in last.items()},
-            torch.cat(seasons),
-            window.ravel(),
-            np.unique(window.ravel()[samples.parts["train"]]),
-            chosen,
-            patches.area.sum(1).numpy()[-len(last[layers[0]][0][0]) :],
-        )
+        area = patches.area.sum(1).numpy()[-len(last[layers[0]][0][0]) :]
+        means, lasts = ({layer: torch.cat(parts) for layer, parts in own.items()} for own in (mean, last))
+        train = np.unique(window[samples.parts["train"]])
+        return cls(means, lasts, torch.cat(seasons), window, train, chosen, area)
 
     def projection(self, layer: int, count: int) -> Projection:
         """Return principal components fitted on the training windows, at most as many as they carry."""
@@ -110,22 +92,13 @@ class FrozenTokens:
         eof = Eof.fit(flat, weight, most)
         basis = np.nan_to_num(eof.patterns).T * eof.weight[:, None]
         offset = np.nan_to_num(eof.mean) @ basis
-        return Projection(torch.from_numpy(basis).float(), torch.from_numpy(offset).float())
+        return torch.from_numpy(basis).float(), torch.from_numpy(offset).float()
 
     def inputs(self, layer: int, pooling: str, projection: Projection = NONE) -> np.ndarray:
         """Return the inputs of a head for all samples, (sample, feature), or (sample, patch, feature) for patches."""
         window = torch.from_numpy(self.window)
-        if pooling in LOCAL or pooling == "patch":
-            last, chosen = self.last[layer][window].float(), self.chosen
-            made = pooled(pooling, self.mean[layer][window], last, self.season[window], chosen, *_pair(projection))
-            return np.asarray(made.numpy())
-        last = self.last[layer].float()
-        made = pooled(pooling, self.mean[layer], last, self.season, None, *_pair(projection))
-        return np.asarray(made[window].numpy())
-
-
-def _pair(projection: Projection) -> tuple[torch.Tensor, torch.Tensor]:
-    return projection.basis, projection.offset
+        mean, last = self.mean[layer][window], self.last[layer][window].float()
+        return np.asarray(pooled(pooling, mean, last, self.season[window], self.chosen, *projection).numpy())
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,21 +146,35 @@ class Problem:
             self._cut[patch] = targets.numpy(), area.double().numpy()
         return self._cut[patch]
 
+    def in_units(self, values: np.ndarray, patch: tuple[int, int, int]) -> np.ndarray:
+        """Return what is said of the test samples, standardised departures in the labels' units, chances as they are.
+
+        Args:
+            values: Numbers (sample, target), probabilities (sample, class), or patches of fields (sample, patch, cell).
+            patch: Size of these.
+
+        Returns:
+            Numbers, probabilities, or fields (sample, row, column).
+        """
+        samples, test = self.samples, self.samples.parts["test"]
+        if samples.kind == "classification":
+            return values
+        if samples.kind == "field":
+            values = cells_of(torch.from_numpy(values), self.patches(test[:1], patch)).double().numpy()
+        return samples.base.at(samples.times[test]) + values * samples.base.scale
+
     def linear(self, tokens: FrozenTokens, patch: tuple[int, int, int], layers: Sequence[int]) -> Probe:
         """Return the linear probe of some layers of an encoder, and what it takes to lay it into a network."""
         samples = self.samples
         known = poolings_of(samples.kind, samples.places is not None)
-        poolings = known if self.pooling == "auto" else (self.pooling,)
         named: dict[str, tuple[str, Projection]] = {}
         features: dict[str, np.ndarray] = {}
-        for layer in layers:
-            for pooling in poolings:
-                counts = self.components if pooling == "mean+pcs" else (0,)
-                for count in counts:
-                    own = tokens.projection(layer, count) if count else NONE
-                    name = f"layer {layer + 1}, {pooling.replace('pcs', f'{own.basis.shape[1]} pcs')}"
-                    named[name] = pooling, own
-                    features[name] = tokens.inputs(layer, pooling, own)
+        for layer, pooling in product(layers, known if self.pooling == "auto" else (self.pooling,)):
+            for count in self.components if pooling == "mean+pcs" else (0,):
+                own = tokens.projection(layer, count) if count else NONE
+                name = f"layer {layer + 1}, {pooling.replace('pcs', f'{len(own[1])} pcs')}"
+                named[name] = pooling, own
+                features[name] = tokens.inputs(layer, pooling, own)
         head = self.head(features, patch, into_a_network=True)
         pooling, projection = named[head.features]
         return Probe(head, pooling, projection, features[head.features])
@@ -213,21 +200,20 @@ class Probe:
 
 def make_network(problem: Problem, encoder: Encoder, probe: Probe) -> TaskNetwork:
     """Return a copy of an encoder with the head of a probe of its last layer: it says at first what the probe says."""
-    samples, head = problem.samples, probe.head
-    count = probe.projection.basis.shape
+    samples, head, (basis, offset) = problem.samples, probe.head, probe.projection
     shape: dict[str, Any] = {
         "kind": samples.kind, "pooling": probe.pooling, "outputs": len(head.bias), "features": len(head.centre),
-        "near": problem.near, "pcs": list(count) if count[1] else None, "base": list(samples.base.values.shape),
-        "scale": len(samples.base.scale), "monthly": samples.base.monthly, "lead": samples.lead,
+        "near": problem.near, "pcs": list(basis.shape) if len(offset) else None,
+        "base": list(samples.base.values.shape), "scale": len(samples.base.scale), "monthly": samples.base.monthly,
+        "lead": samples.lead,
     }  # fmt: skip
     made = TaskHead(shape)
     with torch.no_grad():
-        made.linear.weight.copy_(torch.from_numpy(head.weight))
-        made.linear.bias.copy_(torch.from_numpy(head.bias))
-        made.centre.copy_(torch.from_numpy(head.centre))
-        made.spread.copy_(torch.from_numpy(head.spread))
-        made.basis.copy_(probe.projection.basis) if count[1] else None
-        made.offset.copy_(probe.projection.offset) if count[1] else None
+        for own, value in ((made.linear.weight, head.weight), (made.linear.bias, head.bias),
+                           (made.centre, head.centre), (made.spread, head.spread)):  # fmt: skip
+            own.copy_(torch.from_numpy(value))
+        made.basis.copy_(basis)
+        made.offset.copy_(offset)
         made.set_base(samples.base)
     return TaskNetwork(copy.deepcopy(encoder).requires_grad_(True), made)
 
@@ -243,28 +229,26 @@ def tune(
     """Train a network on the training labels, in place; validation chooses the step."""
     samples, patch = problem.samples, network.encoder.config.patch
 
+    def error(out: Tensor, rows: np.ndarray) -> Tensor:
+        if samples.kind == "regression":
+            return ((out - torch.from_numpy(samples.departures(rows)).to(out.dtype)) ** 2).mean()
+        targets, area = (torch.from_numpy(values) for values in problem.cut(patch))
+        wanted = targets[torch.from_numpy(rows)]
+        weight = torch.isfinite(wanted) * area.to(out.dtype)
+        return (weight * (out - torch.nan_to_num(wanted)) ** 2).sum() / weight.sum().clamp(min=1e-12)
+
     def loss(rows: np.ndarray) -> Tensor:
-        patches = problem.patches(rows, patch)
-        out = network(patches, problem.places(rows))
+        out = network(problem.patches(rows, patch), problem.places(rows))
         if samples.kind == "classification":
             return nn.functional.cross_entropy(out, torch.from_numpy(samples.target[rows]))
-        if samples.kind == "field":
-            targets, area = problem.cut(patch)
-            wanted = torch.from_numpy(targets[rows])
-            weight = torch.isfinite(wanted) * torch.from_numpy(area).float()
-            return (weight * (out - torch.nan_to_num(wanted)) ** 2).sum() / weight.sum().clamp(min=1e-12)
-        return ((out - torch.from_numpy(samples.departures(rows)).float()) ** 2).mean()
+        return error(out, rows)
 
     def score() -> float:
         rows = samples.parts["val"]
         out = outputs(problem, network, rows)
         if samples.kind == "classification":
-            return float(squared_error(softmax(out), one_hot(samples.target[rows], len(samples.classes))).mean())
-        if samples.kind == "field":
-            targets, area = problem.cut(patch)
-            weight = np.isfinite(targets[rows]) * area
-            return float((weight * (out - np.nan_to_num(targets[rows])) ** 2).sum() / weight.sum())
-        return float(((out - samples.departures(rows)) ** 2).mean())
+            return float(squared_error(softmax(out, -1), one_hot(samples.target[rows], len(samples.classes))).mean())
+        return float(error(torch.from_numpy(out), rows))
 
     return fine_tune(network, network.encoder, samples.parts["train"], loss, score, config, seed, label, new)
 
@@ -277,18 +261,3 @@ def outputs(problem: Problem, network: TaskNetwork, rows: np.ndarray) -> np.ndar
             patches = problem.patches(part, network.encoder.config.patch)
             made.append(network(patches, problem.places(part)).double().numpy())
     return np.concatenate(made)
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Return the probabilities of logits along the last axis."""
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return shifted / shifted.sum(axis=-1, keepdims=True)
-
-
-def in_units(problem: Problem, values: np.ndarray, rows: np.ndarray, patch: tuple[int, int, int]) -> np.ndarray:
-    """Return standardised departures of samples in the labels' units: numbers, or fields (sample, row, column)."""
-    samples = problem.samples
-    if samples.kind == "field":
-        like = problem.patches(rows[:1], patch)
-        values = cells_of(torch.from_numpy(values), like).double().numpy()
-    return samples.base.at(samples.times[rows]) + values * samples.base.scale

@@ -55,7 +55,7 @@ class NearestHead(Head):
         else:
             mean = train.features.mean(axis=0, dtype=np.float64)
             x, z = train.features - mean, queries.features - mean
-        x, z, most = unit_length(x), unit_length(z), max(settings)
+        most = max(settings)
         out = np.empty((len(settings), len(z), train.targets.shape[1]))
         for begin in range(0, len(z), QUERIES_AT_ONCE):
             part = slice(begin, begin + QUERIES_AT_ONCE)
@@ -84,9 +84,3 @@ class NearestHead(Head):
             )
         order = np.argsort(forbidden, axis=1, kind="stable")[:, :most]
         return np.take_along_axis(found, order, 1), 1 - np.take_along_axis(distance, order, 1)
-
-
-def unit_length(rows: np.ndarray) -> np.ndarray:
-    """Return rows of length 1; a row of zeros stays."""
-    length = np.linalg.norm(rows, axis=-1, keepdims=True)
-    return rows / np.where(length > 0, length, 1.0)

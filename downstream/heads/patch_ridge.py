@@ -7,7 +7,7 @@ so that the whole path of penalties costs a few small solutions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,18 +96,12 @@ class PatchRidge:
         spread = features.std(axis=(0, 1), dtype=np.float64)
         scale = np.where(spread > 1e-6 * np.abs(features).max(initial=0.0), spread, np.inf)
         moments = _moments(features, mean, scale, targets, weight)
+        if ((moments.count @ weight == 0) & weight.any(axis=0)).any():
+            raise EarthSSLError(
+                "patch head: no patch was observed whole at any training time; choose smaller patches, or fill the gaps"
+            )
         out = np.zeros((len(penalties), moments.gram.shape[1], targets.shape[2]))
-        for columns, own in _alike(weight):
-            n = float(own @ moments.count)
-            if not n:
-                if own.any():
-                    raise EarthSSLError(
-                        "patch head: no patch was observed whole at any training time; choose smaller patches, or "
-                        "fill the gaps"
-                    )
-                continue
-            gram = np.tensordot(own, moments.gram, 1) / n
-            cross = np.tensordot(own, moments.cross[:, :, columns], 1) / n
+        for columns, gram, cross, _ in _means(moments, weight):
             shrunk = np.append(np.ones(len(gram) - 1), 0.0)
             for k, penalty in enumerate(penalties):
                 # A feature that never varies is 0 throughout; its penalty keeps the matrix regular.
@@ -125,13 +119,7 @@ class PatchRidge:
         """
         moments = _moments(features, self.mean, self.scale, targets, weight)
         out = np.full((len(self.penalties), targets.shape[2]), np.nan)
-        for columns, own in _alike(weight):
-            n = float(own @ moments.count)
-            if not n:
-                continue
-            gram = np.tensordot(own, moments.gram, 1) / n
-            cross = np.tensordot(own, moments.cross[:, :, columns], 1) / n
-            power = own @ moments.power[:, columns] / n
+        for columns, gram, cross, power in _means(moments, weight):
             for k, b in enumerate(self.coefficients[:, :, columns]):
                 out[k, columns] = squared_error(b, gram, cross, power)
         return out
@@ -157,10 +145,14 @@ def _standard(features: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.n
     return np.concatenate([z, np.ones((*z.shape[:2], 1))], axis=2)
 
 
-def _alike(weight: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the targets in groups that have the same weights at all places: (columns, weights (place,))."""
+def _means(moments: Moments, weight: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield the targets that have the same weights everywhere, and their mean gram, cross and power over places."""
     found, at = np.unique(weight, axis=1, return_inverse=True)
-    return [(np.flatnonzero(at.ravel() == k), found[:, k]) for k in range(found.shape[1])]
+    for k, own in enumerate(found.T):
+        columns, n = np.flatnonzero(at.ravel() == k), float(own @ moments.count)
+        if n:
+            cross = np.tensordot(own, moments.cross[:, :, columns], 1) / n
+            yield columns, np.tensordot(own, moments.gram, 1) / n, cross, own @ moments.power[:, columns] / n
 
 
 def solved(gram: np.ndarray, cross: np.ndarray, ridge: np.ndarray) -> np.ndarray:

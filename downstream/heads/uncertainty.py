@@ -1,7 +1,10 @@
-"""Uncertainty of a linear head: predictive distributions on frozen features, scored (metrics/distributions.py).
+"""Uncertainty of a linear head: predictive distributions of numbers on frozen features, and their scores.
 
 The uncertainty is that of the head and of the noise, for a given encoder: what another pretraining would give
 is not in it. Every method is fitted on train and calibrated on validation, years apart; test is read once.
+
+Scores (CRPS, coverage and intervals, spread and skill, PIT): Gneiting & Raftery 2007
+(doi 10.1198/016214506000001437); CRPS in closed form for Gaussians, by quantiles or members otherwise.
 """
 
 from __future__ import annotations
@@ -12,24 +15,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import scoringrules
+from scipy.interpolate import make_interp_spline
 from scipy.optimize import minimize
 from scipy.special import erfinv, ndtr
 
 from ...ssl.common.errors import EarthSSLError
-from ..metrics.distributions import (
-    LEVELS,
-    covered,
-    crps_ensemble,
-    crps_gaussian,
-    crps_quantiles,
-    pit_chi2,
-    pit_ensemble,
-    spread_skill,
-    winkler,
-)
 from ..metrics.paired_bootstrap import compare
 from .ridge_path import PENALTIES, RidgePath
 
+LEVELS = tuple(float(level) for level in (np.arange(20) + 0.5) / 20)
 SMOOTHING = 0.02  # of the pinball loss's corner, standard deviations of the target
 
 
@@ -218,8 +213,8 @@ def gaussian(observed: np.ndarray, mean: np.ndarray, std: np.ndarray, alpha: flo
     """Return Gaussian forecasts, scored."""
     std = np.broadcast_to(std, mean.shape)
     half = math.sqrt(2) * erfinv(1 - alpha) * std
-    crps = crps_gaussian(observed, mean, std)
-    return Predictive(mean, std, mean - half, mean + half, crps, ndtr((observed - mean) / std))
+    pit = ndtr((observed - mean) / std)
+    return Predictive(mean, std, mean - half, mean + half, crps_gaussian(observed, mean, std), pit)
 
 
 def empirical(
@@ -229,7 +224,7 @@ def empirical(
     w = np.full(members.shape[1], 1 / members.shape[1]) if weights is None else weights / weights.sum()
     mean = members @ w
     std = np.sqrt(((members - mean[:, None]) ** 2) @ w)
-    crps = crps_ensemble(observed, members, fair=False, weights=w)
+    crps = crps_ensemble(observed, members, w)
     return Predictive(mean, std, low, high, crps, pit_ensemble(observed, members, w))
 
 
@@ -274,7 +269,8 @@ def predictives(
     heads = [QuantileHead.fit(x, y, penalty=p) for p in (1e-3, 1e-2, 1e-1, 1.0)]
     head = min(heads, key=lambda one: float(crps_quantiles(yv, one.predict(xv)).mean()))
     quantiles = head.predict(xt)
-    ends = [_interpolated(quantiles, level) for level in (alpha / 2, 1 - alpha / 2)]
+    # Between the levels by straight lines, the last two of which are prolonged beyond the ends.
+    ends = make_interp_spline(LEVELS, quantiles, k=1, axis=1)([alpha / 2, 1 - alpha / 2]).T
     clim = np.broadcast_to(y, (len(yt), len(y)))
     ends_clim = [np.full(len(yt), np.quantile(y, level)) for level in (alpha / 2, 1 - alpha / 2)]
     return {
@@ -299,14 +295,6 @@ def _part(
             f"{int((~np.isfinite(y)).sum() + (~np.isfinite(x)).any(axis=1).sum())} lack some; mask them out"
         )
     return np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-
-
-def _interpolated(quantiles: np.ndarray, level: float) -> np.ndarray:
-    """Return the quantile at a level between those of `LEVELS`; the last two are prolonged beyond the ends."""
-    tau = np.array(LEVELS)
-    k = int(np.clip(np.searchsorted(tau, level), 1, len(tau) - 1))
-    share = (level - tau[k - 1]) / (tau[k] - tau[k - 1])
-    return quantiles[:, k - 1] + share * (quantiles[:, k] - quantiles[:, k - 1])
 
 
 def uncertainty(
@@ -343,15 +331,90 @@ def uncertainty(
         "spread_skill": lambda w, p: spread_skill(observed, p.mean, p.std, weights=w),
     }
     block = block if len(np.unique(units)) >= max(4, 2 * block) else 1
-    parts = []
-    for metric, one in scores.items():
-        table, _ = compare(
-            lambda w, one=one: np.array([one(w, row) for row in rows]),  # type: ignore[misc]
-            units, list(found), [], draws=draws, block=block,
-        )  # fmt: skip
-        parts.append(table.rename(columns={"row": "method"}).assign(metric=metric))
+    table, _ = compare(
+        lambda w: np.array([one(w, row) for one in scores.values() for row in rows]),
+        units, [f"{metric} {name}" for metric in scores for name in found], [], draws=draws, block=block,
+    )  # fmt: skip
     flat = [pit_chi2(row.pit) if len(observed) >= 50 else math.nan for row in rows]
-    parts.append(
-        pd.DataFrame({"method": list(found), "value": flat, "low": math.nan, "high": math.nan, "metric": "pit_chi2"})
-    )
-    return pd.concat(parts, ignore_index=True)[["method", "metric", "value", "low", "high"]]
+    table = pd.concat([table, pd.DataFrame({"value": flat, "low": math.nan, "high": math.nan})], ignore_index=True)
+    table["metric"], table["method"] = np.repeat([*scores, "pit_chi2"], len(found)), [*found] * (len(scores) + 1)
+    return table[["method", "metric", "value", "low", "high"]]
+
+
+# ---- Scores --------------------------------------------------------------------------------------------------
+
+
+def crps_gaussian(observed: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """Return the CRPS of Gaussian forecasts, in the unit of the target, same shape.
+
+    Raises:
+        EarthSSLError: If a standard deviation is not positive.
+    """
+    if not (np.asarray(std) > 0).all():
+        raise EarthSSLError("expected positive standard deviations of Gaussian forecasts, got one that is not")
+    return np.asarray(scoringrules.crps_normal(observed, mean, std))
+
+
+def crps_ensemble(observed: np.ndarray, members: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Return the CRPS of the members (n, member), with weights (member,), as the whole distribution, shape (n,)."""
+    if weights is None:
+        return np.asarray(scoringrules.crps_ensemble(observed, members, estimator="qd"))
+    share = np.broadcast_to(np.asarray(weights, dtype=float) / np.sum(weights), members.shape)
+    return np.asarray(scoringrules.crps_ensemble(observed, members, ens_w=share, estimator="qd"))
+
+
+def crps_quantiles(observed: np.ndarray, quantiles: np.ndarray, levels: Sequence[float] = LEVELS) -> np.ndarray:
+    """Return the CRPS as twice the mean pinball loss over levels that are spread evenly, shape (n,).
+
+    Args:
+        observed: Shape (n,).
+        quantiles: Shape (n, level).
+        levels: Midpoints of equal parts of (0, 1), (j - ½) / m: other levels would weigh the tails wrongly.
+    """
+    tau = np.asarray(levels, dtype=float)
+    m = len(tau)
+    if quantiles.shape != (len(observed), m) or not np.allclose(tau, (np.arange(m) + 0.5) / m):
+        raise EarthSSLError(
+            f"expected quantiles (n, {m}) at the midpoints of {m} equal parts of (0, 1), got shape {quantiles.shape} "
+            f"at {list(tau[:3])} …"
+        )
+    return np.asarray(scoringrules.crps_quantile(observed, quantiles, tau))
+
+
+def covered(observed: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Return whether each closed interval holds what was observed, shape (n,)."""
+    return (observed >= low) & (observed <= high)
+
+
+def winkler(observed: np.ndarray, low: np.ndarray, high: np.ndarray, alpha: float = 0.1) -> np.ndarray:
+    """Return the interval score: width, and 2/α times how far outside the observation lies, shape (n,)."""
+    return np.asarray(scoringrules.interval_score(observed, low, high, alpha))
+
+
+def spread_skill(observed: np.ndarray, mean: np.ndarray, std: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Return the root mean variance over the RMSE of the mean, with weights of samples, all (n,).
+
+    1 is calibrated, below 1 overconfident.
+    """
+    w = np.ones(len(observed)) if weights is None else weights
+    error = (w * (observed - mean) ** 2).sum()
+    if not error > 0:
+        raise EarthSSLError("expected a mean forecast that errs somewhere, got none; the ratio has no value")
+    return math.sqrt((w * std**2).sum() / error)
+
+
+def pit_chi2(pit: np.ndarray, bins: int = 10) -> float:
+    """Return χ² of the PIT histogram over its degrees of freedom: near 1 where flat, for independent samples."""
+    expected = len(pit) / bins
+    if expected < 5:
+        raise EarthSSLError(f"expected at least {5 * bins} samples for {bins} bins, got {len(pit)}; use fewer bins")
+    counts = np.histogram(pit, bins=bins, range=(0, 1))[0]
+    return float(((counts - expected) ** 2 / expected).sum() / (bins - 1))
+
+
+def pit_ensemble(observed: np.ndarray, members: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Return the share of the members below what was observed, ties counted half, in (0, 1), shape (n,)."""
+    m = members.shape[-1]
+    w = np.full(m, 1 / m) if weights is None else weights / weights.sum()
+    below = (members < observed[:, None]) @ w + 0.5 * ((members == observed[:, None]) @ w)
+    return np.clip((below * m + 0.5) / (m + 1), 0, 1)

@@ -7,8 +7,6 @@ import numpy as np
 from ...ssl.common.errors import EarthSSLError
 from .paired_bootstrap import Statistic
 
-METRICS = ("brier_skill", "accuracy", "balanced_accuracy", "log_loss")
-
 FLOOR = 1e-3  # least probability that the log loss believes: a row that says 0 pays -ln 0.001, not infinity
 
 

@@ -17,12 +17,6 @@ CALLS = ("pss", "hss")
 FLOOR = 1e-6  # least chance that the log loss believes: a forecast of 0 for what happens costs 14, not infinity
 
 
-def brier(probability: np.ndarray, event: np.ndarray, weight: np.ndarray | None = None) -> float:
-    """Return the weighted mean of (p - o)², for p and o of shape (n,)."""
-    p, o, w = checked(probability, event, weight)
-    return float(w @ (p - o) ** 2 / w.sum())
-
-
 def log_loss(probability: np.ndarray, event: np.ndarray, weight: np.ndarray | None = None) -> float:
     """Return the weighted mean of -ln of the chance given to what happened; chances below 1e-6 count as 1e-6."""
     p, o, w = checked(probability, event, weight)
@@ -43,20 +37,6 @@ def frequencies(event: np.ndarray, group: np.ndarray, groups: int, weight: np.nd
     total = np.bincount(group, w, groups)
     hits = np.bincount(group, w * event, groups)
     return np.divide(hits, total, out=np.full(groups, np.nan), where=total > 0)
-
-
-def brier_skill(
-    probability: np.ndarray, event: np.ndarray, reference: np.ndarray, weight: np.ndarray | None = None
-) -> float:
-    """Return 1 - Brier score / Brier score of the reference's probabilities, all (n,); NaN where that is 0.
-
-    The reference decides what the number means: the climatology of the training years is what could have been
-    forecast, that of the test sample itself is the hardest constant to beat.
-    """
-    p, o, w = checked(probability, event, weight)
-    r, _, _ = checked(reference, event, weight)
-    error = float(w @ (r - o) ** 2)
-    return float(1 - w @ (p - o) ** 2 / error) if error > 0 else float("nan")
 
 
 # ---- Reliability -----------------------------------------------------------------------------------------------
@@ -175,16 +155,16 @@ class Ranking:
 
     def auc(self, weight: np.ndarray | None = None) -> np.ndarray:
         """Return the area under the ROC curve of each forecast, (m,): a tie counts half. NaN with one class only."""
-        return np.array([_auc(*counts) for counts in self._counts(weight)])
+        return np.array([_auc(*counts) for counts in self.counts(weight)])
 
     def average_precision(self, weight: np.ndarray | None = None) -> np.ndarray:
         """Return Σ (R_i - R_{i-1}) P_i over the different forecast values of each forecast, (m,); NaN without events.
 
         R_i and P_i are recall and precision of calling everything from the i-th highest value on.
         """
-        return np.array([_average_precision(*counts) for counts in self._counts(weight)])
+        return np.array([_average_precision(*counts) for counts in self.counts(weight)])
 
-    def _counts(self, weight: np.ndarray | None) -> list[tuple[np.ndarray, np.ndarray]]:
+    def counts(self, weight: np.ndarray | None) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return for each forecast the weight of events and of the others at or above each of its values."""
         w = np.ones(len(self._event)) if weight is None else np.asarray(weight, dtype=float)
         yes, no = w * self._event, w * (1 - self._event)
@@ -295,11 +275,9 @@ def best_threshold(probability: np.ndarray, event: np.ndarray, score: str, weigh
             f"best_threshold: expected events and non-events to choose a threshold on, got {w @ o:g} events among "
             f"{w.sum():g} samples; lengthen the validation block"
         )
-    order = np.argsort(-p, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(p[order])), len(p) - 1)
-    a, b = np.cumsum((w * o)[order])[ends], np.cumsum((w * (1 - o))[order])[ends]
+    ((a, b),) = Ranking(p, o).counts(w)
     counts = Contingency(a, b, a[-1] - a, b[-1] - b)
-    return float(p[order][ends][np.nanargmax(getattr(counts, score))])
+    return float(np.unique(p)[::-1][np.nanargmax(getattr(counts, score))])
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:

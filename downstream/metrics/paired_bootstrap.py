@@ -105,20 +105,15 @@ def compare(
     parts = []
     for reference in references:
         k = list(names).index(reference)
-        own = [j for j in range(len(names)) if j != k]
-        value = point[own] - point[k]
+        own = np.delete(np.arange(len(names)), k)
         bounds = _bounds(samples[:, own] - samples[:, [k]], level)
-        verdicts = [
-            verdict(low, high, larger_is_better) for low, high in zip(bounds["low"], bounds["high"], strict=True)
-        ]
+        said = [verdict(low, high, larger_is_better) for low, high in zip(*bounds.values(), strict=True)]
+        own_names, value = [names[j] for j in own], point[own] - point[k]
         parts.append(
-            pd.DataFrame(
-                {"row": [names[j] for j in own], "reference": reference, "value": value, **bounds, "verdict": verdicts}
-            )
+            pd.DataFrame({"row": own_names, "reference": reference, "value": value, **bounds, "verdict": said})
         )
     columns = ["row", "reference", "value", "low", "high", "verdict"]
-    differences = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
-    return scores, differences[columns]
+    return scores, pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
 def verdict(low: float, high: float, larger_is_better: bool = True) -> str:
@@ -132,13 +127,6 @@ def verdict(low: float, high: float, larger_is_better: bool = True) -> str:
 
 def _bounds(samples: np.ndarray, level: float) -> dict[str, np.ndarray]:
     """Return the percentiles of the finite draws of each row; NaN where there are none."""
-    usable = np.isfinite(samples)
-    if usable.all():
-        low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
-        return {"low": low, "high": high}
-    low, high = np.full((2, samples.shape[1]), np.nan)
-    for j in range(samples.shape[1]):
-        column = samples[usable[:, j], j]
-        if len(column):
-            low[j], high[j] = np.quantile(column, [(1 - level) / 2, (1 + level) / 2])
-    return {"low": low, "high": high}
+    ends, finite = [(1 - level) / 2, (1 + level) / 2], (column[np.isfinite(column)] for column in samples.T)
+    found = np.array([np.quantile(own if len(own) else [np.nan], ends) for own in finite]).reshape(-1, 2)
+    return {"low": found[:, 0], "high": found[:, 1]}

@@ -171,9 +171,9 @@ def resampled_skill(forecast: np.ndarray, observed: np.ndarray, counts: np.ndarr
         counts: Times each year occurs, shape (draws, years).
     """
     valid = np.isfinite(forecast) & np.isfinite(observed)
-    f, o = _centred(forecast, valid), _centred(observed, valid)
-    moments = [_by_draw(values, counts) for values in (valid.astype(float), f, o, f * f, o * o, f * o)]
-    n, f1, o1, f2, o2, fo = moments
+    f, o = (_deviation(values, valid, valid, 1) for values in (forecast, observed))  # small moments lose no digits
+    moments = (valid.astype(float), f, o, f * f, o * o, f * o)
+    n, f1, o1, f2, o2, fo = (np.tensordot(counts, values, (1, 1)) for values in moments)
     f_power, o_power, covariance = n * f2 - f1**2, n * o2 - o1**2, n * fo - f1 * o1
     # Below these a variance is rounding: of a constant forecast, or of a draw that repeats one year.
     f_floor, o_floor = (_floor(values, valid) * n**2 for values in (forecast, observed))
@@ -182,20 +182,6 @@ def resampled_skill(forecast: np.ndarray, observed: np.ndarray, counts: np.ndarr
     r = np.where(usable & moving, np.clip(covariance / scale, -1, 1), 0.0)
     months = usable.sum(axis=-1)
     return np.where(months > 0, r.sum(axis=-1) / np.maximum(months, 1), np.nan)
-
-
-def _by_draw(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return the sums over the drawn years of (lead, years, 12), shape (draws, lead, 12)."""
-    leads, years, months = values.shape
-    flat = values.transpose(1, 0, 2).reshape(years, leads * months)
-    return (counts @ flat).reshape(len(counts), leads, months)
-
-
-def _centred(values: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Return values less their mean over years (0 where missing): small moments lose no digits."""
-    filled = np.where(valid, values, 0.0)
-    mean = filled.sum(axis=1, keepdims=True) / np.maximum(valid.sum(axis=1, keepdims=True), 1)
-    return np.where(valid, filled - mean, 0.0)
 
 
 def _floor(values: np.ndarray, valid: np.ndarray) -> np.ndarray:

@@ -10,8 +10,6 @@ al. 2024, doi 10.1029/2023MS004019, and its code (metrics.py).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pandas as pd
 
@@ -177,38 +175,24 @@ def _correlation(product: np.ndarray, first: np.ndarray, second: np.ndarray) -> 
 # ---- Published numbers, to be shown only beside scores on the very same data -------------------------------
 
 
-@dataclass(frozen=True)
-class Published:
-    """One line of WeatherBench 1's tables: RMSE by the code's formula at 3 and 5 days, 5.625°, 2017–2018.
-
-    Attributes:
-        row: What it is.
-        z500, t850: RMSE at 72 and 120 h, m2 s-2 and K; one number where the lead does not matter.
-        provenance: Where the numbers were read.
-    """
-
-    row: str
-    z500: tuple[float, float]
-    t850: tuple[float, float]
-    provenance: str
-
-
 _NOTEBOOKS = "WeatherBench repository, notebooks (Rasp et al. 2020)"
 _README = "WeatherBench repository, README"
+# WeatherBench 1's tables: row; RMSE by the code's formula of z500 (m2 s-2) and t850 (K) at 3 and 5 days, 5.625°,
+# 2017–2018; where the numbers were read.
 PUBLISHED = (
-    Published("persistence", (936, 1033), (4.29, 4.56), _NOTEBOOKS),
-    Published("climatology, train mean", (1075, 1075), (5.51, 5.51), _NOTEBOOKS),
-    Published("climatology, weekly", (816, 816), (3.50, 3.50), _NOTEBOOKS),
-    Published("linear regression, direct", (693, 783), (3.19, 3.44), _NOTEBOOKS),
-    Published("linear regression, iterative (6 h)", (718, 810), (3.17, 3.48), _NOTEBOOKS),
-    Published("CNN, direct", (626, 757), (2.87, 3.37), _NOTEBOOKS),
-    Published("CNN, iterative (6 h)", (1115, 1559), (4.48, 9.69), _NOTEBOOKS),
-    Published("IFS T42", (489, 743), (3.09, 3.83), _NOTEBOOKS),
-    Published("IFS T63", (268, 463), (1.85, 2.52), _NOTEBOOKS),
-    Published("operational IFS", (153, 334), (1.36, 2.03), _NOTEBOOKS),
-    Published("U-Net on a cubed sphere, iterative (Weyn et al. 2020)", (373, 611), (1.98, 2.87), _README),
-    Published("ResNet, CMIP-pretrained (Rasp & Thuerey 2021)", (268, 499), (1.65, 2.41), _README),
-    Published("stacked ResNets (Clare et al. 2021)", (375, 627), (2.11, 2.91), _README),
+    ("persistence", (936, 1033), (4.29, 4.56), _NOTEBOOKS),
+    ("climatology, train mean", (1075, 1075), (5.51, 5.51), _NOTEBOOKS),
+    ("climatology, weekly", (816, 816), (3.50, 3.50), _NOTEBOOKS),
+    ("linear regression, direct", (693, 783), (3.19, 3.44), _NOTEBOOKS),
+    ("linear regression, iterative (6 h)", (718, 810), (3.17, 3.48), _NOTEBOOKS),
+    ("CNN, direct", (626, 757), (2.87, 3.37), _NOTEBOOKS),
+    ("CNN, iterative (6 h)", (1115, 1559), (4.48, 9.69), _NOTEBOOKS),
+    ("IFS T42", (489, 743), (3.09, 3.83), _NOTEBOOKS),
+    ("IFS T63", (268, 463), (1.85, 2.52), _NOTEBOOKS),
+    ("operational IFS", (153, 334), (1.36, 2.03), _NOTEBOOKS),
+    ("U-Net on a cubed sphere, iterative (Weyn et al. 2020)", (373, 611), (1.98, 2.87), _README),
+    ("ResNet, CMIP-pretrained (Rasp & Thuerey 2021)", (268, 499), (1.65, 2.41), _README),
+    ("stacked ResNets (Clare et al. 2021)", (375, 627), (2.11, 2.91), _README),
 )  # fmt: skip
 PUBLISHED_HOURS = (72, 120)
 PUBLISHED_YEARS = ("2017", "2018")
@@ -228,9 +212,8 @@ def published(
     regular = grid.shape == (32, 64) and grid.periodic and bool(np.allclose(np.diff(grid.lat), -5.625, atol=1e-3))
     lines = []
     if same and not synthetic and regular and years == PUBLISHED_YEARS and whole:
-        for one in PUBLISHED:
-            for name in ("z500", "t850"):
+        for row, z500, t850, provenance in PUBLISHED:
+            for name, values in (("z500", z500), ("t850", t850)):
                 if name in variables:
-                    pairs = zip(PUBLISHED_HOURS, getattr(one, name), strict=True)
-                    lines += [(one.row, name, hours, value, one.provenance) for hours, value in pairs]
+                    lines += [(row, name, *pair, provenance) for pair in zip(PUBLISHED_HOURS, values, strict=True)]
     return pd.DataFrame(lines, columns=["row", "variable", "hours", "wb1_rmse", "provenance"])

@@ -7,7 +7,7 @@ import io
 import os
 import shutil
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,8 +112,13 @@ class Summary:
         more = "all scores and pairs: scores.csv, differences.csv, report.html"
         return "\n".join([*lines, "", *(line for note in self.notes for line in textwrap.wrap(note, SCREEN)), more])
 
-    def write(self, out: str | Path, command: str = "") -> Path:
+    def write(self, out: str | Path, command: str = "", also: Callable[[Path], None] = lambda folder: None) -> Path:
         """Write the folder: scores.csv, differences.csv, table.txt, result.json, more tables, PNGs, maps, report.html.
+
+        Args:
+            out: New or empty.
+            command: As typed, for the record.
+            also: Writes more into the folder before it appears.
 
         Raises:
             EarthSSLError: If `out` is not empty, or the disk is full; nothing half-written stays.
@@ -143,6 +148,7 @@ class Summary:
                 write_text(making / "table.txt", self.text() + "\n")
                 write_json(making / "result.json", plain(record))
                 write_text(making / "report.html", self._page(pictures, record))
+                also(making)
                 if folder.exists():
                     folder.rmdir()
                 os.replace(making, folder)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ...ssl.common.errors import EarthSSLError, nearest
 from ...ssl.common.randomness import key
 from ...ssl.model.encoder import Encoder
-from .loop import Schedule, Training, best_on_validation, warmup_and_half_cosine
+from .loop import Schedule, Training, best_on_validation, by_decay, warmup_and_half_cosine
 from .lora import adapt, merge
 
 MODES = ("head", "last", "full", "lora")
@@ -76,13 +76,11 @@ class FinetuneConfig:
                 f"finetune: expected warmup_steps from 1 to steps - 1 and check_every ≤ steps, got "
                 f"{self.warmup_steps}, {self.check_every} and {self.steps} steps"
             )
-        if not self.lr > 0 or not self.clip > 0 or self.weight_decay < 0 or self.patience < 0:
+        if not min(self.alpha, self.lr, self.clip) > 0 or min(self.weight_decay, self.patience) < 0:
             raise EarthSSLError(
-                f"finetune: expected lr and clip > 0, weight_decay and patience ≥ 0, got {self.lr}, {self.clip}, "
-                f"{self.weight_decay}, {self.patience}"
+                f"finetune: expected alpha, lr and clip > 0, weight_decay and patience ≥ 0, got {self.alpha}, "
+                f"{self.lr}, {self.clip}, {self.weight_decay}, {self.patience}"
             )
-        if not self.alpha > 0:
-            raise EarthSSLError(f"finetune.alpha: expected a number > 0, got {self.alpha}")
         if not 0 < self.layer_decay <= 1:
             raise EarthSSLError(f"finetune.layer_decay: expected a factor in (0, 1], got {self.layer_decay}")
         if not 0 <= self.drop_path < 1:
@@ -161,13 +159,8 @@ def parameter_groups(
     layers[top] += [p for p in network.parameters() if id(p) not in own]
     groups = []
     for layer, parameters in layers.items():
-        rate = config.lr * config.layer_decay ** (top - layer)
-        for decay, chosen in (
-            (config.weight_decay, [p for p in parameters if p.ndim > 1]),
-            (0.0, [p for p in parameters if p.ndim <= 1]),
-        ):
-            if chosen:
-                groups.append({"params": chosen, "lr": rate, "weight_decay": decay, "layer": layer})
+        made = by_decay(parameters, config.lr * config.layer_decay ** (top - layer), config.weight_decay)
+        groups += [{**group, "layer": layer} for group in made if group["params"]]
     return groups
 
 
@@ -224,7 +217,7 @@ def fine_tune(
         best = best_on_validation(training, score, config.check_every, patience=config.patience, ends_compete=True)
     if best is None:
         raise EarthSSLError(f"{label}: expected a finite validation score at the start, got none")
-    proof = training.frozen.proof(training.taken)
+    proof = training.proof()
     network.load_state_dict(best.weights)
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     proof["merged_afterwards"] = merge(encoder)
@@ -240,8 +233,9 @@ class _Tuning(Training):
         loss: Callable[[np.ndarray], Tensor], samples: np.ndarray, config: FinetuneConfig, seed: int, label: str,
     ) -> None:  # fmt: skip
         super().__init__(network, groups, loss, samples, schedule_of(config), (seed, "finetune order"), label)
-        self.encoder, self.config, self.seed = encoder, config, seed
-        self.frozen, self.taken = Frozen(network), 0
+        self.encoder, self.config, self.seed, self.taken = encoder, config, seed, 0
+        self._frozen = {name: p for name, p in network.named_parameters() if not p.requires_grad}
+        self._before = self._sha256()
 
     def begin(self, step: int) -> None:
         """Put what is trained in training mode; what is frozen works as it will be used."""
@@ -253,27 +247,14 @@ class _Tuning(Training):
         torch.manual_seed(key(self.seed, "finetune", step) & (2**63 - 1))
 
     def check(self, step: int) -> None:
-        """Refuse gradients of frozen weights."""
-        self.frozen.check_gradients(step)
-        self.taken = step + 1
-
-
-class Frozen:
-    """The weights that must stay as they are while the others are trained."""
-
-    def __init__(self, network: nn.Module) -> None:
-        """Take down what they are."""
-        self._parameters = {name: p for name, p in network.named_parameters() if not p.requires_grad}
-        self._before = self._sha256()
-
-    def check_gradients(self, step: int) -> None:
         """Raise an EarthSSLError if a frozen weight got a gradient."""
-        wrong = [name for name, p in self._parameters.items() if p.grad is not None or p.requires_grad]
+        wrong = [name for name, p in self._frozen.items() if p.grad is not None or p.requires_grad]
         if wrong:
             raise EarthSSLError(f"fine-tuning, step {step}: the frozen weight {wrong[0]} got a gradient; report this")
+        self.taken = step + 1
 
-    def proof(self, steps: int) -> dict[str, Any]:
-        """Return what was checked, as plain JSON.
+    def proof(self) -> dict[str, Any]:
+        """Return what was checked of the frozen weights, as plain JSON.
 
         Raises:
             EarthSSLError: If a byte of them differs.
@@ -281,13 +262,13 @@ class Frozen:
         after = self._sha256()
         if after != self._before:
             raise EarthSSLError("fine-tuning: frozen weights are not what they were before; report this")
-        count = sum(p.numel() for p in self._parameters.values())
-        return {"tensors": len(self._parameters), "values": count, "sha256_before": self._before,
-                "sha256_after": after, "steps_without_gradient": steps}  # fmt: skip
+        count = sum(p.numel() for p in self._frozen.values())
+        return {"tensors": len(self._frozen), "values": count, "sha256_before": self._before,
+                "sha256_after": after, "steps_without_gradient": self.taken}  # fmt: skip
 
     def _sha256(self) -> str:
         made = hashlib.sha256()
-        for name, parameter in self._parameters.items():
+        for name, parameter in self._frozen.items():
             made.update(name.encode())
             made.update(parameter.detach().cpu().contiguous().numpy().tobytes())
         return made.hexdigest()

@@ -192,12 +192,15 @@ def describe(kind: Any, indent: str = "  ") -> str:
     return "\n".join(lines)
 
 
+def _attribute_lines(kind: Any) -> list[str]:
+    return (inspect.getdoc(kind) or "").partition("Attributes:")[2].splitlines()
+
+
 def _attribute_docs(kind: Any) -> dict[str, str]:
-    """Return what the "Attributes:" section of a docstring says of each name."""
-    _, _, text = (inspect.getdoc(kind) or "").partition("Attributes:")
+    """Return what the "Attributes:" sections of a class and of those it is made from say of each name."""
     said: dict[str, str] = {}
     name = ""
-    for line in text.splitlines():
+    for line in (line for base in reversed(inspect.getmro(kind)) for line in _attribute_lines(base)):
         found = re.match(r"^    ([a-z_0-9]+(?:, [a-z_0-9]+)*): (.*)", line)
         if found:
             name = found[1]

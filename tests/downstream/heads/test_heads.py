@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from earthssl.downstream.heads.base import Samples, choose, standardised
 from earthssl.downstream.heads.linear import LogisticHead, RidgeHead
-from earthssl.downstream.heads.nearest import NearestHead, unit_length
+from earthssl.downstream.heads.nearest import NearestHead
 from earthssl.downstream.metrics.classes import one_hot, squared_error
 from earthssl.ssl.common.errors import EarthSSLError
 from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.preprocessing import normalize
 
 
 def clouds(n: int = 300, seed: int = 0, classes: int = 3, width: int = 4) -> Samples:
@@ -74,7 +75,7 @@ def test_neighbours_by_brute_force() -> None:
     train, queries = clouds(60), clouds(60, seed=1)
     exclusion, k, t = 3, 7, 0.2
     found = NearestHead((k,), exclusion, t, standardise=True).predict(train, queries, [k])[0]
-    x, z = (unit_length(part) for part in standardised(train.features, queries.features))
+    x, z = (normalize(part) for part in standardised(train.features, queries.features))
     for q in range(len(z)):
         cosine = x @ z[q]
         cosine[np.abs(train.steps - queries.steps[q]) <= exclusion] = -np.inf

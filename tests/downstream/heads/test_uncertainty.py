@@ -9,26 +9,23 @@ import numpy as np
 import pytest
 from earthssl.downstream.heads.ridge_path import RidgePath
 from earthssl.downstream.heads.uncertainty import (
+    LEVELS,
     QuantileHead,
     RidgePosterior,
     block_weights,
     conformal_quantile,
-    evidence,
-    gaussian,
-    leverage,
-    predictives,
-    uncertainty,
-)
-from earthssl.downstream.metrics.distributions import (
-    LEVELS,
     covered,
     crps_ensemble,
     crps_gaussian,
     crps_quantiles,
-    pinball,
+    evidence,
+    gaussian,
+    leverage,
     pit_chi2,
     pit_ensemble,
+    predictives,
     spread_skill,
+    uncertainty,
     winkler,
 )
 from earthssl.ssl.common.errors import EarthSSLError
@@ -54,40 +51,35 @@ def test_crps_of_a_narrow_gaussian_is_the_absolute_error() -> None:
         crps_gaussian(np.array([2.0]), np.array([5.0]), np.array([0.0]))
 
 
-@pytest.mark.parametrize("fair", [True, False])
-def test_crps_of_an_ensemble_by_all_pairs(fair: bool) -> None:
+def test_crps_of_an_ensemble_by_all_pairs() -> None:
     rng = np.random.default_rng(0)
     members, observed = rng.normal(size=(6, 5)), rng.normal(size=6)
     pairs = np.abs(members[:, :, None] - members[:, None, :]).sum((1, 2)) / 2
-    expected = np.abs(members - observed[:, None]).mean(1) - pairs / (5 * 4 if fair else 25)
-    assert crps_ensemble(observed, members, fair=fair) == pytest.approx(expected)
+    expected = np.abs(members - observed[:, None]).mean(1) - pairs / 25
+    assert crps_ensemble(observed, members) == pytest.approx(expected)
 
 
-def test_fair_crps_does_not_depend_on_the_size_of_the_ensemble() -> None:
-    """Members and truth from N(0, 1): on average 1/√π whatever M; the other score is larger by spread / M."""
+def test_crps_of_an_ensemble_pays_for_its_size() -> None:
+    """Members and truth from N(0, 1): on average 1/√π, and a share of 1 / M more."""
     rng = np.random.default_rng(0)
     truth = rng.normal(size=40_000)
     for m in (2, 5):
         members = rng.normal(size=(40_000, m))
-        assert crps_ensemble(truth, members).mean() == pytest.approx(1 / math.sqrt(math.pi), abs=0.01)
-        whole = crps_ensemble(truth, members, fair=False).mean()
-        assert whole == pytest.approx((1 + 1 / m) / math.sqrt(math.pi), abs=0.01)
-    with pytest.raises(EarthSSLError, match="at least two members"):
-        crps_ensemble(truth, truth[:, None])
+        assert crps_ensemble(truth, members).mean() == pytest.approx((1 + 1 / m) / math.sqrt(math.pi), abs=0.01)
 
 
 def test_weights_count_as_copies() -> None:
     members, observed = np.array([[0.0, 1.0, 5.0]]), np.array([0.7])
     copies = np.repeat(members, [3, 1, 2], axis=1)
-    weighted = crps_ensemble(observed, members, fair=False, weights=np.array([3.0, 1.0, 2.0]))
-    assert weighted == pytest.approx(crps_ensemble(observed, copies, fair=False))
+    weighted = crps_ensemble(observed, members, np.array([3.0, 1.0, 2.0]))
+    assert weighted == pytest.approx(crps_ensemble(observed, copies))
 
 
 def test_crps_by_quantiles_is_that_of_the_sorted_ensemble() -> None:
     """An identity where the levels are the midpoints."""
     rng = np.random.default_rng(0)
     members, observed = np.sort(rng.normal(size=(7, 20)), axis=1), rng.normal(size=7)
-    assert crps_quantiles(observed, members) == pytest.approx(crps_ensemble(observed, members, fair=False))
+    assert crps_quantiles(observed, members) == pytest.approx(crps_ensemble(observed, members))
 
 
 def test_crps_by_many_quantiles_of_a_gaussian_is_the_closed_form() -> None:
@@ -99,22 +91,11 @@ def test_crps_by_many_quantiles_of_a_gaussian_is_the_closed_form() -> None:
         crps_quantiles(observed, np.zeros((3, 2)), (0.1, 0.9))
 
 
-def test_pinball_by_hand_and_least_at_the_quantile() -> None:
-    """Two above the 90 % quantile costs 1.8, two below it .2; over many samples the true quantile costs least."""
-    found = pinball(np.array([3.0, -1.0]), np.ones((2, 2)), np.array([0.9, 0.5]))
-    assert found == pytest.approx(np.array([[1.8, 1.0], [0.2, 1.0]]))
-    observed = np.random.default_rng(0).normal(size=100_000)
-    levels = np.full(3, 0.8)
-    tried = ndtri(0.8) + np.array([-0.3, 0, 0.3])
-    assert pinball(observed, np.tile(tried, (100_000, 1)), levels).mean(0).argmin() == 1
-
-
 def test_spread_and_error_by_hand_with_weights_as_copies() -> None:
-    """Deviations 3 and 1, errors 2 and 4, the first three times: √((3·9 + 1) / (3·4 + 16)) = 1; members: √(5/4)."""
+    """Deviations 3 and 1, errors 2 and 4, the first three times: √((3·9 + 1) / (3·4 + 16)) = 1."""
     observed, mean, std = np.array([2.0, 4.0]), np.zeros(2), np.array([3.0, 1.0])
     weights = np.array([3.0, 1.0])
     assert spread_skill(observed, mean, std, weights=weights) == pytest.approx(1)
-    assert spread_skill(observed, mean, std, weights=weights, members=4) == pytest.approx(1.25**0.5)
     copies = [np.repeat(one, [3, 1]) for one in (observed, mean, std)]
     assert spread_skill(*copies) == pytest.approx(1)
 
@@ -136,8 +117,8 @@ def test_spread_matches_error_where_calibrated() -> None:
     rng = np.random.default_rng(0)
     centre = rng.normal(size=50_000)
     truth, members = (centre + rng.normal(size=(k, 50_000)) for k in (1, 4))
-    found = spread_skill(truth[0], members.mean(0), members.std(0, ddof=1), members=4)
-    assert found == pytest.approx(1, abs=0.02)
+    found = spread_skill(truth[0], members.mean(0), members.std(0, ddof=1))
+    assert 1.25**0.5 * found == pytest.approx(1, abs=0.02)
     half = spread_skill(truth[0], centre, np.full(50_000, 0.5))
     assert half == pytest.approx(0.5, abs=0.01)
     with pytest.raises(EarthSSLError, match="errs somewhere"):

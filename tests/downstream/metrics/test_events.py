@@ -9,8 +9,6 @@ from earthssl.downstream.metrics.events import (
     Ranking,
     best_threshold,
     bins_of,
-    brier,
-    brier_skill,
     calibration_error,
     frequencies,
     log_loss,
@@ -38,8 +36,8 @@ def repeated(*columns: np.ndarray, weight: np.ndarray) -> list[np.ndarray]:
 
 def test_brier_and_log_loss_by_hand() -> None:
     p, o = np.array([0.8, 0.3, 0.0]), np.array([1, 0, 0])
-    assert brier(p, o) == pytest.approx((0.04 + 0.09) / 3)
-    assert brier(p, o, np.array([0.0, 2, 2])) == pytest.approx(0.18 / 4)
+    assert murphy(p, o).brier == pytest.approx((0.04 + 0.09) / 3)
+    assert murphy(p, o, np.array([0.0, 2, 2])).brier == pytest.approx(0.18 / 4)
     assert log_loss(p, o) == pytest.approx(-(np.log(0.8) + np.log(0.7)) / 3)
     assert log_loss(np.array([0.0, 0.5]), np.array([1, 0])) == pytest.approx(-(np.log(1e-6) + np.log(0.5)) / 2)
 
@@ -48,7 +46,7 @@ def test_brier_and_log_loss_by_hand() -> None:
 def test_weights_are_repetitions(ties: bool) -> None:
     p, o, w = drawn(ties=ties)
     p2, o2 = repeated(p, o, weight=w)
-    assert brier(p, o, w) == pytest.approx(metrics.brier_score_loss(o2, p2))
+    assert murphy(p, o, w).brier == pytest.approx(metrics.brier_score_loss(o2, p2))
     assert log_loss(p, o, w) == pytest.approx(log_loss(p2, o2))
     assert Ranking(p, o).auc(w)[0] == pytest.approx(Ranking(p2, o2).auc()[0])
     assert Ranking(p, o).average_precision(w)[0] == pytest.approx(Ranking(p2, o2).average_precision()[0])
@@ -56,15 +54,6 @@ def test_weights_are_repetitions(ties: bool) -> None:
     for name in ("pod", "far", "pofd", "csi", "pss", "hss"):
         one, two = Contingency.of(p > 0.2, o, w), Contingency.of(p2 > 0.2, o2)
         assert getattr(one, name) == pytest.approx(getattr(two, name))
-
-
-def test_skill_is_1_for_a_seer_0_for_the_reference_and_undefined_without_error() -> None:
-    _, o, w = drawn()
-    rate = np.full(len(o), w @ o / w.sum())
-    assert brier_skill(o.astype(float), o, rate, w) == 1
-    assert brier_skill(rate, o, rate, w) == 0
-    assert brier_skill(1.0 - o, o, rate, w) < 0
-    assert np.isnan(brier_skill(rate, o, o.astype(float), w))
 
 
 def test_frequencies_by_group() -> None:
@@ -83,7 +72,7 @@ def test_murphys_parts_add_up_whatever_the_bins(bins: int, ties: bool) -> None:
     m = murphy(p, o, w, bins)
     total = m.reliability - m.resolution + m.uncertainty + m.within_variance - m.within_covariance
     assert total == pytest.approx(m.brier, abs=1e-14)
-    assert m.brier == pytest.approx(brier(p, o, w))
+    assert m.brier == pytest.approx(metrics.brier_score_loss(o, p, sample_weight=w))
 
 
 def test_discrete_forecasts_have_the_three_classical_parts() -> None:
@@ -220,7 +209,7 @@ def test_of_equally_good_thresholds_the_highest_is_taken() -> None:
 )
 def test_bad_forecasts_are_refused(p: list[float], o: list[int], w: list[float] | None, said: str) -> None:
     with pytest.raises(EarthSSLError, match=said):
-        brier(np.array(p), np.array(o), None if w is None else np.array(w))
+        log_loss(np.array(p), np.array(o), None if w is None else np.array(w))
 
 
 def test_other_mistakes_are_refused() -> None:

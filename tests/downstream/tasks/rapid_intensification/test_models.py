@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from earthssl.downstream.metrics.events import Ranking, brier, calibration_error
+from earthssl.downstream.metrics.events import Ranking, calibration_error
 from earthssl.downstream.tasks.rapid_intensification.models import (
     ISOTONIC,
     PLATT,
@@ -21,6 +21,7 @@ from earthssl.downstream.tasks.rapid_intensification.models import (
     recalibrated,
     table,
 )
+from sklearn.metrics import brier_score_loss
 
 
 def test_climatology_and_persistence_by_hand(problem: Problem) -> None:
@@ -54,7 +55,9 @@ def test_logistic_regression_finds_the_law_it_is_made_for(problem: Problem) -> N
     found = logistic(made, x[:, None])
     test = made.inside("test")
     np.testing.assert_allclose(found.test, chance[test], atol=0.06)
-    assert brier(found.test, made.event[test]) == pytest.approx(brier(chance[test], made.event[test]), rel=0.02)
+    assert brier_score_loss(made.event[test], found.test) == pytest.approx(
+        brier_score_loss(made.event[test], chance[test]), rel=0.02
+    )
     assert len(found.val) == made.inside("val").sum()
 
 
@@ -82,7 +85,7 @@ def test_recalibration_mends_distorted_chances(problem: Problem, how: str) -> No
     sure = made.chances(1 / (1 + np.exp(-2 * odds)))
     mended = recalibrated(made, sure, how)
     assert calibration_error(mended.test, event) < 0.6 * calibration_error(sure.test, event)
-    assert brier(mended.test, event) < brier(sure.test, event)
+    assert brier_score_loss(event, mended.test) < brier_score_loss(event, sure.test)
     order = np.argsort(sure.test)
     assert (np.diff(mended.test[order]) >= 0).all()
     if how == PLATT:
@@ -94,4 +97,4 @@ def test_balanced_classes_keep_the_order_and_spoil_the_chances(problem: Problem)
     plain, warning = logistic(problem, problem.predictors.track), balanced(problem)
     assert Ranking(warning.test, event).auc()[0] == pytest.approx(Ranking(plain.test, event).auc()[0], abs=0.02)
     assert warning.test.mean() > event.mean() + 0.05
-    assert brier(warning.test, event) > brier(plain.test, event)
+    assert brier_score_loss(event, warning.test) > brier_score_loss(event, plain.test)
