@@ -18,9 +18,8 @@ from ...ssl.common.files import digest, disk_full_is_clear
 from ...ssl.model.encoder import Encoder
 from ...ssl.model.tokens import Patches, token_places
 from ...ssl.store.store import Store
-from .encoded import encoded
 from .eof import Eof
-from .store_windows import StoreWindows
+from .store_windows import StoreWindows, encoded
 
 POOLINGS = ("mean", "last", "pacific", "pcs", "mean+pcs")
 # Equatorial Pacific, where the equatorial waves of the recharge oscillator run; bins of longitude, degrees.
