@@ -59,11 +59,7 @@ class SstClimatology:
                 f"sst: expected all calendar months between {found.min()} and {found.max()}, got none of month "
                 f"{absent[0] + 1}; widen sst_years"
             )
-        values = sst.to_numpy().astype(float)
-        known = np.isfinite(values)
-        sums = np.stack([np.where(known, values, 0.0)[month == k].sum(axis=0) for k in range(MONTHS)])
-        counts = np.stack([known[month == k].sum(axis=0) for k in range(MONTHS)])
-        means = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+        means = sst.astype(float).groupby("time.month").mean("time").to_numpy()
         grid = LatLonGrid(sst["lat"].to_numpy(), sst["lon"].to_numpy())
         return cls(filled(means, grid), grid, np.unique(found))
 

@@ -14,6 +14,7 @@ from ....ssl.common.errors import EarthSSLError, nearest
 from ....ssl.fields.batch import Batch
 from ...evaluation.encoders import Contender
 from ...evaluation.task import TaskConfig
+from ...results.numbers import thinned
 from ...training.from_scratch import ScratchConfig
 from ..enso.state_labels import StateLabels
 from .attribution import evaluate, integrated_gradients, lime, occlusion, optimal_input, sliding_blocks, superpixels
@@ -145,7 +146,7 @@ class Events:
                     f"{quantile:g} of training), got none; lower explain.quantile or lengthen splits.test"
                 )
             found.append(len(rows))
-            chosen.append(rows[np.unique(np.linspace(0, len(rows) - 1, min(samples, len(rows))).round().astype(int))])
+            chosen.append(np.array(thinned(rows, samples)))
         sign = np.repeat([1.0, -1.0], [len(rows) for rows in chosen])
         rows = np.concatenate(chosen)
         order = np.argsort(rows)
@@ -299,7 +300,7 @@ def _randomised(
     config: ExplainConfig,
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """Return how alike the maps of the network and of one with random weights are: by stage and method, and at last."""
-    few = np.unique(np.linspace(0, len(windows) - 1, config.random_samples).round().astype(int))
+    few = np.array(thinned(range(len(windows)), config.random_samples))
     at = torch.from_numpy(few)
     known = windows.known.numpy()
     lines = []

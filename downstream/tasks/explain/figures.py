@@ -60,7 +60,7 @@ def map_figure(
         bar.set_label(units[name], fontsize=7)
         bar.ax.tick_params(labelsize=6, length=2)
     for axis in (panels[0, 0].xaxis, panels[0, 0].yaxis):
-        axis.set_major_locator(MaxNLocator(6, steps=[1, 1.5, 2, 3, 4.5, 6, 9, 10]))
+        axis.set_major_locator(MaxNLocator(6, steps=[1, 1.5, 2, 3, 4.5, 6, 10]))
     for axes in panels[-1]:
         axes.set_xlabel("longitude (°E)", fontsize=7)
     for axes in panels[:, 0]:
