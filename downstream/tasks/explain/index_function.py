@@ -6,7 +6,7 @@ together they are one weight for each token and feature, and an intercept for ea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,8 +17,7 @@ from ....ssl.common.errors import EarthSSLError
 from ....ssl.fields.batch import Batch
 from ....ssl.model.encoder import Encoder
 from ....ssl.model.tokens import patchify
-from ...features.eof import Eof
-from ...features.frozen_features import RawFeatures
+from ...features.frozen_features import Pooled
 from ...heads.ridge_path import PENALTIES, RidgePath
 from ..enso.state_labels import StateLabels
 
@@ -83,23 +82,13 @@ class IndexFunction(nn.Module):
         return (tokens * self.weight).sum((1, 2)) + self.intercept[at]
 
 
-@dataclass(frozen=True, eq=False)
-class Pooled:
-    """Features that are linear in the tokens of a layer, or in the fields.
-
-    Attributes:
-        name, layer: Of the features.
-        values: Of some windows, (window, k).
-        unpool: Returns the weights (see `TokenHead`) and the constant that coefficients on the features, (k,), come to.
-    """
-
-    name: str
-    layer: int
-    values: np.ndarray
-    unpool: Callable[[np.ndarray], tuple[np.ndarray, float]]
-
-
-def fit_head(candidates: Iterable[Pooled], rows: np.ndarray, labels: StateLabels, lead: int) -> TokenHead:
+def fit_head(
+    candidates: Iterable[Pooled],
+    rows: np.ndarray,
+    labels: StateLabels,
+    lead: int,
+    unpooled: Callable[[Pooled, np.ndarray], tuple[np.ndarray, float]],
+) -> TokenHead:
     """Return the head: features and penalty chosen on validation, refitted on training and validation.
 
     Args:
@@ -107,6 +96,7 @@ def fit_head(candidates: Iterable[Pooled], rows: np.ndarray, labels: StateLabels
         rows: Last input month of each window of theirs, ascending.
         labels: With the season's index in K.
         lead: Months from the last input month to the last month of the season.
+        unpooled: Returns the weights (see `TokenHead`) and the constant that coefficients on features come to.
 
     Raises:
         EarthSSLError: If a calendar month has no training sample.
@@ -131,63 +121,26 @@ def fit_head(candidates: Iterable[Pooled], rows: np.ndarray, labels: StateLabels
     path = RidgePath.fit(chosen.values[np.searchsorted(rows, fit)], labels.season[fit + lead, None], month[fit])
     slope = path.coefficients(penalty)[:, 0]
     constant = path.target_mean[:, 0] - path.feature_mean @ slope
-    weight, offset = chosen.unpool(slope)
+    weight, offset = unpooled(chosen, slope)
     forecast = np.full(len(month), np.nan)
     forecast[rows] = chosen.values @ slope + constant[month[rows]]
     return TokenHead(chosen.layer, weight, constant + offset, chosen.name, penalty, error, forecast)
 
 
-def pooled(
-    raw: RawFeatures,
-    final: np.ndarray,
-    training: np.ndarray,
-    layers: Sequence[int],
-    poolings: Sequence[str],
-    components: Sequence[int],
-) -> Iterator[Pooled]:
-    """Yield the features of an encoder that the head may choose from.
+def on_tokens(final: np.ndarray, features: Pooled, slope: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return the weights on the tokens, (token, feature), and the constant that coefficients on features come to.
 
     Args:
-        raw: Features of the encoder at `layers`.
         final: Which tokens of a window belong to its last step, (token,).
-        training: Months that principal components are fitted on, bool, (time,).
-        layers: Blocks, counted from 0.
-        poolings: Out of `POOLINGS`.
-        components: Numbers of principal components.
+        features: Of an encoder, pooled in one of `POOLINGS`.
+        slope: The coefficients, (k,).
     """
-    fitted, width = training[raw.rows], raw.mean.shape[-1]
-    every, last = np.full(len(final), 1 / len(final)), final / final.sum()
-    for k, layer in enumerate(layers):
-        where = f"layer {layer + 1}"
-        if "mean" in poolings:
-            yield Pooled(f"{where}, mean", layer, raw.mean[k], lambda b: (np.outer(every, b), 0.0))
-        if "last" in poolings:
-            yield Pooled(f"{where}, last step's mean", layer, raw.last[k], lambda b: (np.outer(last, b), 0.0))
-        if not {"pcs", "mean+pcs"} & set(poolings):
-            continue
-        flat = raw.tokens[k].reshape(len(raw.rows), -1).astype(np.float32)
-        most = min(max(components), int(fitted.sum()) - 1, flat.shape[1])
-        eof = Eof.fit(flat[fitted], np.repeat(raw.area, width), most)
-        pcs = eof.project(flat)
-        for count in (c for c in components if c <= most):
-            name, own, unpool = f"{count} PCs of last step's tokens", pcs[:, :count], _unprojected(eof, count, final)
-            if "pcs" in poolings:
-                yield Pooled(f"{where}, {name}", layer, own, unpool)
-            if "mean+pcs" in poolings:
-                yield Pooled(f"{where}, mean + {name}", layer, np.concatenate([raw.mean[k], own], 1), unpool)
-
-
-def _unprojected(eof: Eof, count: int, final: np.ndarray) -> Callable[[np.ndarray], tuple[np.ndarray, float]]:
-    """Return the `unpool` of components of the last step's tokens, with those of the mean of all tokens before them."""
-
-    def unpool(slope: np.ndarray) -> tuple[np.ndarray, float]:
-        of_mean, own = slope[:-count], slope[-count:]
-        per_value = np.nan_to_num(eof.patterns[:count].T @ own) * eof.weight
-        tokens = per_value.reshape(int(final.sum()), -1)
-        weight = np.zeros((len(final), tokens.shape[1]))
-        weight[final] = tokens
-        if len(of_mean):
-            weight += of_mean * (1 / len(final))
-        return weight, -float(np.nan_to_num(eof.mean) @ per_value)
-
-    return unpool
+    every = np.full(len(final), 1 / len(final))
+    if features.eof is None:
+        return np.outer(final / final.sum() if features.pooling == "last" else every, slope), 0.0
+    width = len(features.eof.weight) // int(final.sum())
+    of_mean, own = (slope[:width], slope[width:]) if features.pooling == "mean+pcs" else (np.zeros(width), slope)
+    per_value = np.nan_to_num(features.eof.patterns[: len(own)].T @ own) * features.eof.weight
+    weight = np.outer(every, of_mean)
+    weight[final] += per_value.reshape(-1, width)
+    return weight, -float(np.nan_to_num(features.eof.mean) @ per_value)

@@ -14,9 +14,10 @@ from ....ssl.sources.planet.geography import COLUMNS
 from ....ssl.sources.planet.recorded import recorded_planet
 from ....ssl.store.store import Store
 from ...features.anomalies import monthly_anomaly
+from ...features.frozen_features import Pooled
 from ...features.store_windows import StoreWindows
 from ..enso.state_labels import SEASON, StateLabels
-from .index_function import Pooled, TokenHead, fit_head
+from .index_function import TokenHead, fit_head
 
 MOST_NUMBERS = 3e8  # of the raw input of all training samples
 MECHANISM = ("t_e", "h_w", "wind", "t_squared")  # what drives the oscillator: SST, thermocline, wind bursts
@@ -46,7 +47,7 @@ def linear_map(store: Store, labels: StateLabels, lead: int, length: int) -> tup
         )
     rows = np.concatenate([train, val, test])
     x = StoreWindows(store, length).batch(rows).values.flatten(1).numpy()
-    head = fit_head([Pooled("all cells", 0, x, lambda b: (b.reshape(shape), 0.0))], rows, labels, lead)
+    head = fit_head([Pooled("", "all cells", 0, x)], rows, labels, lead, lambda _, b: (b.reshape(shape), 0.0))
     r = _correlation(x[: len(train)], labels.season[train + lead], labels.enso.month[train])
     return head, r.reshape(shape)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,14 @@ from ....ssl.model.tokens import patchify
 from ....ssl.store.store import Store
 from ...evaluation.encoders import Contender
 from ...evaluation.task import Decoders, Extras, Task
-from ...features.frozen_features import cache_name, cached
+from ...features.frozen_features import cache_name, cached, pooled
 from ...features.store_windows import StoreWindows
 from ...results.row import Row
 from ...results.target import Target
 from ..enso.state_labels import StateLabels, check_window
 from .attribution import captum_attr, check_samples, superpixels
 from .explanations import Events, ExplainConfig, Explanation, explain
-from .index_function import TokenHead, fit_head, pooled
+from .index_function import TokenHead, fit_head, on_tokens
 from .references import linear_map, mechanism, random_maps
 from .results import Results, finding, heads
 from .scores import LINEAR, POINT, RANDOM, rows_of, target_of
@@ -120,9 +120,8 @@ class Explain(Task[ExplainConfig]):
         raw = cached(file, one.encoder, self.store, layers, f"features, {one.kind} seed {one.seed}")
         patches = patchify(self.windows, one.encoder.config.patch)
         final = (patches.step == patches.shape[0] - 1).numpy()
-        training = self.labels.enso.within("train")
-        candidates = pooled(raw, final, training, layers, config.poolings, config.components)
-        return fit_head(candidates, raw.rows, self.labels, config.lead)
+        candidates = pooled(raw, self.labels.enso.within("train"), layers, config.poolings, config.components)
+        return fit_head(candidates, raw.rows, self.labels, config.lead, partial(on_tokens, final))
 
     def title(self) -> str:
         first, last = (str(month)[:4] for month in self.labels.enso.blocks["test"])
