@@ -57,18 +57,15 @@ class StoreWindows:
             return np.concatenate([network(self.batch(part)).numpy() for part in parts])
 
 
-def encoded(
-    encoder: Encoder, batches: Iterable[Patches], hide: frozenset[str] = frozenset()
-) -> Iterator[tuple[Patches, list[Tensor]]]:
+def encoded(encoder: Encoder, batches: Iterable[Patches]) -> Iterator[tuple[Patches, list[Tensor]]]:
     """Yield each batch with the outputs of every block, (window, token, feature), without gradients.
 
     Args:
         encoder: Frozen; put in evaluation mode here.
         batches: Patches of some windows at a time, as from `StoreWindows.patches`.
-        hide: Encodings to leave out, as for `Encoder.layers`.
     """
     encoder.eval()
     for patches in batches:
         with torch.no_grad():
-            every = encoder.layers(patches, hide=hide)
+            every = encoder.layers(patches)
         yield patches, every

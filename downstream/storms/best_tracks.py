@@ -154,7 +154,7 @@ def _whole_seasons(table: pd.DataFrame, where: str) -> pd.Series:
     return season.astype(int)
 
 
-def _refuse(table: pd.DataFrame, bad: pd.Series, column: str, expected: str) -> None:
+def _refuse(table: pd.DataFrame, bad: pd.Series | np.ndarray, column: str, expected: str) -> None:
     if bad.any():
         one = table[bad].iloc[0]
         raise EarthSSLError(
