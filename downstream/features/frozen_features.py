@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,9 +18,8 @@ from ...ssl.common.files import digest, disk_full_is_clear
 from ...ssl.model.encoder import Encoder
 from ...ssl.model.tokens import Patches, token_places
 from ...ssl.store.store import Store
-from .encoded import encoded
 from .eof import Eof
-from .store_windows import StoreWindows
+from .store_windows import StoreWindows, encoded
 
 POOLINGS = ("mean", "last", "pacific", "pcs", "mean+pcs")
 # Equatorial Pacific, where the equatorial waves of the recharge oscillator run; bins of longitude, degrees.
@@ -132,30 +131,56 @@ def candidates(
             raise EarthSSLError(
                 f"poolings: expected {', '.join(POOLINGS)}, got '{pooling}'." + nearest(pooling, POOLINGS)
             )
-    fitted = train[raw.rows]
     out: dict[str, dict[str, np.ndarray]] = {pooling: {} for pooling in poolings}
+    for one in pooled(raw, train, layers, poolings, components):
+        out[one.pooling][one.name] = full = np.full((steps, one.values.shape[1]), np.nan)
+        full[raw.rows] = one.values
+    return out
 
-    def put(pooling: str, name: str, values: np.ndarray) -> None:
-        if pooling in out:
-            full = np.full((steps, values.shape[1]), np.nan)
-            full[raw.rows] = values
-            out[pooling][name] = full
 
+@dataclass(frozen=True, eq=False)
+class Pooled:
+    """Features of the windows of a store.
+
+    Attributes:
+        pooling: Out of `POOLINGS`.
+        name: With the layer and the number of components.
+        layer: As it was given.
+        values: Shape (window, feature).
+        eof: Of the tokens of the last step, where components of theirs are among the features.
+    """
+
+    pooling: str
+    name: str
+    layer: int
+    values: np.ndarray
+    eof: Eof | None = None
+
+
+def pooled(
+    raw: RawFeatures, train: np.ndarray, layers: Sequence[int], poolings: Sequence[str], components: Sequence[int]
+) -> Iterator[Pooled]:
+    """Yield the features of every layer and pooling; see `candidates`."""
+    fitted = train[raw.rows]
     for k, layer in enumerate(layers):
         where = f"layer {layer + 1}"
-        put("mean", f"{where}, mean", raw.mean[k])
-        put("last", f"{where}, last step's mean", raw.last[k])
+        if "mean" in poolings:
+            yield Pooled("mean", f"{where}, mean", layer, raw.mean[k])
+        if "last" in poolings:
+            yield Pooled("last", f"{where}, last step's mean", layer, raw.last[k])
         if "pacific" in poolings:
-            for count, pcs in _components(_along_equator(raw, k), fitted, components):
-                put("pacific", f"{where}, equatorial Pacific ({count} PCs)", pcs)
+            for pcs, _ in _components(_along_equator(raw, k), fitted, components):
+                yield Pooled("pacific", f"{where}, equatorial Pacific ({pcs.shape[1]} PCs)", layer, pcs)
         if "pcs" in poolings or "mean+pcs" in poolings:
             weight = np.repeat(raw.area, raw.tokens.shape[-1])
             flat = raw.tokens[k].reshape(len(raw.rows), -1).astype(np.float32)
-            for count, pcs in _components(flat, fitted, components, weight):
-                put("pcs", f"{where}, {count} PCs of last step's tokens", pcs)
-                both = np.concatenate([raw.mean[k], pcs], 1)
-                put("mean+pcs", f"{where}, mean + {count} PCs of last step's tokens", both)
-    return out
+            for pcs, eof in _components(flat, fitted, components, weight):
+                name = f"{pcs.shape[1]} PCs of last step's tokens"
+                if "pcs" in poolings:
+                    yield Pooled("pcs", f"{where}, {name}", layer, pcs, eof)
+                if "mean+pcs" in poolings:
+                    both = np.concatenate([raw.mean[k], pcs], 1)
+                    yield Pooled("mean+pcs", f"{where}, mean + {name}", layer, both, eof)
 
 
 def _along_equator(raw: RawFeatures, layer: int) -> np.ndarray:
@@ -170,9 +195,9 @@ def _along_equator(raw: RawFeatures, layer: int) -> np.ndarray:
 
 def _components(
     values: np.ndarray, fitted: np.ndarray, counts: Sequence[int], weight: np.ndarray | None = None
-) -> list[tuple[int, np.ndarray]]:
-    """Return principal components fitted on some rows, for each number asked."""
+) -> list[tuple[np.ndarray, Eof]]:
+    """Return principal components fitted on some rows, for each number asked, and what they are of."""
     most = min(max(counts), int(fitted.sum()) - 1, values.shape[1])
-    weight = np.ones(values.shape[1]) if weight is None else weight
-    projected = Eof.fit(values[fitted], weight, most).project(values)
-    return [(count, projected[:, :count]) for count in counts if count <= most]
+    eof = Eof.fit(values[fitted], np.ones(values.shape[1]) if weight is None else weight, most)
+    projected = eof.project(values)
+    return [(projected[:, :count], eof) for count in counts if count <= most]

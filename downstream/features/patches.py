@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,8 +16,8 @@ from ...ssl.fields.splits import unbroken_starts
 from ...ssl.model.encoder import Encoder
 from ...ssl.model.tokens import Patches, patchify, unpatchify
 from ...ssl.store.store import Store
-from .encoded import encoded
-from .store_windows import StoreWindows
+from .raw_window import block_means
+from .store_windows import StoreWindows, encoded
 
 POOLINGS = ("last", "mean+last")
 MOST_VALUES = 600  # raw ones of a patch and those around it; cells are averaged beyond, or heads would take hours
@@ -77,15 +78,8 @@ class PatchGrid:
         cells = self.cut(fields)
         if factor == 1:
             return cells
-        cells = cells.reshape(*cells.shape[:2], -1, *self.patch)
-        valid = np.isfinite(cells)
-        total, count = (self._summed(part, factor) for part in (np.where(valid, cells, 0), valid.astype(np.float32)))
-        means = np.where(count > 0, total / np.maximum(count, 1), np.float32(np.nan))
-        return np.asarray(means.reshape(*cells.shape[:2], -1), np.float32)
-
-    def _summed(self, cells: np.ndarray, factor: int) -> np.ndarray:
-        rows, columns = (np.arange(0, size, factor) for size in self.patch)
-        return np.add.reduceat(np.add.reduceat(cells, rows, axis=-2), columns, axis=-1)
+        means = block_means(cells.reshape(*cells.shape[:2], -1, *self.patch), factor)
+        return means.reshape(*cells.shape[:2], -1)
 
     def around(self, fields: np.ndarray, factor: int) -> np.ndarray:
         """Return `coarse` of the eight patches round each place, (n, place, 8 × variable × block), NaN = none there."""
@@ -101,14 +95,13 @@ class PatchGrid:
             around: Fields read in each of the eight around it.
         """
         whole = max(self.patch)
-
-        def count(inner: int, outer: int) -> int:
-            high, wide = self.patch
-            sizes = [-(-high // factor) * -(-wide // factor) for factor in (inner, outer)]
-            return within * sizes[0] + 8 * around * sizes[1]
-
         choices = [(1, 1), *[(inner, whole) for inner in range(1, whole)]]
-        return next((one for one in choices if count(*one) <= MOST_VALUES), (whole, whole))
+        counts = [within * self.blocks(inner) + 8 * around * self.blocks(outer) for inner, outer in choices]
+        return next((one for one, count in zip(choices, counts, strict=True) if count <= MOST_VALUES), (whole, whole))
+
+    def blocks(self, factor: int) -> int:
+        """Return into how many square blocks of so many cells a side a patch falls."""
+        return math.prod(-(-size // factor) for size in self.patch)
 
     def _moved(self, fields: np.ndarray, rows: int, columns: int) -> np.ndarray:
         """Return the fields with each cell's value replaced by that so many rows and columns further on."""
@@ -187,12 +180,29 @@ def encoder_features(
     return {name: PatchFeatures(last, np.concatenate(values)) for name, values in parts.items()}
 
 
+def raw_cells(
+    fields: np.ndarray, grid: PatchGrid, steps: np.ndarray, window: int, most: int | None = None
+) -> np.ndarray:
+    """Return what an encoder sees of each patch over the window that ends at each step, (n, place, value); 0 = missing.
+
+    Args:
+        fields: Of the store, normalised, (time, variable, row, column).
+        grid: How the globe is cut.
+        steps: Last steps, (n,).
+        window: Steps; the newest comes last.
+        most: Values at most; of more, cells are averaged over square blocks within the patch.
+    """
+    factor = 1
+    while most is not None and window * fields.shape[1] * grid.blocks(factor) > most and factor < max(grid.patch):
+        factor += 1
+    parts = [np.nan_to_num(grid.coarse(fields[steps - back], factor)) for back in range(window)[::-1]]
+    return np.concatenate(parts, axis=-1)
+
+
 def raw_features(fields: np.ndarray, grid: PatchGrid, window: int, times: np.ndarray) -> PatchFeatures:
-    """Return the values of each patch over the window, every variable, newest last; 0 where missing."""
-    starts = unbroken_starts(times.astype("datetime64[ns]"), window)
-    cells = np.nan_to_num(grid.cut(fields))
-    values = np.concatenate([cells[starts + k] for k in range(window)], axis=-1)
-    return PatchFeatures(starts + window - 1, values)
+    """Return `raw_cells` of all windows of unbroken steps."""
+    last = unbroken_starts(times.astype("datetime64[ns]"), window) + window - 1
+    return PatchFeatures(last, raw_cells(fields, grid, last, window))
 
 
 def raw_patches(fields: np.ndarray, grid: PatchGrid, window: int, times: np.ndarray) -> PatchFeatures:
@@ -200,11 +210,33 @@ def raw_patches(fields: np.ndarray, grid: PatchGrid, window: int, times: np.ndar
 
     Every variable, newest last; 0 where missing. Cells are averaged where they are too many, see `PatchGrid.factors`.
     """
-    starts = unbroken_starts(times.astype("datetime64[ns]"), window)
+    last = unbroken_starts(times.astype("datetime64[ns]"), window) + window - 1
     inner, outer = grid.factors(window * fields.shape[1], fields.shape[1])
     within, around = np.nan_to_num(grid.coarse(fields, inner)), np.nan_to_num(grid.around(fields, outer))
-    parts = [*(within[starts + k] for k in range(window)), around[starts + window - 1]]
-    return PatchFeatures(starts + window - 1, np.concatenate(parts, axis=-1))
+    return PatchFeatures(last, np.concatenate([*(within[last - k] for k in range(window)[::-1]), around[last]], -1))
+
+
+def with_neighbours(values: np.ndarray, tiles: np.ndarray, columns: int, periodic: bool) -> np.ndarray:
+    """Return each place's features beside those of its eight neighbours, 0 where there is none, (n, place, 9 feature).
+
+    Args:
+        values: Shape (n, place, feature).
+        tiles: Number of each place's patch, row × columns + column.
+        columns: Patches in a row.
+        periodic: Whether the last column borders on the first.
+    """
+    row, column = np.divmod(tiles, columns)
+    place = {int(tile): k for k, tile in enumerate(tiles)}
+    padded = np.concatenate([values, np.zeros_like(values[:, :1])], axis=1)  # the last one: nobody
+    parts = []
+    for down in (-1, 0, 1):
+        for across in (-1, 0, 1):
+            r, c = row + down, column + across
+            c = c % columns if periodic else c
+            inside = (r >= 0) & (c >= 0) & (c < columns)
+            wanted = np.where(inside, r * columns + c, -1)
+            parts.append(padded[:, [place.get(int(tile), len(tiles)) for tile in wanted]])
+    return np.concatenate(parts, axis=-1)
 
 
 def pca_features(raw: PatchFeatures, train: np.ndarray, weight: np.ndarray, count: int) -> PatchFeatures:

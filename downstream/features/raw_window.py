@@ -21,13 +21,14 @@ def raw_window(store: Store, window: int) -> np.ndarray:
         store: Any.
         window: Steps.
     """
-    fields = store.read(np.arange(len(store.times)))
+    fields = store.read_all()
     known = np.isfinite(fields).any(axis=0)
     factor = 1
-    while window * _blocks(known, factor).sum() > MOST_VALUES:
+    while window * block_sums(known, factor).astype(bool).sum() > MOST_VALUES:
         factor += 1
-    area = np.broadcast_to(store.grid.area, known.shape[1:])
-    values = _averaged(fields, area, factor)[:, _blocks(known, factor)]
+    share = block_sums(store.grid.area, factor)
+    means = np.nan_to_num(block_means(fields, factor, store.grid.area)) * np.sqrt(share / share.mean())
+    values = means[:, block_sums(known, factor).astype(bool)]
     made = np.full((len(fields), window * values.shape[1]), np.nan, dtype=np.float32)
     last = unbroken_starts(store.times.astype("datetime64[ns]"), window) + window - 1
     for back in range(window):
@@ -35,25 +36,21 @@ def raw_window(store: Store, window: int) -> np.ndarray:
     return made
 
 
-def _edges(size: int, factor: int) -> np.ndarray:
-    return np.arange(0, size, factor)
+def block_sums(values: np.ndarray, factor: int) -> np.ndarray:
+    """Return sums over square blocks of (…, row, column), factor cells wide; the last ones may be smaller."""
+    rows, columns = (np.arange(0, size, factor) for size in values.shape[-2:])
+    return np.asarray(np.add.reduceat(np.add.reduceat(values, rows, axis=-2), columns, axis=-1))
 
 
-def _blocks(known: np.ndarray, factor: int) -> np.ndarray:
-    """Return which blocks of cells hold a known one, (variable, row, column)."""
-    rows = np.logical_or.reduceat(known, _edges(known.shape[1], factor), axis=1)
-    return np.logical_or.reduceat(rows, _edges(known.shape[2], factor), axis=2)
+def block_means(fields: np.ndarray, factor: int, weight: np.ndarray | float = 1.0) -> np.ndarray:
+    """Return means of the known cells of square blocks, (…, row, column), NaN where none is known; see `block_sums`.
 
-
-def _averaged(fields: np.ndarray, area: np.ndarray, factor: int) -> np.ndarray:
-    """Return the area means over blocks, times the root of the block's area, (time, variable, row, column)."""
-    rows, columns = _edges(fields.shape[2], factor), _edges(fields.shape[3], factor)
-
-    def summed(values: np.ndarray) -> np.ndarray:
-        return np.add.reduceat(np.add.reduceat(values, rows, axis=-2), columns, axis=-1)
-
-    valid = np.isfinite(fields)
-    weight = summed(valid * area)
-    mean = summed(np.where(valid, fields, 0) * area) / np.maximum(weight, np.finfo(np.float32).tiny)
-    share = summed(area)
-    return np.where(weight > 0, mean, 0) * np.sqrt(share / share.mean())
+    Args:
+        fields: Shape (…, row, column), NaN where unknown.
+        factor: Side of a block in cells.
+        weight: Of each cell, (row, column).
+    """
+    known = np.isfinite(fields)
+    share = block_sums(known * weight, factor)
+    total = block_sums(np.where(known, fields, 0) * weight, factor)
+    return np.where(share > 0, total / np.maximum(share, np.finfo(np.float32).tiny), np.nan).astype(total.dtype)

@@ -1,16 +1,17 @@
-"""Windows of a store by the step they end at, in batches for a network."""
+"""Windows of a store by the step they end at, in batches for a network, and the one loop over them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...ssl.common.progress import track
 from ...ssl.fields.batch import Batch, from_fields
 from ...ssl.fields.splits import unbroken_starts
+from ...ssl.model.encoder import Encoder
 from ...ssl.model.tokens import Patches, patchify
 from ...ssl.store.store import Store
 
@@ -28,7 +29,7 @@ class StoreWindows:
     def __init__(self, store: Store, window: int, fields: np.ndarray | None = None) -> None:
         """Hold the fields of a store in memory, or others at its steps."""
         self.store, self.window = store, window
-        self.fields = torch.from_numpy(store.read(np.arange(len(store.times))) if fields is None else fields)
+        self.fields = torch.from_numpy(store.read_all() if fields is None else fields)
         self.times = torch.from_numpy(store.times.astype(np.int64))
 
     def batch(self, last: np.ndarray) -> Batch:
@@ -54,3 +55,17 @@ class StoreWindows:
         with torch.no_grad():
             parts = np.array_split(last, max(1, len(last) // 128))
             return np.concatenate([network(self.batch(part)).numpy() for part in parts])
+
+
+def encoded(encoder: Encoder, batches: Iterable[Patches]) -> Iterator[tuple[Patches, list[Tensor]]]:
+    """Yield each batch with the outputs of every block, (window, token, feature), without gradients.
+
+    Args:
+        encoder: Frozen; put in evaluation mode here.
+        batches: Patches of some windows at a time, as from `StoreWindows.patches`.
+    """
+    encoder.eval()
+    for patches in batches:
+        with torch.no_grad():
+            every = encoder.layers(patches)
+        yield patches, every

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from ...ssl.model.encoder import Encoder
 from ...ssl.model.tokens import Patches, patchify
-from ..features.encoded import encoded
 from ..features.eof import Eof
-from ..features.store_windows import StoreWindows
+from ..features.store_windows import StoreWindows, encoded
 from ..metrics.classes import one_hot, squared_error
 from ..training.fine_tuning import FinetuneConfig, Finetuned, fine_tune
 from .head import TaskHead, TaskNetwork, cells_of, cut_fields, near, pooled, poolings_of, season_of

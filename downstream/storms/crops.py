@@ -200,27 +200,25 @@ class StormCrops:
 
     def fields(self) -> np.ndarray:
         """Return all crops in the order of `kept`, float32 (kept, time, variable, row, column), NaN = missing."""
-        position = np.full(len(self._lat), -1)
-        position[self.kept] = np.arange(len(self.kept))
         out = np.empty((len(self.kept), self.window, len(self.store.variables), *self.shape), np.float32)
         for crop in self:
             values, valid = crop.batch.values.numpy(), crop.batch.valid.numpy()
-            out[position[crop.samples]] = np.where(valid, values, np.nan)
+            out[np.searchsorted(self.kept, crop.samples)] = np.where(valid, values, np.nan)
         return out
 
-    def _read(self, samples: np.ndarray) -> tuple[np.ndarray, torch.Tensor]:
-        """Return the windows of whole maps, (samples, time, variable, row, column), and their times in seconds."""
-        steps = self._last[samples][:, None] + np.arange(1 - self.window, 1)
+    def read(self, last: np.ndarray) -> tuple[np.ndarray, torch.Tensor]:
+        """Return windows of whole maps by their last steps, (window, time, …), and their times in seconds."""
+        steps = last[:, None] + np.arange(1 - self.window, 1)
         found, at = np.unique(steps, return_inverse=True)
-        times = self.store.times[steps].astype(np.int64) + HALF_YEAR * self._mirror[samples][:, None]
-        return self.store.read(found)[at.reshape(steps.shape)], torch.from_numpy(times)
+        times = torch.from_numpy(self.store.times[steps].astype(np.int64))
+        return self.store.read(found)[at.reshape(steps.shape)], times
 
     def _aligned(self, samples: np.ndarray, grids: dict[tuple[int, bool], LatLonGrid]) -> Crop:
         """Return the crops of samples that share a box."""
         grid, variables, (rows, columns) = self.store.grid, self.store.variables, self.shape
         top, left, mirror = int(self._top[samples[0]]), int(self._left[samples[0]]), bool(self._mirror[samples[0]])
         across = (left + np.arange(columns)) % grid.shape[1]
-        maps, times = self._read(samples)
+        maps, times = self.read(self._last[samples])
         values = torch.from_numpy(maps[..., top : top + rows, :][..., across])
         known = torch.from_numpy(self.store.statistics.known[:, top : top + rows][..., across])
         if (top, mirror) not in grids:  # one object, so that the geometry of its patches is computed once
@@ -231,7 +229,7 @@ class StormCrops:
         if mirror:
             values, known = turn(values, variables, "north-south"), turn_cells(known, "north-south")
         west = float(grid.lon_bounds[left])
-        return Crop(self._batch(values, times, known, grids[top, mirror]), samples, west)
+        return Crop(self.batch(values, times + HALF_YEAR * mirror, known, grids[top, mirror]), samples, west)
 
     def _rotated(self, samples: np.ndarray) -> Crop:
         """Return the crops of samples on squares turned into their motion."""
@@ -240,7 +238,7 @@ class StormCrops:
         y = ((rows - 1) / 2 - np.arange(rows)) * self._spacing
         assert self._heading is not None
         lat, lon, angle = around(self._lat[samples], self._lon[samples], self._heading[samples], x, y)
-        maps, times = self._read(samples)
+        maps, times = self.read(self._last[samples])
         scale = np.broadcast_to(self.store.statistics.scale, (len(samples), 1, *maps.shape[2:]))
         out = interpolate(maps, grid, lat, lon)
         for u, v in self._pairs:
@@ -250,13 +248,16 @@ class StormCrops:
             east, north = turn_wind(pair[:, :, 0], pair[:, :, 1], angle[:, None])
             out[:, :, u], out[:, :, v] = east / common, north / common
         values = torch.from_numpy(out.astype(np.float32))
-        mirror = torch.from_numpy(self._mirror[samples])[:, None, None, None, None]
-        values = torch.where(mirror, turn(values, self.store.variables, "east-west"), values)
+        mirror = torch.from_numpy(self._mirror[samples])
+        values = torch.where(mirror[:, None, None, None, None], turn(values, self.store.variables, "east-west"), values)
         ever = torch.from_numpy(self.store.statistics.known.any((1, 2)))
         known = ever[:, None, None].expand(-1, rows, columns)
-        return Crop(self._batch(values, times, known, LatLonGrid(y, x - x[0])), samples, None)
+        return Crop(
+            self.batch(values, times + HALF_YEAR * mirror[:, None], known, LatLonGrid(y, x - x[0])), samples, None
+        )
 
-    def _batch(self, values: torch.Tensor, times: torch.Tensor, known: torch.Tensor, grid: LatLonGrid) -> Batch:
+    def batch(self, values: torch.Tensor, times: torch.Tensor, known: torch.Tensor, grid: LatLonGrid) -> Batch:
+        """Return fields of the store's variables, NaN = missing, as a batch."""
         keys = torch.zeros(len(values), dtype=torch.int64)
         return from_fields(values, times, keys, known, self.store.variables, grid)
 
@@ -317,13 +318,11 @@ def crop_features(
     _, rows, columns = encoder.config.patch
     multiple = (1, 1) if pooling == "nearby" else (rows, columns)
     crops = StormCrops(store, samples, encoder.config.window, config, multiple, batch_size)
-    position = np.full(len(samples), -1)
-    position[crops.kept] = np.arange(len(crops))
     values = {layer: np.empty((len(crops), encoder.width), np.float32) for layer in layers}
     parts = _nearby(encoder, crops, layers) if pooling == "nearby" else _cropped(encoder, crops, layers, pooling)
     for chosen, outputs in parts:
         for layer, output in zip(layers, outputs, strict=True):
-            values[layer][position[chosen]] = output.numpy()
+            values[layer][np.searchsorted(crops.kept, chosen)] = output.numpy()
     return CropFeatures(crops.kept, crops.dropped, values)
 
 
@@ -350,12 +349,8 @@ def _nearby(encoder: Encoder, crops: StormCrops, layers: Sequence[int]) -> Poole
     near = np.cos(np.deg2rad(crops.config.radius_deg))
     for begin in range(0, len(ends), crops.batch_size):
         chosen = ends[begin : begin + crops.batch_size]
-        steps = chosen[:, None] + np.arange(1 - crops.window, 1)
-        found, at = np.unique(steps, return_inverse=True)
-        fields = torch.from_numpy(store.read(found)[at.reshape(steps.shape)])
-        times = torch.from_numpy(store.times[steps].astype(np.int64))
-        keys = torch.zeros(len(chosen), dtype=torch.int64)
-        patches = patchify(from_fields(fields, times, keys, known, store.variables, store.grid), encoder.config.patch)
+        maps, times = crops.read(chosen)
+        patches = patchify(crops.batch(torch.from_numpy(maps), times, known, store.grid), encoder.config.patch)
         with torch.no_grad():
             every = encoder.layers(patches)
         final = patches.step == patches.shape[0] - 1
@@ -364,8 +359,8 @@ def _nearby(encoder: Encoder, crops: StormCrops, layers: Sequence[int]) -> Poole
         cosine = _unit(crops._lat[kept[mine]], crops._lon[kept[mine]]) @ tokens.T
         weight = (cosine >= np.minimum(near, cosine.max(1, keepdims=True))).astype(np.float32)
         weights = torch.from_numpy(weight / weight.sum(1, keepdims=True))
-        maps = torch.from_numpy(which[mine] - begin)
-        yield kept[mine], [torch.einsum("sn,snd->sd", weights, every[layer][:, final][maps]) for layer in layers]
+        at = torch.from_numpy(which[mine] - begin)
+        yield kept[mine], [torch.einsum("sn,snd->sd", weights, every[layer][:, final][at]) for layer in layers]
 
 
 def at_true_places(patches: Patches, west: float) -> Patches:
@@ -398,19 +393,15 @@ def _pairs(variables: tuple[str, ...]) -> list[tuple[int, int]]:
     Raises:
         EarthSSLError: If one component is there without the other.
     """
-    pairs = []
-    for k, name in enumerate(variables):
-        partner = vector_partner(name)
-        if partner is None:
-            continue
-        if partner[0] not in variables:
+    partners = {name: vector_partner(name) for name in variables}
+    winds = {name: partner for name, partner in partners.items() if partner is not None}
+    for name, (other, _) in winds.items():
+        if other not in variables:
             raise EarthSSLError(
-                f"crops: expected both components of a wind to be rotated, got {name} without {partner[0]}; prepare a "
+                f"crops: expected both components of a wind to be rotated, got {name} without {other}; prepare a "
                 "store with both, or set rotated to false"
             )
-        if partner[1] == "u":
-            pairs.append((k, variables.index(partner[0])))
-    return pairs
+    return [(variables.index(name), variables.index(other)) for name, (other, kind) in winds.items() if kind == "u"]
 
 
 def _unit(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:

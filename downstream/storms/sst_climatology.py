@@ -13,6 +13,7 @@ from ...ssl.fields.grid import LatLonGrid
 from ...ssl.sources import open_source
 from ...ssl.sources.planet.storm_intensity import KNOT, potential_intensity
 from ...ssl.store.store import Store
+from .crop_geometry import interpolate
 
 MONTHS = 12
 
@@ -58,11 +59,7 @@ class SstClimatology:
                 f"sst: expected all calendar months between {found.min()} and {found.max()}, got none of month "
                 f"{absent[0] + 1}; widen sst_years"
             )
-        values = sst.to_numpy().astype(float)
-        known = np.isfinite(values)
-        sums = np.stack([np.where(known, values, 0.0)[month == k].sum(axis=0) for k in range(MONTHS)])
-        counts = np.stack([known[month == k].sum(axis=0) for k in range(MONTHS)])
-        means = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+        means = sst.astype(float).groupby("time.month").mean("time").to_numpy()
         grid = LatLonGrid(sst["lat"].to_numpy(), sst["lon"].to_numpy())
         return cls(filled(means, grid), grid, np.unique(found))
 
@@ -76,16 +73,18 @@ class SstClimatology:
         return cls(filled(months, store.grid), store.grid, np.unique(inside))
 
     def at(self, time: np.ndarray, lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
-        """Return SST at times and places, K, (n,): linear in space, and in time between the middles of months."""
+        """Return SST at times and places, K, (n,): linear in space (held beyond the outermost
+        centres), and in time between the middles of months."""
         position = month_position(time)
         before = np.floor(position).astype(int)
         share = position - before
-        weights = _bilinear(self.grid, np.asarray(lat, dtype=float), np.asarray(lon, dtype=float))
-        out = np.zeros(len(before))
-        for month, part in ((before % MONTHS, 1 - share), ((before + 1) % MONTHS, share)):
-            for row, column, weight in weights:
-                out += part * weight * self.months[month, row, column]
-        return out
+        grid, every = self.grid, np.arange(len(before))
+        lat, lon = np.clip(lat, grid.lat[-1], grid.lat[0]), np.asarray(lon, dtype=float)
+        if not grid.periodic:
+            lon = np.clip((lon - grid.lon[0] + 180) % 360 - 180 + grid.lon[0], grid.lon[0], grid.lon[-1])
+        months = np.broadcast_to(self.months, (len(before), 1, *self.months.shape))
+        found = interpolate(months, grid, lat, lon)[:, 0]
+        return found[every, before % MONTHS] * (1 - share) + found[every, (before + 1) % MONTHS] * share
 
 
 def file_years(path: str) -> tuple[int, int]:
@@ -122,24 +121,3 @@ def filled(maps: np.ndarray, grid: LatLonGrid) -> np.ndarray:
 def potential_intensity_kt(sst: np.ndarray) -> np.ndarray:
     """Return the maximum potential intensity, kt, of the sea surface temperature, K (DeMaria & Kaplan 1994)."""
     return np.asarray(potential_intensity(sst) / KNOT)
-
-
-def _bilinear(grid: LatLonGrid, lat: np.ndarray, lon: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Return row, column and weight of the four cells around each place; beyond the outermost centres, theirs."""
-    row = np.interp(-lat, -grid.lat, np.arange(len(grid.lat)))
-    top = np.minimum(row.astype(int), max(len(grid.lat) - 2, 0))
-    down = row - top
-    columns = len(grid.lon)
-    if grid.periodic:
-        column = np.interp((lon - grid.lon[0]) % 360, np.append(grid.lon - grid.lon[0], 360.0), np.arange(columns + 1))
-    else:
-        inside = (lon - grid.lon[0] + 180) % 360 - 180 + grid.lon[0]
-        column = np.interp(inside, grid.lon, np.arange(columns))
-    left = np.minimum(column.astype(int), columns - 1 if grid.periodic else max(columns - 2, 0))
-    right = column - left
-    made = []
-    for below in (0, 1):
-        for east in (0, 1):
-            weight = (down if below else 1 - down) * (right if east else 1 - right)
-            made.append((np.minimum(top + below, len(grid.lat) - 1), (left + east) % columns, weight))
-    return made

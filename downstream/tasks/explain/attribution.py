@@ -89,11 +89,8 @@ def integrated_gradients(
         parts = []
         for k in range(0, len(values), SAMPLES_AT_ONCE):
             part = slice(k, k + SAMPLES_AT_ONCE)
-            parts.append(
-                method.attribute(
-                    values[part], 0.0, additional_forward_args=(at[part],), n_steps=steps, internal_batch_size=AT_ONCE
-                ).detach()
-            )
+            own = {"additional_forward_args": (at[part],), "n_steps": steps, "internal_batch_size": AT_ONCE}
+            parts.append(method.attribute(values[part], 0.0, **own).detach())
         found = torch.cat(parts)
         missed = float((found.double().flatten(1).sum(1) - change).abs().max())
         gap = missed / size if size > 0 else missed
@@ -204,11 +201,8 @@ def sliding_blocks(grid: LatLonGrid, variables: int, size: tuple[int, int], stri
             columns = columns % width if grid.periodic else columns[columns < width]
             block[top : top + size[0], columns] = True
             made.append(block)
-    blocks = torch.stack(made)
-    full = torch.zeros(variables, len(blocks), variables, height, width, dtype=torch.bool)
-    for v in range(variables):
-        full[v, :, v] = blocks
-    return full.flatten(0, 1)
+    each = torch.eye(variables, dtype=torch.bool)[:, None, :, None, None]
+    return (each & torch.stack(made)[None, :, None]).flatten(0, 1)
 
 
 def occlusion(function: Function, values: Tensor, at: Tensor, valid: Tensor, blocks: Tensor) -> Tensor:

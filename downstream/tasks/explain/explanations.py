@@ -1,26 +1,109 @@
-"""Attributions of one encoder and its head for events of the test block, by every method, with their checks."""
+"""Attributions of one encoder and its head for events of the test block, by every method, and their checks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from ....ssl.common.errors import EarthSSLError
-from ....ssl.fields.grid import LatLonGrid
+from ....ssl.common.errors import EarthSSLError, nearest
+from ....ssl.fields.batch import Batch
 from ...evaluation.encoders import Contender
+from ...evaluation.task import TaskConfig
+from ...results.numbers import thinned
+from ...training.from_scratch import ScratchConfig
 from ..enso.state_labels import StateLabels
 from .attribution import evaluate, integrated_gradients, lime, occlusion, optimal_input, sliding_blocks, superpixels
 from .checks import Curves, curves, randomised, rank_correlations
-from .index_function import IndexFunction, TokenHead, Windows
+from .index_function import POOLINGS, IndexFunction, TokenHead, month_of
 
 GRADIENTS, LIME, OCCLUSION, OPTIMAL = METHODS = ("integrated gradients", "LIME", "occlusion", "optimal input × input")
 COMPOSITES = ("El Niño", "La Niña")
 HEAD_TOLERANCE = 0.05  # of the label's deviation: features are cached in half precision
+
+
+@dataclass(frozen=True)
+class ExplainConfig(TaskConfig):
+    """What to explain and how; store: monthly with sst or ssta; see `TaskConfig` for the rest.
+
+    The maps need no shares of labels, no random features and no network from scratch.
+
+    Attributes:
+        lead: Months from the last input month to the last month of the season; 0 is diagnosis.
+        window: Most input months of any row; at least the encoder's.
+        poolings: mean, last, pcs, mean+pcs.
+        components: Numbers of principal components to choose from.
+        samples: Events to explain of each sign, at most.
+        quantile: Of the training labels that an event lies beyond.
+        ig_steps: Points of integrated gradients to begin with; doubled until they add up.
+        tolerance: Largest gap of their completeness, see `Gradients`.
+        superpixel: Rows and columns of LIME's superpixels; also of the blocks of deletion and insertion, and of those
+            that maps are compared on.
+        lime_samples: Perturbed inputs an event.
+        occlusion, stride: Rows and columns of the occluding block, and of its steps.
+        penalty: On the squared departures of the optimal input.
+        optimal_steps: Iterations towards it, at most.
+        random_samples: Events of the test with random weights.
+        seed: Of LIME, of the random order and of the random weights.
+    """
+
+    task: str = "explain"
+    lead: int = 6
+    window: int = 12
+    poolings: list[str] = field(default_factory=lambda: ["mean", "pcs", "mean+pcs"])
+    components: list[int] = field(default_factory=lambda: [10, 20])
+    untrained_seeds: int = 1
+    random_seeds: int = 0
+    scratch: ScratchConfig = field(default_factory=lambda: ScratchConfig(seeds=0))
+    fractions: list[float] = field(default_factory=list)
+    samples: int = 24
+    quantile: float = 0.8
+    ig_steps: int = 32
+    tolerance: float = 0.01
+    superpixel: list[int] = field(default_factory=lambda: [3, 5])
+    lime_samples: int = 256
+    occlusion: list[int] = field(default_factory=lambda: [3, 5])
+    stride: list[int] = field(default_factory=lambda: [2, 3])
+    penalty: float = 0.1
+    optimal_steps: int = 60
+    random_samples: int = 4
+    seed: int = 0
+    draws: int = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.random_seeds or self.scratch.seeds or self.fractions:
+            raise EarthSSLError(
+                "explain: expected no random_seeds, scratch.seeds or fractions, as maps have neither random features, "
+                f"nor a network from scratch, nor a curve over labels, got {self.random_seeds}, {self.scratch.seeds} "
+                f"and {self.fractions}; leave them out"
+            )
+        for part in ("superpixel", "occlusion", "stride"):
+            given = getattr(self, part)
+            if len(given) != 2 or min(given) < 1:
+                raise EarthSSLError(f"explain.{part}: expected two whole numbers from 1 (rows, columns), got {given}")
+        if any(step > size for step, size in zip(self.stride, self.occlusion, strict=True)):
+            raise EarthSSLError(f"explain.stride: expected at most the block {self.occlusion}, got {self.stride}: "
+                                "cells between the blocks would have no attribution")  # fmt: skip
+        if not 0.5 < self.quantile < 1:
+            raise EarthSSLError(f"explain.quantile: expected a number between 0.5 and 1, got {self.quantile:g}")
+        for part in ("samples", "random_samples", "ig_steps", "optimal_steps"):
+            if getattr(self, part) < 1:
+                raise EarthSSLError(f"explain.{part}: expected a whole number from 1, got {getattr(self, part)}")
+        if not self.tolerance > 0 or self.penalty < 0:
+            raise EarthSSLError(
+                f"explain: expected tolerance > 0 and penalty ≥ 0, got {self.tolerance:g} and {self.penalty:g}"
+            )
+        for pooling in (one for one in self.poolings if one not in POOLINGS):
+            raise EarthSSLError(
+                f"explain.poolings: expected {', '.join(POOLINGS)}, got '{pooling}'." + nearest(pooling, POOLINGS)
+            )
+        if not self.poolings or min(self.components, default=0) < 1:
+            raise EarthSSLError("explain: expected some pooling, and numbers of components from 1")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,28 +146,12 @@ class Events:
                     f"{quantile:g} of training), got none; lower explain.quantile or lengthen splits.test"
                 )
             found.append(len(rows))
-            chosen.append(rows[np.unique(np.linspace(0, len(rows) - 1, min(samples, len(rows))).round().astype(int))])
+            chosen.append(np.array(thinned(rows, samples)))
         sign = np.repeat([1.0, -1.0], [len(rows) for rows in chosen])
         rows = np.concatenate(chosen)
         order = np.argsort(rows)
         rows, sign = rows[order], sign[order]
         return cls(rows, sign, labels.season[rows + lead], labels.years(rows, lead), (low, high), (found[0], found[1]))
-
-
-@dataclass(frozen=True)
-class Options:
-    """Settings of the methods; see `ExplainConfig`."""
-
-    ig_steps: int = 32
-    tolerance: float = 0.01
-    superpixel: tuple[int, int] = (3, 5)
-    lime_samples: int = 256
-    occlusion: tuple[int, int] = (3, 5)
-    stride: tuple[int, int] = (2, 3)
-    penalty: float = 0.1
-    optimal_steps: int = 60
-    random_samples: int = 4
-    seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +172,7 @@ class Explanation:
         input_alone: The same with the sizes of the input itself, (sample,).
         gap, steps: Completeness of the integrated gradients, and the points it took.
         fidelity: Mean R² of LIME's surrogates.
-        index: Of each sample, and at the climatology, K, (sample, 2).
+        at_climatology: Mean index at the climatology, K.
     """
 
     kind: str
@@ -121,20 +188,25 @@ class Explanation:
     gap: float
     steps: int
     fidelity: float
-    index: np.ndarray
+    at_climatology: float
 
     def maps(self, method: str) -> np.ndarray:
         """Return a method's attribution with the steps summed, (sample, variable, row, column)."""
         return np.asarray(self.attribution[method].sum(axis=1))
 
+    @property
+    def name(self) -> str:
+        """The encoder's kind and seed."""
+        return f"{self.kind} seed {self.seed}"
+
 
 def explain(
     one: Contender,
     head: TokenHead,
-    windows: Windows,
+    windows: Batch,
     events: Events,
     references: Mapping[str, np.ndarray],
-    options: Options,
+    config: ExplainConfig,
 ) -> Explanation:
     """Return the attributions of an encoder by every method, and their checks.
 
@@ -144,7 +216,7 @@ def explain(
         windows: Of the events.
         events: Which they are.
         references: Maps that orders are compared with, (sample, variable, row, column) by name.
-        options: Of the methods.
+        config: Settings of the methods.
 
     Raises:
         EarthSSLError: If captum is missing, the differentiable function is not the probe's, or the integrated
@@ -159,17 +231,14 @@ def explain(
             f"explain: expected the function of the fields to give the probe's forecasts, got {off:.3f} K beside them; "
             "remove the cached features and run again"
         )
-    found = _attributions(function, windows, at, options)
-    optimal, gives = _optimal(function, windows, events, options, at.numpy())
-    signs = [events.sign == s for s in (1, -1)]
-    attribution = {
-        **found.by_method,
-        OPTIMAL: windows.values.numpy() * optimal * events.sign[:, None, None, None, None],
-    }
-    sizes = np.abs(windows.values.numpy()).sum(axis=1)
-    regions = superpixels(windows.grid, len(windows.variables), options.superpixel)
-    orders = {**{name: value.sum(axis=1) for name, value in attribution.items()}, **references}
-    table, insensitive = _randomised(one, head, windows, events, attribution, options)
+    attribution, gap, steps, fidelity = _attributions(function, windows, at, config)
+    optimal, gives = _optimal(function, windows, events, config, at.numpy())
+    values, signs = windows.values.numpy(), [events.sign == s for s in (1, -1)]
+    attribution[OPTIMAL] = values * optimal * events.sign[:, None, None, None, None]
+    sizes, known = np.abs(values).sum(axis=1), windows.known.numpy()
+    regions = superpixels(windows.grid, len(windows.variables), config.superpixel)
+    sums = {name: value.sum(axis=1) for name, value in attribution.items()}
+    table, insensitive = _randomised(one, head, windows, events, attribution, config)
     return Explanation(
         kind=one.kind,
         seed=one.seed,
@@ -178,41 +247,35 @@ def explain(
         optimal=np.stack([optimal[own].mean(axis=0) for own in signs]),
         reached=np.array([[gives[own].mean(), events.label[own].mean()] for own in signs]),
         curves={
-            name: curves(function, windows.values, at, windows.valid, maps, regions) for name, maps in orders.items()
+            name: curves(function, windows.values, at, windows.valid, maps, regions)
+            for name, maps in {**sums, **references}.items()
         },
         randomised=table,
         insensitive=insensitive,
-        input_alone={
-            name: rank_correlations(maps.sum(axis=1), sizes, windows.known.numpy())
-            for name, maps in attribution.items()
-        },
-        gap=found.gap,
-        steps=found.steps,
-        fidelity=found.fidelity,
-        index=np.stack([whole, evaluate(function, torch.zeros_like(windows.values), at).numpy()], axis=1),
+        input_alone={name: rank_correlations(maps, sizes, known) for name, maps in sums.items()},
+        gap=gap,
+        steps=steps,
+        fidelity=fidelity,
+        at_climatology=float(evaluate(function, torch.zeros_like(windows.values), at).numpy().mean()),
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Found:
-    by_method: dict[str, np.ndarray]
-    gap: float
-    steps: int
-    fidelity: float
-
-
-def _attributions(function: IndexFunction, windows: Windows, at: Tensor, options: Options) -> _Found:
+def _attributions(
+    function: IndexFunction, windows: Batch, at: Tensor, config: ExplainConfig
+) -> tuple[dict[str, np.ndarray], float, int, float]:
+    """Return attributions of the samples `at` by method; gap and steps of the gradients, and LIME's fidelity."""
     values, valid, grid, count = windows.values[at], windows.valid[at], windows.grid, len(windows.variables)
-    gradients = integrated_gradients(function, values, at, options.ig_steps, options.tolerance)
-    regions = superpixels(grid, count, options.superpixel)
-    surrogate, fidelity = lime(function, values, at, valid, regions, options.lime_samples, options.seed)
-    hidden = occlusion(function, values, at, valid, sliding_blocks(grid, count, options.occlusion, options.stride))
+    gradients = integrated_gradients(function, values, at, config.ig_steps, config.tolerance)
+    regions = superpixels(grid, count, config.superpixel)
+    surrogate, fidelity = lime(function, values, at, valid, regions, config.lime_samples, config.seed)
+    hidden = occlusion(function, values, at, valid, sliding_blocks(grid, count, config.occlusion, config.stride))
     found = {GRADIENTS: gradients.attribution, LIME: surrogate, OCCLUSION: hidden}
-    return _Found({k: v.numpy() for k, v in found.items()}, gradients.gap, gradients.steps, float(fidelity.mean()))
+    arrays = {name: value.numpy() for name, value in found.items()}
+    return arrays, gradients.gap, gradients.steps, float(fidelity.mean())
 
 
 def _optimal(
-    function: IndexFunction, windows: Windows, events: Events, options: Options, rows: np.ndarray
+    function: IndexFunction, windows: Batch, events: Events, config: ExplainConfig, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the optimal input for the sign and calendar month of each sample at `rows`, and the index that it gives.
 
@@ -220,40 +283,34 @@ def _optimal(
     """
     wanted = np.array([events.label[events.sign == s].mean() for s in (1, -1)])
     side = (events.sign < 0).astype(int)
-    kind = side * 12 + windows.month.numpy()
+    kind = side * 12 + month_of(windows).numpy()
     _, first, of = np.unique(kind[rows], return_index=True, return_inverse=True)
-    first = rows[first]
-    at = torch.from_numpy(first)
-    goal = torch.from_numpy(wanted[side[first]]).float()
-    found = optimal_input(function, at, windows.valid[at], goal, options.penalty, options.optimal_steps)
+    at = torch.from_numpy(rows[first])
+    goal = torch.from_numpy(wanted[side[rows[first]]]).float()
+    found = optimal_input(function, at, windows.valid[at], goal, config.penalty, config.optimal_steps)
     return found.numpy()[of], evaluate(function, found, at).numpy()[of]
 
 
 def _randomised(
     one: Contender,
     head: TokenHead,
-    windows: Windows,
+    windows: Batch,
     events: Events,
     attribution: Mapping[str, np.ndarray],
-    options: Options,
+    config: ExplainConfig,
 ) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """Return how alike the maps of the network and of one with random weights are: by stage and method, and at last."""
-    few = np.unique(np.linspace(0, len(windows) - 1, options.random_samples).round().astype(int))
+    few = np.array(thinned(range(len(windows)), config.random_samples))
     at = torch.from_numpy(few)
     known = windows.known.numpy()
     lines = []
     last = {name: np.full(len(windows), np.nan) for name in attribution}
-    for stage, encoder in randomised(one.encoder, head.layer, options.seed):
+    for stage, encoder in randomised(one.encoder, head.layer, config.seed):
         function = IndexFunction(encoder, head, windows)
-        found = _attributions(function, windows, at, replace(options, tolerance=0.05)).by_method
-        found[OPTIMAL] = windows.values.numpy()[few] * _optimal(function, windows, events, options, few)[0]
+        found = _attributions(function, windows, at, replace(config, tolerance=0.05))[0]
+        found[OPTIMAL] = windows.values.numpy()[few] * _optimal(function, windows, events, config, few)[0]
         for name, maps in found.items():
             r = rank_correlations(attribution[name][few].sum(axis=1), maps.sum(axis=1), known)
             lines.append({"stage": stage, "method": name, "rank_correlation": float(np.mean(r))})
             last[name][few] = r  # the last stage is that of all weights
     return pd.DataFrame(lines), last
-
-
-def area_of(grid: LatLonGrid, known: np.ndarray) -> np.ndarray:
-    """Return the share of the sphere of each known column, (column,)."""
-    return np.asarray(np.broadcast_to(grid.area, known.shape)[known])

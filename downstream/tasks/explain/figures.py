@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ....ssl.fields.grid import LatLonGrid
 from ..enso.labels import NINO34
-from .checks import FRACTIONS
+from .checks import FRACTIONS, Curves
 
 LAND = "0.78"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#8c8c8c", "#e69f00")  # Okabe & Ito
@@ -31,6 +32,7 @@ def map_figure(
         grid: Of the maps; the box of Niño 3.4 is drawn.
         title: Over it all.
     """
+    south, north, west, east = NINO34
     span = float(abs(grid.lat_bounds[-1] - grid.lat_bounds[0]) / (grid.lon_bounds[-1] - grid.lon_bounds[0]))
     wide = 3.1 if len(variables) < 4 else 2.4
     high = float(np.clip(wide * span, 0.8, 1.9))
@@ -48,7 +50,8 @@ def map_figure(
         for axes, values, variable in zip(across, maps, variables, strict=True):
             axes.set_facecolor(LAND)
             mesh = axes.pcolormesh(grid.lon_bounds, grid.lat_bounds, values, cmap="RdBu_r", vmin=-top, vmax=top)
-            _box(axes, grid)
+            if west >= grid.lon_bounds[0] and east <= grid.lon_bounds[-1]:
+                axes.add_patch(Rectangle((west, south), east - west, north - south, fill=False, lw=0.8))
             axes.set_title(f"{name}: {variable}", fontsize=8, loc="left", pad=3, y=1)
             axes.tick_params(labelsize=7, length=2)
         place = across[-1].get_position()
@@ -56,8 +59,8 @@ def map_figure(
         bar = drawn.colorbar(mesh, cax=strip, ticks=[-top, 0, top], format=FuncFormatter(lambda v, _: f"{v:.2g}"))
         bar.set_label(units[name], fontsize=7)
         bar.ax.tick_params(labelsize=6, length=2)
-    panels[0, 0].set_xticks(_ticks(grid.lon_bounds))
-    panels[0, 0].set_yticks(_ticks(grid.lat_bounds))
+    for axis in (panels[0, 0].xaxis, panels[0, 0].yaxis):
+        axis.set_major_locator(MaxNLocator(6, steps=[1, 1.5, 2, 3, 4.5, 6, 10]))
     for axes in panels[-1]:
         axes.set_xlabel("longitude (°E)", fontsize=7)
     for axes in panels[:, 0]:
@@ -66,44 +69,19 @@ def map_figure(
     return drawn
 
 
-def _ticks(bounds: np.ndarray) -> np.ndarray:
-    low, high = sorted((float(bounds[0]), float(bounds[-1])))
-    step = next(s for s in (5, 10, 15, 20, 30, 45, 60, 90) if s == 90 or (high - low) / s <= 6)
-    return np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
-
-
-def _box(axes: Any, grid: LatLonGrid) -> None:
-    south, north, west, east = NINO34
-    if west >= grid.lon_bounds[0] and east <= grid.lon_bounds[-1]:
-        x, y = [west, east, east, west, west], [south, south, north, north, south]
-        axes.plot(x, y, color="black", lw=0.8)
-
-
-def curve_figure(found: Mapping[str, Mapping[str, np.ndarray]], title: str) -> Figure:
-    """Return the share of the change that is left (deletion) and there (insertion) by the share of columns.
+def curve_figure(curves: Mapping[str, Curves], title: str) -> Figure:
+    """Return the share of the change that is left (deletion) and there (insertion) by the share of blocks.
 
     Args:
-        found: "deletion" and "insertion", each order's mean curve at `FRACTIONS`, as share of the whole change.
+        curves: Of each order.
         title: Over it.
     """
-    drawn = Figure(figsize=(9.4, 3.9), layout="constrained")
-    words = {"deletion": "deletion: lower is better", "insertion": "insertion: higher is better"}
-    panels = drawn.subplots(1, 2, sharey=True)
-    for axes, (kind, lines) in zip(panels, found.items(), strict=True):
-        for k, (name, share) in enumerate(lines.items()):
-            style = "--" if k >= 4 else "-"
-            axes.plot(100 * FRACTIONS, share, style, color=COLOURS[k % 7], marker=MARKS[k % 7], ms=3.5, lw=1.3,
-                      label=name)  # fmt: skip
-        for level in (0, 1):
-            axes.axhline(level, color="0.6", lw=0.7, zorder=0)
-        axes.set_title(words[kind], fontsize=8, loc="left")
-        axes.set_xlabel("blocks " + ("set to the climatology" if kind == "deletion" else "shown") + " (%)",
-                        fontsize=8)  # fmt: skip
-        axes.tick_params(labelsize=7)
-    panels[0].set_ylabel("share of f(x) − f(climatology)", fontsize=8)
-    drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7, frameon=False)
-    drawn.suptitle(title, fontsize=9)
-    return drawn
+    panels = {}
+    for kind, words in (("deletion", "deletion: lower is better"), ("insertion", "insertion: higher is better")):
+        lines = {name: getattr(one, kind).sum(axis=0) / one.change.sum() for name, one in curves.items()}
+        panels[words] = {name: (100 * FRACTIONS, share) for name, share in lines.items()}
+    labels = ["blocks set to the climatology (%)", "blocks shown (%)"]
+    return _lines(panels, labels, "share of f(x) − f(climatology)", title)
 
 
 def randomisation_figure(table: pd.DataFrame, title: str) -> Figure:
@@ -113,21 +91,26 @@ def randomisation_figure(table: pd.DataFrame, title: str) -> Figure:
         table: Columns encoder, method, stage, rank_correlation.
         title: Over it.
     """
-    encoders = list(dict.fromkeys(table["encoder"]))
-    drawn = Figure(figsize=(3.6 * len(encoders) + 0.6, 3.4), layout="constrained")
-    panels = drawn.subplots(1, len(encoders), sharey=True, squeeze=False)[0]
-    for axes, encoder in zip(panels, encoders, strict=True):
-        own = table[table["encoder"] == encoder]
-        for k, (method, part) in enumerate(own.groupby("method", sort=False)):
-            stages = ["none", *part["stage"]]
-            axes.plot(range(len(stages)), [1.0, *part["rank_correlation"]], color=COLOURS[k], marker=MARKS[k], ms=4,
-                      lw=1.3, label=str(method))  # fmt: skip
-            axes.set_xticks(range(len(stages)), stages, fontsize=7, rotation=20, ha="right")
-        axes.axhline(0, color="0.6", lw=0.7, zorder=0)
-        axes.set_title(encoder, fontsize=8, loc="left")
-        axes.set_xlabel("drawn anew", fontsize=8)
+    panels: dict[str, dict[str, tuple[Any, Any]]] = {}
+    for (encoder, method), part in table.groupby(["encoder", "method"], sort=False):
+        panels.setdefault(encoder, {})[method] = ["none", *part["stage"]], [1.0, *part["rank_correlation"]]
+    return _lines(panels, ["drawn anew"] * len(panels), "rank correlation of |attribution|", title)
+
+
+def _lines(panels: Mapping[str, Mapping[str, tuple[Any, Any]]], labels: Sequence[str], what: str, title: str) -> Figure:
+    """Return lines (x, y) by panel and name, the panels side by side on one scale."""
+    drawn = Figure(figsize=(3.6 * len(panels) + 1.4, 3.9), layout="constrained")
+    every = drawn.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, label, (name, lines) in zip(every, labels, panels.items(), strict=True):
+        for k, (order, (x, y)) in enumerate(lines.items()):
+            axes.plot(x, y, "--" if k >= 4 else "-", color=COLOURS[k % 7], marker=MARKS[k % 7], ms=3.5, lw=1.3,
+                      label=order)  # fmt: skip
+        for level in (0, 1):
+            axes.axhline(level, color="0.6", lw=0.7, zorder=0)
+        axes.set_title(name, fontsize=8, loc="left")
+        axes.set_xlabel(label, fontsize=8)
         axes.tick_params(labelsize=7)
-    panels[0].set_ylabel("rank correlation of |attribution|", fontsize=8)
-    panels[0].legend(fontsize=7, frameon=False)
+    every[0].set_ylabel(what, fontsize=8)
+    drawn.legend(*every[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7, frameon=False)
     drawn.suptitle(title, fontsize=9)
     return drawn

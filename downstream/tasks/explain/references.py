@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 
 import numpy as np
 import torch
@@ -11,71 +11,45 @@ from torch import Tensor
 from ....ssl.common.errors import EarthSSLError
 from ....ssl.common.randomness import key, uniform
 from ....ssl.sources.planet.geography import COLUMNS
-from ....ssl.sources.planet.planet import Planet
 from ....ssl.sources.planet.recorded import recorded_planet
 from ....ssl.store.store import Store
 from ...features.anomalies import monthly_anomaly
-from ...heads.ridge_path import PENALTIES, RidgePath
+from ...features.frozen_features import Pooled
+from ...features.store_windows import StoreWindows
 from ..enso.state_labels import SEASON, StateLabels
-from .index_function import Windows
+from .index_function import TokenHead, fit_head
 
 MOST_NUMBERS = 3e8  # of the raw input of all training samples
 MECHANISM = ("t_e", "h_w", "wind", "t_squared")  # what drives the oscillator: SST, thermocline, wind bursts
 
 
-@dataclass(frozen=True, eq=False)
-class LinearMap:
-    """Linear regression of the index on the raw normalised fields.
-
-    Attributes:
-        weight: Ridge coefficients of all cells together, K, (step, variable, row, column).
-        correlation: Of each cell alone with the index over training, same shape; 0 where nothing varies.
-        penalty: Chosen on validation.
-        validation_rmse: K, fitted on training alone.
-        forecast: K, at the samples asked for.
-    """
-
-    weight: np.ndarray
-    correlation: np.ndarray
-    penalty: float
-    validation_rmse: float
-    forecast: np.ndarray
-
-
-def linear_map(store: Store, labels: StateLabels, lead: int, length: int, wanted: np.ndarray) -> LinearMap:
-    """Return the regression with an intercept for each calendar month, chosen and refitted as the head is.
+def linear_map(store: Store, labels: StateLabels, lead: int, length: int) -> tuple[TokenHead, np.ndarray]:
+    """Return the linear regression of the index on the raw normalised fields, chosen and refitted as the head is.
 
     Args:
         store, labels, lead: As for the head.
         length: Input steps, those of the encoder.
-        wanted: Last input months of the samples to forecast.
+
+    Returns:
+        The regression, and the correlation of each cell alone with the index over training, (step, variable, row,
+        column); 0 where nothing varies.
 
     Raises:
         EarthSSLError: If the raw input does not fit into memory.
     """
-    train, val = labels.rows("train", lead), labels.rows("val", lead)
-    size = (len(train) + len(val)) * length * np.prod(store.shape[1:])
+    train, val, test = (labels.rows(block, lead) for block in ("train", "val", "test"))
+    shape = (length, *store.shape[1:])
+    size = (len(train) + len(val)) * math.prod(shape)
     if size > MOST_NUMBERS:
         raise EarthSSLError(
             f"explain: expected at most {MOST_NUMBERS:.0e} input numbers for the linear regression map, got "
             f"{size:.1e}; prepare a smaller region, a coarser grid or fewer variables, or take a shorter window"
         )
-
-    def flat(rows: np.ndarray) -> np.ndarray:
-        return Windows.read(store, rows, length).values.flatten(1).numpy()
-
-    month, season = labels.enso.month, labels.season
-    x, y, x_val, y_val = flat(train), season[train + lead], flat(val), season[val + lead]
-    path = RidgePath.fit(x, y[:, None], month[train])
-    errors = np.sqrt(((path.predict(x_val, PENALTIES, month[val])[..., 0] - y_val) ** 2).mean(axis=1))
-    penalty = PENALTIES[int(errors.argmin())]
-    shape = (length, *store.shape[1:])
-    r = _correlation(x, y, month[train]).reshape(shape)
-    both = np.concatenate([x, x_val])
-    path = RidgePath.fit(both, np.concatenate([y, y_val])[:, None], month[np.concatenate([train, val])])
-    weight = path.coefficients(penalty)[:, 0].reshape(shape)
-    forecast = path.predict(flat(wanted), [penalty], month[wanted])[0, :, 0]
-    return LinearMap(weight, r, penalty, float(errors.min()), forecast)
+    rows = np.concatenate([train, val, test])
+    x = StoreWindows(store, length).batch(rows).values.flatten(1).numpy()
+    head = fit_head([Pooled("", "all cells", 0, x)], rows, labels, lead, lambda _, b: (b.reshape(shape), 0.0))
+    r = _correlation(x[: len(train)], labels.season[train + lead], labels.enso.month[train])
+    return head, r.reshape(shape)
 
 
 def _correlation(x: np.ndarray, y: np.ndarray, month: np.ndarray) -> np.ndarray:
@@ -110,12 +84,18 @@ def mechanism(store: Store, labels: StateLabels, lead: int) -> np.ndarray | None
     rows = labels.rows("train", lead)
     months, hidden = labels.enso.time, planet.hidden()
     first = np.searchsorted(hidden["time"].values.astype("datetime64[M]"), months[0])
-    forecast = _best_forecast(planet, hidden["nino34"].values, months, rows, lead, int(first))
+    if lead < 2:  # the inputs hold the central month of the season: the season itself
+        index = hidden["nino34"].values
+        forecast = np.mean([index[first + rows + lead - k] for k in range(SEASON)], axis=0)
+    else:
+        forecast = planet.nino34_forecast(months[rows].astype("datetime64[ns]"), [lead - 1])[0]
     states = np.stack([hidden[name].values[first + rows] for name in MECHANISM], axis=1)
     month, every = labels.enso.month[rows], np.ones(len(rows), dtype=bool)
     y, c = monthly_anomaly(forecast, month, every), monthly_anomaly(states, month, every)
     covariance = (c * y[:, None]).mean(axis=0) / y.std()
-    patterns, cells = planet.geography.patterns(), _cells(planet, store)
+    patterns = planet.geography.patterns()
+    pairs = ((planet.grid.lat, store.grid.lat), (planet.grid.lon, store.grid.lon))
+    cells = np.ix_(*(np.abs(own[:, None] - its).argmin(axis=0) for own, its in pairs))  # the store's on the planet
     fields = store.dataset()
     made = []
     for name in store.variables:
@@ -124,20 +104,3 @@ def mechanism(store: Store, labels: StateLabels, lead: int) -> np.ndarray | None
         spread = np.sqrt((anomaly**2).mean(axis=0))
         made.append(np.asarray(carried)[cells] / np.where(spread > 0, spread, np.nan))
     return np.where(store.statistics.known, np.stack(made), np.nan)
-
-
-def _best_forecast(
-    planet: Planet, index: np.ndarray, months: np.ndarray, rows: np.ndarray, lead: int, first: int
-) -> np.ndarray:
-    """Return the expected index of the season; the season itself where the inputs hold its central month."""
-    if lead < 2:
-        last = first + rows + lead
-        return np.asarray(np.mean([index[last - k] for k in range(SEASON)], axis=0))
-    return planet.nino34_forecast(months[rows].astype("datetime64[ns]"), [lead - 1])[0]
-
-
-def _cells(planet: Planet, store: Store) -> tuple[np.ndarray, np.ndarray]:
-    """Return which cells of the planet those of the store are."""
-    rows = np.abs(planet.grid.lat[:, None] - store.grid.lat[None]).argmin(axis=0)
-    columns = np.abs(planet.grid.lon[:, None] - store.grid.lon[None]).argmin(axis=0)
-    return np.ix_(rows, columns)  # type: ignore[return-value]

@@ -15,7 +15,7 @@ from ...results.row import Role, Row
 from ...results.target import Metric, Target
 from ..enso.labels import NINO34
 from .checks import enrichment, weighted_correlation
-from .explanations import METHODS, Events, Explanation, area_of
+from .explanations import METHODS, Events, Explanation
 
 LINEAR, POINT, RANDOM = REFERENCES = ("linear regression map", "one-point correlation map", "random order")
 DELETION, INSERTION = "deletion AUC", "insertion AUC"
@@ -79,7 +79,7 @@ def target_of(
         regions: Block that each cell lies in, from `superpixels`: maps are compared block by block.
         block: Of the bootstrap over years.
     """
-    area = area_of(grid, known)
+    area = np.broadcast_to(grid.area, known.shape)[known]
     box = np.broadcast_to(grid.box(*NINO34), known.shape)[known]
     # Blocks with an observed cell, as 0 or 1 for each column: sums over blocks are a product.
     inside = (np.unique(regions[known])[:, None] == regions[known]).astype(float)

@@ -10,7 +10,7 @@ import pandas as pd
 from ....ssl.model.encoder import EncoderConfig
 from ....ssl.store.store import Store
 from ...evaluation.encoders import Contender
-from ...features.neighbourhood import block_means
+from ...features.raw_window import block_means
 from ...storms.crop_geometry import headings
 from ...storms.crop_network import CropPatches
 from ...storms.crops import CropConfig, StormCrops, crop_features, crop_pca
@@ -74,7 +74,7 @@ class StormFields:
         factor, (rows, columns) = 1, cells.shape[-2:]
         while -(-rows // factor) * -(-columns // factor) * cells.shape[1] * cells.shape[2] > MOST_VALUES:
             factor += 1
-        return block_means(cells, factor).reshape(len(cells), -1)
+        return np.nan_to_num(block_means(cells, factor)).reshape(len(cells), -1)
 
     def components(self, train: np.ndarray, kept: np.ndarray) -> dict[str, np.ndarray]:
         """Return leading principal components of the crops of some samples that are shown, by their number.

@@ -11,8 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ...evaluation.task import Features
-from ...features.neighbourhood import with_neighbours
-from ...features.patches import PatchFeatures, PatchGrid, pca_features
+from ...features.patches import PatchFeatures, PatchGrid, pca_features, with_neighbours
 from ...heads.base import Samples, choose
 from ...heads.linear import LogisticHead
 from ...metrics.classes import frequencies

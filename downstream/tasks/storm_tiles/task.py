@@ -14,8 +14,7 @@ from ....ssl.sources.planet.recorded import recorded_planet
 from ....ssl.store.store import Store
 from ...evaluation.encoders import Contender
 from ...evaluation.task import Decoders, Extras, Features, Task, TaskConfig
-from ...features.neighbourhood import raw_cells, with_neighbours
-from ...features.patches import PatchGrid, encoder_features
+from ...features.patches import PatchGrid, encoder_features, raw_cells, with_neighbours
 from ...features.store_windows import StoreWindows
 from ...results.row import Role, Row, names_of
 from ...results.target import Target

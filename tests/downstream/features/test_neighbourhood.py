@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from earthssl.downstream.features.neighbourhood import raw_cells, with_neighbours
-from earthssl.downstream.features.patches import PatchGrid
+from earthssl.downstream.features.patches import PatchGrid, raw_cells, with_neighbours
 from earthssl.ssl.store.store import Store
 
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from earthssl.downstream.features.encoded import encoded
-from earthssl.downstream.features.store_windows import StoreWindows
+from earthssl.downstream.features.store_windows import StoreWindows, encoded
 from earthssl.ssl.model.encoder import EncoderConfig
 from earthssl.ssl.model.tokens import patchify
 from earthssl.ssl.store.store import Store

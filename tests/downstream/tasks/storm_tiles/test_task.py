@@ -14,8 +14,7 @@ import torch
 import yaml
 from earthssl.cli.run import run_all
 from earthssl.downstream.evaluation.task import run
-from earthssl.downstream.features.neighbourhood import raw_cells
-from earthssl.downstream.features.patches import PatchGrid
+from earthssl.downstream.features.patches import PatchGrid, raw_cells
 from earthssl.downstream.features.store_windows import StoreWindows
 from earthssl.downstream.results.row import Role, Row
 from earthssl.downstream.results.scores import tables
