@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from earthssl.downstream.metrics import weatherbench as wb
+from earthssl.downstream.results.figures import style
 from earthssl.downstream.results.row import Role, Row
 from earthssl.downstream.results.scores import tables
 from earthssl.downstream.tasks.forecast.baselines import Damped, anomaly_persistence, calendar_climatology
-from earthssl.downstream.tasks.forecast.figures import error_by_lead, one_forecast, spectra, style
+from earthssl.downstream.tasks.forecast.figures import error_by_lead, one_forecast, spectra
 from earthssl.downstream.tasks.forecast.linear import States, linear_direct
 from earthssl.downstream.tasks.forecast.samples import ForecastSamples
 from earthssl.downstream.tasks.forecast.scores import (
