@@ -7,11 +7,10 @@ from functools import cached_property
 
 import numpy as np
 
-from ....ssl.common.errors import EarthSSLError, nearest
+from ....ssl.common.errors import EarthSSLError, check_known
 from ....ssl.fields.splits import window_starts
 from ....ssl.store.store import Store
-from ...features.anomalies import monthly_anomaly
-from .fillers import Places
+from .gaps import Places
 
 MOST_CELLS = 8000  # distances and covariances of all pairs are held in memory
 LEAST_SPREAD = 2e-3  # of a cell's training anomalies, relative to all: below it stands constant sea ice
@@ -27,14 +26,17 @@ class Anomalies:
         store: Where they come from.
         variable: Canonical name.
         known: The cells that count, (rows, columns).
-        values: In the variable's unit, (time, cells that count); NaN where the truth is missing.
+        normalised: The variable as the store holds it, anomalies from training's climatology, (time, rows, columns).
+        offset: What these exceed the anomalies from the fit period's climatology by, in the variable's unit, (time,
+            cells that count).
         places: Those cells.
     """
 
     store: Store
     variable: str
     known: np.ndarray
-    values: np.ndarray
+    normalised: np.ndarray
+    offset: np.ndarray
     places: Places
 
     @classmethod
@@ -45,14 +47,10 @@ class Anomalies:
             EarthSSLError: If the store does not hold the variable, or has too few or too many cells of it.
         """
         name = variable or store.variables[0]
-        if name not in store.variables:
-            raise EarthSSLError(
-                f"infilling.variable: expected one of {', '.join(store.variables)} of {store.path}, got '{name}'."
-                + nearest(name, list(store.variables))
-            )
+        check_known("infilling.variable", [name], store.variables)
         k = store.variables.index(name)
-        steps = np.arange(len(store.times))
-        fields = store.read(steps)[:, k].astype(np.float64) * store.statistics.scale[k]
+        normalised = store.read_all()[:, k].astype(np.float64)
+        fields = normalised * store.statistics.scale[k]
         fit = store.splits.inside(store.times.astype("datetime64[ns]"), "fit")
         own = fields[fit]
         whole = np.isfinite(own).all(0)
@@ -68,8 +66,14 @@ class Anomalies:
         rows, columns = np.nonzero(known)
         grid = store.grid
         places = Places(grid.lat[rows], grid.lon[columns], grid.area[known])
-        values = monthly_anomaly(fields[:, known], _month(store.times), fit)
-        return cls(store, name, known, values, places)
+        month = store.times.astype("datetime64[M]").astype(int) % 12
+        means = np.stack([fields[fit & (month == m)][:, known].mean(0) for m in range(12)])
+        return cls(store, name, known, normalised, means[month], places)
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """The anomalies in the variable's unit, (time, cells that count); NaN where the truth is missing."""
+        return self.from_normalised(self.normalised, np.arange(len(self.offset)))
 
     @cached_property
     def fit(self) -> np.ndarray:
@@ -87,26 +91,10 @@ class Anomalies:
         """Index of the variable in the store."""
         return self.store.variables.index(self.variable)
 
-    @cached_property
-    def _offset(self) -> np.ndarray:
-        """What the store's anomalies (from training's climatology) exceed these by, (time, cells)."""
-        times = self.store.times
-        fit = self.store.splits.inside(times.astype("datetime64[ns]"), "fit")
-        fields = self.normalised[:, self.known] * self.store.statistics.scale[self.position][self.known]
-        month, offset = _month(times), np.zeros(fields.shape)
-        for m in np.unique(month):
-            offset[month == m] = fields[fit & (month == m)].mean(0)
-        return offset
-
-    @cached_property
-    def normalised(self) -> np.ndarray:
-        """The variable as the store holds it, (time, rows, columns)."""
-        return self.store.read(np.arange(len(self.store.times)))[:, self.position].astype(np.float64)
-
     def from_normalised(self, fields: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """Return normalised fields (step, rows, columns) at steps of the store as these anomalies, (step, cells)."""
         scale = self.store.statistics.scale[self.position][self.known]
-        return fields[:, self.known] * scale - self._offset[steps]
+        return fields[:, self.known] * scale - self.offset[steps]
 
     def on_grid(self, values: np.ndarray) -> np.ndarray:
         """Return values of the cells that count (…, cells) as a map (…, rows, columns), NaN elsewhere."""
@@ -118,7 +106,3 @@ class Anomalies:
         """Return the last steps of the windows of `length` steps inside a block of the splits."""
         times = self.store.times.astype("datetime64[ns]")
         return window_starts(times, self.store.splits, part, length) + length - 1
-
-
-def _month(times: np.ndarray) -> np.ndarray:
-    return times.astype("datetime64[M]").astype(np.int64) % 12

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import numpy as np
 import torch
@@ -88,13 +90,19 @@ class Gappy:
         Every patch is given to the encoder, those without an observation as missing in all cells. NaN at times at
         which no window of a block ends.
         """
-        length, made = encoder.config.window, {}
+        return self._at_all(encoder.config.window, lambda f, t: _tokens(encoder, self.batch(f, t), layers))
+
+    def _at_all(
+        self, length: int, features: Callable[[np.ndarray, np.ndarray], Mapping[int, np.ndarray]]
+    ) -> dict[int, np.ndarray]:
+        """Return by its key what is made of (fields, times) of all windows of the blocks, NaN at other times."""
+        made: dict[int, np.ndarray] = {}
         for part in ("train", "val", "test"):
             for last, fields, times in self.windows(self.anomalies.ends(part, length), length):
-                for layer, values in _tokens(encoder, self.batch(fields, times), layers).items():
-                    if layer not in made:
-                        made[layer] = np.full((len(self.seen), *values.shape[1:]), np.nan, np.float32)
-                    made[layer][last] = values
+                for key, values in features(fields, times).items():
+                    if key not in made:
+                        made[key] = np.full((len(self.seen), *values.shape[1:]), np.nan, np.float32)
+                    made[key][last] = values
         return made
 
     def raw(self, patch: tuple[int, int], length: int) -> np.ndarray:
@@ -106,19 +114,15 @@ class Gappy:
         own = self.anomalies
         grid = PatchGrid(own.store, patch)
         inner, outer = grid.factors(length * len(own.store.variables) + 1, 2)
-        made: np.ndarray | None = None
-        for part in ("train", "val", "test"):
-            for last, fields, _ in self.windows(own.ends(part, length), length):
-                filled = fields[:, -1, own.position, None]
-                steps = [grid.coarse(fields[:, k], inner) for k in range(length)]
-                around = grid.around(filled, outer)
-                shown = np.isfinite(np.concatenate([grid.coarse(filled, inner), around], -1))
-                values = np.concatenate([*map(np.nan_to_num, steps), np.nan_to_num(around), shown], -1)
-                if made is None:
-                    made = np.full((len(self.seen), *values.shape[1:]), np.nan, np.float32)
-                made[last] = values
-        assert made is not None
-        return made
+
+        def shown(fields: np.ndarray, times: np.ndarray) -> dict[int, np.ndarray]:
+            filled = fields[:, -1, own.position, None]
+            steps = [grid.coarse(fields[:, k], inner) for k in range(length)]
+            around = grid.around(filled, outer)
+            seen = np.isfinite(np.concatenate([grid.coarse(filled, inner), around], -1))
+            return {0: np.concatenate([*map(np.nan_to_num, steps), np.nan_to_num(around), seen], -1)}
+
+        return self._at_all(length, shown)[0]
 
     def posed(self, patch: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """Return the hidden cells of each patch at all times, normalised, (time, place, cell), and their weights.
@@ -180,10 +184,7 @@ class Gappy:
         if years is not None:
             steps = steps[np.isin(self.anomalies.years[steps], years)]
         parts = np.array_split(steps, -(-len(steps) // AT_ONCE))
-        total, *rest = (Moments.of(values[one], targets[one], weight) for one in parts)
-        for one in rest:
-            total = total + one
-        return total
+        return reduce(add, (Moments.of(values[one], targets[one], weight) for one in parts))
 
     def batch(self, fields: np.ndarray, times: np.ndarray) -> Batch:
         """Return windows as an encoder takes them."""

@@ -21,9 +21,8 @@ from ...evaluation.task import Decoders, Extras, Features, Fill, Task, TaskConfi
 from ...results.row import Role, Row, names_of
 from ...results.target import Target
 from .anomalies import Anomalies
-from .eof_fillers import PcaRegression, baselines, learnt_from
 from .figures import by_distance_figure, by_fraction_figure, maps_figure
-from .fillers import Filler, OptimalInterpolation
+from .fillers import Filler, OptimalInterpolation, PcaRegression, baselines, learnt_from
 from .gappy import Gappy, Probed
 from .gaps import GapConfig
 from .network import trained_fillers
@@ -192,9 +191,7 @@ class Infilling(Task[InfillingConfig]):
             (kind, {f"layer {layer + 1}": values for layer, values in one.tokens(encoder.encoder, layers).items()})
             for kind, one in self.gappies.items()
         )
-        yield self._row(
-            f"{encoder.kind} [{self.head}]", Role(encoder.kind), encoder.seed, found, (shape.patch[1], shape.patch[2])
-        )
+        yield self._row(f"{encoder.kind} [{self.head}]", Role(encoder.kind), encoder.seed, found, shape.patch[1:])
 
     def _zero_shot(self, encoder: Contender, gappies: Mapping[str, Gappy]) -> dict[str, np.ndarray] | None:
         """Return what the decoder of pretraining makes of gaps, by kind; None where there is none."""
@@ -237,7 +234,7 @@ class Infilling(Task[InfillingConfig]):
         unit = self.store.manifest["units"][self.anomalies.position]
         distance, fraction = self._by_distance(rows), self._by_fraction()
         first, gappy = next(iter(self.gappies.items()))
-        figures = {"maps": maps_figure(self.anomalies, gappy, rows, self.ends, len(self.ends) // 2, first, unit)}
+        figures = {"maps": maps_figure(gappy, rows, self.ends, len(self.ends) // 2, first, unit)}
         drawn = by_distance_figure(distance, unit)
         if drawn is not None:
             figures["rmse_by_distance"] = drawn
