@@ -17,8 +17,6 @@ from .baselines import Forecast, calendar_climatology
 from .samples import ForecastSamples
 
 SKILL, RMSE, ACC, STD_RATIO, SLOPE = "skill", "rmse", "acc", "std ratio", "slope"
-FORMS = ("wb1_rmse", "wb1_rmse_paper", "wb1_acc", "wb2_rmse", "wb2_rmse_sqrt_before_time_avg", "wb2_acc")
-RANGE = ("r", "std_ratio", "slope", "val_over_test_rmse", "half_power_wavenumber", "half_power_km")
 # What is kept of every forecast, (part, sample): area-weighted mean squared error in shown units and normalised,
 # WeatherBench 2's anomaly correlation, and from WEIGHT on the sums that the range of the anomalies is made of.
 SQUARED, NORMALISED, CORRELATION, WEIGHT = range(4)
@@ -30,7 +28,7 @@ class Scored:
 
     Attributes:
         sums: Of each (variable, lead): what metrics are made of, (part, sample).
-        numbers: Of each (variable, lead): the forms of `FORMS` and `RANGE`, by name.
+        numbers: Of each (variable, lead): every form of error, correlation and range, by name.
         spectrum: Power over the truth's by zonal wavenumber, by (variable, lead); empty where rows have gaps.
     """
 
@@ -66,9 +64,9 @@ def score(forecast: Forecast, samples: ForecastSamples, *, forms: bool = True) -
         for k, name in enumerate(samples.names):
             at, grid = (name, lead), samples.store.grid
             fields = f[:, k], o[:, k], climatology[:, k]
-            range_sums = _range_sums(f[:, k] - climatology[:, k], o[:, k] - climatology[:, k], grid.area)
+            own = range_sums(f[:, k] - climatology[:, k], o[:, k] - climatology[:, k], grid.area)
             squared, correlation = wb.wb2_squared_error(*fields[:2], grid), wb.wb2_acc_by_time(*fields, grid)
-            sums[at] = np.stack([squared, tested[:, k], correlation, *range_sums])
+            sums[at] = np.stack([squared, tested[:, k], correlation, *own])
             if not forms:
                 continue
             spectrum[at], lost = _spectrum(fields[0], fields[1], samples)
@@ -79,7 +77,7 @@ def score(forecast: Forecast, samples: ForecastSamples, *, forms: bool = True) -
                 "wb2_rmse": wb.wb2_rmse(*fields[:2], grid),
                 "wb2_rmse_sqrt_before_time_avg": wb.wb2_rmse_sqrt_before_time_avg(*fields[:2], grid),
                 "wb2_acc": wb.wb2_acc(*fields, grid),
-                **_range(range_sums.sum(axis=1)),
+                **dynamic_range(own.sum(axis=1)),
                 # The error that validation promised over the error that came: 1 where it can be trusted.
                 "val_over_test_rmse": float(np.sqrt(spread[:, k].mean() / max(tested[:, k].mean(), 1e-30))),
                 "half_power_wavenumber": lost,
@@ -88,25 +86,23 @@ def score(forecast: Forecast, samples: ForecastSamples, *, forms: bool = True) -
     return Scored(sums, numbers, spectrum)
 
 
-def dynamic_range(forecast: np.ndarray, truth: np.ndarray, area: np.ndarray) -> dict[str, float]:
-    """Return r, std_ratio and slope of anomalies (time, row, column), area-weighted over time and space.
+def range_sums(forecast: np.ndarray, truth: np.ndarray, area: np.ndarray) -> np.ndarray:
+    """Return of anomalies (time, row, column) the sums of w, w f, w o, w f², w o², w f o over the cells with truth.
 
-    std_ratio: standard deviation of forecast over truth; slope: of truth on forecast. The best forecast in squared
-    error has a ratio of r and a slope of 1; the slope of a forecast without anomalies is undefined (NaN).
+    Shape (6, time).
     """
-    return _range(_range_sums(forecast, truth, area).sum(axis=1))
-
-
-def _range_sums(forecast: np.ndarray, truth: np.ndarray, area: np.ndarray) -> np.ndarray:
-    """Return of each time the sums of w, w f, w o, w f², w o², w f o over the cells with truth, (6, time)."""
     valid = np.isfinite(truth)
     w = valid * area
     f, o = np.where(valid, forecast, 0.0), np.where(valid, truth, 0.0)
     return np.stack([(w * part).sum(axis=(1, 2)) for part in (1.0, f, o, f * f, o * o, f * o)])
 
 
-def _range(sums: np.ndarray) -> dict[str, Any]:
-    """Return r, std_ratio and slope of sums over times, (6, …), of that shape."""
+def dynamic_range(sums: np.ndarray) -> dict[str, Any]:
+    """Return r, std_ratio and slope of anomalies, from sums over times of `range_sums`, (6, …), of that shape.
+
+    std_ratio: standard deviation of forecast over truth; slope: of truth on forecast. The best forecast in squared
+    error has a ratio of r and a slope of 1; the slope of a forecast without anomalies is undefined (NaN).
+    """
     total, f, o, ff, oo, fo = sums
     ff, oo, fo = ff / total - (f / total) ** 2, oo / total - (o / total) ** 2, fo / total - f * o / total**2
     none = ff <= 1e-12 * oo
@@ -153,8 +149,8 @@ def _target(name: str, none: np.ndarray, units: np.ndarray, block: int) -> Targe
         additive(SKILL, parts, lambda s, w: 1 - s[SQUARED] / (none[SQUARED] @ w)),
         additive(RMSE, parts, lambda s, w: np.sqrt(s[SQUARED] / w.sum()), larger_is_better=False),
         additive(ACC, parts, lambda s, w: s[CORRELATION] / w.sum()),
-        additive(STD_RATIO, parts, lambda s, w: _range(s[WEIGHT:])["std_ratio"], compared=False),
-        additive(SLOPE, parts, lambda s, w: _range(s[WEIGHT:])["slope"], compared=False),
+        additive(STD_RATIO, parts, lambda s, w: dynamic_range(s[WEIGHT:])["std_ratio"], compared=False),
+        additive(SLOPE, parts, lambda s, w: dynamic_range(s[WEIGHT:])["slope"], compared=False),
     ]
     return Target(
         name, units, metrics, block,
@@ -173,7 +169,7 @@ def forms_table(scored: Mapping[tuple[str, int | None], Scored], samples: Foreca
     return pd.DataFrame([
         {
             "row": row, "seed": "" if seed is None else seed, "variable": variable, "unit": samples.unit(variable),
-            "lead": samples.label(lead), **{name: numbers[name] for name in (*FORMS, *RANGE)},
+            "lead": samples.label(lead), **numbers,
         }
         for (row, seed), one in scored.items()
         for (variable, lead), numbers in one.numbers.items()
@@ -182,13 +178,10 @@ def forms_table(scored: Mapping[tuple[str, int | None], Scored], samples: Foreca
 
 def spectrum_table(scored: Mapping[tuple[str, int | None], Scored], samples: ForecastSamples) -> pd.DataFrame:
     """Return forecast over true power by zonal wavenumber, one line a row, seed, variable, lead and wavenumber."""
-    parts = [
-        pd.DataFrame({"wavenumber": np.arange(len(ratio)), "ratio": ratio}).assign(
-            row=row, seed="" if seed is None else seed, variable=variable, lead=samples.label(lead)
-        )
+    lines = [
+        (row, "" if seed is None else seed, variable, samples.label(lead), wavenumber, ratio)
         for (row, seed), one in scored.items()
-        for (variable, lead), ratio in one.spectrum.items()
-        if len(ratio)
+        for (variable, lead), ratios in one.spectrum.items()
+        for wavenumber, ratio in enumerate(ratios)
     ]
-    columns = ["row", "seed", "variable", "lead", "wavenumber", "ratio"]
-    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+    return pd.DataFrame(lines, columns=["row", "seed", "variable", "lead", "wavenumber", "ratio"])

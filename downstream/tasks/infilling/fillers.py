@@ -19,7 +19,7 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
 
 from ....ssl.common.errors import EarthSSLError
 from ...features.eof import Eof
-from .anomalies import Anomalies
+from .gappy import Anomalies
 from .gaps import Places
 
 
@@ -58,7 +58,6 @@ class Climatology(Filler):
     name = "climatology"
 
     def estimate(self, values: np.ndarray) -> np.ndarray:
-        """Return zeros."""
         return np.zeros(values.shape)
 
 
@@ -93,7 +92,6 @@ class MeanOfObserved(LinearFiller):
     name = "mean of observed"
 
     def predict(self, observed: np.ndarray, seen: np.ndarray) -> np.ndarray:
-        """Return the weighted mean in every cell."""
         area = self.places.area[seen]
         return np.repeat(observed @ area[:, None] / area.sum(), len(self.places), 1)
 

@@ -116,9 +116,10 @@ class Gaps:
     def _lowest(self, score: np.ndarray) -> np.ndarray:
         """Return the asked share of the known cells: those with the lowest scores."""
         ranked = np.where(self.known.ravel(), score, np.inf).argsort(kind="stable")
-        chosen = np.zeros(self.known.size, bool)
-        chosen[ranked[: round(self.config.observed * int(self.known.sum()))]] = True
-        return chosen.reshape(self.known.shape)
+        return self._mask(ranked[: round(self.config.observed * int(self.known.sum()))])
+
+    def _mask(self, cells: np.ndarray) -> np.ndarray:
+        return np.isin(np.arange(self.known.size), cells).reshape(self.known.shape)
 
     def _random(self, rng: np.random.Generator) -> np.ndarray:
         return self._lowest(rng.random(self.known.size))
@@ -149,9 +150,7 @@ class Gaps:
         # Smallest exponential waiting times at rates of the area: a sample without replacement.
         wait = home.exponential(size=len(cells)) / self.grid.area[self.known]
         network = cells[wait.argsort(kind="stable")[: 2 * self.config.stations]]
-        chosen = np.zeros(self.known.size, bool)
-        chosen[rng.permutation(network)[: self.config.stations]] = True
-        return chosen.reshape(self.known.shape)
+        return self._mask(rng.permutation(network)[: self.config.stations])
 
     def _block(self, rng: np.random.Generator) -> np.ndarray:
         """Everything outside boxes with centres even by area over the rows of the grid."""

@@ -18,12 +18,11 @@ from ....ssl.common.errors import EarthSSLError
 from ....ssl.store.store import Store
 from ...evaluation.encoders import Contender
 from ...evaluation.task import Decoders, Extras, Features, Fill, Task, TaskConfig
-from ...results.row import Role, Row, names_of
+from ...results.row import Role, Row, names_of, over_seeds
 from ...results.target import Target
-from .anomalies import Anomalies
 from .figures import by_distance_figure, by_fraction_figure, maps_figure
 from .fillers import Filler, OptimalInterpolation, PcaRegression, baselines, learnt_from
-from .gappy import Gappy, Probed
+from .gappy import Anomalies, Gappy, Probed
 from .gaps import GapConfig
 from .network import trained_fillers
 from .scores import gap_target, score
@@ -258,15 +257,13 @@ class Infilling(Task[InfillingConfig]):
             nearest_km = np.stack([own.places.distance_km[:, mask].min(1) for mask in masks])[which.ravel()]
             hidden = gappy.hidden(self.ends)
             weight = np.where(hidden, own.places.area, 0.0)
+            squares = [np.where(hidden, row.forecast[target] - truth, 0.0) ** 2 for row in rows]
             for low, high in pairwise(edges):
                 w = np.where((nearest_km >= low) & (nearest_km < high), weight, 0.0)
-                if not w.any():
-                    continue
-                for name in names_of(rows):
-                    made = [row.forecast[target] for row in rows if row.name == name]
-                    square = np.mean([(w * np.where(hidden, v - truth, 0.0) ** 2).sum() for v in made]) / w.sum()
-                    share, rmse = w.sum() / weight.sum(), float(np.sqrt(square))
-                    lines.append((target, name, low, high, share, rmse))
+                if w.any():
+                    rmse = np.sqrt(over_seeds(rows) @ [(w * square).sum() for square in squares] / w.sum())
+                    share, found = w.sum() / weight.sum(), zip(names_of(rows), rmse, strict=True)
+                    lines += [(target, name, low, high, share, value) for name, value in found]
         return pd.DataFrame(lines, columns=["target", "row", "from_km", "to_km", "share_of_hidden", "rmse"])
 
     def _by_fraction(self) -> pd.DataFrame:
