@@ -153,7 +153,7 @@ def style(number: int) -> tuple[str, str]:
 
 
 def line_figure(
-    panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]],
+    panels: Mapping[str, Mapping[str, tuple[Any, Any]]],
     xlabel: str,
     ylabel: str = "",
     bold: tuple[str, ...] = (),

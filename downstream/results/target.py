@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,7 @@ def additive(
     name: str,
     parts: Callable[[Row], np.ndarray],
     formula: Callable[[np.ndarray, np.ndarray], np.ndarray],
-    **options: bool,
+    **options: Any,
 ) -> Metric:
     """Return a metric that is a formula of weighted sums over the samples.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,9 +32,10 @@ def error_by_lead(scores: pd.DataFrame, samples: ForecastSamples) -> Figure:
     return drawn
 
 
-def spectra(scored: Mapping[tuple[str, int | None], Scored], samples: ForecastSamples) -> Figure | None:
+def spectra(scored: Mapping[tuple[str, Any], Scored], samples: ForecastSamples) -> Figure | None:
     """Return forecast over true power by zonal wavenumber at the longest lead; None where rows have gaps."""
-    lead, panels = samples.leads[-1], {}
+    lead = samples.leads[-1]
+    panels: dict[str, dict[str, Any]] = {}
     for name in samples.names:
         if not any(len(one.spectrum[name, lead]) for one in scored.values()):
             continue

@@ -159,7 +159,7 @@ def _target(name: str, none: np.ndarray, units: np.ndarray, block: int) -> Targe
     )  # fmt: skip
 
 
-def forms_table(scored: Mapping[tuple[str, int | None], Scored], samples: ForecastSamples) -> pd.DataFrame:
+def forms_table(scored: Mapping[tuple[str, Any], Scored], samples: ForecastSamples) -> pd.DataFrame:
     """Return every form of error and correlation, and of dynamic range, one line a row, seed, variable and lead.
 
     Args:
@@ -176,7 +176,7 @@ def forms_table(scored: Mapping[tuple[str, int | None], Scored], samples: Foreca
     ])  # fmt: skip
 
 
-def spectrum_table(scored: Mapping[tuple[str, int | None], Scored], samples: ForecastSamples) -> pd.DataFrame:
+def spectrum_table(scored: Mapping[tuple[str, Any], Scored], samples: ForecastSamples) -> pd.DataFrame:
     """Return forecast over true power by zonal wavenumber, one line a row, seed, variable, lead and wavenumber."""
     lines = [
         (row, "" if seed is None else seed, variable, samples.label(lead), wavenumber, ratio)
