@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ...ssl.fields.grid import LatLonGrid
 from .numbers import thinned
 from .row import Role
 
@@ -17,6 +19,9 @@ COLOURS = {  # readable in grey and for most colour-blind readers (Okabe & Ito 2
 }  # fmt: skip
 MARKS = "osD^vXP*<>"
 MOST_PANELS = 6
+LINE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
+DASHES = ("-", "--", ":", "-.")
+ABREAST = 3
 LEAST_SHOWN = -1.0  # skill below this says nothing but that it is bad
 
 
@@ -140,6 +145,62 @@ def shots_figure(curve: pd.DataFrame, metric: str = "brier_skill") -> Figure:
     if len(curve):
         panels[0].legend(fontsize=7)
     return drawn
+
+
+def style(number: int) -> tuple[str, str]:
+    """Return colour and dash of a row: any two of thirty-two differ in one of them."""
+    return LINE_COLOURS[number % len(LINE_COLOURS)], DASHES[number // len(LINE_COLOURS) % len(DASHES)]
+
+
+def line_figure(
+    panels: Mapping[str, Mapping[str, tuple[Any, Any]]],
+    xlabel: str,
+    ylabel: str = "",
+    bold: tuple[str, ...] = (),
+) -> Figure:
+    """Return lines (x, y) of rows by name in panels by title, with one legend; a panel may lack some rows.
+
+    Rows whose names begin with one of `bold` are drawn thick.
+    """
+    drawn, places = _abreast(len(panels), 4.3, 3.8, beside=2.6)
+    rows = list(dict.fromkeys(name for lines in panels.values() for name in lines))
+    entries = {}
+    for axes, (title, lines) in zip(places, panels.items(), strict=False):
+        for name, (x, y) in lines.items():
+            colour, dash = style(rows.index(name))
+            wide = 2.2 if bold and name.startswith(bold) else 1.2
+            (entries[name],) = axes.plot(x, y, dash, color=colour, lw=wide, marker=".", label=name)
+        axes.set_title(title, loc="left", fontsize=9)
+        axes.set_xlabel(xlabel)
+    places[0].set_ylabel(ylabel)
+    drawn.legend(entries.values(), entries.keys(), loc="outside right center", fontsize=8, frameon=False)
+    return drawn
+
+
+def map_figure(fields: Mapping[str, np.ndarray], grid: LatLonGrid, limit: float, label: str, title: str) -> Figure:
+    """Return maps of fields (row, column) by name on one scale from -limit to limit; NaN is grey."""
+    drawn, places = _abreast(len(fields), 4.3, 2.3, above=0.6)
+    for axes, (name, field) in zip(places, fields.items(), strict=False):
+        axes.set_facecolor("0.85")
+        shown = axes.pcolormesh(
+            grid.lon_bounds, grid.lat_bounds, np.ma.masked_invalid(field), cmap="RdBu_r", vmin=-limit, vmax=limit
+        )
+        axes.set_title(name, loc="left", fontsize=8)
+        axes.tick_params(labelsize=6)
+    drawn.colorbar(shown, ax=places, label=label, shrink=0.7)
+    drawn.suptitle(title, fontsize=10)
+    return drawn
+
+
+def _abreast(count: int, wide: float, high: float, beside: float = 0, above: float = 0) -> tuple[Figure, list[Any]]:
+    """Return a figure and so many of its panels, of a size in inches, with room beside and above."""
+    columns = min(ABREAST, count)
+    lines = -(-count // columns)
+    drawn = Figure(figsize=(wide * columns + beside, high * lines + above), layout="constrained")
+    places = list(drawn.subplots(lines, columns, squeeze=False).ravel())
+    for axes in places[count:]:
+        axes.set_axis_off()
+    return drawn, places
 
 
 def _at(means: pd.DataFrame, target: str, metric: str) -> pd.DataFrame:

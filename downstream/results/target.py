@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,28 @@ class Metric:
     compared: bool = True
     pairs: Callable[[str, str], bool] = lambda row, reference: True
     takes: Callable[[Row], bool] = lambda row: True
+
+
+def additive(
+    name: str,
+    parts: Callable[[Row], np.ndarray],
+    formula: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    **options: Any,
+) -> Metric:
+    """Return a metric that is a formula of weighted sums over the samples.
+
+    Args:
+        name: Of the metric.
+        parts: Returns what is summed of a row, (sample,), or several such, (part, sample).
+        formula: Takes the sums, (row,) or (part, row), and the weights, and returns each row's score.
+        options: As for `Metric`.
+    """
+
+    def statistic(rows: Sequence[Row]) -> Statistic:
+        stacked = np.stack([parts(row) for row in rows])
+        return lambda weights: formula((stacked @ weights).T, weights)
+
+    return Metric(name, statistic, **options)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,25 +126,18 @@ def number_target(name: str, truth: np.ndarray, climatology: np.ndarray, units: 
     """
     reference = (climatology - truth) ** 2
 
-    def stacked(rows: Sequence[Row]) -> np.ndarray:
-        return np.stack([row.forecast[name] for row in rows])
-
-    def skill(rows: Sequence[Row]) -> Statistic:
-        error = (stacked(rows) - truth) ** 2
-        return lambda w: 1 - (error @ w) / (reference @ w)
-
-    def rmse(rows: Sequence[Row]) -> Statistic:
-        error = (stacked(rows) - truth) ** 2
-        return lambda w: np.sqrt(error @ w / w.sum())
+    def errors(row: Row) -> np.ndarray:
+        return np.asarray((row.forecast[name] - truth) ** 2)
 
     def correlation(rows: Sequence[Row]) -> Statistic:
-        return weighted_r(stacked(rows) - climatology, truth - climatology)
+        return weighted_r(np.stack([row.forecast[name] for row in rows]) - climatology, truth - climatology)
 
-    return Target(
-        name, units, [Metric("skill", skill), Metric("r", correlation), Metric("rmse", rmse, False)], block,
-        errors=lambda row: (row.forecast[name] - truth) ** 2,
-        reference_errors=reference,
-    )  # fmt: skip
+    metrics = [
+        additive("skill", errors, lambda error, w: 1 - error / (reference @ w)),
+        Metric("r", correlation),
+        additive("rmse", errors, lambda error, w: np.sqrt(error / w.sum()), larger_is_better=False),
+    ]
+    return Target(name, units, metrics, block, errors=errors, reference_errors=reference)
 
 
 def weighted_r(forecasts: np.ndarray, truth: np.ndarray) -> Statistic:

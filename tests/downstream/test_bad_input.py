@@ -15,7 +15,7 @@ from earthssl.downstream.tasks.enso.targets import seasonal
 from earthssl.downstream.tasks.forecast.baselines import Damped, anomaly_persistence
 from earthssl.downstream.tasks.forecast.samples import ForecastSamples
 from earthssl.downstream.tasks.forecast.scores import score as score_forecast
-from earthssl.downstream.tasks.infilling.anomalies import Anomalies
+from earthssl.downstream.tasks.infilling.gappy import Anomalies
 from earthssl.downstream.tasks.infilling.task import Infilling, InfillingConfig
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.fields.splits import SplitsConfig

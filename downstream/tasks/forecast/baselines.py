@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ....ssl.common.errors import EarthSSLError, nearest
+from ....ssl.common.errors import check_known
 from ....ssl.fields.splits import is_monthly
 from .samples import ForecastSamples
 
@@ -66,17 +66,15 @@ def weekly_climatology(samples: ForecastSamples) -> Forecast | None:
         return None
     days = (samples.times.astype("datetime64[D]") - samples.times.astype("datetime64[Y]")).astype(int)
     week = np.minimum(days // 7, WEEKS - 1)
-    splits, times = samples.store.splits, samples.times.astype("datetime64[ns]")
-    known = set(week[splits.inside(times, "train")].tolist())
-    wanted = set(week[splits.inside(times, "val") | splits.inside(times, "test")].tolist())
-    return _climatology(samples, week) if wanted <= known else None
+    wanted = week[samples.inside("val") | samples.inside("test")]
+    return _climatology(samples, week) if np.isin(wanted, week[samples.inside("train")]).all() else None
 
 
 def _climatology(samples: ForecastSamples, group: np.ndarray) -> Forecast:
     """Return the forecast of each group's training mean in units, as anomalies from the store's climatology."""
     statistics = samples.store.statistics.select(samples.positions)
     times = samples.times.astype("datetime64[ns]")
-    training = samples.store.splits.inside(times, "train")
+    training = samples.inside("train")
     means: dict[int, np.ndarray] = {}
     for g in np.unique(group[training]):
         rows = np.flatnonzero(training & (group == g))
@@ -152,9 +150,11 @@ def bases_of(samples: ForecastSamples, names: Sequence[str] = BASES) -> dict[str
     makers: dict[str, Callable[[ForecastSamples], Forecast]] = {
         ANOMALY: calendar_climatology, CHANGE: anomaly_persistence, DEPARTURE: Damped.fit,
     }  # fmt: skip
-    for name in names:
-        if name not in makers:
-            raise EarthSSLError(f"forecast.bases: expected {', '.join(BASES)}, got '{name}'." + nearest(name, BASES))
-    if not names:
-        raise EarthSSLError(f"forecast.bases: expected some of {', '.join(BASES)}, got none")
+    check_known("forecast.bases", names, BASES)
     return {name: makers[name](samples) for name in names}
+
+
+UNFITTED: dict[str, Callable[[ForecastSamples], Forecast | None]] = {
+    PERSISTENCE: persistence, OF_ANOMALY: anomaly_persistence, MEAN: mean_climatology, WEEKLY: weekly_climatology,
+    CALENDAR: calendar_climatology,
+}  # fmt: skip

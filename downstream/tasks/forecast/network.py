@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ....ssl.fields.batch import from_fields
 from ....ssl.model.encoder import Encoder, EncoderConfig
-from ....ssl.model.tokens import Patches, patchify
+from ....ssl.model.tokens import patchify
 from ...features.patches import PatchGrid
+from ...features.store_windows import StoreWindows
 from ...training.fine_tuning import FinetuneConfig, fine_tune
 from ...training.from_scratch import ScratchConfig, learn, seeded
 from ...training.patch_network import PatchNetwork
@@ -29,22 +29,20 @@ class NetworkForecast:
         settings: How far training went, plain values.
     """
 
-    def __init__(self, samples: ForecastSamples, grid: PatchGrid, damped: Damped, network: PatchNetwork) -> None:
-        """Keep what the forecast needs.
+    def __init__(self, samples: ForecastSamples, grid: PatchGrid, damped: Damped, encoder: Encoder) -> None:
+        """Put a head that says 0 on an encoder: the forecast starts at damped persistence.
 
         Args:
             samples: What to forecast.
             grid: How the globe is cut.
             damped: What the network departs from.
-            network: As it is, or before training.
+            encoder: To be trained; as it is, or before training.
         """
-        self.samples, self.grid, self.damped, self.network = samples, grid, damped, network
+        self.samples, self.grid, self.damped = samples, grid, damped
+        self.network = PatchNetwork(encoder, len(samples.leads) * len(samples.names) * grid.patch[0] * grid.patch[1])
         self.settings: Mapping[str, Any] = {}
         self._weight = torch.from_numpy(grid.weight(samples.positions)).float()
-        self._states = torch.from_numpy(samples.fields)
-        self._known = torch.from_numpy(samples.store.statistics.known)
-        self._seconds = torch.from_numpy(samples.times.astype(np.int64))
-        self._val = {lead: samples.inits("val", lead) for lead in samples.leads}
+        self._windows = StoreWindows(samples.store, encoder.config.window, samples.fields)
 
     def __call__(self, inits: np.ndarray, lead: int) -> np.ndarray:
         """Return forecasts, normalised anomalies, (sample, forecast variable, row, column)."""
@@ -52,7 +50,7 @@ class NetworkForecast:
 
     def loss(self, network: PatchNetwork, inits: np.ndarray) -> Tensor:
         """Return the area-weighted mean squared error over valid cells, mean over the leads."""
-        departures = self._by_lead(network(self._patches(network, inits)))
+        departures = self._said(network, inits)
         total = departures.new_zeros(())
         for k, lead in enumerate(self.samples.leads):
             wanted = torch.from_numpy(self.grid.cut(self.samples.truth(inits, lead) - self.damped(inits, lead)))
@@ -63,42 +61,26 @@ class NetworkForecast:
 
     def score(self, network: PatchNetwork) -> float:
         """Return the mean squared error on validation, mean over the leads."""
-        every = np.unique(np.concatenate(list(self._val.values())))
+        val = {lead: self.samples.inits("val", lead) for lead in self.samples.leads}
+        every = np.unique(np.concatenate(list(val.values())))
         out = self._departures(network.eval(), every)
-        errors = [
-            self.samples.squared_errors(
-                self._forecast(out[np.searchsorted(every, rows)], rows, lead), rows, lead
-            ).mean()
-            for lead, rows in self._val.items()
-        ]
-        return float(np.mean(errors))
+        made = {lead: self._forecast(out[np.searchsorted(every, rows)], rows, lead) for lead, rows in val.items()}
+        return float(np.mean([self.samples.squared_errors(made[lead], val[lead], lead).mean() for lead in val]))
 
-    def _by_lead(self, out: Any) -> Any:
-        return out.reshape(*out.shape[:2], len(self.samples.leads), -1)
-
-    def _patches(self, network: PatchNetwork, inits: np.ndarray) -> Patches:
-        config, store = network.encoder.config, self.samples.store
-        steps = torch.from_numpy(inits)[:, None] + torch.arange(-config.window + 1, 1)
-        keys = torch.zeros(len(inits), dtype=torch.int64)
-        batch = from_fields(self._states[steps], self._seconds[steps], keys, self._known, store.variables, store.grid)
-        return patchify(batch, config.patch)
+    def _said(self, network: PatchNetwork, inits: np.ndarray) -> Tensor:
+        """Return the network's output, (sample, place, lead, variable × cell)."""
+        out = network(patchify(self._windows.batch(inits), network.encoder.config.patch))
+        return torch.unflatten(out, 2, (len(self.samples.leads), -1))
 
     @torch.no_grad()
     def _departures(self, network: PatchNetwork, inits: np.ndarray) -> np.ndarray:
-        """Return the network's output, (sample, place, lead, variable × cell)."""
         parts = np.array_split(inits, max(1, len(inits) // 64))
-        return np.asarray(
-            self._by_lead(np.concatenate([network(self._patches(network, part)).numpy() for part in parts]))
-        )
+        return np.concatenate([self._said(network, part).numpy() for part in parts])
 
     def _forecast(self, departures: np.ndarray, inits: np.ndarray, lead: int) -> np.ndarray:
         k = self.samples.leads.index(lead)
         fields = self.grid.join(departures[:, :, k], len(self.samples.names))
         return np.nan_to_num(fields) + self.damped(inits, lead)
-
-
-def _outputs(samples: ForecastSamples, grid: PatchGrid) -> int:
-    return len(samples.leads) * len(samples.names) * grid.patch[0] * grid.patch[1]
 
 
 def fine_tuned(
@@ -114,8 +96,8 @@ def fine_tuned(
         seed: Of order and drop-path.
         label: For the progress bar.
     """
-    network = PatchNetwork(copy.deepcopy(encoder).requires_grad_(True), _outputs(samples, grid))
-    made = NetworkForecast(samples, grid, damped, network)
+    made = NetworkForecast(samples, grid, damped, copy.deepcopy(encoder).requires_grad_(True))
+    network = made.network
     found = fine_tune(
         network, network.encoder, samples.joint("train"), lambda chosen: made.loss(network, chosen),
         lambda: made.score(network), config, seed, label,
@@ -137,12 +119,12 @@ def from_scratch(
         seed: Of weights and order.
     """
 
-    def make() -> PatchNetwork:
+    def new() -> NetworkForecast:
         seeded(seed)
-        return PatchNetwork(shape.build(samples.store.variables), _outputs(samples, grid))
+        return NetworkForecast(samples, grid, damped, shape.build(samples.store.variables))
 
-    made = NetworkForecast(samples, grid, damped, make())
-    found = learn(make, made.loss, made.score, samples.joint("train"), None, config, seed)
+    made = new()
+    found = learn(lambda: new().network, made.loss, made.score, samples.joint("train"), None, config, seed)
     made.network = found.network
     made.settings = {"steps": found.steps, "validation error": found.score, "base": "damped persistence"}
     return made

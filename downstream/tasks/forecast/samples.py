@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import pairwise
 
 import numpy as np
 
-from ....ssl.common.errors import EarthSSLError, nearest
+from ....ssl.common.errors import EarthSSLError, check_known
 from ....ssl.fields.normalisation import restored
 from ....ssl.fields.splits import is_monthly, unbroken_starts, window_starts
 from ....ssl.fields.variables import lookup
 from ....ssl.store.store import Store
 
+BLOCKS = ("train", "val", "test")
 UNITS = ("auto", "week", "month", "year")
 HOUR = np.timedelta64(1, "h")
 
@@ -69,12 +70,7 @@ class ForecastSamples:
                 f"forecast.leads: expected steps ahead from 1 and a window from 1, got {list(leads)} and {window}"
             )
         names = tuple(variables or store.variables)
-        for name in names:
-            if name not in store.variables:
-                raise EarthSSLError(
-                    f"forecast.variables: {store.path} holds {', '.join(store.variables)}, got '{name}'."
-                    + nearest(name, store.variables)
-                )
+        check_known(f"forecast.variables of {store.path}", names, store.variables)
         if len(set(names)) < len(names):
             raise EarthSSLError(f"forecast.variables: expected each once, got {', '.join(names)}; leave one out")
         return cls(store, store.read_all(), names, ordered, window).seeing(window)
@@ -85,11 +81,9 @@ class ForecastSamples:
         Raises:
             EarthSSLError: As `of`.
         """
-        _check_gaps(self.store, self.leads[-1], window)
         made = replace(self, window=window)
-        for block in ("train", "val", "test"):
-            for lead in made.leads:
-                made.inits(block, lead)
+        made._check_gaps()
+        made.every()
         return made
 
     def trained_on(self, units: np.ndarray, kind: str) -> ForecastSamples:
@@ -111,6 +105,10 @@ class ForecastSamples:
         """Share of the sphere of each cell, 0 where training saw no value, (forecast variable, row, column)."""
         return self.store.statistics.known[self.positions] * self.store.grid.area
 
+    def inside(self, block: str) -> np.ndarray:
+        """Return which steps lie in a block, (time,)."""
+        return self.store.splits.inside(self.times.astype("datetime64[ns]"), block)
+
     @cached_property
     def _found(self) -> dict[tuple[str, int], np.ndarray]:
         return {}
@@ -126,16 +124,15 @@ class ForecastSamples:
         return self._found[block, lead]
 
     def _inits(self, block: str, lead: int) -> np.ndarray:
-        times, splits = self.times.astype("datetime64[ns]"), self.store.splits
+        times = self.times.astype("datetime64[ns]")
         if block == "train":
-            ends = np.asarray(window_starts(times, splits, block, self.window + lead) + self.window - 1)
+            ends = np.asarray(window_starts(times, self.store.splits, block, self.window + lead) + self.window - 1)
             return ends if self.only is None else ends[np.isin(self.units(ends, 0, self.kind), self.only)]
         last = unbroken_starts(times, self.window + lead) + self.window - 1
-        others = [part for part in ("train", "val", "test") if part != block]
-        taken = np.any([splits.inside(times, part) for part in others], axis=0)
+        taken = np.any([self.inside(part) for part in BLOCKS if part != block], axis=0)
         before = np.concatenate([[0], np.cumsum(taken)])
         clean = before[last + 1] == before[last + 1 - self.window]
-        chosen = last[clean & splits.inside(times, block)[last + lead]]
+        chosen = last[clean & self.inside(block)[last + lead]]
         seen = np.isfinite(self.fields[chosen + lead][:, self.positions]).any(axis=(2, 3)).all(axis=1)
         if not seen.any():
             raise EarthSSLError(
@@ -146,8 +143,7 @@ class ForecastSamples:
 
     def every(self) -> np.ndarray:
         """Return the initial steps of all samples, ascending."""
-        found = [self.inits(block, lead) for block in ("train", "val", "test") for lead in self.leads]
-        return np.unique(np.concatenate(found))
+        return np.unique(np.concatenate([self.inits(block, lead) for block in BLOCKS for lead in self.leads]))
 
     def joint(self, block: str) -> np.ndarray:
         """Return the initial steps that are samples of a block at every lead.
@@ -155,9 +151,7 @@ class ForecastSamples:
         Raises:
             EarthSSLError: If there are none.
         """
-        found = self.inits(block, self.leads[0])
-        for lead in self.leads[1:]:
-            found = np.intersect1d(found, self.inits(block, lead))
+        found = reduce(np.intersect1d, [self.inits(block, lead) for lead in self.leads])
         if not len(found):
             raise EarthSSLError(
                 f"forecast.leads: no initial time of the {block} block serves all of {list(self.leads)} steps; widen "
@@ -226,35 +220,27 @@ class ForecastSamples:
         kind = self.unit_kind(kind)
         target = self.times[inits + lead]
         if kind == "week":
-            start = self.times[self.store.splits.inside(self.times.astype("datetime64[ns]"), "test")][0]
-            return np.asarray((target - start) // np.timedelta64(7, "D"))
-        return np.asarray(target.astype(f"datetime64[{'Y' if kind == 'year' else 'M'}]").astype(int)) + (
-            1970 if kind == "year" else 0
-        )
+            return np.asarray((target - self.times[self.inside("test")][0]) // np.timedelta64(7, "D"))
+        if kind == "year":
+            return np.asarray(target.astype("datetime64[Y]").astype(int) + 1970)
+        return np.asarray(target.astype("datetime64[M]").astype(int))
 
     def unit_kind(self, kind: str = "auto") -> str:
         """Return the kind of unit: of monthly data years, of others weeks, unless asked otherwise."""
         return ("year" if is_monthly(self.times) else "week") if kind == "auto" else kind
 
-
-def _check_gaps(store: Store, longest: int, window: int) -> None:
-    """Raise unless every two neighbouring blocks lie at least window + longest lead steps apart."""
-    times = store.times.astype("datetime64[ns]")
-    monthly = is_monthly(times)
-    step = np.median(np.diff(times))
-    ends = []
-    for part in ("train", "val", "test"):
-        inside = times[store.splits.inside(times, part)]
-        ends.append((inside[0], inside[-1], part))
-    ends.sort()
-    for (_, last, earlier), (first, _, later) in pairwise(ends):
-        if monthly:
-            apart = float((first.astype("datetime64[M]") - last.astype("datetime64[M]")).astype(int))
+    def _check_gaps(self) -> None:
+        """Raise unless every two neighbouring blocks lie at least window + longest lead steps apart."""
+        if is_monthly(self.times):
+            at = self.times.astype("datetime64[M]").astype(float)
         else:
-            apart = float((first - last) / step)
-        if apart < window + longest:
-            raise EarthSSLError(
-                f"forecast.leads: expected blocks at least window {window} + longest lead {longest} = "
-                f"{window + longest} steps apart, got {apart:g} from {earlier} to {later} in {store.path}; shorten the "
-                "longest lead, or prepare the store with wider gaps"
-            )
+            at = (self.times - self.times[0]) / np.median(np.diff(self.times))
+        ends = sorted((*at[self.inside(part)][[0, -1]], part) for part in BLOCKS)
+        wanted = self.window + self.leads[-1]
+        for (_, last, earlier), (first, _, later) in pairwise(ends):
+            if first - last < wanted:
+                raise EarthSSLError(
+                    f"forecast.leads: expected blocks at least window {self.window} + longest lead {self.leads[-1]} = "
+                    f"{wanted} steps apart, got {first - last:g} from {earlier} to {later} in {self.store.path}; "
+                    "shorten the longest lead, or prepare the store with wider gaps"
+                )

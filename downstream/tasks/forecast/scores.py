@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ....ssl.common.errors import EarthSSLError
 from ...metrics import weatherbench as wb
-from ...metrics.paired_bootstrap import Statistic
 from ...results.row import Row
-from ...results.target import Metric, Target
+from ...results.target import Target, additive
 from .baselines import Forecast, calendar_climatology
 from .samples import ForecastSamples
 
 SKILL, RMSE, ACC, STD_RATIO, SLOPE = "skill", "rmse", "acc", "std ratio", "slope"
-FORMS = ("wb1_rmse", "wb1_rmse_paper", "wb1_acc", "wb2_rmse", "wb2_rmse_sqrt_before_time_avg", "wb2_acc")
-RANGE = ("r", "std_ratio", "slope", "val_over_test_rmse", "half_power_wavenumber", "half_power_km")
-# What is kept of every forecast, (sample, SUMS): area-weighted mean squared error in shown units and normalised,
-# WeatherBench 2's anomaly correlation, and the sums that the range of the anomalies is made of.
+# What is kept of every forecast, (part, sample): area-weighted mean squared error in shown units and normalised,
+# WeatherBench 2's anomaly correlation, and from WEIGHT on the sums that the range of the anomalies is made of.
 SQUARED, NORMALISED, CORRELATION, WEIGHT = range(4)
-SUMS = 9
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +27,8 @@ class Scored:
     """A row's scores on the test block.
 
     Attributes:
-        sums: Of each (variable, lead): what metrics are made of, (sample, SUMS).
-        numbers: Of each (variable, lead): the forms of `FORMS` and `RANGE`, by name.
+        sums: Of each (variable, lead): what metrics are made of, (part, sample).
+        numbers: Of each (variable, lead): every form of error, correlation and range, by name.
         spectrum: Power over the truth's by zonal wavenumber, by (variable, lead); empty where rows have gaps.
     """
 
@@ -67,67 +64,54 @@ def score(forecast: Forecast, samples: ForecastSamples, *, forms: bool = True) -
         for k, name in enumerate(samples.names):
             at, grid = (name, lead), samples.store.grid
             fields = f[:, k], o[:, k], climatology[:, k]
-            range_sums = _range_sums(f[:, k] - climatology[:, k], o[:, k] - climatology[:, k], grid.area)
+            own = range_sums(f[:, k] - climatology[:, k], o[:, k] - climatology[:, k], grid.area)
             squared, correlation = wb.wb2_squared_error(*fields[:2], grid), wb.wb2_acc_by_time(*fields, grid)
-            sums[at] = np.column_stack([squared, tested[:, k], correlation, range_sums])
+            sums[at] = np.stack([squared, tested[:, k], correlation, *own])
             if not forms:
                 continue
             spectrum[at], lost = _spectrum(fields[0], fields[1], samples)
             numbers[at] = {
-                **_forms(*fields, samples),
-                **_plain_range(range_sums),
+                "wb1_rmse": wb.wb1_rmse(*fields[:2], grid.lat),
+                "wb1_rmse_paper": wb.wb1_rmse_paper(*fields[:2], grid.lat),
+                "wb1_acc": wb.wb1_acc(*fields[:2], grid.lat),
+                "wb2_rmse": wb.wb2_rmse(*fields[:2], grid),
+                "wb2_rmse_sqrt_before_time_avg": wb.wb2_rmse_sqrt_before_time_avg(*fields[:2], grid),
+                "wb2_acc": wb.wb2_acc(*fields, grid),
+                **dynamic_range(own.sum(axis=1)),
                 # The error that validation promised over the error that came: 1 where it can be trusted.
                 "val_over_test_rmse": float(np.sqrt(spread[:, k].mean() / max(tested[:, k].mean(), 1e-30))),
                 "half_power_wavenumber": lost,
-                "half_power_km": _wavelength(lost),
+                "half_power_km": 2 * np.pi * wb.EARTH_RADIUS_KM * np.cos(np.pi / 4) / lost,  # at 45°
             }
     return Scored(sums, numbers, spectrum)
 
 
-def _forms(f: np.ndarray, o: np.ndarray, climatology: np.ndarray, samples: ForecastSamples) -> dict[str, float]:
-    grid = samples.store.grid
-    return {
-        "wb1_rmse": wb.wb1_rmse(f, o, grid.lat),
-        "wb1_rmse_paper": wb.wb1_rmse_paper(f, o, grid.lat),
-        "wb1_acc": wb.wb1_acc(f, o, grid.lat),
-        "wb2_rmse": wb.wb2_rmse(f, o, grid),
-        "wb2_rmse_sqrt_before_time_avg": wb.wb2_rmse_sqrt_before_time_avg(f, o, grid),
-        "wb2_acc": wb.wb2_acc(f, o, climatology, grid),
-    }
+def range_sums(forecast: np.ndarray, truth: np.ndarray, area: np.ndarray) -> np.ndarray:
+    """Return of anomalies (time, row, column) the sums of w, w f, w o, w f², w o², w f o over the cells with truth.
+
+    Shape (6, time).
+    """
+    valid = np.isfinite(truth)
+    w = valid * area
+    f, o = np.where(valid, forecast, 0.0), np.where(valid, truth, 0.0)
+    return np.stack([(w * part).sum(axis=(1, 2)) for part in (1.0, f, o, f * f, o * o, f * o)])
 
 
-def dynamic_range(forecast: np.ndarray, truth: np.ndarray, area: np.ndarray) -> dict[str, float]:
-    """Return r, std_ratio and slope of anomalies (time, row, column), area-weighted over time and space.
+def dynamic_range(sums: np.ndarray) -> dict[str, Any]:
+    """Return r, std_ratio and slope of anomalies, from sums over times of `range_sums`, (6, …), of that shape.
 
     std_ratio: standard deviation of forecast over truth; slope: of truth on forecast. The best forecast in squared
     error has a ratio of r and a slope of 1; the slope of a forecast without anomalies is undefined (NaN).
     """
-    return _plain_range(_range_sums(forecast, truth, area))
-
-
-def _range_sums(forecast: np.ndarray, truth: np.ndarray, area: np.ndarray) -> np.ndarray:
-    """Return of each time the sums of w, w f, w o, w f², w o², w f o over the cells with truth, (time, 6)."""
-    valid = np.isfinite(truth)
-    w = valid * area
-    f, o = np.where(valid, forecast, 0.0), np.where(valid, truth, 0.0)
-    return np.stack([(w * part).sum(axis=(1, 2)) for part in (1.0, f, o, f * f, o * o, f * o)], axis=1)
-
-
-def _range(sums: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Return r, std_ratio and slope of rows' sums (row, time, 6) with a weight of each time, (row,) each."""
-    total, f, o, ff, oo, fo = np.moveaxis(np.tensordot(sums, weights, (1, 0)), 1, 0)
+    total, f, o, ff, oo, fo = sums
     ff, oo, fo = ff / total - (f / total) ** 2, oo / total - (o / total) ** 2, fo / total - f * o / total**2
     none = ff <= 1e-12 * oo
     safe = np.where(none, 1.0, ff)
     return {
-        "r": np.where(none, np.nan, fo / np.sqrt(safe * oo)),
-        "std_ratio": np.where(none, 0.0, np.sqrt(safe / oo)),
-        "slope": np.where(none, np.nan, fo / safe),
+        "r": np.where(none, np.nan, fo / np.sqrt(safe * oo))[()],
+        "std_ratio": np.where(none, 0.0, np.sqrt(safe / oo))[()],
+        "slope": np.where(none, np.nan, fo / safe)[()],
     }
-
-
-def _plain_range(sums: np.ndarray) -> dict[str, float]:
-    return {name: float(value[0]) for name, value in _range(sums[None], np.ones(len(sums))).items()}
 
 
 def _spectrum(f: np.ndarray, o: np.ndarray, samples: ForecastSamples) -> tuple[np.ndarray, float]:
@@ -138,11 +122,6 @@ def _spectrum(f: np.ndarray, o: np.ndarray, samples: ForecastSamples) -> tuple[n
         return np.zeros(0), float("nan")
     lost = wb.half_power(own, true)
     return own / np.maximum(true, 1e-300), float("nan") if lost is None else float(lost)
-
-
-def _wavelength(wavenumber: float) -> float:
-    """Return the wavelength of a zonal wavenumber at 45°, km."""
-    return 2 * np.pi * wb.EARTH_RADIUS_KM * np.cos(np.pi / 4) / wavenumber
 
 
 def forecast_targets(samples: ForecastSamples, unit: str, block: int) -> list[Target]:
@@ -163,37 +142,24 @@ def forecast_targets(samples: ForecastSamples, unit: str, block: int) -> list[Ta
 
 
 def _target(name: str, none: np.ndarray, units: np.ndarray, block: int) -> Target:
-    def of(rows: Sequence[Row], column: int) -> np.ndarray:
-        return np.stack([row.forecast[name][:, column] for row in rows])
+    def parts(row: Row) -> np.ndarray:
+        return row.forecast[name]
 
-    def skill(rows: Sequence[Row]) -> Statistic:
-        error = of(rows, SQUARED)
-        return lambda w: 1 - (error @ w) / (none[:, SQUARED] @ w)
-
-    def rmse(rows: Sequence[Row]) -> Statistic:
-        error = of(rows, SQUARED)
-        return lambda w: np.sqrt(error @ w / w.sum())
-
-    def acc(rows: Sequence[Row]) -> Statistic:
-        found = of(rows, CORRELATION)
-        return lambda w: found @ w / w.sum()
-
-    def spread(which: str) -> Metric:
-        def statistic(rows: Sequence[Row]) -> Statistic:
-            sums = np.stack([row.forecast[name][:, WEIGHT:] for row in rows])
-            return lambda w: _range(sums, w)[which]
-
-        return Metric(which.replace("_", " "), statistic, compared=False)
-
-    metrics = [Metric(SKILL, skill), Metric(RMSE, rmse, False), Metric(ACC, acc), spread("std_ratio"), spread("slope")]
+    metrics = [
+        additive(SKILL, parts, lambda s, w: 1 - s[SQUARED] / (none[SQUARED] @ w)),
+        additive(RMSE, parts, lambda s, w: np.sqrt(s[SQUARED] / w.sum()), larger_is_better=False),
+        additive(ACC, parts, lambda s, w: s[CORRELATION] / w.sum()),
+        additive(STD_RATIO, parts, lambda s, w: dynamic_range(s[WEIGHT:])["std_ratio"], compared=False),
+        additive(SLOPE, parts, lambda s, w: dynamic_range(s[WEIGHT:])["slope"], compared=False),
+    ]
     return Target(
         name, units, metrics, block,
-        errors=lambda row: row.forecast[name][:, NORMALISED],
-        reference_errors=none[:, NORMALISED],
+        errors=lambda row: row.forecast[name][NORMALISED],
+        reference_errors=none[NORMALISED],
     )  # fmt: skip
 
 
-def forms_table(scored: Mapping[tuple[str, int | None], Scored], samples: ForecastSamples) -> pd.DataFrame:
+def forms_table(scored: Mapping[tuple[str, Any], Scored], samples: ForecastSamples) -> pd.DataFrame:
     """Return every form of error and correlation, and of dynamic range, one line a row, seed, variable and lead.
 
     Args:
@@ -203,22 +169,19 @@ def forms_table(scored: Mapping[tuple[str, int | None], Scored], samples: Foreca
     return pd.DataFrame([
         {
             "row": row, "seed": "" if seed is None else seed, "variable": variable, "unit": samples.unit(variable),
-            "lead": samples.label(lead), **{name: numbers[name] for name in (*FORMS, *RANGE)},
+            "lead": samples.label(lead), **numbers,
         }
         for (row, seed), one in scored.items()
         for (variable, lead), numbers in one.numbers.items()
     ])  # fmt: skip
 
 
-def spectrum_table(scored: Mapping[tuple[str, int | None], Scored], samples: ForecastSamples) -> pd.DataFrame:
+def spectrum_table(scored: Mapping[tuple[str, Any], Scored], samples: ForecastSamples) -> pd.DataFrame:
     """Return forecast over true power by zonal wavenumber, one line a row, seed, variable, lead and wavenumber."""
-    parts = [
-        pd.DataFrame({"wavenumber": np.arange(len(ratio)), "ratio": ratio}).assign(
-            row=row, seed="" if seed is None else seed, variable=variable, lead=samples.label(lead)
-        )
+    lines = [
+        (row, "" if seed is None else seed, variable, samples.label(lead), wavenumber, ratio)
         for (row, seed), one in scored.items()
-        for (variable, lead), ratio in one.spectrum.items()
-        if len(ratio)
+        for (variable, lead), ratios in one.spectrum.items()
+        for wavenumber, ratio in enumerate(ratios)
     ]
-    columns = ["row", "seed", "variable", "lead", "wavenumber", "ratio"]
-    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+    return pd.DataFrame(lines, columns=["row", "seed", "variable", "lead", "wavenumber", "ratio"])

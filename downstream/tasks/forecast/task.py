@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ....ssl.common.errors import EarthSSLError, nearest
+from ....ssl.common.errors import EarthSSLError, check_known
 from ....ssl.store.store import Store
 from ...evaluation.encoders import Contender
 from ...evaluation.task import Decoders, Extras, Features, Task, TaskConfig
-from ...features.patches import POOLINGS, PatchFeatures, PatchGrid, encoder_features, raw_features, raw_patches
+from ...features.patches import POOLINGS, PatchGrid, encoder_features, raw_features, raw_patches
 from ...features.predictable import predictable_directions
 from ...heads.patch_ridge import PENALTIES
 from ...metrics.weatherbench import published
@@ -24,7 +24,6 @@ from ...training.fine_tuning import FinetuneConfig
 from ...training.from_scratch import SCRATCH
 from .baselines import (
     BASES,
-    CALENDAR,
     CCA,
     COMPONENTS,
     DAMPED,
@@ -32,22 +31,16 @@ from .baselines import (
     OF_ANOMALY,
     PATCH_PCA,
     PCA,
-    PERSISTENCE,
+    UNFITTED,
     WEEKLY,
     Damped,
     Forecast,
-    anomaly_persistence,
     bases_of,
-    calendar_climatology,
-    mean_climatology,
-    persistence,
-    weekly_climatology,
 )
 from .figures import error_by_lead, one_forecast, spectra
-from .linear import States, feature_ridge, linear_direct, linear_iterative, pca_features
+from .linear import States, feature_ridge, linear_direct, linear_iterative, patch_components, patch_head, window_states
 from .network import fine_tuned, from_scratch
-from .patch_head import PatchForecast, patch_components
-from .samples import UNITS, ForecastSamples
+from .samples import BLOCKS, UNITS, ForecastSamples
 from .scores import Scored, forecast_targets, forms_table, score, spectrum_table, target_name
 
 DIRECT, ITERATIVE = "linear regression, direct", "linear regression, iterative"
@@ -102,17 +95,9 @@ class ForecastConfig(TaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, given, known in (
-            ("poolings", self.poolings, POOLINGS),
-            ("bases", self.bases, BASES),
-            ("unit", [self.unit], UNITS),
-        ):
-            wrong = [one for one in given if one not in known]
-            if wrong or not given:
-                got = wrong[0] if wrong else "none"
-                raise EarthSSLError(
-                    f"forecast.{name}: expected {', '.join(known)}, got '{got}'." + nearest(str(got), list(known))
-                )
+        check_known("forecast.poolings", self.poolings, POOLINGS)
+        check_known("forecast.bases", self.bases, BASES)
+        check_known("forecast.unit", [self.unit], UNITS)
         if not self.leads or min(self.leads) < 1:
             raise EarthSSLError(f"forecast.leads: expected steps ahead from 1, got {self.leads}")
         if not self.penalties or min(self.penalties) <= 0 or not self.components or min(self.components) < 1:
@@ -158,7 +143,7 @@ class ForecastTask(Task[ForecastConfig]):
     @property
     def grid(self) -> PatchGrid:
         """How the globe is cut in this table."""
-        return PatchGrid(self.store, (self.shape.patch[1], self.shape.patch[2]))
+        return PatchGrid(self.store, self.shape.patch[1:])
 
     @cached_property
     def states(self) -> States:
@@ -176,22 +161,15 @@ class ForecastTask(Task[ForecastConfig]):
 
     def samples(self) -> Mapping[str, Any]:
         own = self.own
-        return {
-            block: {own.label(lead): len(own.inits(block, lead)) for lead in own.leads}
-            for block in ("train", "val", "test")
-        }
+        return {block: {own.label(lead): len(own.inits(block, lead)) for lead in own.leads} for block in BLOCKS}
 
     def raw(self, window: int) -> np.ndarray:
         return raw_patches(self._samples.fields, self.grid, window, self._samples.times).at_all(len(self.store.times))
 
     def baselines(self, window: int) -> Iterable[Row]:
         samples, config = self.own, self.config
-        simple: list[tuple[str, Forecast | None]] = [
-            (PERSISTENCE, persistence(samples)), (OF_ANOMALY, anomaly_persistence(samples)),
-            (MEAN, mean_climatology(samples)), (WEEKLY, weekly_climatology(samples)),
-            (CALENDAR, calendar_climatology(samples)),
-        ]  # fmt: skip
-        for name, forecast in simple:
+        for name, make in UNFITTED.items():
+            forecast = make(samples)
             if forecast is not None:
                 yield self._row(name, Role.BASELINE, forecast, {}, reference=name != MEAN)
         bases = bases_of(samples, config.bases)
@@ -208,7 +186,7 @@ class ForecastTask(Task[ForecastConfig]):
         yield self.fitted(PATCH_PCA, Role.BASELINE, patches)
 
     def _components(self) -> dict[str, np.ndarray]:
-        return pca_features(self.states, self.config.components, self.own.window)
+        return window_states(self.states, self.config.components, self.own.window)
 
     def fitted(
         self, name: str, role: Role, features: Features, seed: int | str | None = None, units: np.ndarray | None = None
@@ -223,10 +201,8 @@ class ForecastTask(Task[ForecastConfig]):
         grid: PatchGrid, bases: Sequence[str] | None = None,
     ) -> Row:  # fmt: skip
         """Return the row of the shared head on features of patches at all steps, (time, place, feature)."""
-        every = np.arange(len(self.store.times))
-        named = {one: PatchFeatures(every, values) for one, values in features.items()}
         own = bases_of(samples, bases or self.config.bases)
-        head = PatchForecast.fit(samples, grid, named, own, self.config.penalties)
+        head = patch_head(samples, grid, features, own, self.config.penalties)
         followed = self.config.fractions and self.curved(Row(name, role, {}))
         kept = {one.features: features[one.features] for one in head.chosen.values()} if followed else {}
         return self._row(name, role, head, head.settings, seed, samples, features=kept)
@@ -234,7 +210,7 @@ class ForecastTask(Task[ForecastConfig]):
     def rows(self, encoder: Contender, layers: Sequence[int]) -> Iterable[Row]:
         name, shape = f"{encoder.kind} [{self.head}]", encoder.encoder.config
         samples = self.seeing(shape.window)
-        grid = PatchGrid(self.store, (shape.patch[1], shape.patch[2]))
+        grid = PatchGrid(self.store, shape.patch[1:])
         found = encoder_features(
             encoder.encoder, self.store, samples.fields, samples.every(), layers, self.config.poolings,
             f"{name}, seed {encoder.seed}",
@@ -329,7 +305,7 @@ class ForecastTask(Task[ForecastConfig]):
             "patch heads know nothing of their neighbours' output: seams between patches add power at small scales, "
             "which the spectrum shows and which is no skill"
         ]
-        training = samples.times[store.splits.inside(samples.times.astype("datetime64[ns]"), "train")]
+        training = samples.times[samples.inside("train")]
         years = float((training[-1] - training[0]) / np.timedelta64(1, "D")) / 365.25
         if years < FEWEST_YEARS:
             said.append(

@@ -1,24 +1,121 @@
-"""Anomalies of one variable of a store seen through gaps: for fillers, as windows for an encoder, as raw patches."""
+"""Anomalies of one variable of a store, and seen through gaps: for fillers, as windows for an encoder, as patches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, reduce
+from operator import add
 
 import numpy as np
 import torch
 
-from ....ssl.common.errors import EarthSSLError
+from ....ssl.common.errors import EarthSSLError, check_known
 from ....ssl.fields.batch import Batch, from_fields
+from ....ssl.fields.splits import window_starts
 from ....ssl.model.encoder import Encoder
 from ....ssl.model.tokens import patchify
+from ....ssl.store.store import Store
 from ...evaluation.task import Fill
 from ...features.patches import PatchGrid
 from ...heads.patch_head import Moments, PatchHead
-from .anomalies import Anomalies
-from .gaps import GapConfig, Gaps
+from .gaps import GapConfig, Gaps, Places
 
 AT_ONCE = 64  # windows in a batch
+MOST_CELLS = 8000  # distances and covariances of all pairs are held in memory
+LEAST_SPREAD = 2e-3  # of a cell's training anomalies, relative to all: below it stands constant sea ice
+
+
+@dataclass(frozen=True, eq=False)
+class Anomalies:
+    """What is to be filled: one variable's departures from the climatology of the fit period.
+
+    The fit period is train start … validation end. Cells count that hold a value at all its times and vary.
+
+    Attributes:
+        store: Where they come from.
+        variable: Canonical name.
+        known: The cells that count, (rows, columns).
+        normalised: The variable as the store holds it, anomalies from training's climatology, (time, rows, columns).
+        offset: What these exceed the anomalies from the fit period's climatology by, in the variable's unit, (time,
+            cells that count).
+        places: Those cells.
+    """
+
+    store: Store
+    variable: str
+    known: np.ndarray
+    normalised: np.ndarray
+    offset: np.ndarray
+    places: Places
+
+    @classmethod
+    def of(cls, store: Store, variable: str | None = None) -> Anomalies:
+        """Return the anomalies of a store's variable, by default its first.
+
+        Raises:
+            EarthSSLError: If the store does not hold the variable, or has too few or too many cells of it.
+        """
+        name = variable or store.variables[0]
+        check_known("infilling.variable", [name], store.variables)
+        k = store.variables.index(name)
+        normalised = store.read_all()[:, k].astype(np.float64)
+        fields = normalised * store.statistics.scale[k]
+        fit = store.splits.inside(store.times.astype("datetime64[ns]"), "fit")
+        own = fields[fit]
+        whole = np.isfinite(own).all(0)
+        spread = np.where(whole, np.where(whole, own, 0.0).std(0), 0.0)
+        overall = np.sqrt((spread[whole] ** 2).mean()) if whole.any() else 0.0
+        known = whole & (spread > LEAST_SPREAD * overall)
+        if not 2 <= known.sum() <= MOST_CELLS:
+            raise EarthSSLError(
+                f"infilling: expected 2 to {MOST_CELLS} cells of '{name}' that hold a value at all times from train "
+                f"start to validation end and vary, got {int(known.sum())}; average the data onto larger cells "
+                "(option resolution or coarsen of prepare), or take a variable without gaps of its own"
+            )
+        rows, columns = np.nonzero(known)
+        grid = store.grid
+        places = Places(grid.lat[rows], grid.lon[columns], grid.area[known])
+        month = store.times.astype("datetime64[M]").astype(int) % 12
+        means = np.stack([fields[fit & (month == m)][:, known].mean(0) for m in range(12)])
+        return cls(store, name, known, normalised, means[month], places)
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """The anomalies in the variable's unit, (time, cells that count); NaN where the truth is missing."""
+        return self.from_normalised(self.normalised, np.arange(len(self.offset)))
+
+    @cached_property
+    def fit(self) -> np.ndarray:
+        """Training fields of the baselines: all of the fit period, (time, cells)."""
+        times = self.store.times.astype("datetime64[ns]")
+        return self.values[self.store.splits.inside(times, "fit")]
+
+    @cached_property
+    def years(self) -> np.ndarray:
+        """Calendar year of every step, (time,)."""
+        return np.asarray(self.store.times.astype("datetime64[Y]").astype(int) + 1970)
+
+    @property
+    def position(self) -> int:
+        """Index of the variable in the store."""
+        return self.store.variables.index(self.variable)
+
+    def from_normalised(self, fields: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        """Return normalised fields (step, rows, columns) at steps of the store as these anomalies, (step, cells)."""
+        scale = self.store.statistics.scale[self.position][self.known]
+        return fields[:, self.known] * scale - self.offset[steps]
+
+    def on_grid(self, values: np.ndarray) -> np.ndarray:
+        """Return values of the cells that count (…, cells) as a map (…, rows, columns), NaN elsewhere."""
+        out = np.full((*values.shape[:-1], *self.known.shape), np.nan)
+        out[..., self.known] = values
+        return out
+
+    def ends(self, part: str, length: int) -> np.ndarray:
+        """Return the last steps of the windows of `length` steps inside a block of the splits."""
+        times = self.store.times.astype("datetime64[ns]")
+        return window_starts(times, self.store.splits, part, length) + length - 1
 
 
 class Gappy:
@@ -56,7 +153,7 @@ class Gappy:
     def windows(self, ends: np.ndarray, length: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Yield (last steps, normalised fields with gaps in all variables alike, times) of some windows at once."""
         store = self.anomalies.store
-        for part in np.array_split(ends, -(-len(ends) // AT_ONCE)):
+        for part in _parts(ends):
             steps = part[:, None] + np.arange(1 - length, 1)
             fields = store.read(steps.ravel()).reshape(len(part), length, *store.shape[1:])
             # The gaps of the last step throughout: gaps drawn anew each month would show in one month what they hide
@@ -88,13 +185,19 @@ class Gappy:
         Every patch is given to the encoder, those without an observation as missing in all cells. NaN at times at
         which no window of a block ends.
         """
-        length, made = encoder.config.window, {}
+        return self._at_all(encoder.config.window, lambda f, t: _tokens(encoder, self.batch(f, t), layers))
+
+    def _at_all(
+        self, length: int, features: Callable[[np.ndarray, np.ndarray], Mapping[int, np.ndarray]]
+    ) -> dict[int, np.ndarray]:
+        """Return by its key what is made of (fields, times) of all windows of the blocks, NaN at other times."""
+        made: dict[int, np.ndarray] = {}
         for part in ("train", "val", "test"):
             for last, fields, times in self.windows(self.anomalies.ends(part, length), length):
-                for layer, values in _tokens(encoder, self.batch(fields, times), layers).items():
-                    if layer not in made:
-                        made[layer] = np.full((len(self.seen), *values.shape[1:]), np.nan, np.float32)
-                    made[layer][last] = values
+                for key, values in features(fields, times).items():
+                    if key not in made:
+                        made[key] = np.full((len(self.seen), *values.shape[1:]), np.nan, np.float32)
+                    made[key][last] = values
         return made
 
     def raw(self, patch: tuple[int, int], length: int) -> np.ndarray:
@@ -106,19 +209,15 @@ class Gappy:
         own = self.anomalies
         grid = PatchGrid(own.store, patch)
         inner, outer = grid.factors(length * len(own.store.variables) + 1, 2)
-        made: np.ndarray | None = None
-        for part in ("train", "val", "test"):
-            for last, fields, _ in self.windows(own.ends(part, length), length):
-                filled = fields[:, -1, own.position, None]
-                steps = [grid.coarse(fields[:, k], inner) for k in range(length)]
-                around = grid.around(filled, outer)
-                shown = np.isfinite(np.concatenate([grid.coarse(filled, inner), around], -1))
-                values = np.concatenate([*map(np.nan_to_num, steps), np.nan_to_num(around), shown], -1)
-                if made is None:
-                    made = np.full((len(self.seen), *values.shape[1:]), np.nan, np.float32)
-                made[last] = values
-        assert made is not None
-        return made
+
+        def shown(fields: np.ndarray, times: np.ndarray) -> dict[int, np.ndarray]:
+            filled = fields[:, -1, own.position, None]
+            steps = [grid.coarse(fields[:, k], inner) for k in range(length)]
+            around = grid.around(filled, outer)
+            seen = np.isfinite(np.concatenate([grid.coarse(filled, inner), around], -1))
+            return {0: np.concatenate([*map(np.nan_to_num, steps), np.nan_to_num(around), seen], -1)}
+
+        return self._at_all(length, shown)[0]
 
     def posed(self, patch: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
         """Return the hidden cells of each patch at all times, normalised, (time, place, cell), and their weights.
@@ -157,45 +256,40 @@ class Gappy:
         targets, weight = self.posed(patch)
         best: Probed | None = None
         for name, values in features.items():
-            train, val = (
-                self._moments(values, targets, weight, part, years if part == "train" else None)
-                for part in ("train", "val")
-            )
+            train = self._moments(values, targets, weight, "train", years)
+            val = self._moments(values, targets, weight, "val")
             head, penalty = PatchHead.chosen(train, val)
             first = PatchHead.fit(train, penalty)
             skill = 1 - val.error(first) / float(val.power.sum())
             if best is None or skill > best.validation:
                 used = head if years is None else first
-                parts = np.array_split(ends, -(-len(ends) // AT_ONCE))
-                made = np.concatenate([self.joined(used.predict(values[one]), patch, one) for one in parts])
+                made = np.concatenate([self.joined(used.predict(values[one]), patch, one) for one in _parts(ends)])
                 best = Probed(name, penalty, skill, made)
         assert best is not None
         return best
 
     def _moments(
-        self, values: np.ndarray, targets: np.ndarray, weight: np.ndarray, block: str, years: np.ndarray | None
+        self,
+        values: np.ndarray,
+        targets: np.ndarray,
+        weight: np.ndarray,
+        block: str,
+        years: np.ndarray | None = None,
     ) -> Moments:
         steps = self.anomalies.ends(block, 1)
         steps = steps[np.isfinite(values[steps, 0, 0])]
         if years is not None:
             steps = steps[np.isin(self.anomalies.years[steps], years)]
-        parts = np.array_split(steps, -(-len(steps) // AT_ONCE))
-        total, *rest = (Moments.of(values[one], targets[one], weight) for one in parts)
-        for one in rest:
-            total = total + one
-        return total
+        return reduce(add, (Moments.of(values[one], targets[one], weight) for one in _parts(steps)))
 
     def batch(self, fields: np.ndarray, times: np.ndarray) -> Batch:
         """Return windows as an encoder takes them."""
         store = self.anomalies.store
         return from_fields(
-            torch.from_numpy(np.ascontiguousarray(fields, np.float32)),
-            torch.from_numpy(times.astype("datetime64[s]").astype(np.int64)),
-            torch.zeros(len(fields), dtype=torch.int64),
-            torch.from_numpy(store.statistics.known),
-            store.variables,
-            store.grid,
-        )
+            torch.from_numpy(fields), torch.from_numpy(times.astype(np.int64)),
+            torch.zeros(len(fields), dtype=torch.int64), torch.from_numpy(store.statistics.known),
+            store.variables, store.grid,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,6 +307,10 @@ class Probed:
     penalty: float
     validation: float
     values: np.ndarray
+
+
+def _parts(steps: np.ndarray) -> list[np.ndarray]:
+    return np.array_split(steps, -(-len(steps) // AT_ONCE))
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from ....ssl.common.errors import EarthSSLError, nearest
+from ....ssl.common.errors import EarthSSLError, check_known
 from ....ssl.common.randomness import key
 from ....ssl.fields.grid import LatLonGrid
 from ....ssl.sources.axes import canonical_axes
@@ -55,8 +55,7 @@ class GapConfig:
     month: str = ""
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise EarthSSLError(f"gaps: expected {', '.join(KINDS)}, got '{self.kind}'." + nearest(self.kind, KINDS))
+        check_known("gaps", [self.kind], KINDS)
         if not 0 < self.observed < 1:
             raise EarthSSLError(f"gaps.{self.kind}.observed: expected a share between 0 and 1, got {self.observed}")
         if min(self.tracks, self.stations, self.boxes) < 1 or not self.blob_km > 0:
@@ -117,9 +116,10 @@ class Gaps:
     def _lowest(self, score: np.ndarray) -> np.ndarray:
         """Return the asked share of the known cells: those with the lowest scores."""
         ranked = np.where(self.known.ravel(), score, np.inf).argsort(kind="stable")
-        chosen = np.zeros(self.known.size, bool)
-        chosen[ranked[: round(self.config.observed * int(self.known.sum()))]] = True
-        return chosen.reshape(self.known.shape)
+        return self._mask(ranked[: round(self.config.observed * int(self.known.sum()))])
+
+    def _mask(self, cells: np.ndarray) -> np.ndarray:
+        return np.isin(np.arange(self.known.size), cells).reshape(self.known.shape)
 
     def _random(self, rng: np.random.Generator) -> np.ndarray:
         return self._lowest(rng.random(self.known.size))
@@ -150,9 +150,7 @@ class Gaps:
         # Smallest exponential waiting times at rates of the area: a sample without replacement.
         wait = home.exponential(size=len(cells)) / self.grid.area[self.known]
         network = cells[wait.argsort(kind="stable")[: 2 * self.config.stations]]
-        chosen = np.zeros(self.known.size, bool)
-        chosen[rng.permutation(network)[: self.config.stations]] = True
-        return chosen.reshape(self.known.shape)
+        return self._mask(rng.permutation(network)[: self.config.stations])
 
     def _block(self, rng: np.random.Generator) -> np.ndarray:
         """Everything outside boxes with centres even by area over the rows of the grid."""
@@ -177,6 +175,32 @@ class Gaps:
 
     def _file(self, rng: np.random.Generator) -> np.ndarray:
         return read_mask(self.config.path, self.config.month, self.grid)
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """The cells that are to be filled.
+
+    Attributes:
+        lat, lon: Centres, degrees, shape (cells,).
+        area: Share of the sphere of each, shape (cells,).
+    """
+
+    lat: np.ndarray
+    lon: np.ndarray
+    area: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.lat)
+
+    @cached_property
+    def distance_km(self) -> np.ndarray:
+        """Great-circle distance between any two cells, shape (cells, cells)."""
+        # From the chord: exact for near points, where the arc cosine of a product is not.
+        points = unit_vectors(self.lat, self.lon)
+        square = np.clip(2 - 2 * points @ points.T, 0, 4)
+        square[np.diag_indices(len(points))] = 0
+        return np.asarray(2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(square) / 2))
 
 
 def unit_vectors(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
@@ -219,14 +243,15 @@ def read_mask(path: str | Path, month: str, grid: LatLonGrid) -> np.ndarray:
             f"{file}: expected the month {month} once, found it {len(found)} times; there are "
             f"{', '.join(map(str, months[:12]))}{' …' if len(months) > 12 else ''}"
         )
-    rows, columns = _positions(ds["lat"].values, grid.lat), _positions(ds["lon"].values, grid.lon)
-    if rows is None or columns is None:
+    own = ds[fields[0]].isel(time=found[0]).transpose("lat", "lon")
+    try:
+        own = own.sel(lat=grid.lat, lon=grid.lon, method="nearest", tolerance=1e-3)
+    except KeyError:
         raise EarthSSLError(
             f"{file}: expected its mask to hold the cells of the grid {grid}, got "
             f"{LatLonGrid(ds['lat'].values, ds['lon'].values)}; regrid the data (option resolution of prepare)"
-        )
-    values = ds[fields[0]].transpose("time", "lat", "lon").values[found[0]]
-    return np.isfinite(values[np.ix_(rows, columns)])
+        ) from None
+    return np.isfinite(own.values)
 
 
 def _month(text: str) -> np.datetime64:
@@ -234,10 +259,3 @@ def _month(text: str) -> np.datetime64:
         return np.datetime64(text, "M")
     except ValueError:
         raise EarthSSLError(f"gaps.file.month: expected a month such as 1877-09, got '{text}'") from None
-
-
-def _positions(have: np.ndarray, want: np.ndarray) -> np.ndarray | None:
-    """Return where each wanted coordinate stands, None where one is missing."""
-    apart = np.abs(have[None, :] - want[:, None])
-    nearest_one = apart.argmin(1)
-    return nearest_one if (apart.min(1) < 1e-3).all() else None

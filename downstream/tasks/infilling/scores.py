@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from ....ssl.common.errors import EarthSSLError
-from ...metrics.paired_bootstrap import Statistic
 from ...results.row import Row
-from ...results.target import Metric, Target
+from ...results.target import Target, additive
 
-METRICS = {"skill": True, "rmse": False, "r": True, "global rmse": False}  # name -> whether larger is better
-ALL_METRICS = (*METRICS, "std ratio")
+# Name -> formula of the sums over months of `Scored.parts`, and of the weights of the months.
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "skill": lambda s, months: 1 - s[0] / s[1],
+    "rmse": lambda s, months: np.sqrt(s[0] / s[2]),
+    "r": lambda s, months: s[3] / months.sum(),
+    "global rmse": lambda s, months: np.sqrt(s[4] / months.sum()),
+    "std ratio": lambda s, months: np.sqrt(s[5] / s[6]),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,37 +26,20 @@ class Scored:
     """What the metrics are made of, for one row and seed, month by month.
 
     Attributes:
-        error: Weighted squared error over the hidden cells, (month,).
-        reference: The same of no anomaly, (month,).
-        weight: Weight of the hidden cells, (month,).
-        r: Pattern correlation on them, (month,).
-        shift: Global mean of the filled field less that of the truth, (month,).
-        filled, truth: Weighted variance in space of either over the hidden cells, (month,).
+        parts: Weighted squared error over the hidden cells, the same of no anomaly, weight of these cells, pattern
+            correlation on them, squared difference of the global mean of the filled field from the truth's, weighted
+            variance in space of the filled field and of the truth over the hidden cells, (7, month).
     """
 
-    error: np.ndarray
-    reference: np.ndarray
-    weight: np.ndarray
-    r: np.ndarray
-    shift: np.ndarray
-    filled: np.ndarray
-    truth: np.ndarray
+    parts: np.ndarray
 
-    def metric(self, name: str, months: np.ndarray) -> np.ndarray:
-        """Return a score, each month counted by a weight; series may be stacked along leading axes."""
-        if name == "skill":
-            return 1 - (self.error @ months) / (self.reference @ months)
-        if name == "rmse":
-            return np.sqrt((self.error @ months) / (self.weight @ months))
-        if name == "r":
-            return np.asarray(self.r @ months / months.sum())
-        if name == "global rmse":
-            return np.sqrt(self.shift**2 @ months / months.sum())
-        return np.sqrt((self.filled @ months) / (self.truth @ months))
+    def metric(self, name: str, months: np.ndarray) -> float:
+        """Return a score, each month counted by a weight."""
+        return float(METRICS[name](self.parts @ months, months))
 
     def metrics(self) -> dict[str, float]:
         """Return all scores over all months."""
-        return {name: float(self.metric(name, np.ones(len(self.error)))) for name in ALL_METRICS}
+        return {name: self.metric(name, np.ones(self.parts.shape[1])) for name in METRICS}
 
 
 def score(estimate: np.ndarray, truth: np.ndarray, hidden: np.ndarray, area: np.ndarray) -> Scored:
@@ -83,7 +71,7 @@ def score(estimate: np.ndarray, truth: np.ndarray, hidden: np.ndarray, area: np.
     r = np.where(flat | (size == 0), 0.0, xy / np.where(size > 0, size, 1.0))
     error = (w * (x - y) ** 2).sum(1)
     shift = (w * (x - y)).sum(1) / everywhere
-    return Scored(error, (w * y**2).sum(1), total, r, shift, np.where(flat, 0.0, xx), yy)
+    return Scored(np.stack([error, (w * y**2).sum(1), total, r, shift**2, np.where(flat, 0.0, xx), yy]))
 
 
 def gap_target(
@@ -98,21 +86,20 @@ def gap_target(
         block: Months drawn together.
     """
 
-    def metric(which: str) -> Metric:
-        def statistic(rows: Sequence[Row]) -> Statistic:
-            scored = [score(row.forecast[name], truth, hidden, area) for row in rows]
-            stacked = Scored(*(np.stack([getattr(one, f.name) for one in scored]) for f in fields(Scored)))
-            return lambda weights: stacked.metric(which, weights)
-
-        return Metric(which, statistic, METRICS.get(which, True), compared=which in METRICS)
+    def parts(row: Row) -> np.ndarray:
+        return score(row.forecast[name], truth, hidden, area).parts
 
     weight = np.where(hidden, area / area.sum(), 0.0)
 
     def errors(estimate: np.ndarray) -> np.ndarray:
         return np.asarray((weight * np.where(hidden, estimate - truth, 0.0) ** 2).sum(1))
 
+    metrics = [
+        additive(which, parts, formula, larger_is_better="rmse" not in which, compared=which != "std ratio")
+        for which, formula in METRICS.items()
+    ]
     return Target(
-        name, np.arange(len(truth)), [metric(which) for which in ALL_METRICS], block,
+        name, np.arange(len(truth)), metrics, block,
         errors=lambda row: errors(row.forecast[name]),
         reference_errors=errors(np.zeros(truth.shape)),
         matrix_units=years,

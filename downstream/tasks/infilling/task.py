@@ -18,13 +18,11 @@ from ....ssl.common.errors import EarthSSLError
 from ....ssl.store.store import Store
 from ...evaluation.encoders import Contender
 from ...evaluation.task import Decoders, Extras, Features, Fill, Task, TaskConfig
-from ...results.row import Role, Row, names_of
+from ...results.row import Role, Row, names_of, over_seeds
 from ...results.target import Target
-from .anomalies import Anomalies
-from .eof_fillers import PcaRegression, baselines, learnt_from
 from .figures import by_distance_figure, by_fraction_figure, maps_figure
-from .fillers import Filler, OptimalInterpolation
-from .gappy import Gappy, Probed
+from .fillers import Filler, OptimalInterpolation, PcaRegression, baselines, learnt_from
+from .gappy import Anomalies, Gappy, Probed
 from .gaps import GapConfig
 from .network import trained_fillers
 from .scores import gap_target, score
@@ -192,9 +190,7 @@ class Infilling(Task[InfillingConfig]):
             (kind, {f"layer {layer + 1}": values for layer, values in one.tokens(encoder.encoder, layers).items()})
             for kind, one in self.gappies.items()
         )
-        yield self._row(
-            f"{encoder.kind} [{self.head}]", Role(encoder.kind), encoder.seed, found, (shape.patch[1], shape.patch[2])
-        )
+        yield self._row(f"{encoder.kind} [{self.head}]", Role(encoder.kind), encoder.seed, found, shape.patch[1:])
 
     def _zero_shot(self, encoder: Contender, gappies: Mapping[str, Gappy]) -> dict[str, np.ndarray] | None:
         """Return what the decoder of pretraining makes of gaps, by kind; None where there is none."""
@@ -237,7 +233,7 @@ class Infilling(Task[InfillingConfig]):
         unit = self.store.manifest["units"][self.anomalies.position]
         distance, fraction = self._by_distance(rows), self._by_fraction()
         first, gappy = next(iter(self.gappies.items()))
-        figures = {"maps": maps_figure(self.anomalies, gappy, rows, self.ends, len(self.ends) // 2, first, unit)}
+        figures = {"maps": maps_figure(gappy, rows, self.ends, len(self.ends) // 2, first, unit)}
         drawn = by_distance_figure(distance, unit)
         if drawn is not None:
             figures["rmse_by_distance"] = drawn
@@ -261,15 +257,13 @@ class Infilling(Task[InfillingConfig]):
             nearest_km = np.stack([own.places.distance_km[:, mask].min(1) for mask in masks])[which.ravel()]
             hidden = gappy.hidden(self.ends)
             weight = np.where(hidden, own.places.area, 0.0)
+            squares = [np.where(hidden, row.forecast[target] - truth, 0.0) ** 2 for row in rows]
             for low, high in pairwise(edges):
                 w = np.where((nearest_km >= low) & (nearest_km < high), weight, 0.0)
-                if not w.any():
-                    continue
-                for name in names_of(rows):
-                    made = [row.forecast[target] for row in rows if row.name == name]
-                    square = np.mean([(w * np.where(hidden, v - truth, 0.0) ** 2).sum() for v in made]) / w.sum()
-                    share, rmse = w.sum() / weight.sum(), float(np.sqrt(square))
-                    lines.append((target, name, low, high, share, rmse))
+                if w.any():
+                    rmse = np.sqrt(over_seeds(rows) @ [(w * square).sum() for square in squares] / w.sum())
+                    share, found = w.sum() / weight.sum(), zip(names_of(rows), rmse, strict=True)
+                    lines += [(target, name, low, high, share, value) for name, value in found]
         return pd.DataFrame(lines, columns=["target", "row", "from_km", "to_km", "share_of_hidden", "rmse"])
 
     def _by_fraction(self) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from earthssl.downstream.tasks.forecast.linear import (
     linear_direct,
     linear_iterative,
     path_errors,
-    pca_features,
+    window_states,
 )
 from earthssl.downstream.tasks.forecast.samples import ForecastSamples
 from earthssl.ssl.store.store import Store
@@ -45,7 +45,7 @@ def test_a_travelling_wave_is_forecast_exactly(wave: ForecastSamples) -> None:
     rows = (
         linear_direct(wave, states, bases),
         linear_iterative(wave, states, [2]),
-        feature_ridge(wave, pca_features(states, [2], 2), bases),
+        feature_ridge(wave, window_states(states, [2], 2), bases),
     )
     for row in rows:
         for lead in wave.leads:
@@ -99,7 +99,7 @@ def test_choices_and_fits_do_not_see_the_test_block(small: ForecastSamples) -> N
     for make in (
         lambda s: linear_direct(s, States.of(s), bases_of(s)),
         lambda s: linear_iterative(s, States.of(s), [4, 8]),
-        lambda s: feature_ridge(s, pca_features(States.of(s), [4, 8], 2), bases_of(s)),
+        lambda s: feature_ridge(s, window_states(States.of(s), [4, 8], 2), bases_of(s)),
     ):
         own, other = make(small), make(poisoned)
         assert own.settings == other.settings
@@ -116,8 +116,8 @@ def test_forecasts_beat_the_climatology_beside_land(small: ForecastSamples) -> N
 
 def test_components_over_the_window(small: ForecastSamples) -> None:
     states = States.of(small)
-    found = pca_features(states, [2, 4, 10**6], 3)
+    found = window_states(states, [2, 4, 10**6], 3)
     assert list(found) == ["2 PCs × 3 steps", "4 PCs × 3 steps"]
     np.testing.assert_array_equal(found["2 PCs × 3 steps"][10], states.components[[10, 9, 8], :2].ravel())
     most = states.components.shape[1]
-    assert list(pca_features(states, [10**6], 1)) == [f"{most} PCs × 1 steps"]
+    assert list(window_states(states, [10**6], 1)) == [f"{most} PCs × 1 steps"]

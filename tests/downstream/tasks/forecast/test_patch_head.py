@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from earthssl.downstream.features.patches import PatchFeatures, PatchGrid, encoder_features, pca_features, raw_features
+from earthssl.downstream.features.patches import PatchGrid, encoder_features
 from earthssl.downstream.tasks.forecast.baselines import Damped, bases_of
+from earthssl.downstream.tasks.forecast.linear import patch_components, patch_head
 from earthssl.downstream.tasks.forecast.network import fine_tuned, from_scratch
-from earthssl.downstream.tasks.forecast.patch_head import PatchForecast
 from earthssl.downstream.tasks.forecast.samples import ForecastSamples
 from earthssl.downstream.training.fine_tuning import FinetuneConfig
 from earthssl.downstream.training.from_scratch import ScratchConfig
@@ -41,15 +41,14 @@ def skill(samples: ForecastSamples, forecast: object, lead: int) -> float:
     return 1 - float(error.mean() / power.mean())
 
 
-def pca(samples: ForecastSamples, grid: PatchGrid, count: int) -> dict[str, PatchFeatures]:
-    raw = raw_features(samples.fields, grid, samples.window, samples.times)
-    return {"PCA": pca_features(raw, samples.inits("train", samples.leads[0]), grid.area, count)}
+def pca(samples: ForecastSamples, grid: PatchGrid, count: int) -> dict[str, np.ndarray]:
+    return {"PCA": patch_components(samples, grid, count).at_all(len(samples.times))}
 
 
 def test_one_head_for_all_places_has_the_wave(wave: ForecastSamples) -> None:
     grid = PatchGrid(wave.store, (4, 4))
     for base in ("anomaly", "change"):
-        head = PatchForecast.fit(wave, grid, pca(wave, grid, 8), bases_of(wave, [base]))
+        head = patch_head(wave, grid, pca(wave, grid, 8), bases_of(wave, [base]))
         assert skill(wave, head, 2) > 0.9999
         assert skill(wave, head, 4) > 0.9999
     # What damped persistence can have of it: the cosine of its phase.
@@ -59,8 +58,8 @@ def test_one_head_for_all_places_has_the_wave(wave: ForecastSamples) -> None:
 def test_an_untrained_encoder_is_read_beside_land(small: ForecastSamples) -> None:
     grid, encoder = PatchGrid(small.store, (2, 3)), encoder_of(small, (1, 2, 3))
     found = encoder_features(encoder, small.store, small.fields, small.every(), [1, 2], ["last", "mean+last"], "test")
-    named = {f"{layer} {pooling}": one for (layer, pooling), one in found.items()}
-    head = PatchForecast.fit(small, grid, named, bases_of(small))
+    named = {f"{layer} {pooling}": one.at_all(len(small.times)) for (layer, pooling), one in found.items()}
+    head = patch_head(small, grid, named, bases_of(small))
     assert skill(small, head, 1) > 0.3
     assert np.isfinite(head(small.inits("test", 3), 3)).all()
     assert set(head.settings) == {"u10 1 mo", "sst 1 mo", "u10 3 mo", "sst 3 mo"}
@@ -71,10 +70,10 @@ def test_validation_chooses_what_is_best_there(small: ForecastSamples) -> None:
     grid = PatchGrid(small.store, (2, 3))
     one = pca(small, grid, 6)["PCA"]
     rng = np.random.default_rng(0)
-    noise = PatchFeatures(one.rows, rng.normal(size=one.values.shape).astype(np.float32))
-    both = PatchForecast.fit(small, grid, {"PCA": one, "noise": noise}, bases_of(small))
+    noise = rng.normal(size=one.shape).astype(np.float32)
+    both = patch_head(small, grid, {"PCA": one, "noise": noise}, bases_of(small))
     parts = [
-        PatchForecast.fit(small, grid, {name: features}, bases_of(small, [base]))
+        patch_head(small, grid, {name: features}, bases_of(small, [base]))
         for name, features in (("PCA", one), ("noise", noise))
         for base in ("anomaly", "change", "departure")
     ]
@@ -89,14 +88,14 @@ def test_fits_and_choices_do_not_see_the_test_block(small: ForecastSamples) -> N
     poisoned = ForecastSamples(small.store, fields, small.names, small.leads, small.window)
     grid = PatchGrid(small.store, (2, 3))
     inits = small.inits("val", 3)
-    own, other = (PatchForecast.fit(s, grid, pca(s, grid, 6), bases_of(s)) for s in (small, poisoned))
+    own, other = (patch_head(s, grid, pca(s, grid, 6), bases_of(s)) for s in (small, poisoned))
     assert own.settings == other.settings
     np.testing.assert_array_equal(own(inits, 3), other(inits, 3))
 
 
 def test_nothing_to_choose_from_is_refused(small: ForecastSamples) -> None:
     with pytest.raises(EarthSSLError, match="got none of one of them"):
-        PatchForecast.fit(small, PatchGrid(small.store, (2, 3)), {}, bases_of(small))
+        patch_head(small, PatchGrid(small.store, (2, 3)), {}, bases_of(small))
 
 
 SHORT = FinetuneConfig(steps=30, batch_size=24, warmup_steps=3, check_every=10, lr=5e-3, layer_decay=0.9, drop_path=0.0)

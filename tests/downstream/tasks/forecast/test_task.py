@@ -186,7 +186,7 @@ def test_without_checkpoints_it_runs_untrained_beside_published_numbers(
         ({"leads": [0, 1]}, "steps ahead from 1"),
         ({"poolings": ["lost"]}, "Did you mean 'last'"),
         ({"bases": ["chance"]}, "Did you mean 'change'"),
-        ({"bases": []}, "got 'none'"),
+        ({"bases": []}, "got none"),
         ({"unit": "weak"}, "Did you mean 'week'"),
         ({"task": "forecasts"}, "expected forecast"),
         ({"draws": 10}, "draws ≥ 1000"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from earthssl.downstream.features.eof import Eof
-from earthssl.downstream.tasks.infilling.eof_fillers import Dineof, PcaRegression
-from earthssl.downstream.tasks.infilling.fillers import Places
+from earthssl.downstream.tasks.infilling.fillers import Dineof, PcaRegression
+from earthssl.downstream.tasks.infilling.gaps import Places
 from earthssl.ssl.common.errors import EarthSSLError
 
 CELLS, RANK = 40, 3

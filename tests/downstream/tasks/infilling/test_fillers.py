@@ -15,10 +15,9 @@ from earthssl.downstream.tasks.infilling.fillers import (
     Nearest,
     OptimalInterpolation,
     OrdinaryKriging,
-    Places,
     taper,
 )
-from earthssl.downstream.tasks.infilling.gaps import EARTH_RADIUS_KM
+from earthssl.downstream.tasks.infilling.gaps import EARTH_RADIUS_KM, Places
 from earthssl.ssl.common.errors import EarthSSLError
 
 DEGREE = EARTH_RADIUS_KM * np.pi / 180

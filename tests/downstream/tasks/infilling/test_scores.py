@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from earthssl.downstream.tasks.infilling.eof_fillers import PcaRegression
 from earthssl.downstream.tasks.infilling.fillers import (
     Climatology,
     InverseDistance,
@@ -14,9 +13,9 @@ from earthssl.downstream.tasks.infilling.fillers import (
     Nearest,
     OptimalInterpolation,
     OrdinaryKriging,
-    Places,
+    PcaRegression,
 )
-from earthssl.downstream.tasks.infilling.gaps import GapConfig, Gaps, in_box
+from earthssl.downstream.tasks.infilling.gaps import GapConfig, Gaps, Places, in_box
 from earthssl.downstream.tasks.infilling.scores import score
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.fields.grid import LatLonGrid

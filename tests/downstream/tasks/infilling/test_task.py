@@ -13,12 +13,8 @@ import pytest
 import torch
 from earthssl.downstream.evaluation.encoders import Contender
 from earthssl.downstream.evaluation.task import run, summarise
-from earthssl.downstream.tasks.infilling.anomalies import Anomalies
-from earthssl.downstream.tasks.infilling.eof_fillers import PcaRegression, baselines
-from earthssl.downstream.tasks.infilling.fillers import (
-    OptimalInterpolation,
-)
-from earthssl.downstream.tasks.infilling.gappy import Gappy
+from earthssl.downstream.tasks.infilling.fillers import OptimalInterpolation, PcaRegression, baselines
+from earthssl.downstream.tasks.infilling.gappy import Anomalies, Gappy
 from earthssl.downstream.tasks.infilling.gaps import GapConfig
 from earthssl.downstream.tasks.infilling.task import ZERO_SHOT, Infilling, InfillingConfig
 from earthssl.downstream.tasks.registry import matrix_task
