@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from earthssl.downstream.tasks.enso import baselines
-from earthssl.downstream.tasks.enso.labels import EnsoTask
+from earthssl.downstream.tasks.enso.labels import EnsoLabels
 from earthssl.downstream.tasks.enso.state_labels import StateLabels
 from earthssl.downstream.tasks.enso.targets import seasonal
 from earthssl.downstream.tasks.forecast.baselines import Damped, anomaly_persistence
@@ -52,8 +52,8 @@ def made(small_data: Any, tmp_path_factory: pytest.TempPathFactory) -> Maker:
     return make
 
 
-def enso(store: Store) -> EnsoTask:
-    return EnsoTask.from_dataset(store.dataset(list(store.variables)), store.splits, [1, 3], 3)
+def enso(store: Store) -> EnsoLabels:
+    return EnsoLabels.from_dataset(store.dataset(list(store.variables)), store.splits, [1, 3], 3)
 
 
 def states(store: Store) -> StateLabels:

@@ -16,7 +16,7 @@ from ...features.anomalies import monthly_anomaly
 from ...features.eof import Eof, lagged
 from ...metrics.seasonal import valid_mean
 from ...results.row import Row
-from .labels import EnsoTask, nino34_weight
+from .labels import EnsoLabels, nino34_weight
 from .linear_inverse_model import Lim
 from .monthly_ridge import HeadOptions, fixed_head, refit, select
 
@@ -33,17 +33,17 @@ Region = tuple[float, float, float, float]
 CONSTANT_K = 1e-4  # deviation of an index that only rounding (float32 near 300 K) moves, K
 
 
-def climatology(task: EnsoTask) -> Row:
+def climatology(task: EnsoLabels) -> Row:
     """Return the forecast of no anomaly, 0 K at every lead."""
     return task.row("climatology", np.zeros(task.target.shape), {}, reference=False)
 
 
-def persistence(task: EnsoTask) -> Row:
+def persistence(task: EnsoLabels) -> Row:
     """Return the last input month's Niño 3.4 as the forecast at every lead."""
     return task.row("persistence", np.broadcast_to(task.index, task.target.shape), {})
 
 
-def damped_persistence(task: EnsoTask) -> Row:
+def damped_persistence(task: EnsoLabels) -> Row:
     """Return the regression of the target on the last month's Niño 3.4, per initial month and lead."""
     fitted = task.samples("fit")[0]
     forecast = np.full(task.target.shape, np.nan)
@@ -66,7 +66,7 @@ def damped_persistence(task: EnsoTask) -> Row:
     return task.row("damped persistence", forecast, {"fitted on": "initial month and lead"})
 
 
-def stationary_lim(task: EnsoTask, k: int = 15, region: Region = TROPICAL_PACIFIC) -> Row:
+def stationary_lim(task: EnsoLabels, k: int = 15, region: Region = TROPICAL_PACIFIC) -> Row:
     """Return the forecasts of one propagator on k EOFs of SST, started from the last input month."""
     (k,) = carried([k], task.anomaly[task.within("fit")], _region_weight(task, region))
     states, to_index = _states(task, k, "fit", region)
@@ -76,7 +76,7 @@ def stationary_lim(task: EnsoTask, k: int = 15, region: Region = TROPICAL_PACIFI
 
 
 def cyclostationary_lim(
-    task: EnsoTask,
+    task: EnsoLabels,
     ks: Sequence[int] = LIM_EOFS,
     region: Region = TROPICAL_PACIFIC,
     *,
@@ -105,7 +105,7 @@ def cyclostationary_lim(
 
 
 def _cyclostationary(
-    task: EnsoTask, k: int, block: str, region: Region, ridge: float, wanted: np.ndarray
+    task: EnsoLabels, k: int, block: str, region: Region, ridge: float, wanted: np.ndarray
 ) -> np.ndarray:
     states, to_index = _states(task, k, block, region)
     inside = task.within(block)
@@ -113,14 +113,14 @@ def _cyclostationary(
     return _lim_forecast(task, lim, states, to_index, wanted)
 
 
-def _states(task: EnsoTask, k: int, block: str, region: Region) -> tuple[np.ndarray, np.ndarray]:
+def _states(task: EnsoLabels, k: int, block: str, region: Region) -> tuple[np.ndarray, np.ndarray]:
     """Return components of unit variance over the block, (time, k), and the Niño 3.4 of one unit, (k,)."""
     eof = Eof.fit(task.anomaly[task.within(block)], _region_weight(task, region), k)
     to_index = eof.mean_of(nino34_weight(task.grid)) * eof.std
     return eof.project(task.anomaly) / eof.std, to_index
 
 
-def _region_weight(task: EnsoTask, region: Region) -> np.ndarray:
+def _region_weight(task: EnsoLabels, region: Region) -> np.ndarray:
     """Return cell areas inside a region, 0 outside."""
     return np.where(task.grid.box(*region), task.grid.area, 0.0)
 
@@ -140,7 +140,7 @@ def carried(ks: Sequence[int], fields: np.ndarray, weight: np.ndarray) -> list[i
     return [k for k in sorted(ks) if k <= most] or [most]
 
 
-def _lim_forecast(task: EnsoTask, lim: Lim, states: np.ndarray, to_index: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def _lim_forecast(task: EnsoLabels, lim: Lim, states: np.ndarray, to_index: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Return the 3-month means of the forecast Niño 3.4, shape (lead, time), NaN where not wanted."""
     path = lim.forecast(states[wanted], task.month[wanted], task.leads[-1] + 1) @ to_index
     forecast = np.full(task.target.shape, np.nan)
@@ -150,7 +150,7 @@ def _lim_forecast(task: EnsoTask, lim: Lim, states: np.ndarray, to_index: np.nda
 
 
 def input_cells(
-    task: EnsoTask, block: str, extra: Mapping[str, np.ndarray] | None = None
+    task: EnsoLabels, block: str, extra: Mapping[str, np.ndarray] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the raw input as (time, cells), anomalies, and the weight of each cell, (cells,).
 
@@ -181,7 +181,7 @@ def input_cells(
 
 
 def pca_features(
-    task: EnsoTask,
+    task: EnsoLabels,
     ks: Sequence[int],
     block: str,
     window: int = 3,
@@ -204,7 +204,7 @@ def pca_features(
 
 
 def pca_fixed(
-    task: EnsoTask,
+    task: EnsoLabels,
     k: int,
     *,
     window: int = 3,
@@ -217,7 +217,7 @@ def pca_fixed(
 
 
 def pca(
-    task: EnsoTask,
+    task: EnsoLabels,
     ks: Sequence[int] = PCA_COMPONENTS,
     *,
     window: int = 3,
@@ -232,7 +232,7 @@ def pca(
 
 
 def baseline_rows(
-    task: EnsoTask,
+    task: EnsoLabels,
     window: int,
     *,
     options: HeadOptions | None = None,

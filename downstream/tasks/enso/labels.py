@@ -1,4 +1,4 @@
-"""EnsoTask: Niño 3.4 from monthly SST, its 3-month targets, and which sample belongs to which block.
+"""EnsoLabels: Niño 3.4 from monthly SST, its 3-month targets, and which sample belongs to which block.
 
 Definitions (Ham, Kim & Luo 2019, doi 10.1038/s41586-019-1559-7):
 
@@ -67,7 +67,7 @@ def nino34_weight(grid: LatLonGrid) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class EnsoTask:
+class EnsoLabels:
     """The labels of the ENSO probe and the rule that says which block a sample belongs to.
 
     A sample is an initial month i (its last input month). Blocks:
@@ -112,7 +112,7 @@ class EnsoTask:
         *,
         variable: str | None = None,
         last_fit_init: str | None = None,
-    ) -> EnsoTask:
+    ) -> EnsoLabels:
         """Return the task of a canonical monthly dataset.
 
         Args:

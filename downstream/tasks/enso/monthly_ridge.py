@@ -17,7 +17,7 @@ from ....ssl.common.errors import EarthSSLError
 from ...heads.ridge_path import PENALTIES, RidgePath
 from ...metrics.seasonal import valid_mean
 from ...results.row import Role, Row
-from .labels import EnsoTask
+from .labels import EnsoLabels
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class HeadOptions:
         months: Calendar poolings to try: the fit for initial month m takes samples of m only (1), of m and
             its two neighbours (3, also 5, 7, …), or of all (12). Each calendar month keeps its own intercept.
         standardise: Give each feature unit variance over the fitted samples (about the calendar-month means).
-        criterion: "rmse" or "r" (`EnsoTask.validation_score`), averaged over the leads that share a choice.
+        criterion: "rmse" or "r" (`EnsoLabels.validation_score`), averaged over the leads that share a choice.
         penalty_per_lead: Choose the penalty for each lead alone (what can be predicted falls with lead, so
             the best shrinkage grows with it); False: one for all leads of a group.
         lead_groups: Leads that share one choice of features and pooling; None: all leads do.
@@ -64,7 +64,7 @@ class HeadOptions:
 
 
 def monthly_path(
-    task: EnsoTask,
+    task: EnsoLabels,
     features: np.ndarray,
     block: str,
     months: int,
@@ -114,7 +114,7 @@ def monthly_path(
     return forecast
 
 
-def _check_features(task: EnsoTask, features: np.ndarray, needed: np.ndarray) -> None:
+def _check_features(task: EnsoLabels, features: np.ndarray, needed: np.ndarray) -> None:
     if features.ndim != 2 or len(features) != len(task.time) or not features.shape[1]:
         raise EarthSSLError(
             f"expected features of shape ({len(task.time)}, k), one row a month of the record, got "
@@ -149,7 +149,7 @@ class Selection:
 
 
 def select(
-    task: EnsoTask,
+    task: EnsoLabels,
     candidates: Mapping[str, np.ndarray],
     options: HeadOptions | None = None,
     labelled: np.ndarray | None = None,
@@ -220,7 +220,7 @@ def _best(table: xr.DataArray, options: HeadOptions) -> Selection:
 
 
 def refit(
-    task: EnsoTask,
+    task: EnsoLabels,
     candidates: Mapping[str, np.ndarray],
     selection: Selection,
     *,
@@ -271,7 +271,7 @@ def _settings(selection: Selection, standardise: bool) -> dict[str, Any]:
 
 
 def select_and_refit(
-    task: EnsoTask,
+    task: EnsoLabels,
     candidates: Mapping[str, np.ndarray],
     *,
     name: str,
@@ -299,7 +299,7 @@ def select_and_refit(
 
 
 def fixed_head(
-    task: EnsoTask,
+    task: EnsoLabels,
     features: np.ndarray,
     *,
     name: str,

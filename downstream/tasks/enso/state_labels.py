@@ -23,7 +23,7 @@ from ....ssl.store.store import Store
 from ...features.anomalies import monthly_anomaly
 from ...heads.base import Samples
 from ...metrics.classes import frequencies, one_hot
-from .labels import EnsoTask, sst_variable
+from .labels import EnsoLabels, sst_variable
 
 STATES = ("La Niña", "neutral", "El Niño")
 
@@ -47,7 +47,7 @@ class StateLabels:
         classes: 0, 1, 2 as in `STATES`; -1 where unknown, (time,).
     """
 
-    enso: EnsoTask
+    enso: EnsoLabels
     leads: tuple[int, ...]
     window: int
     threshold: float
@@ -70,7 +70,7 @@ class StateLabels:
                 f"states: expected leads ≥ 0 months and a threshold > 0 K, got {list(leads)} and {threshold}"
             )
         data = store.dataset([sst_variable(store.variables, store.path)])
-        enso = EnsoTask.from_dataset(data, store.splits, [max(1, ordered[-1])], max(window, SEASON))
+        enso = EnsoLabels.from_dataset(data, store.splits, [max(1, ordered[-1])], max(window, SEASON))
         index = monthly_anomaly(enso.index, enso.month, enso.within("train"))
         season = np.full(len(index), np.nan)
         season[SEASON - 1 :] = np.lib.stride_tricks.sliding_window_view(index, SEASON).mean(axis=1)

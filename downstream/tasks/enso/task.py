@@ -28,7 +28,7 @@ from ...results.row import Role, Row
 from ...results.target import Target
 from .baselines import PUBLISHED, baseline_rows
 from .figures import drawn_names, season_figure, skill_figure
-from .labels import MEAN, EnsoTask, sst_variable, target_name
+from .labels import MEAN, EnsoLabels, sst_variable, target_name
 from .monthly_ridge import HeadOptions, select_and_refit
 from .targets import SKILL, enso_targets, forecasts, season_skill
 
@@ -97,7 +97,7 @@ class Enso(WindowTask[EnsoConfig]):
         if config.checkpoints:
             shape = read_record(checkpoint_folder(Path(config.checkpoints[0]))).encoder
         sst = store.dataset([sst_variable(store.variables, store.path)])
-        self.enso = EnsoTask.from_dataset(sst, store.splits, config.leads, config.sample_window(shape))
+        self.enso = EnsoLabels.from_dataset(sst, store.splits, config.leads, config.sample_window(shape))
         self.leads = self.enso.leads
 
     @cached_property
