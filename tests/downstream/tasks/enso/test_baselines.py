@@ -1,6 +1,7 @@
 """Baseline rows: known answers, no leak, and the reference table of the Kaplan record."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -169,7 +170,7 @@ def test_the_kaplan_reference_table_is_reproduced(shared_data: Path) -> None:
     with xr.open_dataset(path) as opened:
         dataset = opened[["ssta"]].sortby("lat", ascending=False).load()
     splits = SplitsConfig(("1856", "1963"), ("1966", "1983"), ("1986", "2014"), 700).build()
-    task = EnsoLabels.from_dataset(dataset, splits, range(1, 19), 3, last_fit_init="1981-12")
+    task = replace(EnsoLabels.from_dataset(dataset, splits), last_fit_init=np.datetime64("1981-12"))
     rows = {
         "persistence": baselines.persistence(task),
         "LIM": baselines.stationary_lim(task, 15),
