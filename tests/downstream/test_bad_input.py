@@ -11,7 +11,7 @@ import pytest
 from earthssl.downstream.tasks.enso import baselines
 from earthssl.downstream.tasks.enso.labels import EnsoLabels
 from earthssl.downstream.tasks.enso.state_labels import StateLabels
-from earthssl.downstream.tasks.enso.targets import seasonal
+from earthssl.downstream.tasks.enso.task import seasonal
 from earthssl.downstream.tasks.forecast.baselines import Damped, anomaly_persistence
 from earthssl.downstream.tasks.forecast.samples import ForecastSamples
 from earthssl.downstream.tasks.forecast.scores import score as score_forecast
@@ -98,7 +98,7 @@ def test_enso_skips_samples_that_see_a_month_without_data(
     ):  # fmt: skip
         samples = sum(len(own) for own in task.tested)
         assert samples == task.samples("test").sum()
-        assert np.isfinite(seasonal(task, [row])(np.ones(samples))).all()
+        assert np.isfinite(seasonal([row], task)(np.ones(samples))).all()
 
 
 @pytest.mark.parametrize(("month", "lost"), [("2008-05", 3), ("1990-05", 0)])

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ....ssl.common.errors import EarthSSLError
+from ....ssl.fields.splits import PARTS
 from ....ssl.model.encoder import EncoderConfig
 from ....ssl.store.store import Store
 from ...features.anomalies import monthly_anomaly
-from ...heads.base import Samples
-from ...metrics.classes import frequencies, one_hot
+from ...features.eof import lagged
+from ...metrics.classes import frequencies
 from .labels import EnsoLabels, sst_variable
 
 STATES = ("La Niña", "neutral", "El Niño")
@@ -107,11 +108,6 @@ class StateLabels:
         """Return the year of the central month of each sample's season, (n,)."""
         return self.enso.time[rows + lead - 1].astype("datetime64[Y]").astype(int) + 1970
 
-    def samples(self, features: np.ndarray, block: str, lead: int, rows: np.ndarray | None = None) -> Samples:
-        """Return the samples of a block (or some `rows`) with features given on all times."""
-        rows = self.rows(block, lead) if rows is None else rows
-        return Samples(features[rows], one_hot(self.target(rows, lead), len(STATES)), rows)
-
     def season_features(self) -> np.ndarray:
         """Return two harmonics of the calendar month, (time, 4)."""
         phase = 2 * np.pi * self.enso.month / 12
@@ -120,11 +116,8 @@ class StateLabels:
     def index_features(self) -> np.ndarray:
         """Return Niño 3.4 of the last three months, the season, and the last month's index times it, (time, 11)."""
         index = monthly_anomaly(self.enso.index, self.enso.month, self.enso.within("train"))
-        lagged = np.full((len(index), SEASON), np.nan)
-        for lag in range(SEASON):
-            lagged[lag:, lag] = index[: len(index) - lag]
         season = self.season_features()
-        return np.concatenate([lagged, season, season * index[:, None]], axis=1)
+        return np.concatenate([lagged(index[:, None], SEASON), season, season * index[:, None]], axis=1)
 
     def baselines(self, lead: int) -> dict[str, np.ndarray]:
         """Return the probabilities of the rows without features for the test samples, each (n, 3).
@@ -147,9 +140,8 @@ class StateLabels:
 
     def _check(self) -> None:
         for lead in self.leads:
-            for block in ("train", "val", "test"):
-                rows = self.rows(block, lead)
-                if not len(rows):
+            for block in PARTS:
+                if not len(self.rows(block, lead)):
                     start, end = self.enso.blocks[block]
                     raise EarthSSLError(
                         f"states: expected labels in the {block} block {start}…{end} at lead {lead}, got none; "

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
 from ....ssl.checkpoint.read import read_record
 from ....ssl.common.errors import EarthSSLError, nearest
@@ -22,15 +23,15 @@ from ...evaluation.task import Decoders, Extras, Features, TaskConfig
 from ...evaluation.window_labels import WindowLabels
 from ...evaluation.window_task import WindowTask
 from ...features.frozen_features import POOLINGS
-from ...metrics.seasonal import last_skilful_lead
+from ...metrics.paired_bootstrap import Statistic
+from ...metrics.seasonal import SeasonalSkill, last_skilful_lead, std_ratio
 from ...results.numbers import thinned
-from ...results.row import Role, Row
-from ...results.target import Target
+from ...results.row import Role, Row, names_of
+from ...results.target import Metric, Target, number_target
 from .baselines import PUBLISHED, baseline_rows
-from .figures import drawn_names, season_figure, skill_figure
+from .figures import SKILL, drawn_names, season_figure, skill_figure
 from .labels import MEAN, EnsoLabels, sst_variable, target_name
 from .monthly_ridge import HeadOptions, select_and_refit
-from .targets import SKILL, enso_targets, forecasts, season_skill
 
 KNOWN = "best reachable (true state known)"
 CHOSEN = "chosen"
@@ -111,7 +112,8 @@ class Enso(WindowTask[EnsoConfig]):
         return WindowLabels(target_name(lead), enso.target[j][:, None], rows, enso.year, climatology)
 
     def targets(self) -> Sequence[Target]:
-        return enso_targets(self.enso, self.config.block)
+        mean = Target(MEAN, _calendar(self.enso, None)[0], [_skill(self.enso, None)], self.config.block)
+        return [mean, *[_target(self.enso, j, self.config.block) for j in range(len(self.leads))]]
 
     def headline(self, targets: Sequence[Target]) -> Sequence[Target]:
         return [target for target in targets if target.name == MEAN]
@@ -136,8 +138,7 @@ class Enso(WindowTask[EnsoConfig]):
     def baselines(self, window: int) -> Iterable[Row]:
         others = [name for name in self.store.variables if name not in ("ssta", "sst")]
         extra = {name: self.store.dataset([name])[name].values for name in others}
-        months = self.config.pca_window or window
-        return baseline_rows(self.enso, months, options=self.config.head, extra=extra)
+        return baseline_rows(self.enso, self.config.pca_window or window, self.config.head, extra)
 
     def fitted(
         self, name: str, role: Role, features: Features, seed: Any = None, units: np.ndarray | None = None
@@ -239,3 +240,51 @@ class Enso(WindowTask[EnsoConfig]):
             shares = ", ".join(f"{name} {mean[name] / best:.2f}" for name in own)
             notes.append(f"Share of the best reachable skill ({best:.2f}, mean over leads): {shares}.")
         return notes
+
+
+def season_skill(enso: EnsoLabels, rows: Sequence[Row]) -> pd.DataFrame:
+    """Return r by target season, mean over seeds: columns row, lead, target_month (1 to 12), r."""
+    found = seasonal(rows, enso).season_skill()
+    names = names_of(rows)
+    means = [found[[k for k, row in enumerate(rows) if row.name == name]].mean(axis=0) for name in names]
+    index = pd.MultiIndex.from_product([names, enso.leads, range(1, 13)], names=["row", "lead", "target_month"])
+    return pd.Series(np.stack(means).ravel(), index, name="r").reset_index()
+
+
+def seasonal(rows: Sequence[Row], enso: EnsoLabels, j: int | None = None) -> SeasonalSkill:
+    """Return the skill of rows at the j-th lead, or averaged over leads, as a function of the samples' weights."""
+    name = MEAN if j is None else target_name(enso.leads[j])
+    return SeasonalSkill(np.stack([row.forecast[name] for row in rows]), enso.of_test(enso.target)[name],
+                         *_calendar(enso, j))  # fmt: skip
+
+
+def forecasts(enso: EnsoLabels, rows: Sequence[Row]) -> xr.Dataset:
+    """Return all forecasts of the test samples beside what was observed, K, dims (row, lead, init_time)."""
+    names = pd.Index([f"{row.name}|{row.seed}" for row in rows], name="row")
+    said = xr.concat([enso.array(row.forecast) for row in rows], names)
+    return xr.Dataset({"forecast": said, "observed": enso.array(enso.of_test(enso.target))})
+
+
+def _calendar(enso: EnsoLabels, j: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return target year, target calendar month (0 to 11) and lead of the test samples, of all leads for None."""
+    chosen = range(len(enso.leads)) if j is None else [j]
+    months = np.concatenate([enso.time[enso.tested[k]].astype(int) + enso.leads[k] for k in chosen])
+    leads = np.concatenate([np.full(len(enso.tested[k]), enso.leads[k]) for k in chosen])
+    return months // 12 + 1970, months % 12, leads
+
+
+def _skill(enso: EnsoLabels, j: int | None) -> Metric:
+    return Metric(SKILL, partial(seasonal, enso=enso, j=j))
+
+
+def _target(enso: EnsoLabels, j: int, block: int) -> Target:
+    """Return the target at the j-th lead; the unit is the year of the target's central month."""
+    name, truth = target_name(enso.leads[j]), enso.target[j, enso.tested[j]]
+    plain = number_target(name, truth, np.zeros(len(truth)), _calendar(enso, j)[0], block)
+
+    def ratio(rows: Sequence[Row]) -> Statistic:
+        said = np.stack([row.forecast[name] for row in rows])
+        return lambda w: std_ratio(said, truth, w)
+
+    rmse = replace(plain.metrics[-1], compared=False)
+    return replace(plain, metrics=[_skill(enso, j), rmse, Metric("std_ratio", ratio, compared=False)])

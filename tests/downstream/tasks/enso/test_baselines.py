@@ -13,7 +13,7 @@ from earthssl.downstream.results.row import Row
 from earthssl.downstream.tasks.enso import baselines
 from earthssl.downstream.tasks.enso.labels import MEAN, EnsoLabels
 from earthssl.downstream.tasks.enso.monthly_ridge import HeadOptions
-from earthssl.downstream.tasks.enso.targets import seasonal
+from earthssl.downstream.tasks.enso.task import seasonal
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.fields.splits import SplitsConfig
 
@@ -60,7 +60,7 @@ def build(dataset: xr.Dataset, window: int = 3) -> EnsoLabels:
 
 def skill(task: EnsoLabels, row: Row) -> xr.DataArray:
     """All-season skill by lead."""
-    return xr.DataArray(valid_mean(seasonal(task, [row]).season_skill()[0], axis=-1), [("lead", list(task.leads))])
+    return xr.DataArray(valid_mean(seasonal([row], task).season_skill()[0], axis=-1), [("lead", list(task.leads))])
 
 
 @pytest.fixture(scope="module")
