@@ -156,10 +156,10 @@ class StateLabels:
                 )
 
 
-def check_window(labels: StateLabels, shape: EncoderConfig) -> None:
+def check_window(labels: StateLabels | EnsoLabels, shape: EncoderConfig, task: str = "states") -> None:
     """Raise an EarthSSLError if an encoder wants a longer window than the samples have."""
     if shape.window > labels.window:
         raise EarthSSLError(
-            f"states: expected encoders with a window of at most {labels.window} months, got {shape.window}; "
-            "raise states.window (the gaps between the blocks must hold it)"
+            f"{task}: expected encoders with a window of at most {labels.window} months, got {shape.window}; "
+            f"raise {task}.window (the gaps between the blocks must hold it)"
         )

@@ -32,6 +32,7 @@ from .baselines import PUBLISHED, baseline_rows
 from .figures import SKILL, drawn_names, season_figure, skill_figure
 from .labels import MEAN, EnsoLabels, sst_variable, target_name
 from .monthly_ridge import HeadOptions, select_and_refit
+from .state_labels import check_window
 
 KNOWN = "best reachable (true state known)"
 CHOSEN = "chosen"
@@ -129,11 +130,7 @@ class Enso(WindowTask[EnsoConfig]):
         return years[count == 12]
 
     def check(self, shape: EncoderConfig) -> None:
-        if shape.window > self.enso.window:
-            raise EarthSSLError(
-                f"enso: expected encoders with a window of at most {self.enso.window} months, got {shape.window}; "
-                "raise enso.window (the gaps between the blocks must hold it)"
-            )
+        check_window(self.enso, shape, self.name)
 
     def baselines(self, window: int) -> Iterable[Row]:
         others = [name for name in self.store.variables if name not in ("ssta", "sst")]

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
 from ....ssl.fields.grid import LatLonGrid
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def roc_figure(chances: Mapping[str, np.ndarray], storms: np.ndarray, title: str) -> Figure:
@@ -22,8 +19,6 @@ def roc_figure(chances: Mapping[str, np.ndarray], storms: np.ndarray, title: str
         storms: What was, in the same shape.
         title: Of the picture.
     """
-    from matplotlib.figure import Figure
-
     drawn = Figure(figsize=(7.4, 5.0), layout="constrained")
     axes = drawn.subplots()
     axes.plot([0, 1], [0, 1], color="0.6", lw=0.8)
@@ -49,8 +44,6 @@ def map_figure(
         grid: Cells that the tiles were cut from.
         patch: Rows and columns of a tile.
     """
-    from matplotlib.figure import Figure
-
     rows, columns = (-(-size // part) for size, part in zip(grid.shape, patch, strict=True))
     shown = {"observed": storms.mean(axis=0)} | {name: found.mean(axis=0) for name, found in chances.items()}
     largest = max(float(values.max()) for values in shown.values())

@@ -21,10 +21,9 @@ from ...results.row import Role, Row, names_of
 from ...results.target import Target
 from ...storms.best_tracks import IBTRACS, SOURCE, best_tracks, tidy
 from ...training.from_scratch import ScratchConfig
-from .baselines import EXTREMES, PCA, climatology_rows, component_features, extreme_features, logistic_row
 from .figures import map_figure, roc_figure
-from .labels import BAND, TileLabels, store_tiles
-from .network import scratch_rows
+from .labels import BAND, TileLabels
+from .rows import EXTREMES, PCA, climatology_rows, component_features, extreme_features, logistic_row, scratch_rows
 
 PLANET = "planet"
 MOST_VALUES = 900  # of a tile and its neighbours over the window; more are averaged over blocks of cells
@@ -95,19 +94,13 @@ class StormTiles(Task[StormTilesConfig]):
 
     def __init__(self, config: StormTilesConfig, store: Store, decoders: Decoders | None = None) -> None:
         super().__init__(config, store, decoders)
-        tracks = (
-            tidy(recorded_planet(store.manifest["attributes"]).tracks(), "planet")
-            if config.tracks == PLANET
-            else best_tracks(config.tracks)
-        )
-        self._encoders = super().encoders()
-        self._shape = self._encoders[0].encoder.config
-        self.labels = TileLabels.from_store(store, tracks, self._shape, config.spacing_hours, config.least_wind_kt)
-        self.tiles, self.grid = store_tiles(store, self._shape), PatchGrid(store, self._shape.patch[1:])
-        self.windows = StoreWindows(store, self._shape.window)
-
-    def encoders(self) -> list[Contender]:
-        return self._encoders
+        if config.tracks == PLANET:
+            tracks = tidy(recorded_planet(store.manifest["attributes"]).tracks(), "planet")
+        else:
+            tracks = best_tracks(config.tracks)
+        shape = self.shape
+        self.labels = TileLabels.from_store(store, tracks, shape, config.spacing_hours, config.least_wind_kt)
+        self.grid, self.windows = PatchGrid(store, shape.patch[1:]), StoreWindows(store, shape.window)
 
     def layers(self, encoder: Contender) -> list[int]:
         return list(range(encoder.encoder.depth)) if self.config.layers is None else super().layers(encoder)
@@ -118,7 +111,7 @@ class StormTiles(Task[StormTilesConfig]):
     def raw(self, window: int) -> np.ndarray:
         cells = raw_cells(self.windows.fields.numpy(), self.grid, self.labels.steps, window, MOST_VALUES // 9)
         columns = -(-self.store.grid.shape[1] // self.grid.patch[1])
-        return with_neighbours(cells, self.tiles, columns, self.store.grid.periodic)
+        return with_neighbours(cells, self.grid.tiles, columns, self.store.grid.periodic)
 
     def training_samples(self) -> np.ndarray:
         return self.labels.inside("train")
@@ -146,14 +139,14 @@ class StormTiles(Task[StormTilesConfig]):
         extremes = {"of each variable": extreme_features(fields, self.grid, steps)}
         yield self.fitted(EXTREMES, Role.BASELINE, extremes)
         cells = raw_cells(fields, self.grid, steps, window)
-        pcs = component_features(cells, self.grid, self.labels, self.tiles, self.config.pca_components)
+        pcs = component_features(cells, self.grid, self.labels, self.grid.tiles, self.config.pca_components)
         yield self.fitted(PCA, Role.BASELINE, pcs)
 
     def trained(
         self, encoders: Sequence[Contender], seeds: int | None = None, units: np.ndarray | None = None
     ) -> Iterable[Row]:
         count = self.config.scratch.seeds if seeds is None else seeds
-        return scratch_rows(self.config.scratch, self._shape, self.windows, self.labels, count, units)
+        return scratch_rows(self.config.scratch, self.shape, self.windows, self.labels, count, units)
 
     def samples(self) -> Mapping[str, Any]:
         return self.labels.counts()
@@ -181,7 +174,7 @@ class StormTiles(Task[StormTilesConfig]):
         return Extras(
             figures={
                 "roc": roc_figure(chances, storms, f"{name}, test block"),
-                "mean_chance_by_tile": map_figure(mapped, storms, self.tiles, self.store.grid, self.grid.patch),
+                "mean_chance_by_tile": map_figure(mapped, storms, self.grid.tiles, self.store.grid, self.grid.patch),
             },
             tables={"samples": pd.DataFrame([{"block": block, **own} for block, own in labels.counts().items()])},
             notes=[note for note in notes if note],
