@@ -220,13 +220,9 @@ def input_cells(
                 "bring it to the labels' grid and months"
             )
         fields[name] = monthly_anomaly(values, labels.month, labels.within("fit"))
-    weights = []
-    for values in fields.values():
-        power = valid_mean(values[inside] ** 2, axis=0)
-        mean_power = float(valid_mean(power, axis=(0, 1))) if extra else 1.0
-        weights.append((labels.grid.area / mean_power).reshape(-1))
     flat = [values.reshape(len(values), -1) for values in fields.values()]
-    return np.concatenate(flat, axis=1), np.concatenate(weights)
+    power = [valid_mean(valid_mean(v[inside] ** 2, axis=0), axis=(0, 1)) if extra else 1.0 for v in fields.values()]
+    return np.concatenate(flat, axis=1), np.concatenate([(labels.grid.area / one).reshape(-1) for one in power])
 
 
 def pca_features(

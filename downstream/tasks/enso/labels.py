@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ....ssl.common.errors import EarthSSLError, nearest
+from ....ssl.common.errors import EarthSSLError, check_known, nearest
 from ....ssl.fields.grid import LatLonGrid
 from ....ssl.fields.splits import PARTS, Splits
 from ...features.anomalies import monthly_anomaly
@@ -154,7 +154,8 @@ class EnsoLabels:
 
     def within(self, block: str) -> np.ndarray:
         """Return which months of the record lie in a block ("train", "val", "fit", "test"), shape (time,)."""
-        start, end = self.blocks[_known(block, BLOCKS)]
+        check_known("block", [block], BLOCKS)
+        start, end = self.blocks[block]
         return (self.time >= start) & (self.time <= end)
 
     def samples(self, block: str) -> np.ndarray:
@@ -163,7 +164,8 @@ class EnsoLabels:
         A month without any SST in the box (a gap of all cells) is in no sample, neither as input nor as target.
         All leads have the same initial months in "train" and "fit".
         """
-        start, end = self.blocks[_known(block, BLOCKS)]
+        check_known("block", [block], BLOCKS)
+        start, end = self.blocks[block]
         lead = np.array(self.leads)[:, None]
         first_input = self.time - (self.window - 1)
         held = np.isfinite(self.index).astype(int)
@@ -247,7 +249,7 @@ class EnsoLabels:
         Returns:
             Scores, shape (…, lead).
         """
-        _known(criterion, CRITERIA)
+        check_known("criterion", [criterion], CRITERIA)
         val = self.samples("val")
         used = val.any(axis=0)
         mask = val[:, used]
@@ -272,12 +274,6 @@ class EnsoLabels:
                     f"expected labels in the {block} block {start}…{end}, got none at lead {empty[0]} in a "
                     f"record of {self.time[0]}…{self.time[-1]}; move the block, lengthen it, or drop the lead"
                 )
-
-
-def _known(name: str, valid: Sequence[str]) -> str:
-    if name not in valid:
-        raise EarthSSLError(f"expected one of {', '.join(valid)}, got '{name}'.{nearest(name, valid)}")
-    return name
 
 
 def _blocks(splits: Splits) -> dict[str, tuple[np.datetime64, np.datetime64]]:

@@ -163,7 +163,8 @@ def select(
 
     Args:
         labels: Labels and samples; the test block is not read.
-        candidates: Features by name (a layer, a pooling, a number of PCs), each (time, k).
+        candidates: Features by name (a layer, a pooling, a number of PCs) on all times of the record, each (time, k);
+            NaN rows where the window is not available.
         options: What to choose between.
         labelled: Training times whose labels may be read; None: all.
     """
@@ -247,11 +248,8 @@ def select_and_refit(
     """Return the row of a set of candidate features: chosen on validation, refitted, forecast for test.
 
     Args:
-        labels: Labels and samples.
-        candidates: Features by name on all times of the record, each (time, k); NaN rows where the window
-            is not available.
+        labels, candidates, options: As for `select`.
         name, seed, role: Of the row.
-        options: What validation chooses between, and by which criterion.
         labelled: Training times whose labels may be read, nothing being refitted; None: all.
     """
     selection = select(labels, candidates, options, labelled)

@@ -13,7 +13,7 @@ import pandas as pd
 import xarray as xr
 
 from ....ssl.checkpoint.read import read_record
-from ....ssl.common.errors import EarthSSLError, nearest
+from ....ssl.common.errors import check_known
 from ....ssl.model.encoder import EncoderConfig
 from ....ssl.sources.planet.recorded import recorded_planet
 from ....ssl.store.store import Store
@@ -30,7 +30,7 @@ from ...results.row import Role, Row, names_of
 from ...results.target import Metric, Target, number_target
 from .baselines import PUBLISHED, baseline_rows
 from .figures import SKILL, drawn_names, season_figure, skill_figure
-from .labels import MEAN, EnsoLabels, sst_variable, target_name
+from .labels import BLOCKS, MEAN, EnsoLabels, sst_variable, target_name
 from .monthly_ridge import HeadOptions, select_and_refit
 from .state_labels import check_window
 
@@ -73,11 +73,7 @@ class EnsoConfig(TaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for one in (one for one in self.poolings if one not in POOLINGS):
-            words = f"enso.poolings: expected {', '.join(POOLINGS)}, got '{one}'."
-            raise EarthSSLError(words + nearest(one, POOLINGS))
-        if not self.poolings:
-            raise EarthSSLError("enso.poolings: expected at least one, got none")
+        check_known("enso.poolings", self.poolings, POOLINGS)
 
     def sample_window(self, shape: EncoderConfig) -> int:
         """Return the months that the samples hold, given the shape of the encoders."""
@@ -104,13 +100,12 @@ class Enso(WindowTask[EnsoConfig]):
 
     @cached_property
     def labels(self) -> Sequence[WindowLabels]:
-        return [self._labels(j, lead) for j, lead in enumerate(self.leads)]
-
-    def _labels(self, j: int, lead: int) -> WindowLabels:
-        enso = self.enso
-        rows = {part: np.flatnonzero(enso.samples(part)[j]) for part in ("train", "val", "fit", "test")}
-        climatology = np.zeros((len(rows["test"]), 1))
-        return WindowLabels(target_name(lead), enso.target[j][:, None], rows, enso.year, climatology)
+        enso, used = self.enso, {part: self.enso.samples(part) for part in BLOCKS}
+        rows = [{part: np.flatnonzero(own[j]) for part, own in used.items()} for j in range(len(self.leads))]
+        return [
+            WindowLabels(target_name(lead), values[:, None], own, enso.year, np.zeros((len(own["test"]), 1)))
+            for lead, values, own in zip(self.leads, enso.target, rows, strict=True)
+        ]
 
     def targets(self) -> Sequence[Target]:
         mean = Target(MEAN, _calendar(self.enso, None)[0], [_skill(self.enso, None)], self.config.block)

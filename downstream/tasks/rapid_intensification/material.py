@@ -73,15 +73,14 @@ def modelled(material: Material, shown: np.ndarray) -> tuple[np.ndarray, list[st
         EarthSSLError: If a block holds none.
     """
     samples, notes = material.samples, []
-    kept = material.part != ""
-    if not kept.all():
-        notes.append(f"{int((~kept).sum())} samples lie in no block, or their storm not whole in one: left out.")
-    if (kept & ~shown).any():
-        notes.append(
-            f"{int((kept & ~shown).sum())} samples lie outside the fields in time or space: left out of every row, so "
-            "that all are scored on the same."
-        )
-    kept &= shown
+    kept = np.ones(len(samples), bool)
+    for good, why in (
+        (material.part != "", "lie in no block, or their storm not whole in one: left out."),
+        (shown, "lie outside the fields in time or space: left out of every row, so that all are scored on the same."),
+    ):
+        if not good[kept].all():
+            notes.append(f"{int((kept & ~good).sum())} samples {why}")
+        kept &= good
     trained = samples["basin"][kept & (material.part == "train")].value_counts()
     basins = sorted(str(name) for name, count in trained.items() if count >= FEWEST)
     strange = kept & ~samples["basin"].isin(basins).to_numpy()

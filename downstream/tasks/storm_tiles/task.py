@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ....ssl.common.errors import EarthSSLError
 from ....ssl.sources.planet.recorded import recorded_planet
 from ....ssl.store.store import Store
 from ...evaluation.encoders import Contender
@@ -70,16 +69,10 @@ class StormTilesConfig(TaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.spacing_hours < 1 or self.least_wind_kt < 0:
-            raise EarthSSLError(
-                f"storm_tiles: expected spacing_hours ≥ 1 and least_wind_kt ≥ 0, got {self.spacing_hours}, "
-                f"{self.least_wind_kt:g}"
-            )
-        if not self.costs or not min(self.costs) > 0 or min(self.pca_components, default=0) < 1:
-            raise EarthSSLError(
-                "storm_tiles: expected costs above 0 and pca_components from 1, at least one each, got "
-                f"{self.costs}, {self.pca_components}"
-            )
+        good = self.spacing_hours >= 1 and self.least_wind_kt >= 0
+        self.expect(good, "spacing_hours ≥ 1 and least_wind_kt ≥ 0", "spacing_hours", "least_wind_kt")
+        self.expect(min(self.costs, default=0) > 0, "numbers above 0, at least one", "costs")
+        self.expect(min(self.pca_components, default=0) >= 1, "numbers from 1, at least one", "pca_components")
 
 
 class StormTiles(Task[StormTilesConfig]):
