@@ -101,13 +101,11 @@ def modelled(material: Material, shown: np.ndarray) -> tuple[np.ndarray, list[st
 def climatologies(config: RapidIntensificationConfig, material: Material) -> dict[str, SstClimatology]:
     """Return the SST climatologies to use by their period."""
     store = material.store
-    if config.sst is None:
-        if store is not None and "sst" in store.variables:
-            one = SstClimatology.of_store(store)
-            return {one.period: one}
-        return {}
-    years = config.sst_years or [sst_years(file_years(config.sst), config, material)]
-    made = (SstClimatology.from_file(config.sst, (first, last)) for first, last in years)
+    if config.sst is not None:
+        years = config.sst_years or [sst_years(file_years(config.sst), config, material)]
+        made = [SstClimatology.from_file(config.sst, (first, last)) for first, last in years]
+    else:
+        made = [SstClimatology.of_store(store)] if store is not None and "sst" in store.variables else []
     return {one.period: one for one in made}
 
 
