@@ -328,7 +328,7 @@ def season_figure(seasons: pd.DataFrame, rows: Sequence[Row]) -> Figure:
     panels = figure.subplots(1, len(wanted), sharey=True, squeeze=False)[0]
     for axes, name in zip(panels, wanted, strict=True):
         values = seasons[seasons["row"] == name].pivot(index="target_month", columns="lead", values="r")
-        leads, found = list(values.columns), values.to_numpy(float)
+        leads, found = [int(lead) for lead in values.columns], values.to_numpy(float)
         mesh = axes.imshow(found, cmap="viridis", vmin=0, vmax=1, aspect="auto")
         axes.set_xticks(_ticks(leads), [str(leads[k]) for k in _ticks(leads)])
         axes.set_yticks(range(12), SEASONS, fontsize=8)
