@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..downstream.tasks.enso.labels import EnsoTask, sst_variable
+from ..downstream.tasks.enso.labels import EnsoLabels, sst_variable
 from ..pretext import TASKS
 from ..ssl.common.errors import EarthSSLError
 from ..ssl.data.windows import Windows
@@ -39,7 +39,7 @@ def enso_labels(online: OnlineProbeConfig) -> Callable[[Store, Windows], ProbeLa
 
     def label(store: Store, windows: Windows) -> ProbeLabels:
         name = sst_variable(store.variables, store.path)
-        task = EnsoTask.from_dataset(store.dataset([name]), store.splits, [online.lead], windows.length)
+        task = EnsoLabels.from_dataset(store.dataset([name]), store.splits, [online.lead], windows.length)
         rows = windows.starts + windows.length - 1
         usable = np.flatnonzero(task.samples("train")[0][rows])
         cut, gap = len(usable) * 5 // 6, windows.length + online.lead + 1

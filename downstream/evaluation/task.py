@@ -84,20 +84,20 @@ class TaskConfig:
         own = next(one.default for one in fields(self) if one.name == "task")
         if self.task != own:
             raise EarthSSLError(f"probe.task: expected {own}, got '{self.task}'")
-        if self.draws < 1000 or min(self.label_draws, self.block) < 1:
-            raise EarthSSLError(
-                f"{own}: expected draws ≥ 1000, label_draws ≥ 1 and block ≥ 1, got {self.draws}, {self.label_draws} "
-                f"and {self.block}"
-            )
-        if min(self.untrained_seeds, self.random_seeds, self.scratch_draws) < 0:
-            raise EarthSSLError(
-                f"{own}: expected untrained_seeds, random_seeds and scratch_draws ≥ 0, got {self.untrained_seeds}, "
-                f"{self.random_seeds} and {self.scratch_draws}"
-            )
-        if not all(0 < share <= 1 for share in self.fractions):
-            raise EarthSSLError(f"{own}.fractions: expected shares in (0, 1], got {self.fractions}")
-        if self.layers == []:
-            raise EarthSSLError(f"{own}.layers: expected at least one, or null for the last third, got []")
+        self.expect(
+            self.draws >= 1000 and min(self.label_draws, self.block) >= 1,
+            "draws ≥ 1000, label_draws ≥ 1 and block ≥ 1", "draws", "label_draws", "block",
+        )  # fmt: skip
+        seeds = ("untrained_seeds", "random_seeds", "scratch_draws")
+        self.expect(min(getattr(self, name) for name in seeds) >= 0, f"{', '.join(seeds)} ≥ 0", *seeds)
+        self.expect(all(0 < share <= 1 for share in self.fractions), "shares in (0, 1]", "fractions")
+        self.expect(self.layers != [], "at least one layer, or null for the last third", "layers")
+
+    def expect(self, good: bool, words: str, *names: str) -> None:
+        """Raise an EarthSSLError with what was expected of settings, and with what they are, unless all is good."""
+        if not good:
+            got = ", ".join(f"{name} {getattr(self, name)}" for name in names)
+            raise EarthSSLError(f"{self.task}: expected {words}, got {got}")
 
 
 C = TypeVar("C", bound=TaskConfig)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -127,6 +128,11 @@ class PatchGrid:
     def area(self) -> np.ndarray:
         """Share of the sphere of each place, (place,)."""
         return np.asarray(np.nan_to_num(self.cut(self.store.grid.area[None, None]))[0].sum(axis=1), np.float64)
+
+    @cached_property
+    def tiles(self) -> np.ndarray:
+        """Number of each place, row × columns + column of the padded grid, in the order of an encoder's tokens."""
+        return np.asarray(self._patches(np.zeros((1, 1, *self.store.grid.shape))).cell)
 
     def _patches(self, fields: np.ndarray) -> Patches:
         n, count = fields.shape[:2]

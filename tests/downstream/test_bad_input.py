@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from earthssl.downstream.tasks.enso import baselines
-from earthssl.downstream.tasks.enso.labels import EnsoTask
+from earthssl.downstream.tasks.enso.labels import EnsoLabels
 from earthssl.downstream.tasks.enso.state_labels import StateLabels
-from earthssl.downstream.tasks.enso.targets import seasonal
+from earthssl.downstream.tasks.enso.task import seasonal
 from earthssl.downstream.tasks.forecast.baselines import Damped, anomaly_persistence
 from earthssl.downstream.tasks.forecast.samples import ForecastSamples
 from earthssl.downstream.tasks.forecast.scores import score as score_forecast
@@ -52,8 +52,8 @@ def made(small_data: Any, tmp_path_factory: pytest.TempPathFactory) -> Maker:
     return make
 
 
-def enso(store: Store) -> EnsoTask:
-    return EnsoTask.from_dataset(store.dataset(list(store.variables)), store.splits, [1, 3], 3)
+def enso(store: Store) -> EnsoLabels:
+    return EnsoLabels.from_dataset(store.dataset(list(store.variables)), store.splits, [1, 3], 3)
 
 
 def states(store: Store) -> StateLabels:
@@ -98,7 +98,7 @@ def test_enso_skips_samples_that_see_a_month_without_data(
     ):  # fmt: skip
         samples = sum(len(own) for own in task.tested)
         assert samples == task.samples("test").sum()
-        assert np.isfinite(seasonal(task, [row])(np.ones(samples))).all()
+        assert np.isfinite(seasonal([row], task)(np.ones(samples))).all()
 
 
 @pytest.mark.parametrize(("month", "lost"), [("2008-05", 3), ("1990-05", 0)])

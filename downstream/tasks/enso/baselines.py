@@ -2,12 +2,16 @@
 
 Nothing here sees the test block: EOFs, regressions and propagators are fitted on train to be chosen on
 validation, and once more on train … validation to forecast the test samples.
+
+Linear inverse models: x(t + 1) = G x(t) + noise, with one G or one for each calendar month. Stationary: Penland &
+Sardeshmukh 1995, doi 10.1175/1520-0442(1995)008<1999:TOGOTS>2.0.CO;2. Cyclostationary: Shin et al. 2021,
+doi 10.1175/JCLI-D-20-0291.1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,113 +20,95 @@ from ...features.anomalies import monthly_anomaly
 from ...features.eof import Eof, lagged
 from ...metrics.seasonal import valid_mean
 from ...results.row import Row
-from .labels import EnsoTask, nino34_weight
-from .linear_inverse_model import Lim
-from .monthly_ridge import HeadOptions, fixed_head, refit, select
+from .labels import EnsoLabels, nino34_weight
+from .monthly_ridge import HEAD, HeadOptions, fixed_head, refit, select
 
-TROPICAL_PACIFIC = (-30.0, 30.0, 120.0, 290.0)  # south, north, west, east
-
+TROPICAL_PACIFIC = (-30.0, 30.0, 120.0, 290.0)  # of the linear inverse models: south, north, west, east
 LIM_EOFS = (5, 10, 15, 20)
-
+LIM_RIDGE = 1e-3
 PCA_COMPONENTS = (5, 10, 20, 40)
-
 PUBLISHED = ((10, 3), (20, 3))  # components × months of the fixed rows that stand beside, whatever the encoder sees
-
-Region = tuple[float, float, float, float]
-
 CONSTANT_K = 1e-4  # deviation of an index that only rounding (float32 near 300 K) moves, K
 
 
-def climatology(task: EnsoTask) -> Row:
+def climatology(labels: EnsoLabels) -> Row:
     """Return the forecast of no anomaly, 0 K at every lead."""
-    return task.row("climatology", np.zeros(task.target.shape), {}, reference=False)
+    return labels.row("climatology", np.zeros(labels.target.shape), {}, reference=False)
 
 
-def persistence(task: EnsoTask) -> Row:
+def persistence(labels: EnsoLabels) -> Row:
     """Return the last input month's Niño 3.4 as the forecast at every lead."""
-    return task.row("persistence", np.broadcast_to(task.index, task.target.shape), {})
+    return labels.row("persistence", np.broadcast_to(labels.index, labels.target.shape), {})
 
 
-def damped_persistence(task: EnsoTask) -> Row:
+def damped_persistence(labels: EnsoLabels) -> Row:
     """Return the regression of the target on the last month's Niño 3.4, per initial month and lead."""
-    fitted = task.samples("fit")[0]
-    forecast = np.full(task.target.shape, np.nan)
+    fitted = labels.samples("fit")[0]
+    forecast = np.full(labels.target.shape, np.nan)
     for m in range(12):
-        rows, served = fitted & (task.month == m), task.month == m
+        rows, served = fitted & (labels.month == m), labels.month == m
         if rows.sum() < 3:
             raise EarthSSLError(
                 f"expected at least 3 fit samples of each calendar month, got {int(rows.sum())}; "
                 "lengthen the training block"
             )
-        x, y = task.index[rows], task.target[:, rows]
+        x, y = labels.index[rows], labels.target[:, rows]
         power = ((x - x.mean()) ** 2).sum()
         if not power > CONSTANT_K**2 * len(x):
             raise EarthSSLError(
                 f"expected a Niño 3.4 index that varies, got a constant in calendar month {m + 1} of "
-                f"{task.blocks['fit'][0]}…{task.blocks['fit'][1]}; choose data that hold more than the seasonal cycle"
+                "{}…{}; choose data that hold more than the seasonal cycle".format(*labels.blocks["fit"])
             )
         slope = (y - y.mean(axis=1, keepdims=True)) @ (x - x.mean()) / power
-        forecast[:, served] = y.mean(axis=1)[:, None] + slope[:, None] * (task.index[served] - x.mean())
-    return task.row("damped persistence", forecast, {"fitted on": "initial month and lead"})
+        forecast[:, served] = y.mean(axis=1)[:, None] + slope[:, None] * (labels.index[served] - x.mean())
+    return labels.row("damped persistence", forecast, {"fitted on": "initial month and lead"})
 
 
-def stationary_lim(task: EnsoTask, k: int = 15, region: Region = TROPICAL_PACIFIC) -> Row:
+def stationary_lim(labels: EnsoLabels, k: int = 15) -> Row:
     """Return the forecasts of one propagator on k EOFs of SST, started from the last input month."""
-    (k,) = carried([k], task.anomaly[task.within("fit")], _region_weight(task, region))
-    states, to_index = _states(task, k, "fit", region)
-    lim = Lim.stationary(states[task.within("fit")])
-    forecast = _lim_forecast(task, lim, states, to_index, task.inits("test"))
-    return task.row("LIM", forecast, {"eofs": k})
+    (k,) = carried([k], labels.anomaly[labels.within("fit")], _pacific(labels))
+    return labels.row("LIM", _lim_forecast(labels, k, "fit", labels.inits("test"), None), {"eofs": k})
 
 
-def cyclostationary_lim(
-    task: EnsoTask,
-    ks: Sequence[int] = LIM_EOFS,
-    region: Region = TROPICAL_PACIFIC,
-    *,
-    ridge: float = 1e-3,
-    criterion: str = "rmse",
-) -> Row:
+def cyclostationary_lim(labels: EnsoLabels, ks: Sequence[int] = LIM_EOFS, criterion: str = "rmse") -> Row:
     """Return the forecasts of a propagator per calendar month; the number of EOFs is chosen on validation.
 
     Components are scaled to unit variance and each propagator is fitted on three calendar months with a
-    ridge of `ridge` n.
+    ridge of `LIM_RIDGE` n.
     """
     scores: dict[int, float] = {}
-    wanted = task.inits("val")
-    for k in carried(ks, task.anomaly[task.within("train")], _region_weight(task, region)):
-        forecast = _cyclostationary(task, k, "train", region, ridge, wanted)
-        scores[k] = float(valid_mean(task.validation_score(forecast, criterion), axis=-1))
+    for k in carried(ks, labels.anomaly[labels.within("train")], _pacific(labels)):
+        tried = _lim_forecast(labels, k, "train", labels.inits("val"), LIM_RIDGE)
+        scores[k] = float(valid_mean(labels.validation_score(tried, criterion), axis=-1))
     best = max(scores, key=lambda k: scores[k])
-    forecast = _cyclostationary(task, best, "fit", region, ridge, task.inits("test"))
-    settings = {
-        "eofs": best,
-        "ridge": ridge,
-        "criterion": criterion,
-        "validation_score": scores[best],
-    }
-    return task.row("cyclostationary LIM", forecast, settings)
+    forecast = _lim_forecast(labels, best, "fit", labels.inits("test"), LIM_RIDGE)
+    settings = {"eofs": best, "ridge": LIM_RIDGE, "criterion": criterion, "validation_score": scores[best]}
+    return labels.row("cyclostationary LIM", forecast, settings)
 
 
-def _cyclostationary(
-    task: EnsoTask, k: int, block: str, region: Region, ridge: float, wanted: np.ndarray
-) -> np.ndarray:
-    states, to_index = _states(task, k, block, region)
-    inside = task.within(block)
-    lim = Lim.cyclostationary(states[inside], task.month[inside], ridge=ridge)
-    return _lim_forecast(task, lim, states, to_index, wanted)
+def _lim_forecast(labels: EnsoLabels, k: int, block: str, wanted: np.ndarray, ridge: float | None) -> np.ndarray:
+    """Return the 3-month means of Niño 3.4 by a model fitted on a block, (lead, time), NaN where not wanted.
+
+    Its states are k components of SST of unit variance. Without a ridge, one propagator serves all months.
+    """
+    inside = labels.within(block)
+    eof = Eof.fit(labels.anomaly[inside], _pacific(labels), k)
+    states = eof.project(labels.anomaly) / eof.std
+    if ridge is None:
+        lim = Lim.stationary(states[inside])
+    else:
+        lim = Lim.cyclostationary(states[inside], labels.month[inside], ridge=ridge)
+    to_index = eof.mean_of(nino34_weight(labels.grid)) * eof.std
+    path = lim.forecast(states[wanted], labels.month[wanted], labels.leads[-1] + 1) @ to_index
+    forecast = np.full(labels.target.shape, np.nan)
+    for j, lead in enumerate(labels.leads):
+        forecast[j, wanted] = path[lead - 1 : lead + 2].mean(axis=0)
+    return forecast
 
 
-def _states(task: EnsoTask, k: int, block: str, region: Region) -> tuple[np.ndarray, np.ndarray]:
-    """Return components of unit variance over the block, (time, k), and the Niño 3.4 of one unit, (k,)."""
-    eof = Eof.fit(task.anomaly[task.within(block)], _region_weight(task, region), k)
-    to_index = eof.mean_of(nino34_weight(task.grid)) * eof.std
-    return eof.project(task.anomaly) / eof.std, to_index
-
-
-def _region_weight(task: EnsoTask, region: Region) -> np.ndarray:
-    """Return cell areas inside a region, 0 outside."""
-    return np.where(task.grid.box(*region), task.grid.area, 0.0)
+def _pacific(labels: EnsoLabels) -> np.ndarray:
+    """Return cell areas inside the tropical Pacific, 0 outside."""
+    return np.where(labels.grid.box(*TROPICAL_PACIFIC), labels.grid.area, 0.0)
 
 
 def carried(ks: Sequence[int], fields: np.ndarray, weight: np.ndarray) -> list[int]:
@@ -140,17 +126,80 @@ def carried(ks: Sequence[int], fields: np.ndarray, weight: np.ndarray) -> list[i
     return [k for k in sorted(ks) if k <= most] or [most]
 
 
-def _lim_forecast(task: EnsoTask, lim: Lim, states: np.ndarray, to_index: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return the 3-month means of the forecast Niño 3.4, shape (lead, time), NaN where not wanted."""
-    path = lim.forecast(states[wanted], task.month[wanted], task.leads[-1] + 1) @ to_index
-    forecast = np.full(task.target.shape, np.nan)
-    for j, lead in enumerate(task.leads):
-        forecast[j, wanted] = path[lead - 1 : lead + 2].mean(axis=0)
-    return forecast
+@dataclass(frozen=True, eq=False)
+class Lim:
+    """Propagators over one month.
+
+    Attributes:
+        propagators: G of each calendar month of departure, shape (12, k, k); all equal where stationary.
+    """
+
+    propagators: np.ndarray
+
+    @classmethod
+    def stationary(cls, states: np.ndarray) -> Lim:
+        """Return the LIM with G = C(1) C(0)^-1 from consecutive monthly states, shape (time, k).
+
+        Both covariances run over the same pairs, which makes G the least-squares propagator.
+        Pairs with a missing state are left out.
+        """
+        propagator = _propagator(states, _paired(states), 0.0)
+        return cls(np.broadcast_to(propagator, (12, *propagator.shape)))
+
+    @classmethod
+    def cyclostationary(cls, states: np.ndarray, month: np.ndarray, *, window: int = 3, ridge: float = 1e-3) -> Lim:
+        """Return the LIM with a propagator for each calendar month.
+
+        Args:
+            states: Consecutive monthly states, best of unit variance (the ridge is absolute), (time, k).
+            month: Calendar month of each state, 0…11, shape (time,).
+            window: Calendar months, centred on the month of departure, that share a propagator; odd.
+            ridge: Added to the diagonal of C(0), times the number of pairs n.
+        """
+        if window not in (1, 3, 5, 7, 9, 11):
+            raise EarthSSLError(f"expected an odd window of 1 to 11 months, got {window}")
+        distance = np.abs((month[:-1, None] - np.arange(12)[None, :] + 6) % 12 - 6)
+        near = _paired(states)[:, None] & (distance <= window // 2)
+        return cls(np.stack([_propagator(states, chosen, ridge) for chosen in near.T]))
+
+    def forecast(self, states: np.ndarray, month: np.ndarray, steps: int) -> np.ndarray:
+        """Return the expected states 0…`steps` months after each state.
+
+        Args:
+            states: Initial states, shape (n, k).
+            month: Calendar month of each, 0…11, shape (n,).
+            steps: Months ahead.
+
+        Returns:
+            Shape (steps + 1, n, k); the first is the initial state itself.
+        """
+        path = [np.asarray(states, dtype=np.float64)]
+        for step in range(steps):
+            path.append(np.einsum("nij,nj->ni", self.propagators[(month + step) % 12], path[-1]))
+        return np.stack(path)
+
+
+def _paired(states: np.ndarray) -> np.ndarray:
+    """Return which months are whole, and the month after them too, (time - 1,)."""
+    whole = np.isfinite(states).all(axis=1)
+    return np.asarray(whole[:-1] & whole[1:])
+
+
+def _propagator(states: np.ndarray, chosen: np.ndarray, ridge: float) -> np.ndarray:
+    """Return G = (later^T earlier)(earlier^T earlier + ridge n I)^-1 of the chosen months and those after, (k, k)."""
+    earlier, later = states[:-1][chosen], states[1:][chosen]
+    n, k = earlier.shape
+    if n <= k:
+        raise EarthSSLError(
+            f"expected more pairs of months than the LIM has components ({k}), got {n}; "
+            "use fewer EOFs or a longer fit period"
+        )
+    power = earlier.T @ earlier + ridge * n * np.eye(k)
+    return np.linalg.solve(power, earlier.T @ later).T
 
 
 def input_cells(
-    task: EnsoTask, block: str, extra: Mapping[str, np.ndarray] | None = None
+    labels: EnsoLabels, block: str, extra: Mapping[str, np.ndarray] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the raw input as (time, cells), anomalies, and the weight of each cell, (cells,).
 
@@ -158,30 +207,26 @@ def input_cells(
     variance within the block, so that all count alike.
 
     Args:
-        task: Its SST anomaly is the first variable.
+        labels: Its SST anomaly is the first variable.
         block: Months whose variance sets the weights.
-        extra: Further raw variables on the task's grid and times, each (time, rows, columns).
+        extra: Further raw variables on the labels' grid and times, each (time, rows, columns).
     """
-    inside = task.within(block)
-    fields = {"sst": task.anomaly}
+    inside = labels.within(block)
+    fields = {"sst": labels.anomaly}
     for name, values in (extra or {}).items():
-        if values.shape != task.anomaly.shape:
+        if values.shape != labels.anomaly.shape:
             raise EarthSSLError(
-                f"expected '{name}' of shape {task.anomaly.shape} like SST, got {values.shape}; "
-                "bring it to the task's grid and months"
+                f"expected '{name}' of shape {labels.anomaly.shape} like SST, got {values.shape}; "
+                "bring it to the labels' grid and months"
             )
-        fields[name] = monthly_anomaly(values, task.month, task.within("fit"))
-    weights = []
-    for values in fields.values():
-        power = valid_mean(values[inside] ** 2, axis=0)
-        mean_power = float(valid_mean(power, axis=(0, 1))) if extra else 1.0
-        weights.append((task.grid.area / mean_power).reshape(-1))
+        fields[name] = monthly_anomaly(values, labels.month, labels.within("fit"))
     flat = [values.reshape(len(values), -1) for values in fields.values()]
-    return np.concatenate(flat, axis=1), np.concatenate(weights)
+    power = [valid_mean(valid_mean(v[inside] ** 2, axis=0), axis=(0, 1)) if extra else 1.0 for v in fields.values()]
+    return np.concatenate(flat, axis=1), np.concatenate([(labels.grid.area / one).reshape(-1) for one in power])
 
 
 def pca_features(
-    task: EnsoTask,
+    labels: EnsoLabels,
     ks: Sequence[int],
     block: str,
     window: int = 3,
@@ -191,74 +236,54 @@ def pca_features(
 
     A k beyond what the data carry is left out while a smaller one remains.
     """
-    if window > task.window:
+    if window > labels.window:
         raise EarthSSLError(
-            f"expected PCA features within the task's window of {task.window} months, got {window}; "
+            f"expected PCA features within the labels' window of {labels.window} months, got {window}; "
             "the blocks are kept apart for that window only"
         )
-    cells, weight = input_cells(task, block, extra)
-    inside = task.within(block)
+    cells, weight = input_cells(labels, block, extra)
+    inside = labels.within(block)
     ks = carried(ks, cells[inside], weight)
     components = Eof.fit(cells[inside], weight, ks[-1]).project(cells)
     return {f"{k} PCs × {window} months": lagged(components[:, :k], window) for k in ks}
 
 
-def pca_fixed(
-    task: EnsoTask,
-    k: int,
-    *,
-    window: int = 3,
-    penalty: float = 2.0,
-    extra: Mapping[str, np.ndarray] | None = None,
-) -> Row:
-    """Return k PCs × window months with a head per calendar month and a given penalty of `penalty` n."""
-    ((name, features),) = pca_features(task, [k], "fit", window, extra).items()
-    return fixed_head(task, features, name=f"PCA: {name}, fixed", penalty=penalty)
+def pca_fixed(labels: EnsoLabels, k: int, window: int = 3) -> Row:
+    """Return k PCs × window months with a head per calendar month and a given penalty of 2 n."""
+    ((name, features),) = pca_features(labels, [k], "fit", window).items()
+    return fixed_head(labels, features, name=f"PCA: {name}, fixed", penalty=2.0)
 
 
 def pca(
-    task: EnsoTask,
+    labels: EnsoLabels,
     ks: Sequence[int] = PCA_COMPONENTS,
     *,
     window: int = 3,
-    options: HeadOptions | None = None,
+    options: HeadOptions = HEAD,
     extra: Mapping[str, np.ndarray] | None = None,
 ) -> Row:
     """Return PCA of the raw input with the encoder rows' head; k and the head are chosen on validation."""
-    options = options or HeadOptions()
-    selection = select(task, pca_features(task, ks, "train", window, extra), options)
-    features = pca_features(task, ks, "fit", window, extra)
-    return refit(task, features, selection, name="PCA", standardise=options.standardise)
+    selection = select(labels, pca_features(labels, ks, "train", window, extra), options)
+    name = "PCA, all variables" if extra else "PCA"
+    return refit(labels, pca_features(labels, ks, "fit", window, extra), selection, name=name)
 
 
-def baseline_rows(
-    task: EnsoTask,
-    window: int,
-    *,
-    options: HeadOptions | None = None,
-    region: Region = TROPICAL_PACIFIC,
-    extra: Mapping[str, np.ndarray] | None = None,
-) -> list[Row]:
+def baseline_rows(labels: EnsoLabels, window: int, options: HeadOptions, extra: Mapping[str, np.ndarray]) -> list[Row]:
     """Return every baseline row.
 
     Args:
-        task: Labels, samples and the SST anomaly.
-        window: Months of input for the tuned PCA, at most the task's.
+        labels: Labels, samples and the SST anomaly.
+        window: Months of input for the tuned PCA, at most the labels'.
         options: The head, as for the encoder rows.
-        region: South, north, west, east of the linear inverse models, degrees.
         extra: Raw variables beside SST that the encoder sees, for a further row; see `input_cells`.
     """
-    options = options or HeadOptions()
-    fixed = {row.name: row for row in (pca_fixed(task, k, window=months) for k, months in PUBLISHED)}
-    rows = [
-        climatology(task),
-        persistence(task),
-        damped_persistence(task),
-        stationary_lim(task, region=region),
-        cyclostationary_lim(task, region=region, criterion=options.criterion),
+    fixed = {row.name: row for row in (pca_fixed(labels, k, months) for k, months in PUBLISHED)}
+    return [
+        climatology(labels),
+        persistence(labels),
+        damped_persistence(labels),
+        stationary_lim(labels),
+        cyclostationary_lim(labels, criterion=options.criterion),
         *fixed.values(),
-        pca(task, window=window, options=options),
+        *(pca(labels, window=window, options=options, extra=own) for own in ([None, extra] if extra else [None])),
     ]
-    if extra:
-        rows.append(replace(pca(task, window=window, options=options, extra=extra), name="PCA, all variables"))
-    return rows

@@ -1,4 +1,4 @@
-"""EnsoTask: Niño 3.4 from monthly SST, its 3-month targets, and which sample belongs to which block.
+"""EnsoLabels: Niño 3.4 from monthly SST, its 3-month targets, and which sample belongs to which block.
 
 Definitions (Ham, Kim & Luo 2019, doi 10.1038/s41586-019-1559-7):
 
@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ....ssl.common.errors import EarthSSLError, nearest
+from ....ssl.common.errors import EarthSSLError, check_known, nearest
 from ....ssl.fields.grid import LatLonGrid
-from ....ssl.fields.splits import Splits
+from ....ssl.fields.splits import PARTS, Splits
 from ...features.anomalies import monthly_anomaly
 from ...metrics.seasonal import all_season_skill, fold, root_mean_square_error
 from ...results.row import Role, Row
@@ -28,9 +28,7 @@ from ...results.row import Role, Row
 NINO34 = (-5.0, 5.0, 190.0, 240.0)  # south, north, west, east
 
 BLOCKS = ("train", "val", "fit", "test")
-
 CRITERIA = ("r", "rmse")
-
 MEAN = "mean over leads"
 
 
@@ -67,7 +65,7 @@ def nino34_weight(grid: LatLonGrid) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class EnsoTask:
+class EnsoLabels:
     """The labels of the ENSO probe and the rule that says which block a sample belongs to.
 
     A sample is an initial month i (its last input month). Blocks:
@@ -75,8 +73,7 @@ class EnsoTask:
     * `train`: inputs, and the last month of the longest lead's target, inside the train block. All leads
       share these samples, so that one decomposition serves them all.
     * `val`: target months inside the validation block; inputs may lie in the gap before it, never in train.
-    * `fit`: like `train` for train start … validation end (the refit after selection); not later than
-      `last_fit_init`.
+    * `fit`: like `train` for train start … validation end (the refit after selection).
     * `test`: central target month inside the test block; inputs after the fit period's end.
 
     Anomalies are taken from the fit period while validation selects, too: this shifts a calendar month's
@@ -90,7 +87,7 @@ class EnsoTask:
         blocks: First and last month of "train", "val", "fit" and "test", datetime64[M], both included.
         leads: Months from the last input month to the central target month, ascending.
         window: Number of input months.
-        last_fit_init: Last initial month of the `fit` samples.
+        last_fit_init: Last initial month of the `fit` samples, earlier than need be; None: as late as may be.
     """
 
     time: np.ndarray
@@ -100,7 +97,7 @@ class EnsoTask:
     blocks: Mapping[str, tuple[np.datetime64, np.datetime64]]
     leads: tuple[int, ...]
     window: int
-    last_fit_init: np.datetime64
+    last_fit_init: np.datetime64 | None = None
 
     @classmethod
     def from_dataset(
@@ -109,38 +106,38 @@ class EnsoTask:
         splits: Splits,
         leads: Sequence[int] = tuple(range(1, 19)),
         window: int = 3,
-        *,
-        variable: str | None = None,
-        last_fit_init: str | None = None,
-    ) -> EnsoTask:
-        """Return the task of a canonical monthly dataset.
+    ) -> EnsoLabels:
+        """Return the labels of a canonical monthly dataset.
 
         Args:
-            dataset: Dims (time, lat, lon), latitude north to south, longitude ascending in [0, 360).
+            dataset: `ssta`, or else `sst`, with dims (time, lat, lon), latitude north to south, longitude ascending in
+                [0, 360). Anomalies are taken from the fit period, so the base period of `ssta` does not matter.
             splits: Blocks of time, train before val before test; window + longest lead + 1 months between them.
             leads: Leads to forecast, months.
             window: Input months that a feature may see.
-            variable: SST or its anomaly; by default `ssta`, else `sst`. Anomalies are taken from the fit
-                period either way, so the base period of `ssta` does not matter.
-            last_fit_init: End the refit's samples at this month ("YYYY-MM"), earlier than need be.
 
         Raises:
             EarthSSLError: If the variable is missing, the record is not monthly or misses the Niño 3.4 box,
                 the embargo is too short, or a block holds no sample.
         """
-        leads = _checked_leads(leads, window)
-        check_embargo(splits, window, leads[-1])
+        ordered = tuple(sorted({int(lead) for lead in leads}))
+        if not ordered or ordered[0] < 1 or window < 1:
+            raise EarthSSLError(
+                f"expected leads and a window of at least 1 month, got leads {list(leads)}, window {window}"
+            )
+        check_embargo(splits, window, ordered[-1])
         blocks = _blocks(splits)
-        field = _field(dataset, variable)
-        time = _months(field)
+        field = dataset[sst_variable(list(map(str, dataset.data_vars)), "the dataset")]
+        if field.dims != ("time", "lat", "lon"):
+            raise EarthSSLError(f"expected dims (time, lat, lon) of '{field.name}', got {field.dims}; transpose it")
+        time = _months(field["time"].values)
         grid = LatLonGrid(field["lat"].values, field["lon"].values)
-        weight = nino34_weight(grid)
         fit = (time >= blocks["fit"][0]) & (time <= blocks["fit"][1])
         anomaly = monthly_anomaly(field.values, time.astype(int) % 12, fit)
-        index, last = area_mean(anomaly, weight), _last_fit_init(blocks, leads[-1], last_fit_init)
-        task = cls(time, grid, anomaly, index, blocks, leads, window, last)
-        task._check_samples()
-        return task
+        index = area_mean(anomaly, nino34_weight(grid))
+        labels = cls(time, grid, anomaly, index, blocks, ordered, window)
+        labels._check_samples()
+        return labels
 
     @property
     def month(self) -> np.ndarray:
@@ -157,7 +154,8 @@ class EnsoTask:
 
     def within(self, block: str) -> np.ndarray:
         """Return which months of the record lie in a block ("train", "val", "fit", "test"), shape (time,)."""
-        start, end = self.blocks[_known(block, BLOCKS)]
+        check_known("block", [block], BLOCKS)
+        start, end = self.blocks[block]
         return (self.time >= start) & (self.time <= end)
 
     def samples(self, block: str) -> np.ndarray:
@@ -166,7 +164,8 @@ class EnsoTask:
         A month without any SST in the box (a gap of all cells) is in no sample, neither as input nor as target.
         All leads have the same initial months in "train" and "fit".
         """
-        start, end = self.blocks[_known(block, BLOCKS)]
+        check_known("block", [block], BLOCKS)
+        start, end = self.blocks[block]
         lead = np.array(self.leads)[:, None]
         first_input = self.time - (self.window - 1)
         held = np.isfinite(self.index).astype(int)
@@ -174,7 +173,7 @@ class EnsoTask:
         recorded = np.isfinite(self.target) & (first_input >= self.time[0]) & whole_input
         if block in ("train", "fit"):
             whole = (first_input >= start) & (self.time + (self.leads[-1] + 1) <= end)
-            if block == "fit":
+            if block == "fit" and self.last_fit_init is not None:
                 whole &= self.time <= self.last_fit_init
             return np.broadcast_to(whole & recorded.all(axis=0), recorded.shape)
         centre = self.time[None, :] + lead
@@ -221,7 +220,7 @@ class EnsoTask:
         if missing:
             raise EarthSSLError(
                 f"expected a forecast for each of {len(own[MEAN])} test samples in row '{name}', {missing} are "
-                "missing; build the row with the task that it is scored by"
+                "missing; build the row with the labels that it is scored by"
             )
         return Row(name, role, own, seed, dict(settings), **more)
 
@@ -250,7 +249,7 @@ class EnsoTask:
         Returns:
             Scores, shape (…, lead).
         """
-        _known(criterion, CRITERIA)
+        check_known("criterion", [criterion], CRITERIA)
         val = self.samples("val")
         used = val.any(axis=0)
         mask = val[:, used]
@@ -277,30 +276,14 @@ class EnsoTask:
                 )
 
 
-def _known(name: str, valid: Sequence[str]) -> str:
-    if name not in valid:
-        raise EarthSSLError(f"expected one of {', '.join(valid)}, got '{name}'.{nearest(name, valid)}")
-    return name
-
-
-def _checked_leads(leads: Sequence[int], window: int) -> tuple[int, ...]:
-    ordered = tuple(sorted({int(lead) for lead in leads}))
-    if not ordered or ordered[0] < 1 or window < 1:
-        raise EarthSSLError(
-            f"expected leads and a window of at least 1 month, got leads {list(leads)}, window {window}"
-        )
-    return ordered
-
-
 def _blocks(splits: Splits) -> dict[str, tuple[np.datetime64, np.datetime64]]:
-    pairs = {name: getattr(splits, name) for name in ("train", "val", "test")}
+    pairs = {name: getattr(splits, name) for name in PARTS}
     blocks = {k: (np.datetime64(a, "M"), np.datetime64(b, "M")) for k, (a, b) in pairs.items()}
-    blocks["fit"] = (blocks["train"][0], blocks["val"][1])
-    for name, (start, end) in blocks.items():
-        if end < start:
-            raise EarthSSLError(
-                f"expected the {name} block to end after its start, got {start}…{end}; put train before val before test"
-            )
+    start, end = blocks["fit"] = (blocks["train"][0], blocks["val"][1])
+    if end < start:
+        raise EarthSSLError(
+            f"expected the fit block to end after its start, got {start}…{end}; put train before val before test"
+        )
     return blocks
 
 
@@ -326,40 +309,12 @@ def sst_variable(names: Sequence[str], where: object) -> str:
     for name in ("ssta", "sst"):
         if name in names:
             return name
-    raise EarthSSLError(f"expected the variable sst or ssta (for Niño 3.4), {where} holds {', '.join(names)}")
+    raise EarthSSLError(
+        f"expected the variable sst or ssta (for Niño 3.4), {where} holds {', '.join(names)}.{nearest('sst', names)}"
+    )
 
 
-def _last_fit_init(
-    blocks: Mapping[str, tuple[np.datetime64, np.datetime64]], longest: int, asked: str | None
-) -> np.datetime64:
-    latest = blocks["fit"][1] - (longest + 1)
-    if asked is None:
-        return latest
-    if np.datetime64(asked, "M") > latest:
-        raise EarthSSLError(
-            f"expected the last fit sample to start by {latest}, so that its target at lead {longest} ends in "
-            f"the fit period (…{blocks['fit'][1]}), got {asked}; choose an earlier month"
-        )
-    return np.datetime64(asked, "M")
-
-
-def _field(dataset: xr.Dataset, variable: str | None) -> xr.DataArray:
-    wanted = [variable] if variable else ["ssta", "sst"]
-    held = [str(name) for name in dataset.data_vars]
-    found = [name for name in wanted if name in held]
-    if not found:
-        raise EarthSSLError(
-            f"expected the variable {' or '.join(wanted)} in the dataset, got {', '.join(held) or 'none'}; "
-            f"ENSO needs sea surface temperature.{nearest(wanted[0], held)}"
-        )
-    field = dataset[found[0]]
-    if field.dims != ("time", "lat", "lon"):
-        raise EarthSSLError(f"expected dims (time, lat, lon) of '{found[0]}', got {field.dims}; transpose it")
-    return field
-
-
-def _months(field: xr.DataArray) -> np.ndarray:
-    time = field["time"].values
+def _months(time: np.ndarray) -> np.ndarray:
     if not np.issubdtype(time.dtype, np.datetime64) or len(time) < 3:
         raise EarthSSLError(
             f"expected a record of at least 3 datetime64 months, got {len(time)} times of type {time.dtype}"

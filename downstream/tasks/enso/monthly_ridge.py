@@ -17,7 +17,7 @@ from ....ssl.common.errors import EarthSSLError
 from ...heads.ridge_path import PENALTIES, RidgePath
 from ...metrics.seasonal import valid_mean
 from ...results.row import Role, Row
-from .labels import EnsoTask
+from .labels import EnsoLabels
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class HeadOptions:
         months: Calendar poolings to try: the fit for initial month m takes samples of m only (1), of m and
             its two neighbours (3, also 5, 7, …), or of all (12). Each calendar month keeps its own intercept.
         standardise: Give each feature unit variance over the fitted samples (about the calendar-month means).
-        criterion: "rmse" or "r" (`EnsoTask.validation_score`), averaged over the leads that share a choice.
+        criterion: "rmse" or "r" (`EnsoLabels.validation_score`), averaged over the leads that share a choice.
         penalty_per_lead: Choose the penalty for each lead alone (what can be predicted falls with lead, so
             the best shrinkage grows with it); False: one for all leads of a group.
         lead_groups: Leads that share one choice of features and pooling; None: all leads do.
@@ -63,8 +63,11 @@ class HeadOptions:
         return [[list(leads).index(lead) for lead in group] for group in groups if group]
 
 
+HEAD = HeadOptions()
+
+
 def monthly_path(
-    task: EnsoTask,
+    labels: EnsoLabels,
     features: np.ndarray,
     block: str,
     months: int,
@@ -77,7 +80,7 @@ def monthly_path(
     """Return forecasts by heads fitted on a block, for each penalty.
 
     Args:
-        task: Labels and samples.
+        labels: Labels and samples.
         features: On all times, shape (time, features); NaN where the window is not available.
         block: "train" or "fit".
         months: Calendar pooling, see `HeadOptions`.
@@ -93,11 +96,11 @@ def monthly_path(
     Raises:
         EarthSSLError: If a fitted or wanted sample has no features, or a calendar month no samples.
     """
-    fitted = task.samples(block)[0] & (True if labelled is None else labelled)
-    _check_features(task, features, fitted | wanted)
-    month, targets = task.month, task.target.T
+    fitted = labels.samples(block)[0] & (True if labelled is None else labelled)
+    _check_features(labels, features, fitted | wanted)
+    month, targets = labels.month, labels.target.T
     once = labelled is not None and np.bincount(month[fitted], minlength=12).min() < 2
-    forecast = np.full((len(penalties), len(task.leads), len(task.time)), np.nan)
+    forecast = np.full((len(penalties), len(labels.leads), len(labels.time)), np.nan)
     # Pooling all months is one fit; otherwise one for each initial month.
     for m in [None] if months == 12 else range(12):
         distance = np.abs((month - (m or 0) + 6) % 12 - 6)
@@ -114,18 +117,18 @@ def monthly_path(
     return forecast
 
 
-def _check_features(task: EnsoTask, features: np.ndarray, needed: np.ndarray) -> None:
-    if features.ndim != 2 or len(features) != len(task.time) or not features.shape[1]:
+def _check_features(labels: EnsoLabels, features: np.ndarray, needed: np.ndarray) -> None:
+    if features.ndim != 2 or len(features) != len(labels.time) or not features.shape[1]:
         raise EarthSSLError(
-            f"expected features of shape ({len(task.time)}, k), one row a month of the record, got "
+            f"expected features of shape ({len(labels.time)}, k), one row a month of the record, got "
             f"{features.shape}; fill months without a window with NaN"
         )
     missing = needed & ~np.isfinite(features).all(axis=1)
     if missing.any():
         raise EarthSSLError(
             f"expected finite features for {int(needed.sum())} samples, got NaN or infinity in "
-            f"{int(missing.sum())} of them, first at {task.time[missing][0]}; features may not reach further "
-            f"back than the task's window of {task.window} months"
+            f"{int(missing.sum())} of them, first at {labels.time[missing][0]}; features may not reach further "
+            f"back than the labels' window of {labels.window} months"
         )
 
 
@@ -134,6 +137,7 @@ class Selection:
     """What validation chose, one entry a lead.
 
     Attributes:
+        options: What there was to choose from.
         candidate: Names of the features.
         months: Calendar poolings.
         penalty: Multiples of n.
@@ -141,6 +145,7 @@ class Selection:
         table: All scores, dims (candidate, months, penalty, lead).
     """
 
+    options: HeadOptions
     candidate: tuple[str, ...]
     months: tuple[int, ...]
     penalty: tuple[float, ...]
@@ -149,84 +154,58 @@ class Selection:
 
 
 def select(
-    task: EnsoTask,
+    labels: EnsoLabels,
     candidates: Mapping[str, np.ndarray],
-    options: HeadOptions | None = None,
+    options: HeadOptions = HEAD,
     labelled: np.ndarray | None = None,
 ) -> Selection:
     """Return the features, pooling and penalty with the best validation score; heads are fitted on train.
 
     Args:
-        task: Labels and samples; the test block is not read.
-        candidates: Features by name (a layer, a pooling, a number of PCs), each (time, k).
+        labels: Labels and samples; the test block is not read.
+        candidates: Features by name (a layer, a pooling, a number of PCs) on all times of the record, each (time, k);
+            NaN rows where the window is not available.
         options: What to choose between.
         labelled: Training times whose labels may be read; None: all.
     """
-    options = options or HeadOptions()
-    names = list(candidates)
-    if not names:
+    if not candidates:
         raise EarthSSLError("expected at least one set of features to choose from, got none")
-    wanted = task.inits("val")
-    shape = (len(names), len(options.months), len(options.penalties), len(task.leads))
-    scores = np.full(shape, np.nan)
-    for a, name in enumerate(names):
-        for b, months in enumerate(options.months):
-            path = monthly_path(
-                task,
-                candidates[name],
-                "train",
-                months,
-                options.penalties,
-                wanted,
-                standardise=options.standardise,
-                labelled=labelled,
-            )
-            scores[a, b] = task.validation_score(path, options.criterion)
-    table = xr.DataArray(
-        scores,
-        dims=("candidate", "months", "penalty", "lead"),
-        coords={
-            "candidate": names,
-            "months": list(options.months),
-            "penalty": list(options.penalties),
-            "lead": list(task.leads),
-        },
-        attrs={"criterion": options.criterion},
-    )
-    return _best(table, options)
 
+    def score(features: np.ndarray, months: int) -> np.ndarray:
+        path = monthly_path(
+            labels, features, "train", months, options.penalties, labels.inits("val"),
+            standardise=options.standardise, labelled=labelled,
+        )  # fmt: skip
+        return labels.validation_score(path, options.criterion)
 
-def _best(table: xr.DataArray, options: HeadOptions) -> Selection:
-    scores, n_leads = table.values, table.sizes["lead"]
-    choice = np.zeros((n_leads, 3), dtype=int)
-    for group in options.groups([int(lead) for lead in table["lead"].values]):
+    scores = np.array([[score(features, months) for months in options.months] for features in candidates.values()])
+    names, leads = list(candidates), list(labels.leads)
+    choice = np.zeros((len(leads), 3), dtype=int)
+    for group in options.groups(leads):
         within = scores[..., group]
-        if options.penalty_per_lead:
-            # The best penalty of each lead first, then the features and pooling that do best on average.
-            mean = valid_mean(within.max(axis=2), axis=-1)
-            a, b = np.unravel_index(np.nanargmax(mean), mean.shape)
-            for j in group:
-                choice[j] = a, b, np.nanargmax(scores[a, b, :, j])
-        else:
-            mean = valid_mean(within, axis=-1)
-            choice[group] = np.unravel_index(np.nanargmax(mean), mean.shape)
+        # The best penalty of each lead first, then the features and pooling that do best on average.
+        mean = valid_mean(within.max(axis=2, keepdims=True) if options.penalty_per_lead else within, axis=-1)
+        a, b, c = np.unravel_index(np.nanargmax(mean), mean.shape)
+        for j in group:
+            choice[j] = a, b, np.nanargmax(scores[a, b, :, j]) if options.penalty_per_lead else c
+    pooled = [("months", list(options.months)), ("penalty", list(options.penalties))]
     return Selection(
-        candidate=tuple(str(table["candidate"].values[a]) for a in choice[:, 0]),
-        months=tuple(int(table["months"].values[b]) for b in choice[:, 1]),
-        penalty=tuple(float(table["penalty"].values[c]) for c in choice[:, 2]),
+        options,
+        candidate=tuple(names[a] for a in choice[:, 0]),
+        months=tuple(options.months[b] for b in choice[:, 1]),
+        penalty=tuple(float(options.penalties[c]) for c in choice[:, 2]),
         score=tuple(float(scores[a, b, c, j]) for j, (a, b, c) in enumerate(choice)),
-        table=table,
+        table=xr.DataArray(scores, [("candidate", names), *pooled, ("lead", leads)]),
     )
 
 
 def refit(
-    task: EnsoTask,
+    labels: EnsoLabels,
     candidates: Mapping[str, np.ndarray],
     selection: Selection,
     *,
     name: str,
     seed: int | None = None,
-    standardise: bool = True,
     role: Role = Role.BASELINE,
     labelled: np.ndarray | None = None,
 ) -> Row:
@@ -234,80 +213,50 @@ def refit(
 
     With `labelled` times only, nothing is refitted: heads are those of these times of the training block.
     """
-    block, wanted = "fit" if labelled is None else "train", task.inits("test")
-    forecast = np.full(task.target.shape, np.nan)
-    for candidate, months in sorted(set(zip(selection.candidate, selection.months, strict=True))):
-        leads = [
-            j
-            for j, pair in enumerate(zip(selection.candidate, selection.months, strict=True))
-            if pair == (candidate, months)
-        ]
+    block, wanted, options = "fit" if labelled is None else "train", labels.inits("test"), selection.options
+    forecast = np.full(labels.target.shape, np.nan)
+    chosen = list(zip(selection.candidate, selection.months, strict=True))
+    for candidate, months in sorted(set(chosen)):
+        leads = [j for j, pair in enumerate(chosen) if pair == (candidate, months)]
         penalties = sorted({selection.penalty[j] for j in leads})
         path = monthly_path(
-            task, candidates[candidate], block, months, penalties, wanted, standardise=standardise, labelled=labelled
-        )
+            labels, candidates[candidate], block, months, penalties, wanted,
+            standardise=options.standardise, labelled=labelled,
+        )  # fmt: skip
         for j in leads:
             forecast[j] = path[penalties.index(selection.penalty[j]), j]
+    settings: dict[str, Any] = {}
+    for key in ("candidate", "months", "penalty"):
+        values = getattr(selection, key)
+        settings[key] = values[0] if len(set(values)) == 1 else list(values)
+    settings |= {"standardise": options.standardise, "criterion": options.criterion,
+                 "validation_score": float(np.mean(selection.score))}  # fmt: skip
     kept = {candidate: candidates[candidate] for candidate in selection.candidate}
-    return task.row(name, forecast, _settings(selection, standardise), seed, role, features=kept)
-
-
-def _settings(selection: Selection, standardise: bool) -> dict[str, Any]:
-    """Return the selection as plain values; one value instead of a list where all leads agree."""
-    chosen = {
-        "candidate": selection.candidate,
-        "months": selection.months,
-        "penalty": selection.penalty,
-    }
-    settings: dict[str, Any] = {
-        key: values[0] if len(set(values)) == 1 else list(values) for key, values in chosen.items()
-    }
-    return {
-        **settings,
-        "standardise": standardise,
-        "criterion": selection.table.attrs["criterion"],
-        "validation_score": float(np.mean(selection.score)),
-    }
+    return labels.row(name, forecast, settings, seed, role, features=kept)
 
 
 def select_and_refit(
-    task: EnsoTask,
+    labels: EnsoLabels,
     candidates: Mapping[str, np.ndarray],
     *,
     name: str,
     seed: int | None = None,
-    options: HeadOptions | None = None,
+    options: HeadOptions = HEAD,
     role: Role = Role.BASELINE,
     labelled: np.ndarray | None = None,
 ) -> Row:
     """Return the row of a set of candidate features: chosen on validation, refitted, forecast for test.
 
     Args:
-        task: Labels and samples.
-        candidates: Features by name on all times of the record, each (time, k); NaN rows where the window
-            is not available.
+        labels, candidates, options: As for `select`.
         name, seed, role: Of the row.
-        options: What validation chooses between, and by which criterion.
         labelled: Training times whose labels may be read, nothing being refitted; None: all.
     """
-    options = options or HeadOptions()
-    selection = select(task, candidates, options, labelled)
-    return refit(
-        task, candidates, selection,
-        name=name, seed=seed, standardise=options.standardise, role=role, labelled=labelled,
-    )  # fmt: skip
+    selection = select(labels, candidates, options, labelled)
+    return refit(labels, candidates, selection, name=name, seed=seed, role=role, labelled=labelled)
 
 
-def fixed_head(
-    task: EnsoTask,
-    features: np.ndarray,
-    *,
-    name: str,
-    penalty: float,
-    months: int = 1,
-    seed: int | None = None,
-) -> Row:
-    """Return the row of a head whose settings are given, not chosen; fitted on train and validation."""
-    wanted = task.inits("test")
-    forecast = monthly_path(task, features, "fit", months, [penalty], wanted)[0]
-    return task.row(name, forecast, {"months": months, "penalty": penalty, "standardise": True}, seed)
+def fixed_head(labels: EnsoLabels, features: np.ndarray, *, name: str, penalty: float) -> Row:
+    """Return the row of a head by calendar month whose penalty is given, fitted on train and validation."""
+    forecast = monthly_path(labels, features, "fit", 1, [penalty], labels.inits("test"))[0]
+    return labels.row(name, forecast, {"months": 1, "penalty": penalty, "standardise": True})

@@ -18,12 +18,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from ....ssl.common.errors import EarthSSLError
+from ....ssl.fields.splits import PARTS
 from ....ssl.model.encoder import EncoderConfig
 from ....ssl.store.store import Store
 from ...features.anomalies import monthly_anomaly
-from ...heads.base import Samples
-from ...metrics.classes import frequencies, one_hot
-from .labels import EnsoTask, sst_variable
+from ...features.eof import lagged
+from ...metrics.classes import frequencies
+from .labels import EnsoLabels, sst_variable
 
 STATES = ("La Niña", "neutral", "El Niño")
 
@@ -47,7 +48,7 @@ class StateLabels:
         classes: 0, 1, 2 as in `STATES`; -1 where unknown, (time,).
     """
 
-    enso: EnsoTask
+    enso: EnsoLabels
     leads: tuple[int, ...]
     window: int
     threshold: float
@@ -70,7 +71,7 @@ class StateLabels:
                 f"states: expected leads ≥ 0 months and a threshold > 0 K, got {list(leads)} and {threshold}"
             )
         data = store.dataset([sst_variable(store.variables, store.path)])
-        enso = EnsoTask.from_dataset(data, store.splits, [max(1, ordered[-1])], max(window, SEASON))
+        enso = EnsoLabels.from_dataset(data, store.splits, [max(1, ordered[-1])], max(window, SEASON))
         index = monthly_anomaly(enso.index, enso.month, enso.within("train"))
         season = np.full(len(index), np.nan)
         season[SEASON - 1 :] = np.lib.stride_tricks.sliding_window_view(index, SEASON).mean(axis=1)
@@ -107,11 +108,6 @@ class StateLabels:
         """Return the year of the central month of each sample's season, (n,)."""
         return self.enso.time[rows + lead - 1].astype("datetime64[Y]").astype(int) + 1970
 
-    def samples(self, features: np.ndarray, block: str, lead: int, rows: np.ndarray | None = None) -> Samples:
-        """Return the samples of a block (or some `rows`) with features given on all times."""
-        rows = self.rows(block, lead) if rows is None else rows
-        return Samples(features[rows], one_hot(self.target(rows, lead), len(STATES)), rows)
-
     def season_features(self) -> np.ndarray:
         """Return two harmonics of the calendar month, (time, 4)."""
         phase = 2 * np.pi * self.enso.month / 12
@@ -120,11 +116,8 @@ class StateLabels:
     def index_features(self) -> np.ndarray:
         """Return Niño 3.4 of the last three months, the season, and the last month's index times it, (time, 11)."""
         index = monthly_anomaly(self.enso.index, self.enso.month, self.enso.within("train"))
-        lagged = np.full((len(index), SEASON), np.nan)
-        for lag in range(SEASON):
-            lagged[lag:, lag] = index[: len(index) - lag]
         season = self.season_features()
-        return np.concatenate([lagged, season, season * index[:, None]], axis=1)
+        return np.concatenate([lagged(index[:, None], SEASON), season, season * index[:, None]], axis=1)
 
     def baselines(self, lead: int) -> dict[str, np.ndarray]:
         """Return the probabilities of the rows without features for the test samples, each (n, 3).
@@ -147,9 +140,8 @@ class StateLabels:
 
     def _check(self) -> None:
         for lead in self.leads:
-            for block in ("train", "val", "test"):
-                rows = self.rows(block, lead)
-                if not len(rows):
+            for block in PARTS:
+                if not len(self.rows(block, lead)):
                     start, end = self.enso.blocks[block]
                     raise EarthSSLError(
                         f"states: expected labels in the {block} block {start}…{end} at lead {lead}, got none; "
@@ -164,10 +156,10 @@ class StateLabels:
                 )
 
 
-def check_window(labels: StateLabels, shape: EncoderConfig) -> None:
+def check_window(labels: StateLabels | EnsoLabels, shape: EncoderConfig, task: str = "states") -> None:
     """Raise an EarthSSLError if an encoder wants a longer window than the samples have."""
     if shape.window > labels.window:
         raise EarthSSLError(
-            f"states: expected encoders with a window of at most {labels.window} months, got {shape.window}; "
-            "raise states.window (the gaps between the blocks must hold it)"
+            f"{task}: expected encoders with a window of at most {labels.window} months, got {shape.window}; "
+            f"raise {task}.window (the gaps between the blocks must hold it)"
         )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import xarray as xr
+from matplotlib.figure import Figure
 
 from ....ssl.checkpoint.read import read_record
-from ....ssl.common.errors import EarthSSLError, nearest
+from ....ssl.common.errors import check_known
 from ....ssl.model.encoder import EncoderConfig
 from ....ssl.sources.planet.recorded import recorded_planet
 from ....ssl.store.store import Store
@@ -22,18 +24,22 @@ from ...evaluation.task import Decoders, Extras, Features, TaskConfig
 from ...evaluation.window_labels import WindowLabels
 from ...evaluation.window_task import WindowTask
 from ...features.frozen_features import POOLINGS
-from ...metrics.seasonal import last_skilful_lead
+from ...metrics.paired_bootstrap import Statistic
+from ...metrics.seasonal import SeasonalSkill, last_skilful_lead, std_ratio
+from ...results.figures import COLOURS, MARKS
 from ...results.numbers import thinned
-from ...results.row import Role, Row
-from ...results.target import Target
+from ...results.row import Role, Row, names_of
+from ...results.target import Metric, Target, number_target
 from .baselines import PUBLISHED, baseline_rows
-from .figures import drawn_names, season_figure, skill_figure
-from .labels import MEAN, EnsoTask, sst_variable, target_name
+from .labels import BLOCKS, MEAN, EnsoLabels, sst_variable, target_name
 from .monthly_ridge import HeadOptions, select_and_refit
-from .targets import SKILL, enso_targets, forecasts, season_skill
+from .state_labels import check_window
 
 KNOWN = "best reachable (true state known)"
 CHOSEN = "chosen"
+SKILL = "skill"
+SEASONS = ("DJF", "JFM", "FMA", "MAM", "AMJ", "MJJ", "JJA", "JAS", "ASO", "SON", "OND", "NDJ")
+BASELINES_DRAWN = ("persistence", "cyclostationary LIM", "PCA", "raw window [ridge]")
 SHOWN_LEADS = (1, 3, 6, 9, 12, 15, 18)
 CONVENTION = (
     "Target: 3-month mean Niño 3.4 anomaly (5S–5N, 190–240E, area mean), centred `lead` months after the last "
@@ -71,11 +77,7 @@ class EnsoConfig(TaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for one in (one for one in self.poolings if one not in POOLINGS):
-            words = f"enso.poolings: expected {', '.join(POOLINGS)}, got '{one}'."
-            raise EarthSSLError(words + nearest(one, POOLINGS))
-        if not self.poolings:
-            raise EarthSSLError("enso.poolings: expected at least one, got none")
+        check_known("enso.poolings", self.poolings, POOLINGS)
 
     def sample_window(self, shape: EncoderConfig) -> int:
         """Return the months that the samples hold, given the shape of the encoders."""
@@ -97,21 +99,21 @@ class Enso(WindowTask[EnsoConfig]):
         if config.checkpoints:
             shape = read_record(checkpoint_folder(Path(config.checkpoints[0]))).encoder
         sst = store.dataset([sst_variable(store.variables, store.path)])
-        self.enso = EnsoTask.from_dataset(sst, store.splits, config.leads, config.sample_window(shape))
+        self.enso = EnsoLabels.from_dataset(sst, store.splits, config.leads, config.sample_window(shape))
         self.leads = self.enso.leads
 
     @cached_property
     def labels(self) -> Sequence[WindowLabels]:
-        return [self._labels(j, lead) for j, lead in enumerate(self.leads)]
-
-    def _labels(self, j: int, lead: int) -> WindowLabels:
-        enso = self.enso
-        rows = {part: np.flatnonzero(enso.samples(part)[j]) for part in ("train", "val", "fit", "test")}
-        climatology = np.zeros((len(rows["test"]), 1))
-        return WindowLabels(target_name(lead), enso.target[j][:, None], rows, enso.year, climatology)
+        enso, used = self.enso, {part: self.enso.samples(part) for part in BLOCKS}
+        rows = [{part: np.flatnonzero(own[j]) for part, own in used.items()} for j in range(len(self.leads))]
+        return [
+            WindowLabels(target_name(lead), values[:, None], own, enso.year, np.zeros((len(own["test"]), 1)))
+            for lead, values, own in zip(self.leads, enso.target, rows, strict=True)
+        ]
 
     def targets(self) -> Sequence[Target]:
-        return enso_targets(self.enso, self.config.block)
+        mean = Target(MEAN, _calendar(self.enso, None)[0], [_skill(self.enso, None)], self.config.block)
+        return [mean, *[_target(self.enso, j, self.config.block) for j in range(len(self.leads))]]
 
     def headline(self, targets: Sequence[Target]) -> Sequence[Target]:
         return [target for target in targets if target.name == MEAN]
@@ -127,17 +129,12 @@ class Enso(WindowTask[EnsoConfig]):
         return years[count == 12]
 
     def check(self, shape: EncoderConfig) -> None:
-        if shape.window > self.enso.window:
-            raise EarthSSLError(
-                f"enso: expected encoders with a window of at most {self.enso.window} months, got {shape.window}; "
-                "raise enso.window (the gaps between the blocks must hold it)"
-            )
+        check_window(self.enso, shape, self.name)
 
     def baselines(self, window: int) -> Iterable[Row]:
         others = [name for name in self.store.variables if name not in ("ssta", "sst")]
         extra = {name: self.store.dataset([name])[name].values for name in others}
-        months = self.config.pca_window or window
-        return baseline_rows(self.enso, months, options=self.config.head, extra=extra)
+        return baseline_rows(self.enso, self.config.pca_window or window, self.config.head, extra)
 
     def fitted(
         self, name: str, role: Role, features: Features, seed: Any = None, units: np.ndarray | None = None
@@ -239,3 +236,111 @@ class Enso(WindowTask[EnsoConfig]):
             shares = ", ".join(f"{name} {mean[name] / best:.2f}" for name in own)
             notes.append(f"Share of the best reachable skill ({best:.2f}, mean over leads): {shares}.")
         return notes
+
+
+def season_skill(enso: EnsoLabels, rows: Sequence[Row]) -> pd.DataFrame:
+    """Return r by target season, mean over seeds: columns row, lead, target_month (1 to 12), r."""
+    found = seasonal(rows, enso).season_skill()
+    names = names_of(rows)
+    means = [found[[k for k, row in enumerate(rows) if row.name == name]].mean(axis=0) for name in names]
+    index = pd.MultiIndex.from_product([names, enso.leads, range(1, 13)], names=["row", "lead", "target_month"])
+    return pd.Series(np.stack(means).ravel(), index, name="r").reset_index()
+
+
+def seasonal(rows: Sequence[Row], enso: EnsoLabels, j: int | None = None) -> SeasonalSkill:
+    """Return the skill of rows at the j-th lead, or averaged over leads, as a function of the samples' weights."""
+    name = MEAN if j is None else target_name(enso.leads[j])
+    return SeasonalSkill(np.stack([row.forecast[name] for row in rows]), enso.of_test(enso.target)[name],
+                         *_calendar(enso, j))  # fmt: skip
+
+
+def forecasts(enso: EnsoLabels, rows: Sequence[Row]) -> xr.Dataset:
+    """Return all forecasts of the test samples beside what was observed, K, dims (row, lead, init_time)."""
+    names = pd.Index([f"{row.name}|{row.seed}" for row in rows], name="row")
+    said = xr.concat([enso.array(row.forecast) for row in rows], names)
+    return xr.Dataset({"forecast": said, "observed": enso.array(enso.of_test(enso.target))})
+
+
+def _calendar(enso: EnsoLabels, j: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return target year, target calendar month (0 to 11) and lead of the test samples, of all leads for None."""
+    chosen = range(len(enso.leads)) if j is None else [j]
+    months = np.concatenate([enso.time[enso.tested[k]].astype(int) + enso.leads[k] for k in chosen])
+    leads = np.concatenate([np.full(len(enso.tested[k]), enso.leads[k]) for k in chosen])
+    return months // 12 + 1970, months % 12, leads
+
+
+def _skill(enso: EnsoLabels, j: int | None) -> Metric:
+    return Metric(SKILL, partial(seasonal, enso=enso, j=j))
+
+
+def _target(enso: EnsoLabels, j: int, block: int) -> Target:
+    """Return the target at the j-th lead; the unit is the year of the target's central month."""
+    name, truth = target_name(enso.leads[j]), enso.target[j, enso.tested[j]]
+    plain = number_target(name, truth, np.zeros(len(truth)), _calendar(enso, j)[0], block)
+
+    def ratio(rows: Sequence[Row]) -> Statistic:
+        said = np.stack([row.forecast[name] for row in rows])
+        return lambda w: std_ratio(said, truth, w)
+
+    rmse = replace(plain.metrics[-1], compared=False)
+    return replace(plain, metrics=[_skill(enso, j), rmse, Metric("std_ratio", ratio, compared=False)])
+
+
+def drawn_names(rows: Sequence[Row]) -> list[str]:
+    """Return the few rows that a picture can hold: every kind of network, and some baselines."""
+    return names_of([row for row in rows if row.name in BASELINES_DRAWN or row.role is not Role.BASELINE])
+
+
+def skill_figure(scores: pd.DataFrame, rows: Sequence[Row]) -> Figure:
+    """Return all-season skill by lead with intervals of the frozen rows, and the line r = .5."""
+    means = scores[(scores["seed"] == "") & (scores["metric"] == SKILL) & (scores["target"] != MEAN)]
+    means = means.assign(lead=means["target"].str.removeprefix("lead ").astype(int)).sort_values("lead")
+    leads = sorted(set(means["lead"]))
+    figure = Figure(figsize=(8.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.axhline(0.5, color="0.5", lw=0.8, ls="--", zorder=0)
+    roles = {row.name: row.role for row in rows}
+    for k, name in enumerate(drawn_names(rows)):
+        own, role = means[means["row"] == name], roles[name]
+        colour = COLOURS[role]
+        if role in (Role.PRETRAINED, Role.UNTRAINED):
+            axes.fill_between(own["lead"], own["low"], own["high"], color=colour, alpha=0.13, lw=0)
+        axes.plot(own["lead"], own["value"], color=colour, marker=MARKS[k % len(MARKS)], ms=4,
+                  lw=2.2 if role is Role.PRETRAINED else 1.2, label=name)  # fmt: skip
+    axes.set_xticks([leads[k] for k in _ticks(leads)])
+    axes.set_xlabel("lead (months)")
+    axes.set_ylabel("all-season skill, r")
+    axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.0)
+    axes.grid(axis="y", color="0.9", lw=0.6)
+    figure.legend(loc="outside right center", fontsize=8, frameon=False)
+    return figure
+
+
+def season_figure(seasons: pd.DataFrame, rows: Sequence[Row]) -> Figure:
+    """Return r by target season and lead of the frozen rows and the tuned PCA.
+
+    Args:
+        seasons: Columns row, lead, target_month, r.
+        rows: Those that may be drawn.
+    """
+    wanted = names_of([row for row in rows if row.name == "PCA" or row.role in (Role.PRETRAINED, Role.UNTRAINED)])
+    figure = Figure(figsize=(1.2 + 3.0 * len(wanted), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(wanted), sharey=True, squeeze=False)[0]
+    for axes, name in zip(panels, wanted, strict=True):
+        values = seasons[seasons["row"] == name].pivot(index="target_month", columns="lead", values="r")
+        leads, found = [int(lead) for lead in values.columns], values.to_numpy(float)
+        mesh = axes.imshow(found, cmap="viridis", vmin=0, vmax=1, aspect="auto")
+        axes.set_xticks(_ticks(leads), [str(leads[k]) for k in _ticks(leads)])
+        axes.set_yticks(range(12), SEASONS, fontsize=8)
+        axes.set_xlabel("lead (months)")
+        finite = found[np.isfinite(found)]
+        if len(leads) > 1 and finite.size and finite.min() < 0.5 < finite.max():
+            axes.contour(found, levels=[0.5], colors="white", linewidths=1.2)
+        axes.set_title(name, fontsize=9, loc="left")
+    figure.colorbar(mesh, ax=list(panels), label="r (below 0 shown as 0)", shrink=0.8)
+    return figure
+
+
+def _ticks(leads: Sequence[int]) -> list[int]:
+    """Return the positions of the leads that are written out: of many, the first and every third month."""
+    return [k for k, lead in enumerate(leads) if len(leads) <= 7 or k == 0 or lead % 3 == 0]

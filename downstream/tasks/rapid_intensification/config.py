@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ....ssl.common.errors import EarthSSLError, nearest
+from ....ssl.common.errors import EarthSSLError, check_known
+from ....ssl.fields.splits import PARTS
 from ...evaluation.task import TaskConfig
 from ...storms.best_tracks import IBTRACS
 from ...storms.crops import POOLINGS, CropConfig
@@ -30,15 +31,9 @@ class FieldsConfig:
     pca_components: list[int] = field(default_factory=lambda: [10, 40])
 
     def __post_init__(self) -> None:
-        for name in self.poolings:
-            if name not in POOLINGS:
-                raise EarthSSLError(
-                    f"fields.poolings: expected {', '.join(POOLINGS)}, got '{name}'." + nearest(name, POOLINGS)
-                )
-        if not self.poolings or min(self.pca_components, default=1) < 1:
-            raise EarthSSLError(
-                f"fields: expected some pooling and pca_components ≥ 1, got {self.poolings}, {self.pca_components}"
-            )
+        check_known("fields.poolings", self.poolings, POOLINGS)
+        if min(self.pca_components, default=1) < 1:
+            raise EarthSSLError(f"fields: expected pca_components ≥ 1, got {self.pca_components}")
 
 
 @dataclass(frozen=True)
@@ -89,24 +84,19 @@ class RapidIntensificationConfig(TaskConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         t = self.thresholds_kt
-        if not t or not min(t) > 0 or len(set(t)) < len(t):
-            raise EarthSSLError(f"{NAME}.thresholds_kt: expected different changes above 0 kt, got {t}")
-        if not self.train[0] <= self.train[1] < self.val[0] <= self.val[1] < self.test[0] <= self.test[1]:
-            raise EarthSSLError(
-                f"{NAME}: expected the seasons of train before those of val before those of test, each from first to "
-                f"last, got {self.train}, {self.val}, {self.test}"
-            )
+        self.expect(min(t, default=0) > 0 and len(set(t)) == len(t), "different changes above 0 kt", "thresholds_kt")
+        self.expect(
+            self.train[0] <= self.train[1] < self.val[0] <= self.val[1] < self.test[0] <= self.test[1],
+            "the seasons of train before those of val before those of test, each from first to last", *PARTS,
+        )  # fmt: skip
         if (self.checkpoints or self.tracks == PLANET) and not self.store:
             what = "checkpoints need" if self.checkpoints else "tracks: planet needs"
             raise EarthSSLError(f"{NAME}: {what} a 6-hourly store that covers the storms, got none; set store")
-        if any(first > last for first, last in self.sst_years or []) or self.sst_years == []:
-            raise EarthSSLError(
-                f"{NAME}.sst_years: expected first and last years, got {self.sst_years}; or leave it out"
-            )
-        if self.label_unit not in UNITS:
-            raise EarthSSLError(f"{NAME}: expected label_unit {' or '.join(UNITS)}, got '{self.label_unit}'")
-        if self.finetune_seeds < 0 or min(self.tree_seeds, self.members) < 1:
-            raise EarthSSLError(
-                f"{NAME}: expected finetune_seeds ≥ 0, tree_seeds ≥ 1 and members ≥ 1, got {self.finetune_seeds}, "
-                f"{self.tree_seeds}, {self.members}"
-            )
+        years = self.sst_years
+        ordered = years is None or (years != [] and all(first <= last for first, last in years))
+        self.expect(ordered, "first and last years, or no sst_years", "sst_years")
+        self.expect(self.label_unit in UNITS, f"label_unit {' or '.join(UNITS)}", "label_unit")
+        self.expect(
+            self.finetune_seeds >= 0 and min(self.tree_seeds, self.members) >= 1,
+            "finetune_seeds ≥ 0, tree_seeds ≥ 1 and members ≥ 1", "finetune_seeds", "tree_seeds", "members",
+        )  # fmt: skip

@@ -1,8 +1,8 @@
-"""Material of rapid intensification: tracks, samples and their blocks, and the climatologies of SST beside them."""
+"""Material of rapid intensification: tracks, samples and their blocks, and beside them SST and the fields around."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,15 +10,22 @@ import pandas as pd
 
 from ....ssl.common.errors import EarthSSLError
 from ....ssl.fields.splits import PARTS
+from ....ssl.model.encoder import EncoderConfig
 from ....ssl.sources.planet.planet import Planet
 from ....ssl.sources.planet.recorded import recorded_planet
 from ....ssl.store.store import Store
+from ...evaluation.encoders import Contender
+from ...features.raw_window import block_means
 from ...storms.best_tracks import best_tracks, tidy
+from ...storms.crop_geometry import headings
+from ...storms.crop_network import CropPatches
+from ...storms.crops import StormCrops, crop_features, crop_pca
 from ...storms.sst_climatology import SstClimatology, file_years
-from .config import NAME, PLANET, RapidIntensificationConfig
+from .config import NAME, PLANET, FieldsConfig, RapidIntensificationConfig
 from .samples import FEWEST, parts_by_season, parts_by_time, samples_of
 
 FEWEST_YEARS = 4  # of an SST climatology that is chosen here
+MOST_VALUES = 3000  # of a crop; of more, cells are averaged over square blocks
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,15 +54,11 @@ class Material:
                 f"{NAME}.sst_years: expected a file of SST to take {config.sst_years} from, got none; set sst, or "
                 "leave sst_years out"
             )
-        planet = (
-            recorded_planet(store.manifest["attributes"]) if store is not None and config.tracks == PLANET else None
-        )
+        own = store if config.tracks == PLANET else None
+        planet = None if own is None else recorded_planet(own.manifest["attributes"])
         tracks = tidy(planet.tracks(), "planet") if planet is not None else best_tracks(config.tracks)
-        samples = samples_of(tracks)
-        if store is not None:
-            part = parts_by_time(samples, store.splits)
-        else:
-            part = parts_by_season(samples, {name: getattr(config, name) for name in PARTS})
+        samples, seasons = samples_of(tracks), {name: getattr(config, name) for name in PARTS}
+        part = parts_by_season(samples, seasons) if store is None else parts_by_time(samples, store.splits)
         return cls(tracks, samples, part, store, planet)
 
 
@@ -70,15 +73,14 @@ def modelled(material: Material, shown: np.ndarray) -> tuple[np.ndarray, list[st
         EarthSSLError: If a block holds none.
     """
     samples, notes = material.samples, []
-    kept = material.part != ""
-    if not kept.all():
-        notes.append(f"{int((~kept).sum())} samples lie in no block, or their storm not whole in one: left out.")
-    if (kept & ~shown).any():
-        notes.append(
-            f"{int((kept & ~shown).sum())} samples lie outside the fields in time or space: left out of every row, so "
-            "that all are scored on the same."
-        )
-    kept &= shown
+    kept = np.ones(len(samples), bool)
+    for good, why in (
+        (material.part != "", "lie in no block, or their storm not whole in one: left out."),
+        (shown, "lie outside the fields in time or space: left out of every row, so that all are scored on the same."),
+    ):
+        if not good[kept].all():
+            notes.append(f"{int((kept & ~good).sum())} samples {why}")
+        kept &= good
     trained = samples["basin"][kept & (material.part == "train")].value_counts()
     basins = sorted(str(name) for name, count in trained.items() if count >= FEWEST)
     strange = kept & ~samples["basin"].isin(basins).to_numpy()
@@ -99,13 +101,11 @@ def modelled(material: Material, shown: np.ndarray) -> tuple[np.ndarray, list[st
 def climatologies(config: RapidIntensificationConfig, material: Material) -> dict[str, SstClimatology]:
     """Return the SST climatologies to use by their period."""
     store = material.store
-    if config.sst is None:
-        if store is not None and "sst" in store.variables:
-            one = SstClimatology.of_store(store)
-            return {one.period: one}
-        return {}
-    years = config.sst_years or [sst_years(file_years(config.sst), config, material)]
-    made = (SstClimatology.from_file(config.sst, (first, last)) for first, last in years)
+    if config.sst is not None:
+        years = config.sst_years or [sst_years(file_years(config.sst), config, material)]
+        made = [SstClimatology.from_file(config.sst, (first, last)) for first, last in years]
+    else:
+        made = [SstClimatology.of_store(store)] if store is not None and "sst" in store.variables else []
     return {one.period: one for one in made}
 
 
@@ -137,3 +137,76 @@ def warnings(found: Mapping[str, SstClimatology], tested: pd.Timestamp) -> Itera
             yield f"SST climatology {name}: {late} of its {len(one.times)} months lie in the test block ({first} …)."
     if not found:
         yield "No SST was given: no rows with climatological SST and potential intensity. Set sst."
+
+
+class StormFields:
+    """Crops of a store around samples.
+
+    Attributes:
+        shown: Which samples have a crop, bool (samples,).
+        dropped: How many have none, by reason.
+    """
+
+    def __init__(
+        self, store: Store, samples: pd.DataFrame, tracks: pd.DataFrame, config: FieldsConfig, shape: EncoderConfig
+    ) -> None:
+        """Choose the samples that can be shown.
+
+        Args:
+            store: The fields.
+            samples: See `samples_of`.
+            tracks: What the samples were taken from; gives the motion for rotated crops.
+            config: What to extract.
+            shape: Window and patch of the encoders.
+
+        Raises:
+            EarthSSLError: If no sample lies in the store, or as for `StormCrops`.
+        """
+        self.store, self.config, self.shape = store, config, shape
+        self.samples = samples
+        if config.crops.rotated:
+            motion = tracks[["storm", "time"]].assign(heading=headings(tracks))
+            self.samples = samples.merge(motion, on=["storm", "time"], how="left", validate="1:1")
+        self.crops = self.of(np.ones(len(samples), bool))
+        self.dropped = self.crops.dropped
+        self.shown = np.zeros(len(samples), bool)
+        self.shown[self.crops.kept] = True
+
+    def of(self, kept: np.ndarray) -> StormCrops:
+        """Return the crops of some samples, in whole patches."""
+        samples = self.samples[kept].reset_index(drop=True)
+        return StormCrops(self.store, samples, self.shape.window, self.config.crops, self.shape.patch[1:])
+
+    def patches(self, kept: np.ndarray) -> CropPatches:
+        """Return the patches of the crops of some samples that are shown, for networks."""
+        return CropPatches(self.of(kept), self.shape.patch)
+
+    def embedded(self, one: Contender, layers: Sequence[int], kept: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the frozen features of an encoder for some samples that are shown, by pooling and layer."""
+        made = {}
+        for pooling in self.config.poolings:
+            found = crop_features(one.encoder, self.store, self.samples, layers, self.config.crops, pooling)
+            at = np.searchsorted(found.kept, np.flatnonzero(kept))
+            for layer in layers:
+                made[f"layer {layer + 1}, {pooling}"] = found.values[layer][at]
+        return made
+
+    def raw(self, kept: np.ndarray) -> np.ndarray:
+        """Return the crops of some samples that are shown, float32 (sample, value); 0 = missing."""
+        cells = self.of(kept).fields()
+        factor, (rows, columns) = 1, cells.shape[-2:]
+        while -(-rows // factor) * -(-columns // factor) * cells.shape[1] * cells.shape[2] > MOST_VALUES:
+            factor += 1
+        return np.nan_to_num(block_means(cells, factor)).reshape(len(cells), -1)
+
+    def components(self, train: np.ndarray, kept: np.ndarray) -> dict[str, np.ndarray]:
+        """Return leading principal components of the crops of some samples that are shown, by their number.
+
+        Args:
+            train: Which of all samples lie in the training block; they are fitted on.
+            kept: Which are asked for.
+        """
+        counts = self.config.pca_components
+        found = crop_pca(self.crops, train, max(counts)).astype(np.float32)
+        own = found[np.searchsorted(self.crops.kept, np.flatnonzero(kept))]
+        return {f"{count} components": own[:, :count] for count in counts}

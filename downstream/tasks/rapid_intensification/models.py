@@ -1,40 +1,47 @@
-"""Models of rapid intensification: rules, tables, logistic regressions and trees.
+"""Models of rapid intensification: rules, tables, logistic regressions, trees, and networks from crop to chance.
 
-Everything is fitted on the training block; validation chooses penalties, trees and features by the log loss, and
+Everything is fitted on the training block; validation chooses penalties, trees, features and steps by the log loss, and
 recalibrates; the test block is only forecast.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import logit
+from scipy.special import expit, logit
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from ....ssl.common.errors import EarthSSLError
 from ....ssl.fields.splits import PARTS
+from ...evaluation.encoders import Contender
 from ...heads.base import Samples, standardised
 from ...heads.linear import LogisticHead
-from ...metrics.classes import one_hot
+from ...metrics import classes
 from ...metrics.events import frequencies, log_loss
-from .samples import Predictors
+from ...storms.crop_network import CropPatches, train_on_crops
+from ...training.fine_tuning import FinetuneConfig
+from ...training.from_scratch import ScratchConfig
+from .samples import HOURS, Predictors
+
+CLIMATOLOGY = "climatology by basin"
+DAY_CALL, HALF_DAY_CALL = "yes/no: ΔV24 ≥ threshold", "yes/no: ΔV12 ≥ half of it"
+ONLY_CHANGE, TABLE, SEASONAL = "logistic, ΔV12", "table, V × ΔV12", "logistic, V + latitude + season + basin"
+TRACK, BOOSTED = "logistic, track", "gradient boosting, track"
+BALANCED = "logistic, track, balanced classes, not recalibrated"
+SCRATCH, TUNED = "same network from scratch + track", "pretrained encoder, fine-tuned + track"
+UNBEATEN = (CLIMATOLOGY, DAY_CALL, HALF_DAY_CALL, ONLY_CHANGE, TABLE, BALANCED)  # rows that no other is compared with
 
 ISOTONIC, PLATT = "isotonic", "Platt"
 COSTS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C
-SPEEDS_KT = (
-    34.0,
-    50.0,
-    64.0,
-    83.0,
-    96.0,
-    113.0,
-)  # edges of the table's 7 classes of V: those of Saffir–Simpson, and 50
+SPEEDS_KT = (34.0, 50.0, 64.0, 83.0, 96.0, 113.0)  # edges of the table's 7 classes of V: Saffir–Simpson's, and 50
 CHANGES_KT = (-12.5, -7.5, -2.5, 2.5, 7.5, 12.5, 17.5)  # and of its 8 classes of ΔV12: winds are multiples of 5 kt
 SMOOTHING = 20.0  # samples at the overall rate that each of the table's boxes is given besides its own
 TREES: dict[str, Any] = {"learning_rate": 0.05, "max_iter": 300, "max_leaf_nodes": 16, "min_samples_leaf": 50,
@@ -119,14 +126,10 @@ def climatology(problem: Problem) -> Chances:
     return problem.chances(rates[problem.basin])
 
 
-def day_call(problem: Problem) -> Chances:
-    """Return the call "it goes on" by the change of the last day; unknown is no."""
-    return problem.chances((problem.samples["change24"] >= problem.threshold_kt).to_numpy(float))
-
-
-def half_day_call(problem: Problem) -> Chances:
-    """Return the call "it goes on" by the change of the last half day, half of it asked for; unknown is no."""
-    return problem.chances((problem.samples["change12"] >= problem.threshold_kt / 2).to_numpy(float))
+def call(problem: Problem, hours: int) -> Chances:
+    """Return the call "it goes on" by the change of the last day, or half of it by the last half; unknown is no."""
+    asked = hours / HOURS * problem.threshold_kt
+    return problem.chances((problem.samples[f"change{hours}"] >= asked).to_numpy(float))
 
 
 def table(problem: Problem) -> Chances:
@@ -161,7 +164,7 @@ def logistic(
     train = problem.inside("train") if labelled is None else labelled
     rest = problem.inside("val") | problem.inside("test")
     steps = np.arange(len(event))
-    fitted, asked = (Samples(columns[rows], one_hot(event[rows], 2), steps[rows]) for rows in (train, rest))
+    fitted, asked = (Samples(columns[rows], classes.one_hot(event[rows], 2), steps[rows]) for rows in (train, rest))
     found = LogisticHead(costs).predict(fitted, asked, costs)[:, :, 1]
     val = problem.inside("val")[rest]
     losses = [log_loss(one[val], event[rest][val]) for one in found]
@@ -187,12 +190,10 @@ def boosting(problem: Problem, columns: np.ndarray, seed: int) -> Chances:
 
 def balanced(problem: Problem) -> Chances:
     """Return the track's logistic regression with classes weighted to be equally frequent: a warning, not a model."""
-    train, rest = problem.inside("train"), problem.inside("val") | problem.inside("test")
-    x, z = standardised(problem.predictors.track[train], problem.predictors.track[rest])
+    train, track = problem.inside("train"), problem.predictors.track
+    x, z = standardised(track[train], track)
     model = LogisticRegression(C=1.0, class_weight="balanced", max_iter=1000).fit(x, problem.event[train])
-    values = np.zeros(len(rest))
-    values[rest] = model.predict_proba(z)[:, 1]
-    return problem.chances(values)
+    return problem.chances(model.predict_proba(z)[:, 1])
 
 
 def recalibrated(problem: Problem, chances: Chances, how: str) -> Chances:
@@ -204,3 +205,90 @@ def recalibrated(problem: Problem, chances: Chances, how: str) -> Chances:
     odds = [logit(np.clip(p, 1e-9, 1 - 1e-9))[:, None] for p in (chances.val, chances.test)]
     line = LogisticRegression(C=1e6).fit(odds[0], event)
     return Chances(*(line.predict_proba(one)[:, 1] for one in odds))
+
+
+def from_scratch(config: ScratchConfig, like: FinetuneConfig) -> FinetuneConfig:
+    """Return how a network is trained from scratch: in full and at one rate, all else like another."""
+    return replace(
+        like, mode="full", layer_decay=1.0, steps=config.steps, batch_size=config.batch_size, lr=config.lr,
+        weight_decay=config.weight_decay, check_every=config.check_every,
+    )  # fmt: skip
+
+
+def trained(
+    problem: Problem, crops: CropPatches, one: Contender, config: FinetuneConfig, label: str, labelled: np.ndarray
+) -> Chances:
+    """Return what a network trained end to end says; the track joins the crop in its head, no class is weighted.
+
+    Validation chooses the number of steps by the log loss. Where all labels are alike, Laplace's rule.
+
+    Args:
+        problem: The event, of samples that all have fields.
+        crops: Theirs.
+        one: Where the encoder starts.
+        config: How to train.
+        label: For the progress bar.
+        labelled: Mask of the samples it is trained on.
+    """
+    event = problem.event
+    if len(np.unique(event[labelled])) < 2:
+        return problem.chances(np.full(len(event), classes.frequencies(event[labelled], 2)[0, 1]))
+    blocks = {"train": labelled, "val": problem.inside("val")}
+    found = train_on_crops(
+        crops, one.encoder, problem.predictors.track, event.astype(np.float64), blocks, config, one.seed,
+        classes=True, label=f"{label}, seed {one.seed}",
+    )  # fmt: skip
+    chosen = {"steps": found.trained.steps, "loss": found.trained.score, "lr": config.lr}
+    return replace(problem.chances(expit(found.values)), chosen=chosen)
+
+
+Models = Mapping[str, Chances]  # what a row's model of each problem says, by the problem's name
+
+
+def each(problems: Sequence[Problem], make: Callable[[Problem], Chances]) -> Models:
+    """Return what a model of each problem says."""
+    return {one.name: make(one) for one in problems}
+
+
+def baselines(
+    problems: Sequence[Problem], seeds: int, periods: Sequence[str]
+) -> Iterator[tuple[str, Models, int | None]]:
+    """Yield name, models and seed of every row that needs no fields but climatological SST.
+
+    Args:
+        problems: Events of the same samples.
+        seeds: Number of seeds of the trees.
+        periods: Of the climatologies of SST to use; the rows of the first are recalibrated too, and those of the
+            others are of the first problem only.
+    """
+    x, change = problems[0].predictors, problems[0].samples[["change12"]].fillna(0.0).to_numpy()
+    plain: dict[str, Callable[[Problem], Chances]] = {
+        CLIMATOLOGY: climatology,
+        DAY_CALL: lambda one: call(one, HOURS),
+        HALF_DAY_CALL: lambda one: call(one, HOURS // 2),
+        ONLY_CHANGE: lambda one: logistic(one, change, costs=(1.0,)),  # one slope: nothing to damp
+        TABLE: table,
+        SEASONAL: lambda one: logistic(one, x.season),
+    }
+    yield from ((name, each(problems, make), None) for name, make in plain.items())
+
+    def line(name: str, columns: np.ndarray, own: Sequence[Problem]) -> tuple[str, Models, int | None]:
+        return name, each(own, lambda one: logistic(one, columns)), None
+
+    def trees(name: str, columns: np.ndarray, own: Sequence[Problem]) -> list[tuple[str, Models, int | None]]:
+        return [(name, each(own, partial(boosting, columns=columns, seed=seed)), seed) for seed in range(seeds)]
+
+    track = line(TRACK, x.track, problems)
+    yield track
+    sst = {name: (x.sst[name], problems if k == 0 else problems[:1]) for k, name in enumerate(periods)}
+    linear = [line(f"{TRACK} + SST {name}", np.hstack([x.track, own]), of) for name, (own, of) in sst.items()]
+    yield from linear
+    cold = trees(BOOSTED, x.track, problems)
+    yield from cold
+    warm = [trees(f"{BOOSTED} + SST {name} + place", np.hstack([x.track, own, x.place]), of)
+            for name, (own, of) in sst.items()]  # fmt: skip
+    yield from (one for several in warm for one in several)
+    best = [*(linear[:1] or [track]), *(warm[0] if warm else cold)]
+    for how, (name, models, seed) in product((ISOTONIC, PLATT), best):
+        yield f"{name}, {how}", {one.name: recalibrated(one, models[one.name], how) for one in problems}, seed
+    yield BALANCED, each(problems, balanced), None

@@ -55,24 +55,18 @@ def samples_of(tracks: pd.DataFrame) -> pd.DataFrame:
             f"water for {HOURS} h, got none in {len(t)} records of {t['storm'].nunique()} storms; check category and "
             "over_water"
         )
-    for hours in (6, 12, 24):
-        before = _before(t, hours)
+    known = t.set_index(["storm", "time"])[["wind_kt", "lat", "lon"]]
+    for hours in (24, 12, 6):
+        asked = pd.MultiIndex.from_arrays([t["storm"], t["time"] - pd.Timedelta(hours=hours)])
+        before = known.reindex(asked).reset_index(drop=True)  # NaN where there is no record at that time
         t[f"change{hours}"] = t["wind_kt"] - before["wind_kt"]
-        if hours == 6:
-            speed = EARTH_KM_PER_DEGREE / (3.6 * hours)  # m/s for a degree
-            across = np.cos(np.deg2rad(t["lat"]))
-            t["east"] = ((t["lon"] - before["lon"] + 180) % 360 - 180) * across * speed
-            t["poleward"] = (t["lat"] - before["lat"]) * np.where(t["lat"] < 0, -1, 1) * speed
+    speed = EARTH_KM_PER_DEGREE / (3.6 * hours)  # m/s for a degree
+    across = np.cos(np.deg2rad(t["lat"]))
+    t["east"] = ((t["lon"] - before["lon"] + 180) % 360 - 180) * across * speed
+    t["poleward"] = (t["lat"] - before["lat"]) * np.where(t["lat"] < 0, -1, 1) * speed
     t["age_h"] = (t["time"] - storm["time"].transform("first")).dt.total_seconds() / 3600
     t["most_kt"] = storm["wind_kt"].cummax()
     return t[kept].reset_index(drop=True)
-
-
-def _before(tracks: pd.DataFrame, hours: int) -> pd.DataFrame:
-    """Return each record's wind and place so many hours before; NaN where there is no record at that time."""
-    known = tracks.set_index(["storm", "time"])[["wind_kt", "lat", "lon"]]
-    asked = pd.MultiIndex.from_arrays([tracks["storm"], tracks["time"] - pd.Timedelta(hours=hours)])
-    return known.reindex(asked).reset_index(drop=True)
 
 
 # ---- Blocks ----------------------------------------------------------------------------------------------------
@@ -192,9 +186,10 @@ def base_rates(samples: pd.DataFrame, part: np.ndarray, thresholds: Sequence[flo
             if not len(own):
                 continue
             ids = home.index[home == group] if kind == "basin" else own["storm"].unique()
-            line = {"kind": kind, "group": group, "n": len(own), "storms": int(own["storm"].nunique())}
-            line |= {f"≥{t:g} kt": 100 * float((own["change_kt"] >= t).mean()) for t in thresholds}
-            line |= {"p95_kt": float(np.percentile(own["change_kt"], 95))}
-            line |= {"storms_with": 100 * float(reached[ids].mean()) if len(ids) else float("nan")}
-            lines.append(line)
+            lines.append({
+                "kind": kind, "group": group, "n": len(own), "storms": own["storm"].nunique(),
+                **{f"≥{t:g} kt": 100 * (own["change_kt"] >= t).mean() for t in thresholds},
+                "p95_kt": np.percentile(own["change_kt"], 95),
+                "storms_with": 100 * reached[ids].mean() if len(ids) else np.nan,
+            })  # fmt: skip
     return pd.DataFrame(lines)

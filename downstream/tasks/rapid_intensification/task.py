@@ -24,28 +24,21 @@ from ...results.row import Role, Row, names_of
 from ...results.target import Target
 from ...storms.best_tracks import IBTRACS, SOURCE
 from ...storms.crop_network import CropPatches
-from .baselines import (
-    BALANCED,
-    BOOSTED,
-    CLIMATOLOGY,
-    DAY_CALL,
-    HALF_DAY_CALL,
-    SEASONAL,
-    TABLE,
-    TRACK,
-    UNBEATEN,
-    Models,
-    baselines,
-    each,
-)
+from . import models
 from .config import NAME, PLANET, RapidIntensificationConfig
-from .fields import StormFields
-from .figures import basin_figure, reliability_figure
-from .material import Material, climatologies, modelled, warnings
-from .models import ISOTONIC, PLATT, Chances, Problem, logistic
-from .network import SCRATCH, TUNED, from_scratch, trained
+from .material import Material, StormFields, climatologies, modelled, warnings
+from .models import TRACK, Chances, Models, Problem, each
 from .samples import Predictors, base_rates, proof
-from .scores import BSS, by_basin, contingency, murphy_parts, reliabilities, target_of
+from .scores import (
+    BSS,
+    basin_figure,
+    by_basin,
+    contingency,
+    murphy_parts,
+    reliabilities,
+    reliability_figure,
+    target_of,
+)
 
 KNOWN = "upper bound (hidden state, future track and air known)"
 ALONE, CROP = "logistic", "PCA of the crop"
@@ -82,14 +75,12 @@ class RapidIntensification(Task[RapidIntensificationConfig]):
     ) -> None:
         super().__init__(config, store, decoders)
         self.material = Material.of(config, store)
-        self._encoders = super().encoders() if store is not None else []
         samples, part = self.material.samples, self.material.part
         shown = np.ones(len(samples), bool)
         self.fields: StormFields | None = None
         modelled(self.material, shown)  # blocks without samples are refused as such, before fields are asked for
         if store is not None:
-            shape = self._encoders[0].encoder.config
-            self.fields = StormFields(store, samples, self.material.tracks, config.fields, shape)
+            self.fields = StormFields(store, samples, self.material.tracks, config.fields, self.shape)
             shown = self.fields.shown
         self.kept, basins, self.notes = modelled(self.material, shown)
         self.sst = climatologies(config, self.material)
@@ -104,7 +95,7 @@ class RapidIntensification(Task[RapidIntensificationConfig]):
         return self.problems[0]
 
     def encoders(self) -> list[Contender]:
-        return self._encoders
+        return [] if self._store is None else super().encoders()
 
     def layers(self, encoder: Contender) -> list[int]:
         return list(range(encoder.encoder.depth)) if self.config.layers is None else super().layers(encoder)
@@ -129,16 +120,16 @@ class RapidIntensification(Task[RapidIntensificationConfig]):
         train = self.main.inside("train")
         return train if units is None else train & np.isin(self._units, units)
 
-    def row(self, name: str, role: Role, models: Models, seed: int | None = None, **more: Any) -> Row:
+    def row(self, name: str, role: Role, said: Models, seed: int | None = None, **more: Any) -> Row:
         """Return a row from what its models say; thresholds of calls are the best ones on validation."""
         events = {one.name: one.event[one.inside("val")] for one in self.problems}
-        calls = name in (DAY_CALL, HALF_DAY_CALL)
+        calls = name in (models.DAY_CALL, models.HALF_DAY_CALL)
         thresholds = {(of, score): best_threshold(found.val, events[of], score)
-                      for of, found in models.items() for score in CALLS if not calls}  # fmt: skip
+                      for of, found in said.items() for score in CALLS if not calls}  # fmt: skip
         return Row(
-            name, role, {of: found.test for of, found in models.items()}, seed,
-            {of: found.chosen for of, found in models.items() if found.chosen},
-            reference=name not in UNBEATEN, threshold=thresholds, calls=calls, **more,
+            name, role, {of: found.test for of, found in said.items()}, seed,
+            {of: found.chosen for of, found in said.items() if found.chosen},
+            reference=name not in models.UNBEATEN, threshold=thresholds, calls=calls, **more,
         )  # fmt: skip
 
     def fitted(
@@ -147,9 +138,9 @@ class RapidIntensification(Task[RapidIntensificationConfig]):
         track = self.main.predictors.track
         beside = {variant: np.hstack([values, track]) for variant, values in features.items()}
         problems = self.problems if units is None else [self.main]
-        models = each(problems, lambda one: self._logistic(one, beside, self._labelled(units)))
-        chosen = models[self.main.name].chosen.get("variant")
-        made = self.row(name, role, models, seed)
+        said = each(problems, lambda one: self._logistic(one, beside, self._labelled(units)))
+        chosen = said[self.main.name].chosen.get("variant")
+        made = self.row(name, role, said, seed)
         # The curve over labels is of the first threshold.
         return replace(made, features={chosen: features[chosen]}) if chosen and self.curved(made) else made
 
@@ -158,7 +149,7 @@ class RapidIntensification(Task[RapidIntensificationConfig]):
         event = problem.event[labelled]
         if not 0 < event.sum() < len(event):  # Laplace's rule
             return problem.chances(np.full(len(problem.event), (event.sum() + 1) / (len(event) + 2)))
-        tried = [logistic(problem, values, labelled=labelled, variant=name) for name, values in features.items()]
+        tried = [models.logistic(problem, values, labelled=labelled, variant=name) for name, values in features.items()]
         return min(tried, key=lambda one: one.chosen["loss"])
 
     def embedded(self, encoder: Contender, layers: Sequence[int]) -> Mapping[str, Features]:
@@ -176,10 +167,10 @@ class RapidIntensification(Task[RapidIntensificationConfig]):
         yield self.fitted(f"{words} [{self.head}]", role, features, seed)
 
     def baselines(self, window: int) -> Iterable[Row]:
-        for name, models, seed in baselines(self.problems, self.config.tree_seeds, list(self.sst)):
+        for name, said, seed in models.baselines(self.problems, self.config.tree_seeds, list(self.sst)):
             # With no features but the track, which `fitted` adds, the curve over labels follows it.
             none = {"none": np.empty((len(self.main.samples), 0))} if name == TRACK else {}
-            yield self.row(name, Role.BASELINE, models, seed, features=none)
+            yield self.row(name, Role.BASELINE, said, seed, features=none)
         if self.fields is not None and self.config.fields.pca_components:
             pcs = self.fields.components(self.material.part == "train", self.kept)
             yield from self.both(CROP, Role.BASELINE, pcs, None)
@@ -199,17 +190,17 @@ class RapidIntensification(Task[RapidIntensificationConfig]):
         if self.fields is None:
             return
         count = config.scratch.seeds if seeds is None else seeds
-        tuned = min(config.finetune_seeds, len(config.checkpoints)) if seeds is None else 0
+        tuned = config.finetune_seeds if seeds is None else 0
         twins = [one for one in encoders if one.kind == Role.UNTRAINED]
         if len(twins) < count:
             found = contenders(self.store, config.checkpoints, count, config.encoder)
             twins = [one for one in found if one.kind == Role.UNTRAINED]
-        whole, labelled = from_scratch(config.scratch, config.finetune), self._labelled(units)
-        starts = [(SCRATCH, Role.SCRATCH, whole, one) for one in twins[:count]]
-        starts += [(TUNED, Role.TUNED, config.finetune, one)
-                   for one in [one for one in encoders if one.kind == Role.PRETRAINED][:tuned]]  # fmt: skip
+        whole = models.from_scratch(config.scratch, config.finetune)
+        starts = [(models.SCRATCH, Role.SCRATCH, whole, one) for one in twins[:count]]
+        pretrained = [one for one in encoders if one.kind == Role.PRETRAINED]
+        starts += [(models.TUNED, Role.TUNED, config.finetune, one) for one in pretrained[:tuned]]
         for name, role, how, one in starts:
-            said = trained(self.main, self._patches, one, how, name, labelled)
+            said = models.trained(self.main, self._patches, one, how, name, self._labelled(units))
             yield self.row(name, role, {self.main.name: said}, one.seed)
 
     def known(self) -> Iterable[Row]:
@@ -246,7 +237,13 @@ class RapidIntensification(Task[RapidIntensificationConfig]):
         }
 
     def title(self) -> str:
-        return f"{self.what}: {_origin(self.config, self.material)}"
+        words = {IBTRACS: "real best tracks (NHC and JTWC)", PLANET: "storms of the synthetic planet"}
+        tracks, material = words.get(self.config.tracks, self.config.tracks), self.material
+        if material.store is None:
+            return f"{self.what}: {tracks}, no fields"
+        rows, columns = material.store.grid.shape
+        source = "its own fields" if material.planet is not None else f"fields of {material.store.manifest['source']}"
+        return f"{self.what}: {tracks}, {source} on {rows}×{columns}"
 
     def convention_text(self) -> str:
         return self.convention.format(unit=self.config.label_unit)
@@ -272,21 +269,13 @@ class RapidIntensification(Task[RapidIntensificationConfig]):
         )  # fmt: skip
 
 
-def _origin(config: RapidIntensificationConfig, material: Material) -> str:
-    """Return where tracks and fields come from, in words."""
-    words = {IBTRACS: "real best tracks (NHC and JTWC)", PLANET: "storms of the synthetic planet"}
-    if material.store is None:
-        return f"{words.get(config.tracks, config.tracks)}, no fields"
-    rows, columns = material.store.grid.shape
-    source = "its own fields" if material.planet is not None else f"fields of {material.store.manifest['source']}"
-    return f"{words.get(config.tracks, config.tracks)}, {source} on {rows}×{columns}"
-
-
 def _shown(rows: Sequence[Row]) -> list[str]:
     """Return the rows that pictures show: one of each kind."""
     names = names_of([row for row in rows if not row.calls])
-    warm = [name for name in names if " + SST " in name and not name.endswith((ISOTONIC, PLATT))]
-    best = [next((name for name in warm if name.startswith(start)), start) for start in (TRACK, BOOSTED)]
-    calibrated = [name for name in names if name.startswith(BOOSTED) and name.endswith(ISOTONIC)][:1]
-    plain = {CLIMATOLOGY, SEASONAL, TABLE, TRACK, BALANCED, SCRATCH, KNOWN, *best, *calibrated}
-    return [name for name in names if name in plain or name.startswith((*ENCODERS, CROP, RAW))]
+    mended = (models.ISOTONIC, models.PLATT)
+    warm = [name for name in names if " + SST " in name and not name.endswith(mended)]
+    best = [next((name for name in warm if name.startswith(start)), start) for start in (TRACK, models.BOOSTED)]
+    isotonic = [name for name in names if name.startswith(models.BOOSTED) and name.endswith(models.ISOTONIC)][:1]
+    plain = {models.CLIMATOLOGY, models.SEASONAL, models.TABLE, TRACK, models.BALANCED, models.SCRATCH, KNOWN}
+    kinds = (*ENCODERS, CROP, RAW)
+    return [name for name in names if name in {*plain, *best, *isotonic} or name.startswith(kinds)]

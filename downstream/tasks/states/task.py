@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ....ssl.common.errors import EarthSSLError, nearest
+from ....ssl.common.errors import check_known
+from ....ssl.fields.splits import PARTS
 from ....ssl.model.encoder import EncoderConfig
 from ....ssl.store.store import Store
 from ...evaluation.encoders import Contender
 from ...evaluation.few_shot import shot_curve
 from ...evaluation.label_fractions import SHOTS
-from ...evaluation.task import Decoders, Extras, Features, TaskConfig
+from ...evaluation.task import Decoders, Extras, Features, TaskConfig, merged
 from ...evaluation.window_labels import WindowLabels
 from ...evaluation.window_task import WindowTask
-from ...features.frozen_features import POOLINGS, RawFeatures
+from ...features.frozen_features import POOLINGS
+from ...features.patches import PatchFeatures
 from ...heads.base import Head
 from ...heads.linear import LogisticHead
 from ...heads.nearest import NearestHead
@@ -80,14 +82,11 @@ class StatesConfig(TaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for part, given, known in (("heads", self.heads, HEADS), ("poolings", self.poolings, POOLINGS)):
-            for one in (one for one in given if one not in known):
-                raise EarthSSLError(f"states.{part}: expected {', '.join(known)}, got '{one}'." + nearest(one, known))
-        if "logistic" not in self.heads or not self.poolings:
-            raise EarthSSLError("states: expected the head logistic, which the curves take, and some pooling; add them")
+        check_known("states.heads", self.heads, HEADS)
+        check_known("states.poolings", self.poolings, POOLINGS)
+        self.expect("logistic" in self.heads, "the head logistic, which the curves take", "heads")
         for part in ("components", "pca_components", "steps", "shots"):
-            if min(getattr(self, part), default=0) < 1:
-                raise EarthSSLError(f"states.{part}: expected numbers from 1, at least one, got {getattr(self, part)}")
+            self.expect(min(getattr(self, part), default=0) >= 1, "numbers from 1, at least one", part)
 
 
 class States(WindowTask[StatesConfig]):
@@ -106,16 +105,14 @@ class States(WindowTask[StatesConfig]):
 
     @cached_property
     def labels(self) -> Sequence[WindowLabels]:
-        return [self._labels(lead) for lead in self.leads]
-
-    def _labels(self, lead: int) -> WindowLabels:
-        steps = np.arange(len(self.store.times))
-        ends = np.minimum(steps + lead, steps[-1])
-        classes = np.maximum(self.states.classes[ends], 0)
-        rows = {part: self.states.rows(part, lead) for part in ("train", "val", "test")}
-        years = self.states.years(ends - lead, lead)
-        climatology = self.states.baselines(lead)["climatology"]
-        return WindowLabels(f"lead {lead}", one_hot(classes, len(STATES)), rows, years, climatology, STATES)
+        made, states, steps = [], self.states, np.arange(len(self.store.times))
+        for lead in self.leads:
+            ends = np.minimum(steps + lead, steps[-1])
+            classes = one_hot(np.maximum(states.classes[ends], 0), len(STATES))
+            rows, years = {part: states.rows(part, lead) for part in PARTS}, states.years(ends - lead, lead)
+            climatology = states.baselines(lead)["climatology"]
+            made.append(WindowLabels(f"lead {lead}", classes, rows, years, climatology, STATES))
+        return made
 
     def check(self, shape: EncoderConfig) -> None:
         check_window(self.states, shape)
@@ -146,17 +143,20 @@ class States(WindowTask[StatesConfig]):
         return dict(made)
 
     def rows(self, encoder: Contender, layers: Sequence[int]) -> Iterable[Row]:
-        sets = self.pooled(encoder, layers)
-        pooled = {name: values for named in sets.values() for name, values in named.items()}
+        pooled, raw = merged(self.pooled(encoder, layers)), self.frozen(encoder, layers)
+        tokens = {
+            f"layer {layer + 1}, tokens of the last step":
+                PatchFeatures(raw.rows, raw.tokens[k].astype(np.float32)).at_all(len(self.store.times))
+            for k, layer in enumerate(layers)
+        }  # fmt: skip
         with_season = {name: self.beside(values) for name, values in pooled.items()}
         steps = tuple(self.config.steps)
         heads: dict[str, tuple[Head, Features]] = {
             "logistic": (LogisticHead(), with_season),
             "kNN": (NearestHead(), pooled),
             "MLP": (MlpHead(seed=encoder.seed, steps=steps), with_season),
-            "attentive": (AttentiveHead(seed=encoder.seed, steps=steps),
-                          _tokens(self.frozen(encoder, layers), len(self.store.times), layers)),
-        }  # fmt: skip
+            "attentive": (AttentiveHead(seed=encoder.seed, steps=steps), tokens),
+        }
         for name in self.config.heads:
             head, features = heads[name]
             yield self.by_head(head, f"{encoder.kind} [{name}]", Role(encoder.kind), features, encoder.seed)
@@ -224,16 +224,5 @@ class States(WindowTask[StatesConfig]):
                  or row.name in (INDEX, "PCA [logistic]", "damped persistence")]  # fmt: skip
         counts: dict[str, np.ndarray] = {}
         for row in shown:
-            own = confusion(row.forecast[label.name], truth)
-            counts[row.name] = counts.get(row.name, 0) + own
+            counts[row.name] = counts.get(row.name, 0) + confusion(row.forecast[label.name], truth)
         return confusion_figure(counts, STATES, f"{label.name} months; share of each observed class (all seeds)")
-
-
-def _tokens(raw: RawFeatures, steps: int, layers: Sequence[int]) -> dict[str, np.ndarray]:
-    """Return the tokens of the last step on all times, (time, token, feature), by layer."""
-    made = {}
-    for k, layer in enumerate(layers):
-        full = np.full((steps, *raw.tokens.shape[2:]), np.nan, dtype=np.float32)
-        full[raw.rows] = raw.tokens[k]
-        made[f"layer {layer + 1}, tokens of the last step"] = full
-    return made

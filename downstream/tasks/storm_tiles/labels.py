@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
-import torch
 
 from ....ssl.common.errors import EarthSSLError, nearest
-from ....ssl.fields.batch import from_fields
 from ....ssl.fields.grid import LatLonGrid
 from ....ssl.fields.splits import PARTS, window_starts
 from ....ssl.model.encoder import EncoderConfig
-from ....ssl.model.tokens import Patches, padded, patchify
+from ....ssl.model.tokens import padded
 from ....ssl.store.store import Store
+from ...features.patches import PatchGrid
 from ...heads.base import Samples
 from ...metrics.classes import one_hot
 from ...metrics.events import frequencies
@@ -83,21 +83,6 @@ def _cell(grid: LatLonGrid, lat: np.ndarray, lon: np.ndarray) -> tuple[np.ndarra
     return row, np.where(column < grid.shape[1], column, -1)
 
 
-def last_tiles(patches: Patches) -> np.ndarray:
-    """Return the tile number (`storm_labels`' columns) of each token of the last step, in their order."""
-    last = patches.step == patches.shape[0] - 1
-    return np.asarray(patches.cell[last])
-
-
-def store_tiles(store: Store, shape: EncoderConfig) -> np.ndarray:
-    """Return the tile number of each token that an encoder makes of the last step of a store's windows."""
-    fields = torch.zeros(1, shape.window, len(store.variables), *store.grid.shape)
-    nothing = torch.zeros(1, dtype=torch.int64)
-    known = torch.from_numpy(store.statistics.known)
-    times = torch.zeros(1, shape.window, dtype=torch.int64)
-    return last_tiles(patchify(from_fields(fields, times, nothing, known, store.variables, store.grid), shape.patch))
-
-
 @dataclass(frozen=True, eq=False)
 class TileLabels:
     """Whether a storm's centre lies in each tile at the last step of some windows, and the block of each.
@@ -155,27 +140,22 @@ class TileLabels:
         first, last = tracks["time"].min().to_datetime64(), tracks["time"].max().to_datetime64()
         known = (times[steps] >= first) & (times[steps] <= last)
         everywhere = storm_labels(tracks, times[steps], store.grid, shape.patch[1:])
-        tiles = store_tiles(store, shape)
+        tiles = PatchGrid(store, shape.patch[1:]).tiles
         columns = padded(store.grid.shape[1], shape.patch[2]) // shape.patch[2]
-        labels = cls(
-            steps[known], store.times[steps][known], part[known], everywhere[known][:, tiles], tiles // columns,
-            int((~known).sum()), int(everywhere[known].sum() - everywhere[known][:, tiles].sum()),
-            f"storm ≥ {least_wind_kt:g} kt in tile",
-        )  # fmt: skip
+        steps, part, everywhere = steps[known], part[known], everywhere[known]
+        storms = everywhere[:, tiles]
         _check_whole(tracks, store)
-        labels.check(least_wind_kt)
-        return labels
-
-    def check(self, least_wind_kt: float) -> None:
-        """Raise an EarthSSLError unless every block has tiles with and without a storm."""
         for name in PARTS:
-            storms = self.storms[self.part == name]
-            if not storms.any() or storms.all():
+            own = storms[part == name]
+            if not own.any() or own.all():
                 raise EarthSSLError(
                     f"storm_tiles: expected tiles with and without storms of {least_wind_kt:g} kt or more in the "
-                    f"{name} block, got {int(storms.sum())} of {storms.size} with one; lengthen the block, lower "
+                    f"{name} block, got {int(own.sum())} of {own.size} with one; lengthen the block, lower "
                     "least_wind_kt, or choose tracks and tiles that suit"
                 )
+        unknown, unseen = int((~known).sum()), int(everywhere.sum() - storms.sum())
+        name = f"storm ≥ {least_wind_kt:g} kt in tile"
+        return cls(steps, store.times[steps], part, storms, tiles // columns, unknown, unseen, name)
 
     @cached_property
     def season(self) -> np.ndarray:
@@ -233,13 +213,9 @@ class TileLabels:
 
     def counts(self) -> Mapping[str, Mapping[str, int]]:
         """Return how many times, tiles and tiles with a storm each block has."""
+        own = {name: self.storms[self.part == name] for name in PARTS}
         return {
-            name: {
-                "times": int((self.part == name).sum()),
-                "samples": int(self.storms[self.part == name].size),
-                "with a storm": int(self.storms[self.part == name].sum()),
-            }
-            for name in PARTS
+            name: {"times": len(one), "samples": one.size, "with a storm": int(one.sum())} for name, one in own.items()
         }
 
     def target(self, block: int) -> Target:
@@ -270,7 +246,7 @@ def _samples(store: Store, window: int, spacing_hours: int) -> tuple[np.ndarray,
     """Return the last steps of the windows that are samples, ascending, and the block of each."""
     times = store.times.astype("datetime64[ns]")
     hours = times.astype("datetime64[h]").astype(int)
-    steps, parts = [], []
+    part = np.full(len(times), "", dtype="<U5")
     for name in PARTS:
         ends = window_starts(times, store.splits, name, window) + window - 1
         ends = ends[hours[ends] % spacing_hours == 0]
@@ -279,18 +255,16 @@ def _samples(store: Store, window: int, spacing_hours: int) -> tuple[np.ndarray,
                 f"storm_tiles: expected times of the {name} block at multiples of {spacing_hours} h, got none among "
                 f"{store.times[0]} … {store.times[-1]}; choose another spacing_hours"
             )
-        steps.append(ends)
-        parts.append(np.full(len(ends), name))
-    every, part = np.concatenate(steps), np.concatenate(parts)
-    order = np.argsort(every, kind="stable")
-    return every[order], part[order]
+        part[ends] = name
+    steps = np.flatnonzero(part != "")
+    return steps, part[steps]
 
 
 def _check_whole(tracks: pd.DataFrame, store: Store) -> None:
     """Raise an EarthSSLError if a storm has records in two blocks: its twin would be known from training."""
     when = tracks["time"].to_numpy().astype("datetime64[ns]")
     inside = {name: set(tracks["storm"][store.splits.inside(when, name)]) for name in PARTS}
-    for one, other in (("train", "val"), ("val", "test"), ("train", "test")):
+    for one, other in combinations(PARTS, 2):
         both = inside[one] & inside[other]
         if both:
             raise EarthSSLError(

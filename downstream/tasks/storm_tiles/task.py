@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
+from sklearn.metrics import roc_curve
 
-from ....ssl.common.errors import EarthSSLError
+from ....ssl.fields.grid import LatLonGrid
 from ....ssl.sources.planet.recorded import recorded_planet
 from ....ssl.store.store import Store
 from ...evaluation.encoders import Contender
@@ -20,10 +22,8 @@ from ...results.row import Role, Row, names_of
 from ...results.target import Target
 from ...storms.best_tracks import IBTRACS, SOURCE, best_tracks, tidy
 from ...training.from_scratch import ScratchConfig
-from .baselines import EXTREMES, PCA, climatology_rows, component_features, extreme_features, logistic_row
-from .figures import map_figure, roc_figure
-from .labels import BAND, TileLabels, store_tiles
-from .network import scratch_rows
+from .labels import BAND, TileLabels
+from .rows import EXTREMES, PCA, climatology_rows, component_features, extreme_features, logistic_row, scratch_rows
 
 PLANET = "planet"
 MOST_VALUES = 900  # of a tile and its neighbours over the window; more are averaged over blocks of cells
@@ -70,16 +70,10 @@ class StormTilesConfig(TaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.spacing_hours < 1 or self.least_wind_kt < 0:
-            raise EarthSSLError(
-                f"storm_tiles: expected spacing_hours ≥ 1 and least_wind_kt ≥ 0, got {self.spacing_hours}, "
-                f"{self.least_wind_kt:g}"
-            )
-        if not self.costs or not min(self.costs) > 0 or min(self.pca_components, default=0) < 1:
-            raise EarthSSLError(
-                "storm_tiles: expected costs above 0 and pca_components from 1, at least one each, got "
-                f"{self.costs}, {self.pca_components}"
-            )
+        good = self.spacing_hours >= 1 and self.least_wind_kt >= 0
+        self.expect(good, "spacing_hours ≥ 1 and least_wind_kt ≥ 0", "spacing_hours", "least_wind_kt")
+        self.expect(min(self.costs, default=0) > 0, "numbers above 0, at least one", "costs")
+        self.expect(min(self.pca_components, default=0) >= 1, "numbers from 1, at least one", "pca_components")
 
 
 class StormTiles(Task[StormTilesConfig]):
@@ -94,19 +88,13 @@ class StormTiles(Task[StormTilesConfig]):
 
     def __init__(self, config: StormTilesConfig, store: Store, decoders: Decoders | None = None) -> None:
         super().__init__(config, store, decoders)
-        tracks = (
-            tidy(recorded_planet(store.manifest["attributes"]).tracks(), "planet")
-            if config.tracks == PLANET
-            else best_tracks(config.tracks)
-        )
-        self._encoders = super().encoders()
-        self._shape = self._encoders[0].encoder.config
-        self.labels = TileLabels.from_store(store, tracks, self._shape, config.spacing_hours, config.least_wind_kt)
-        self.tiles, self.grid = store_tiles(store, self._shape), PatchGrid(store, self._shape.patch[1:])
-        self.windows = StoreWindows(store, self._shape.window)
-
-    def encoders(self) -> list[Contender]:
-        return self._encoders
+        if config.tracks == PLANET:
+            tracks = tidy(recorded_planet(store.manifest["attributes"]).tracks(), "planet")
+        else:
+            tracks = best_tracks(config.tracks)
+        shape = self.shape
+        self.labels = TileLabels.from_store(store, tracks, shape, config.spacing_hours, config.least_wind_kt)
+        self.grid, self.windows = PatchGrid(store, shape.patch[1:]), StoreWindows(store, shape.window)
 
     def layers(self, encoder: Contender) -> list[int]:
         return list(range(encoder.encoder.depth)) if self.config.layers is None else super().layers(encoder)
@@ -117,7 +105,7 @@ class StormTiles(Task[StormTilesConfig]):
     def raw(self, window: int) -> np.ndarray:
         cells = raw_cells(self.windows.fields.numpy(), self.grid, self.labels.steps, window, MOST_VALUES // 9)
         columns = -(-self.store.grid.shape[1] // self.grid.patch[1])
-        return with_neighbours(cells, self.tiles, columns, self.store.grid.periodic)
+        return with_neighbours(cells, self.grid.tiles, columns, self.store.grid.periodic)
 
     def training_samples(self) -> np.ndarray:
         return self.labels.inside("train")
@@ -145,14 +133,14 @@ class StormTiles(Task[StormTilesConfig]):
         extremes = {"of each variable": extreme_features(fields, self.grid, steps)}
         yield self.fitted(EXTREMES, Role.BASELINE, extremes)
         cells = raw_cells(fields, self.grid, steps, window)
-        pcs = component_features(cells, self.grid, self.labels, self.tiles, self.config.pca_components)
+        pcs = component_features(cells, self.grid, self.labels, self.grid.tiles, self.config.pca_components)
         yield self.fitted(PCA, Role.BASELINE, pcs)
 
     def trained(
         self, encoders: Sequence[Contender], seeds: int | None = None, units: np.ndarray | None = None
     ) -> Iterable[Row]:
         count = self.config.scratch.seeds if seeds is None else seeds
-        return scratch_rows(self.config.scratch, self._shape, self.windows, self.labels, count, units)
+        return scratch_rows(self.config.scratch, self.shape, self.windows, self.labels, count, units)
 
     def samples(self) -> Mapping[str, Any]:
         return self.labels.counts()
@@ -180,9 +168,64 @@ class StormTiles(Task[StormTilesConfig]):
         return Extras(
             figures={
                 "roc": roc_figure(chances, storms, f"{name}, test block"),
-                "mean_chance_by_tile": map_figure(mapped, storms, self.tiles, self.store.grid, self.grid.patch),
+                "mean_chance_by_tile": map_figure(mapped, storms, self.grid.tiles, self.store.grid, self.grid.patch),
             },
             tables={"samples": pd.DataFrame([{"block": block, **own} for block, own in labels.counts().items()])},
             notes=[note for note in notes if note],
             record={"tracks": SOURCE if self.config.tracks == IBTRACS else self.config.tracks},
         )
+
+
+def roc_figure(chances: Mapping[str, np.ndarray], storms: np.ndarray, title: str) -> Figure:
+    """Return the ROC curve of each row.
+
+    Args:
+        chances: Of each row, in any shape.
+        storms: What was, in the same shape.
+        title: Of the picture.
+    """
+    drawn = Figure(figsize=(7.4, 5.0), layout="constrained")
+    axes = drawn.subplots()
+    axes.plot([0, 1], [0, 1], color="0.6", lw=0.8)
+    for name, found in chances.items():
+        false, true, _ = roc_curve(storms.ravel(), found.ravel())
+        axes.plot(false, true, lw=1.3, label=name)
+    axes.set_xlabel("share of the tiles without a storm that are called", fontsize=8)
+    axes.set_ylabel("share of the tiles with a storm that are called", fontsize=8)
+    axes.legend(fontsize=7, frameon=False, loc="lower right")
+    axes.set_title(title, fontsize=9, loc="left")
+    return drawn
+
+
+def map_figure(
+    chances: Mapping[str, np.ndarray], storms: np.ndarray, tiles: np.ndarray, grid: LatLonGrid, patch: tuple[int, int]
+) -> Figure:
+    """Return the observed frequency of storms in each tile above the mean chance that each row gave it.
+
+    Args:
+        chances: Of each row, (time, place).
+        storms: bool, (time, place).
+        tiles: Number of each place's tile.
+        grid: Cells that the tiles were cut from.
+        patch: Rows and columns of a tile.
+    """
+    rows, columns = (-(-size // part) for size, part in zip(grid.shape, patch, strict=True))
+    shown = {"observed": storms.mean(axis=0)} | {name: found.mean(axis=0) for name, found in chances.items()}
+    largest = max(float(values.max()) for values in shown.values())
+    drawn = Figure(figsize=(7.4, 1.7 * len(shown)), layout="constrained")
+    edges = grid.lon_bounds[0], grid.lon_bounds[-1], grid.lat_bounds[-1], grid.lat_bounds[0]
+    panels = drawn.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (name, values) in zip(panels, shown.items(), strict=True):
+        full = np.full(rows * columns, np.nan)
+        full[tiles] = values
+        # Tiles that reach beyond the grid are drawn whole: the extent is that of the padded grid.
+        extent = (edges[0], edges[0] + (edges[1] - edges[0]) * columns * patch[1] / grid.shape[1],
+                  edges[3] - (edges[3] - edges[2]) * rows * patch[0] / grid.shape[0], edges[3])  # fmt: skip
+        image = axes.imshow(full.reshape(rows, columns), extent=extent, cmap="viridis", vmin=0, vmax=largest,
+                            aspect="auto")  # fmt: skip
+        axes.set_title(name, fontsize=8, loc="left")
+        axes.set_ylabel("°N", fontsize=7)
+        axes.tick_params(labelsize=7)
+    panels[-1].set_xlabel("°E", fontsize=7)
+    drawn.colorbar(image, ax=list(panels), label="share of the test times", shrink=0.7)
+    return drawn

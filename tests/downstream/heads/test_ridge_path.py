@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from earthssl.downstream.heads.ridge_path import PENALTIES, RidgePath
-from earthssl.downstream.tasks.enso.labels import EnsoTask
+from earthssl.downstream.tasks.enso.labels import EnsoLabels
 from earthssl.downstream.tasks.enso.monthly_ridge import (
     HeadOptions,
     fixed_head,
@@ -23,7 +23,7 @@ LEADS = (1, 3, 6)
 
 
 @pytest.fixture(scope="module")
-def task() -> EnsoTask:
+def task() -> EnsoLabels:
     """Fifty years of red noise in one place, so that the index can be predicted from itself."""
     months = np.arange("1950-01", "2000-01", dtype="datetime64[M]")
     rng = np.random.default_rng(0)
@@ -37,16 +37,16 @@ def task() -> EnsoTask:
         coords={"time": months.astype("datetime64[ns]"), "lat": lat, "lon": lon},
     )
     splits = SplitsConfig(("1950", "1974"), ("1976", "1983"), ("1985", "1999"), 300).build()
-    return EnsoTask.from_dataset(dataset, splits, LEADS, 3)
+    return EnsoLabels.from_dataset(dataset, splits, LEADS, 3)
 
 
-def useful(task: EnsoTask) -> np.ndarray:
+def useful(task: EnsoLabels) -> np.ndarray:
     """Features that hold the index."""
     noise = np.random.default_rng(1).normal(size=(len(task.time), 4))
     return np.concatenate([task.index[:, None], noise], axis=1)
 
 
-def noise(task: EnsoTask, width: int = 5) -> np.ndarray:
+def noise(task: EnsoLabels, width: int = 5) -> np.ndarray:
     return np.random.default_rng(2).normal(size=(len(task.time), width))
 
 
@@ -99,7 +99,7 @@ def test_a_constant_feature_is_ignored() -> None:
 
 
 @pytest.mark.parametrize(("months", "neighbours"), [(1, [5]), (3, [4, 5, 6]), (12, range(12))])
-def test_pooling_takes_the_neighbouring_calendar_months(task: EnsoTask, months: int, neighbours) -> None:
+def test_pooling_takes_the_neighbouring_calendar_months(task: EnsoLabels, months: int, neighbours) -> None:
     features, wanted = useful(task), task.inits("test")
     path = monthly_path(task, features, "fit", months, [1.0], wanted)
     rows = task.samples("fit")[0] & np.isin(task.month, list(neighbours))
@@ -110,7 +110,7 @@ def test_pooling_takes_the_neighbouring_calendar_months(task: EnsoTask, months: 
     assert np.isnan(path[0][:, ~wanted]).all()
 
 
-def test_pooling_wraps_from_january_to_december(task: EnsoTask) -> None:
+def test_pooling_wraps_from_january_to_december(task: EnsoLabels) -> None:
     features, wanted = useful(task), task.inits("test")
     rows = task.samples("fit")[0] & np.isin(task.month, [11, 0, 1])
     by_hand = RidgePath.fit(features[rows], task.target.T[rows], task.month[rows])
@@ -119,7 +119,7 @@ def test_pooling_wraps_from_january_to_december(task: EnsoTask) -> None:
     np.testing.assert_allclose(path[0][:, served], by_hand.predict(features[served], [1.0], task.month[served])[0].T)
 
 
-def test_selection_finds_the_useful_features(task: EnsoTask) -> None:
+def test_selection_finds_the_useful_features(task: EnsoLabels) -> None:
     candidates = {"noise": noise(task), "useful": useful(task)}
     for options in (HeadOptions(), HeadOptions(criterion="r"), HeadOptions(penalty_per_lead=False)):
         chosen = select(task, candidates, options)
@@ -129,7 +129,7 @@ def test_selection_finds_the_useful_features(task: EnsoTask) -> None:
     assert len(set(select(task, candidates, HeadOptions(penalty_per_lead=False)).penalty)) == 1
 
 
-def test_the_choice_is_the_best_of_the_table(task: EnsoTask) -> None:
+def test_the_choice_is_the_best_of_the_table(task: EnsoLabels) -> None:
     candidates = {"noise": noise(task), "useful": useful(task)}
     each = HeadOptions(lead_groups=((1,), (3,), (6,)))
     chosen = select(task, candidates, each)
@@ -141,7 +141,7 @@ def test_the_choice_is_the_best_of_the_table(task: EnsoTask) -> None:
     assert np.mean(per_lead.score) == pytest.approx(float(best))
 
 
-def test_refit_gives_each_lead_its_own_choice(task: EnsoTask) -> None:
+def test_refit_gives_each_lead_its_own_choice(task: EnsoLabels) -> None:
     candidates = {"noise": noise(task), "useful": useful(task)}
     options = HeadOptions(lead_groups=((1,), (3, 6)))
     selection = select(task, candidates, options)
@@ -161,13 +161,13 @@ def test_refit_gives_each_lead_its_own_choice(task: EnsoTask) -> None:
     assert row.chosen["criterion"] == "rmse"
 
 
-def test_features_far_wider_than_the_samples(task: EnsoTask) -> None:
+def test_features_far_wider_than_the_samples(task: EnsoLabels) -> None:
     wide = np.concatenate([useful(task), noise(task, 800)], axis=1)
     row = select_and_refit(task, {"wide": wide}, name="wide", options=HeadOptions(months=(1, 12)))
     assert np.isfinite(row.forecast["lead 1"]).sum() == task.samples("test")[0].sum()
 
 
-def test_selection_never_reads_the_test_block(task: EnsoTask) -> None:
+def test_selection_never_reads_the_test_block(task: EnsoLabels) -> None:
     features = useful(task)
     scrambled = features.copy()
     scrambled[task.time > task.blocks["fit"][1]] = 1e9
@@ -180,7 +180,7 @@ def test_selection_never_reads_the_test_block(task: EnsoTask) -> None:
     )
 
 
-def test_the_validation_block_does_not_enter_the_fit_on_train(task: EnsoTask) -> None:
+def test_the_validation_block_does_not_enter_the_fit_on_train(task: EnsoLabels) -> None:
     features = useful(task)
     scrambled = features.copy()
     scrambled[task.time > task.blocks["train"][1]] = 1e9
@@ -191,7 +191,7 @@ def test_the_validation_block_does_not_enter_the_fit_on_train(task: EnsoTask) ->
     )
 
 
-def test_few_labels_are_all_that_a_head_reads_and_nothing_is_refitted(task: EnsoTask) -> None:
+def test_few_labels_are_all_that_a_head_reads_and_nothing_is_refitted(task: EnsoLabels) -> None:
     features, few = useful(task), np.isin(task.year, [1955, 1960])
     row = select_and_refit(task, {"x": features}, name="few", labelled=few)
     hidden = replace(task)
@@ -207,7 +207,7 @@ def test_few_labels_are_all_that_a_head_reads_and_nothing_is_refitted(task: Enso
     )
 
 
-def test_unfit_features_and_options_are_refused(task: EnsoTask) -> None:
+def test_unfit_features_and_options_are_refused(task: EnsoLabels) -> None:
     gappy = useful(task)
     gappy[30] = np.nan
     with pytest.raises(EarthSSLError, match=r"in 1 of them, first at 1952-07"):

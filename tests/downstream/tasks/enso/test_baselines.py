@@ -1,6 +1,7 @@
 """Baseline rows: known answers, no leak, and the reference table of the Kaplan record."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,15 @@ from earthssl.downstream.features import eof
 from earthssl.downstream.metrics.seasonal import valid_mean
 from earthssl.downstream.results.row import Row
 from earthssl.downstream.tasks.enso import baselines
-from earthssl.downstream.tasks.enso.labels import MEAN, EnsoTask
+from earthssl.downstream.tasks.enso.labels import MEAN, EnsoLabels
 from earthssl.downstream.tasks.enso.monthly_ridge import HeadOptions
-from earthssl.downstream.tasks.enso.targets import seasonal
+from earthssl.downstream.tasks.enso.task import seasonal
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.fields.splits import SplitsConfig
 
 LEADS = (1, 3, 6)
 QUICK = HeadOptions(penalties=(0.01, 0.1, 1.0), months=(1, 12))
-ROWS: dict[str, Callable[[EnsoTask], Row]] = {
+ROWS: dict[str, Callable[[EnsoLabels], Row]] = {
     "climatology": baselines.climatology,
     "persistence": baselines.persistence,
     "damped": baselines.damped_persistence,
@@ -52,22 +53,22 @@ def made_up(noise: float = 0.3, measurement: float = 0.05, growth: float = 0.97)
     )
 
 
-def build(dataset: xr.Dataset, window: int = 3) -> EnsoTask:
+def build(dataset: xr.Dataset, window: int = 3) -> EnsoLabels:
     splits = SplitsConfig(("1950", "1974"), ("1976", "1983"), ("1985", "1999"), 300).build()
-    return EnsoTask.from_dataset(dataset, splits, LEADS, window)
+    return EnsoLabels.from_dataset(dataset, splits, LEADS, window)
 
 
-def skill(task: EnsoTask, row: Row) -> xr.DataArray:
+def skill(task: EnsoLabels, row: Row) -> xr.DataArray:
     """All-season skill by lead."""
-    return xr.DataArray(valid_mean(seasonal(task, [row]).season_skill()[0], axis=-1), [("lead", list(task.leads))])
+    return xr.DataArray(valid_mean(seasonal([row], task).season_skill()[0], axis=-1), [("lead", list(task.leads))])
 
 
 @pytest.fixture(scope="module")
-def task() -> EnsoTask:
+def task() -> EnsoLabels:
     return build(made_up())
 
 
-def test_climatology_and_persistence_by_hand(task: EnsoTask) -> None:
+def test_climatology_and_persistence_by_hand(task: EnsoLabels) -> None:
     assert (task.array(baselines.climatology(task).forecast).fillna(0) == 0).all()
     forecast = task.array(baselines.persistence(task).forecast)
     for lead in LEADS:
@@ -76,7 +77,7 @@ def test_climatology_and_persistence_by_hand(task: EnsoTask) -> None:
         np.testing.assert_array_equal(known, index)
 
 
-def test_damped_persistence_equals_polyfit(task: EnsoTask) -> None:
+def test_damped_persistence_equals_polyfit(task: EnsoLabels) -> None:
     forecast = task.array(baselines.damped_persistence(task).forecast)
     july = task.month == 6
     rows = task.samples("fit")[0] & july
@@ -86,7 +87,7 @@ def test_damped_persistence_equals_polyfit(task: EnsoTask) -> None:
     np.testing.assert_allclose(chosen, np.polyval(line, index))
 
 
-def test_lim_forecasts_the_oscillation_that_persistence_misses(task: EnsoTask) -> None:
+def test_lim_forecasts_the_oscillation_that_persistence_misses(task: EnsoLabels) -> None:
     lim, still = (skill(task, row).values for row in (ROWS["lim"](task), baselines.persistence(task)))
     assert lim[2] > still[2] + 0.1
     assert lim[0] > 0.95
@@ -107,7 +108,7 @@ def test_lagged_by_hand() -> None:
     assert np.isnan(features[0, 2:]).all()
 
 
-def test_all_rows_come_with_their_settings_and_every_sample(task: EnsoTask) -> None:
+def test_all_rows_come_with_their_settings_and_every_sample(task: EnsoLabels) -> None:
     rows = [make(task) for make in ROWS.values()]
     for row in rows:
         assert np.isfinite(row.forecast[MEAN]).sum() == task.samples("test").sum()
@@ -116,7 +117,7 @@ def test_all_rows_come_with_their_settings_and_every_sample(task: EnsoTask) -> N
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_no_row_sees_the_future(name: str, task: EnsoTask) -> None:
+def test_no_row_sees_the_future(name: str, task: EnsoLabels) -> None:
     # Everything after a month of the test block is replaced: forecasts made up to that month must not move.
     last = np.datetime64("1990-06", "M")
     changed = made_up()
@@ -129,7 +130,7 @@ def test_no_row_sees_the_future(name: str, task: EnsoTask) -> None:
     assert before.chosen == after.chosen
 
 
-def test_further_variables_join_the_pca_with_equal_variance(task: EnsoTask) -> None:
+def test_further_variables_join_the_pca_with_equal_variance(task: EnsoLabels) -> None:
     rng = np.random.default_rng(3)
     pressure = 1e5 + 500 * rng.normal(size=task.anomaly.shape)
     cells, weight = baselines.input_cells(task, "fit", {"msl": pressure})
@@ -143,12 +144,12 @@ def test_further_variables_join_the_pca_with_equal_variance(task: EnsoTask) -> N
         baselines.input_cells(task, "fit", {"msl": pressure[:5]})
 
 
-def test_pca_may_not_look_back_beyond_the_window(task: EnsoTask) -> None:
+def test_pca_may_not_look_back_beyond_the_window(task: EnsoLabels) -> None:
     with pytest.raises(EarthSSLError, match="window of 3 months, got 5"):
         baselines.pca(task, window=5)
 
 
-def test_component_counts_beyond_the_data_are_left_out(task: EnsoTask) -> None:
+def test_component_counts_beyond_the_data_are_left_out(task: EnsoLabels) -> None:
     assert list(baselines.pca_features(task, [2, 1000], "train")) == ["2 PCs × 3 months"]
 
 
@@ -169,7 +170,7 @@ def test_the_kaplan_reference_table_is_reproduced(shared_data: Path) -> None:
     with xr.open_dataset(path) as opened:
         dataset = opened[["ssta"]].sortby("lat", ascending=False).load()
     splits = SplitsConfig(("1856", "1963"), ("1966", "1983"), ("1986", "2014"), 700).build()
-    task = EnsoTask.from_dataset(dataset, splits, range(1, 19), 3, last_fit_init="1981-12")
+    task = replace(EnsoLabels.from_dataset(dataset, splits), last_fit_init=np.datetime64("1981-12"))
     rows = {
         "persistence": baselines.persistence(task),
         "LIM": baselines.stationary_lim(task, 15),

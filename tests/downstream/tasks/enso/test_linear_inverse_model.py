@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from earthssl.downstream.tasks.enso.linear_inverse_model import Lim
+from earthssl.downstream.tasks.enso.baselines import Lim
 from earthssl.ssl.common.errors import EarthSSLError
 
 

@@ -14,9 +14,8 @@ from earthssl.downstream.tasks.rapid_intensification.models import (
     Problem,
     balanced,
     boosting,
+    call,
     climatology,
-    day_call,
-    half_day_call,
     logistic,
     recalibrated,
     table,
@@ -29,7 +28,7 @@ def test_climatology_and_persistence_by_hand(problem: Problem) -> None:
     north = problem.basin == 0
     expected = problem.event[train & north].mean()
     np.testing.assert_allclose(climatology(problem).test[north[test]], expected)
-    day, half = day_call(problem), half_day_call(problem)
+    day, half = call(problem, 24), call(problem, 12)
     threshold = problem.threshold_kt
     np.testing.assert_array_equal(day.test == 1, problem.samples["change24"][test] >= threshold)
     np.testing.assert_array_equal(half.test == 1, problem.samples["change12"][test] >= threshold / 2)

@@ -10,8 +10,7 @@ from earthssl.downstream.metrics.events import CALLS, best_threshold
 from earthssl.downstream.metrics.paired_bootstrap import Statistic
 from earthssl.downstream.results.row import Role, Row
 from earthssl.downstream.results.scores import tables
-from earthssl.downstream.tasks.rapid_intensification.baselines import CLIMATOLOGY
-from earthssl.downstream.tasks.rapid_intensification.models import Chances, Problem, climatology
+from earthssl.downstream.tasks.rapid_intensification.models import CLIMATOLOGY, Chances, Problem, climatology
 from earthssl.downstream.tasks.rapid_intensification.scores import (
     AP,
     AUC,

@@ -16,19 +16,19 @@ from earthssl.downstream.evaluation.task import run, summarise
 from earthssl.downstream.results.row import Role
 from earthssl.downstream.results.scores import tables
 from earthssl.downstream.storms.crops import CropConfig
-from earthssl.downstream.tasks.rapid_intensification.baselines import (
+from earthssl.downstream.tasks.rapid_intensification.config import FieldsConfig, RapidIntensificationConfig
+from earthssl.downstream.tasks.rapid_intensification.material import Material, modelled
+from earthssl.downstream.tasks.rapid_intensification.models import (
     BALANCED,
     BOOSTED,
     CLIMATOLOGY,
     DAY_CALL,
     HALF_DAY_CALL,
+    SCRATCH,
     SEASONAL,
     TABLE,
     TRACK,
 )
-from earthssl.downstream.tasks.rapid_intensification.config import FieldsConfig, RapidIntensificationConfig
-from earthssl.downstream.tasks.rapid_intensification.material import Material, modelled
-from earthssl.downstream.tasks.rapid_intensification.network import SCRATCH
 from earthssl.downstream.tasks.rapid_intensification.samples import base_rates
 from earthssl.downstream.tasks.rapid_intensification.scores import AUC, BSS, PSS
 from earthssl.downstream.tasks.rapid_intensification.task import CONVENTION, KNOWN, RapidIntensification

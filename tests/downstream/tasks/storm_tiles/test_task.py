@@ -18,15 +18,6 @@ from earthssl.downstream.features.patches import PatchGrid, raw_cells
 from earthssl.downstream.features.store_windows import StoreWindows
 from earthssl.downstream.results.row import Role, Row
 from earthssl.downstream.results.scores import tables
-from earthssl.downstream.tasks.storm_tiles.baselines import (
-    BASE_RATE,
-    EXTREMES,
-    PCA,
-    climatology_rows,
-    component_features,
-    extreme_features,
-    logistic_row,
-)
 from earthssl.downstream.tasks.storm_tiles.labels import (
     AP,
     AUC,
@@ -35,11 +26,19 @@ from earthssl.downstream.tasks.storm_tiles.labels import (
     BSS,
     CALLS,
     TileLabels,
-    last_tiles,
-    store_tiles,
     storm_labels,
 )
-from earthssl.downstream.tasks.storm_tiles.network import TileNetwork, scratch_rows
+from earthssl.downstream.tasks.storm_tiles.rows import (
+    BASE_RATE,
+    EXTREMES,
+    PCA,
+    TileNetwork,
+    climatology_rows,
+    component_features,
+    extreme_features,
+    logistic_row,
+    scratch_rows,
+)
 from earthssl.downstream.tasks.storm_tiles.task import StormTiles, StormTilesConfig
 from earthssl.downstream.training.from_scratch import SCRATCH, ScratchConfig
 from earthssl.ssl.common.errors import EarthSSLError
@@ -111,7 +110,7 @@ def test_tiles_are_numbered_as_tokens_are() -> None:
     patches = patchify(batch, (1, 2, 3))
     seen = patches.values[:, patches.step == 1].amax((2, 3)) == 1
     labels = storm_labels(tracks(*points), TIMES[:4], grid, (2, 3))
-    tiles = last_tiles(patches)
+    tiles = patches.cell[patches.step == 1]
     assert len(tiles) == 3 * 4 - 1
     assert np.array_equal(labels[:, tiles], seen.numpy())
     assert labels[:, tiles].sum() == 4
@@ -216,7 +215,7 @@ def test_few_weeks_read_no_label_of_the_others() -> None:
 def test_raw_cells_and_extremes_are_those_of_the_tile(small_store: Path) -> None:
     store = Store(small_store)
     fields, grid, steps = store.read(np.arange(20)), PatchGrid(store, (2, 3)), np.array([5, 12])
-    tiles = store_tiles(store, EncoderConfig("nano", 2, (1, 2, 3)))
+    tiles = grid.tiles
     cells = raw_cells(fields, grid, steps, 2).reshape(2, len(tiles), 2, len(store.variables), 6)
     found = extreme_features(fields, grid, steps).reshape(2, len(tiles), 4, len(store.variables))
     place = int(np.flatnonzero(tiles == 5)[0])  # rows 2–3, columns 3–5: half land
@@ -230,7 +229,7 @@ def test_raw_cells_and_extremes_are_those_of_the_tile(small_store: Path) -> None
 
 def planted(store: Store) -> TileLabels:
     """ "Storms" where the mean of u10 over a tile of the small store is high: what a network can see."""
-    tiles = store_tiles(store, SHAPE)
+    tiles = PatchGrid(store, SHAPE.patch[1:]).tiles
     cells = np.nan_to_num(PatchGrid(store, (2, 3)).cut(store.read(np.arange(len(store.times)))))
     u10 = cells.reshape(len(cells), len(tiles), len(store.variables), -1)[:, :, 1].mean(-1)
     part = np.full(len(store.times), "", "<U5")
@@ -263,7 +262,7 @@ def test_no_row_knows_the_test_labels(small_store: Path) -> None:
     grid = PatchGrid(store, (2, 3))
     fields = store.read(np.arange(len(store.times)))
     features = component_features(
-        raw_cells(fields, grid, labels.steps, 1), grid, labels, store_tiles(store, SHAPE), [3]
+        raw_cells(fields, grid, labels.steps, 1), grid, labels, PatchGrid(store, SHAPE.patch[1:]).tiles, [3]
     )
     train = labels.inside("train")
     assert np.array_equal(labels.log_odds(train), other.log_odds(train))
