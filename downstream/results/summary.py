@@ -7,7 +7,7 @@ import io
 import os
 import shutil
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,8 @@ import pandas as pd
 from ...ssl.common.errors import EarthSSLError
 from ...ssl.common.files import disk_full_is_clear, refuse_filled, write_json, write_text
 from ...ssl.common.versions import versions
-from .html import Html, Section, bullets, details, element, facts, figure, joined, page, table
 from .numbers import number, plain, thinned
+from .page import Section, page
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 SCORES = ("row", "seed", "target", "metric", "value", "low", "high")
 DIFFERENCES = ("row", "reference", "target", "metric", "value", "low", "high", "verdict")
 SCREEN = 100  # columns of a terminal
+LEAST = 8  # of these for a number: "+0.123 ▲"
 MOST_COLUMNS = 8  # targets shown there; of more, some evenly chosen
 SIGNS = {"better": "▲", "worse": "▼", "undecided": "·"}
 SIGN_WORDS = "▲ better, ▼ worse, · undecided"
@@ -90,25 +91,38 @@ class Summary:
 
         Everything else stays in the files and on the page.
         """
-        wide = _wide(self.scores)
-        shown = thinned([pair for pair in self.main_scores() if pair in wide.columns], MOST_COLUMNS)
-        verdicts = self._verdicts(shown)
-        longest = max(len(str(name)) for name in [*wide.index, *(name for name in verdicts if verdicts[name])])
-        width = min(max(44, SCREEN - 15 * len(shown)), longest)
-        size = max(8, min(14, (SCREEN - width) // max(1, len(shown)) - 1))
+        shown = thinned(self._shown(), MOST_COLUMNS)
+        scores, verdicts = _wide(self.scores)[shown].dropna(how="all"), self._verdicts(shown)
+        pairs = [f"{row} − {reference}" for row, reference, _ in verdicts]
+        count = max(1, len(shown))
+        longest = max(len(str(name)) for name in [*self.scores["row"], *pairs])
+        width = min(longest, max(44, SCREEN - 15 * count), SCREEN - (LEAST + 1) * count)
+        size = max(LEAST, min(14, (SCREEN - width) // count - 1))
+
+        def line(name: str, cells: Iterable[str]) -> str:
+            return f"{_cut(name, width):<{width}}" + "".join(f" {cell:>{size}}" for cell in cells)
+
+        lines = [*textwrap.wrap(self.title, SCREEN), *textwrap.wrap(self.found, SCREEN), ""]
         metrics = list(dict.fromkeys(metric for _, metric in shown))
-        lines = [self.title, *textwrap.wrap(self.found, SCREEN), ""]
-        several = len(metrics) > 1 and len({target for target, _ in shown}) > 1
-        names = [target if several or len(metrics) == 1 else metric for target, metric in shown]
-        lines += _heads(names, size, width, metrics[0] if len(metrics) == 1 else "")
-        if several:
-            lines.append(" " * width + "".join(f" {_cut(metric, size):>{size}}" for _, metric in shown))
-        for row, values in wide[shown].dropna(how="all").iterrows():
-            cells = "".join(f" {number(v):>{size}}" for v in values)
-            lines.append(f"{_cut(str(row), width):<{width}}{cells}")
-        for name, signs in verdicts.items():
-            cells = "".join(f" {sign:>{size}}" for sign in signs)
-            lines.append(f"{_cut(name, width):<{width}}{cells}" if signs else name)
+        both = len(metrics) > 1 and len({target for target, _ in shown}) > 1
+        heads = [
+            (textwrap.wrap(target if both or len(metrics) == 1 else metric, size) or [""]) + [_cut(metric, size)] * both
+            for target, metric in shown
+        ]
+        high = max(map(len, heads), default=1)
+        corners = [""] * (high - 1) + [metrics[0] if len(metrics) == 1 else ""]
+        heads = [[""] * (high - len(one)) + one for one in heads]  # level at the bottom
+        lines += [line(corner, [one[k] for one in heads]) for k, corner in enumerate(corners)]
+        lines += [
+            line(str(row), map(number, values)) for row, values in zip(scores.index, scores.to_numpy(), strict=True)
+        ]
+        lines += ["", f"difference ({SIGN_WORDS})"] * bool(verdicts)
+        apart = any(len(pair) > width for pair in pairs)
+        told = None
+        for pair, (row, reference, cells) in zip(pairs, verdicts, strict=True):
+            lines += [row] * (apart and row != told)
+            lines.append(line(f"  − {reference}" if apart else pair, cells))
+            told = row
         more = "all scores and pairs: scores.csv, differences.csv, report.html"
         return "\n".join([*lines, "", *(line for note in self.notes for line in textwrap.wrap(note, SCREEN)), more])
 
@@ -166,24 +180,27 @@ class Summary:
             first.setdefault(target, metric)
         return list(first.items())
 
-    def _verdicts(self, shown: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
-        """Return lines of the pretrained rows' differences from what matters most, with their verdicts as signs."""
+    def _shown(self) -> list[tuple[str, str]]:
+        """Return those of the main scores that the table has."""
+        there = set(_wide(self.scores).columns)
+        return [pair for pair in self.main_scores() if pair in there]
+
+    def _verdicts(self, shown: Sequence[tuple[str, str]]) -> list[tuple[str, str, list[str]]]:
+        """Return the pretrained rows, what matters most, and the differences with their verdicts as signs."""
         d = self.differences.assign(target=self.differences["target"].astype(str))
         cells = {
             (one.row, one.reference, one.target, one.metric): f"{number(one.value, True)} {SIGNS[str(one.verdict)]}"
             for one in d.itertuples()
         }
-        lines: dict[str, list[str]] = {}
+        lines = []
         for row in self.told():
-            own: dict[str, list[str]] = {}
+            head, bracket, rest = row.rpartition("[")
             for reference in self.beaten(row):
                 found = [cells.get((row, reference, *pair), "–") for pair in shown]
                 if any(cell != "–" for cell in found):
-                    at = row.rfind("[")
-                    shorter = reference.removesuffix(row[at:]).rstrip().removeprefix(row[:at]) if at > 0 else reference
-                    own[f"{row} − {shorter}"] = found
-            lines |= own
-        return {"": [], f"difference ({SIGN_WORDS})": [], **lines} if lines else {}
+                    shorter = reference.removesuffix(bracket + rest).rstrip().removeprefix(head) if head else reference
+                    lines.append((row, shorter, found))
+        return lines
 
     def told(self) -> list[str]:
         """Return the pretrained rows whose differences are told on a screen."""
@@ -218,69 +235,73 @@ class Summary:
         Args:
             pictures: PNG by name.
         """
-        drawn = {name: self._drawn(name, data) for name, data in pictures.items()}
+        drawn = {
+            name: (self.words.get(name, name.replace("_", " ")), base64.b64encode(data).decode())
+            for name, data in pictures.items()
+        }
         first = [name for name in FIRST_PICTURES if name in drawn] or list(drawn)[:1]
+        every, main = list(_wide(self.scores).columns), self._shown()
+        others = [pair for pair in every if pair not in main] if main else []
+        scores = {
+            "convention": self.convention,
+            "main": self._score_table(main or every),
+            "others": self._score_table(others) if others else None,
+        }
+        tables = [
+            (
+                name,
+                list(found),
+                [[number(v) for v in row] for row in found.head(200).itertuples(index=False)],
+                len(found),
+            )
+            for name, found in self.tables.items()
+        ]
         return [
-            Section("picture", "In one picture", joined(drawn[name] for name in first)),
-            Section("scores", "Scores", self._score_tables()),
-            Section("differences", "Paired differences", self._difference_tables()),
-            Section("pictures", "More pictures", joined(html for name, html in drawn.items() if name not in first)),
-            Section("tables", "More tables", joined(details(n, _plain_table(t)) for n, t in self.tables.items())),
+            Section("picture", "In one picture", [drawn[name] for name in first]),
+            Section("scores", "Scores", scores),
+            Section("differences", "Paired differences", self._pairs()),
+            Section("pictures", "More pictures", [one for name, one in drawn.items() if name not in first]),
+            Section("tables", "More tables", tables),
         ]
 
-    def top(self, title: str, *more: Any) -> Html:
-        """Return the head of a page: what it is about, what was found, what must be known beside it."""
-        badge = element("span", "synthetic data", class_="badge") if self.record.get("synthetic") else Html("")
-        notes = element("div", bullets(self.notes), class_="warning") if self.notes else Html("")
-        found = element("div", element("p", self.found), class_="verdict") if self.found else Html("")
-        return element("header", element("h1", title, " ", badge), *more, found, notes)
+    def head(self) -> dict[str, Any]:
+        """Return what a page opens with, as its template names it."""
+        return {
+            "title": self.title,
+            "synthetic": self.record.get("synthetic"),
+            "found": self.found,
+            "notes": self.notes,
+            "task": self.task,
+        }
 
     def _page(self, pictures: Mapping[str, bytes], record: Mapping[str, Any]) -> str:
-        shown = facts((k, _short(v)) for k, v in plain(dict(record)).items())
-        sections = [*self.sections(pictures), Section("record", "How this was made", shown)]
-        foot = element("footer", f"earthssl probe, task {self.task}")
-        return str(page(self.title, self.top(self.title), sections, foot))
+        return page([*self.sections(pictures), Section("record", "How this was made", plain(record))], **self.head())
 
-    def _drawn(self, name: str, data: bytes) -> Html:
-        words = self.words.get(name, name.replace("_", " "))
-        source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
-        return figure(element("img", src=source, style="max-width:100%", alt=words), words)
+    def _score_table(self, columns: Sequence[tuple[str, str]]) -> tuple[list[str], list[list[Any]]]:
+        """Return the head and body of a table of scores with their intervals."""
+        wide, low, high = (_wide(self.scores, which)[list(columns)] for which in ("value", "low", "high"))
+        cells = zip(wide.index, wide.to_numpy(), low.to_numpy(), high.to_numpy(), strict=True)
+        body = [[row, *map(_cell, *values)] for row, *values in cells]
+        return ["row", *map(_heading, columns)], body
 
-    def _score_tables(self) -> Html:
-        """Return the main scores; all others fold away."""
-        every = [(str(pair[0]), str(pair[1])) for pair in _wide(self.scores).columns]
-        main = [pair for pair in self.main_scores() if pair in every]
-        others = [pair for pair in every if pair not in main]
-        folded = details(f"{len(others)} more columns", self._score_table(others, "")) if others else Html("")
-        return joined([self._score_table(main or every, self.convention), folded])
-
-    def _score_table(self, columns: Sequence[tuple[str, str]], caption: str) -> Html:
-        wide, low, high = (_wide(self.scores, which) for which in ("value", "low", "high"))
-        head = ["row", *[f"{target} {metric}".strip() for target, metric in columns]]
-        body = [[row, *[_cell(*(t.loc[row, c] for t in (wide, low, high))) for c in columns]] for row in wide.index]
-        return table(head, body, caption)
-
-    def _difference_tables(self) -> Html:
-        """Return the verdicts of the pretrained rows; of all pairs, folded away, those at the main targets first."""
+    def _pairs(self) -> dict[str, Any]:
+        """Return the verdicts of the pretrained rows, and all pairs, those at the main targets first."""
         d = self.differences
         if not len(d):
-            return Html("")
-        shown = thinned([pair for pair in self.main_scores() if pair in _wide(self.scores).columns], MOST_COLUMNS)
-        verdicts = [[row, *cells] for row, cells in self._verdicts(shown).items() if cells]
-        head = ["row − reference", *[f"{target} {metric}".strip() for target, metric in shown]]
-        parts = [table(head, verdicts, f"{SIGN_WORDS}.")] if verdicts else []
+            return {}
+        shown = thinned(self._shown(), MOST_COLUMNS)
         pairs = pd.Series(list(zip(d["target"].astype(str), d["metric"].astype(str), strict=True)), d.index)
         main = pairs.isin(self.main_scores())
         kept = pd.concat([d[main], d[~main]]).head(MOST_PAIRS)
-        body = [
-            [one.row, one.reference, one.target, one.metric, _cell(one.value, one.low, one.high, True),
-             element("span", one.verdict, class_=one.verdict)]
-            for one in kept.itertuples()
-        ]  # fmt: skip
-        rest = f" {len(kept)} are shown; all are in differences.csv." if len(kept) < len(d) else ""
-        caption = f"row − reference; better or worse only where the paired interval excludes zero.{rest}"
-        columns = ["row", "reference", "target", "metric", "difference", "verdict"]
-        return joined([*parts, details(f"{len(d)} pairs", table(columns, body, caption, text_columns=4))])
+        return {
+            "columns": list(map(_heading, shown)),
+            "verdicts": [[f"{row} − {other}", *cells] for row, other, cells in self._verdicts(shown)],
+            "count": len(d),
+            "pairs": [
+                [one.row, one.reference, one.target, one.metric, _cell(one.value, one.low, one.high, True), one.verdict]
+                for one in kept.itertuples()
+            ],
+        }
 
 
 def _wide(scores: pd.DataFrame, column: str = "value") -> pd.DataFrame:
@@ -295,21 +316,14 @@ def _wide(scores: pd.DataFrame, column: str = "value") -> pd.DataFrame:
     return made.reindex(index=rows, columns=pd.MultiIndex.from_tuples(columns))
 
 
-def _cell(value: Any, low: Any, high: Any, signed: bool = False) -> Html:
-    interval = ""
-    if pd.notna(low) and pd.notna(high):
-        interval = element("span", f"[{number(low, signed)}, {number(high, signed)}]", class_="interval")
-    return joined([number(value, signed), interval])
+def _cell(value: Any, low: Any, high: Any, signed: bool = False) -> tuple[str, str]:
+    """Return a number and its interval in words, "" where there is none."""
+    both = pd.notna(low) and pd.notna(high)
+    return number(value, signed), f"[{number(low, signed)}, {number(high, signed)}]" if both else ""
 
 
-def _plain_table(found: pd.DataFrame) -> Html:
-    body = [[number(v) for v in row] for row in found.head(200).itertuples(index=False)]
-    return table(list(found.columns), body, f"{len(found)} rows; the first 200 are shown")
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) < 600 else text[:600] + " …"
+def _heading(pair: tuple[str, str]) -> str:
+    return " ".join(pair).strip()
 
 
 def _png(drawn: Figure | bytes) -> bytes:
@@ -321,15 +335,7 @@ def _png(drawn: Figure | bytes) -> bytes:
     return buffer.getvalue()
 
 
-def _heads(names: Sequence[str], size: int, width: int, corner: str) -> list[str]:
-    """Return the headings of columns as lines, long ones over several, the last line level with the corner's words."""
-    folded = [textwrap.wrap(name, size) or [""] for name in names]
-    high = max(len(parts) for parts in folded)
-    rows = zip(*[[""] * (high - len(parts)) + parts for parts in folded], strict=True)
-    corners = [""] * (high - 1) + [_cut(corner, width)]
-    return [f"{left:<{width}}" + "".join(f" {part:>{size}}" for part in row)
-            for left, row in zip(corners, rows, strict=True)]  # fmt: skip
-
-
 def _cut(text: str, size: int) -> str:
-    return text if len(text) <= size else text[: size - 1] + "…"
+    """Return a text of at most that length: names differ in how they begin and end."""
+    end = (size - 1) // 2
+    return text if len(text) <= size else f"{text[: size - 1 - end]}…{text[len(text) - end :]}"

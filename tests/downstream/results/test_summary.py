@@ -130,8 +130,46 @@ def test_the_text_fits_a_screen() -> None:
           "verdict": "undecided"} for a in names for b in names if a != b for t in ("lead 0", "lead 39")]
     )  # fmt: skip
     lines = summary(scores=scores, differences=pairs).text().splitlines()
-    assert max(len(line) for line in lines) <= 120
+    assert max(len(line) for line in lines) <= 100
     assert len(lines) < 40
+
+
+def test_eight_targets_fit_a_screen_and_names_keep_their_ends() -> None:
+    """Names are cut in the middle, so that numbers and brackets at the end still tell rows apart."""
+    names = ["pretrained [x]", "untrained [x]", *(f"a baseline with a long name, number {k} [x]" for k in range(3))]
+    grid = [(name, f"lead {lead} in months") for name in names for lead in range(8)]
+    scores = pd.DataFrame(
+        {"row": [n for n, _ in grid], "seed": "", "target": [t for _, t in grid], "metric": "skill",
+         "value": np.linspace(-1, 1, len(grid)), "low": 0.0, "high": 1.0}
+    )  # fmt: skip
+    pairs = pd.DataFrame(
+        [{"row": names[0], "reference": other, "target": target, "metric": "skill", "value": -0.125, "low": -0.2,
+          "high": 0.2, "verdict": "undecided"} for other in names[1:] for target in dict.fromkeys(t for _, t in grid)]
+    )  # fmt: skip
+    lines = summary(scores=scores, differences=pairs).text().splitlines()
+    assert max(len(line) for line in lines) == 100
+    table = [line for line in lines if "[x]" in line and "…" in line and "−" not in line[:6]]
+    assert len({line[:28] for line in table}) == 3
+    assert all(len(line.split()[-8:]) == 8 and float(line.split()[-1]) for line in table)
+    at = lines.index("pretrained [x]")  # over the pairs, which have no room for it
+    assert lines[at + 1].startswith("  − untrained")
+    assert lines[at + 1].count("-0.125 ·") == 8
+
+
+def test_no_text_of_a_table_breaks_out_of_the_page(tmp_path: Path) -> None:
+    """Rows, targets, metrics, verdict-like names, titles, notes, file names, words of pictures, the record."""
+    nasty = "</td></style><script>alert('x')</script>\"&amp;"
+    one = summary()
+    scores = one.scores.assign(row=[nasty, "better"], target=nasty, metric=nasty)
+    d = one.differences.assign(row=nasty, reference=nasty, target=nasty, metric=nasty)
+    texts = dict.fromkeys(("task", "title", "convention", "found"), nasty)
+    made = summary(scores=scores, differences=d, notes=[nasty], words={"line": nasty}, record={nasty: {nasty: [nasty]}},
+                   tables={"more": pd.DataFrame({nasty: [nasty]})}, **texts)  # fmt: skip
+    page = (made.write(tmp_path / "out", nasty) / "report.html").read_text()
+    assert "<script" not in page
+    assert page.count("</style>") == 1
+    assert page.count("&lt;script&gt;") == page.count("alert(") > 15
+    assert "&amp;amp;" in page
 
 
 def test_a_result_without_numbers_is_refused() -> None:
