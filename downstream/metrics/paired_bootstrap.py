@@ -105,7 +105,7 @@ def compare(
     parts = []
     for reference in references:
         k = list(names).index(reference)
-        own = np.delete(np.arange(len(names)), k)
+        own = [j for j in range(len(names)) if j != k]
         bounds = _bounds(samples[:, own] - samples[:, [k]], level)
         said = [verdict(low, high, larger_is_better) for low, high in zip(*bounds.values(), strict=True)]
         own_names, value = [names[j] for j in own], point[own] - point[k]

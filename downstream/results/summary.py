@@ -240,7 +240,8 @@ class Summary:
             for name, data in pictures.items()
         }
         first = [name for name in FIRST_PICTURES if name in drawn] or list(drawn)[:1]
-        every, main = list(_wide(self.scores).columns), self._shown()
+        every = [(str(pair[0]), str(pair[1])) for pair in _wide(self.scores).columns]
+        main = self._shown()
         others = [pair for pair in every if pair not in main] if main else []
         scores = {
             "convention": self.convention,

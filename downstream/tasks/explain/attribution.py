@@ -7,7 +7,7 @@ values and are shares of the index, so that cells add up; a missing cell is at t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,7 +105,7 @@ def integrated_gradients(
         steps *= 2
 
 
-def superpixels(grid: LatLonGrid, variables: int, size: tuple[int, int]) -> np.ndarray:
+def superpixels(grid: LatLonGrid, variables: int, size: Sequence[int]) -> np.ndarray:
     """Return the number of the block (rows × columns, one variable, all steps) that each cell lies in.
 
     Returns:
@@ -182,7 +182,7 @@ def _nearness(_: Tensor, __: Tensor, on: Tensor, **___: Any) -> Tensor:
     return torch.exp(-((1 - on.float().mean()) ** 2) / KERNEL_WIDTH**2)
 
 
-def sliding_blocks(grid: LatLonGrid, variables: int, size: tuple[int, int], stride: tuple[int, int]) -> Tensor:
+def sliding_blocks(grid: LatLonGrid, variables: int, size: Sequence[int], stride: Sequence[int]) -> Tensor:
     """Return the positions of a block of rows × columns of one variable: bool (position, variable, row, column).
 
     On a periodic grid it slides across the seam; elsewhere the last ones may reach over the edge.

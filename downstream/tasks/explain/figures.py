@@ -93,7 +93,7 @@ def randomisation_figure(table: pd.DataFrame, title: str) -> Figure:
     """
     panels: dict[str, dict[str, tuple[Any, Any]]] = {}
     for (encoder, method), part in table.groupby(["encoder", "method"], sort=False):
-        panels.setdefault(encoder, {})[method] = ["none", *part["stage"]], [1.0, *part["rank_correlation"]]
+        panels.setdefault(str(encoder), {})[str(method)] = ["none", *part["stage"]], [1.0, *part["rank_correlation"]]
     return _lines(panels, ["drawn anew"] * len(panels), "rank correlation of |attribution|", title)
 
 
