@@ -300,6 +300,17 @@ class Finetuning(Task[TaskConfig]):
     def samples(self) -> Mapping[str, Any]:
         return self.problem.samples.counts
 
+    def found(
+        self,
+        rows: Sequence[Row],
+        scores: pd.DataFrame,
+        differences: pd.DataFrame,
+        main: Sequence[tuple[str, str]],
+    ) -> str:
+        # Of several modes the one that was asked for speaks, whichever did best on test.
+        own = [row for row in rows if row.role is not Role.TUNED or row.name == tuned_name(self.own.mode)]
+        return super().found(own, scores, differences, main)
+
     def extras(self, rows: Sequence[Row], scores: pd.DataFrame, differences: pd.DataFrame) -> Extras:
         samples, chosen = self.problem.samples, self.chosen
         record = {

@@ -103,6 +103,9 @@ class RapidIntensification(Task[RapidIntensificationConfig]):
     def targets(self) -> Sequence[Target]:
         return [target_of(one, one is self.main, self.config.block) for one in self.problems]
 
+    def headline(self, targets: Sequence[Target]) -> Sequence[Target]:
+        return targets[:1]  # the threshold that networks are trained on, too
+
     def raw(self, window: int) -> np.ndarray | None:
         return None if self.fields is None else self.fields.raw(self.kept)
 
