@@ -36,6 +36,7 @@ from .encoders import Contender, contenders, layers_to_read
 from .equal_input import RAW, equal_input_rows
 from .label_curve import Curve, label_curve
 from .label_fractions import FRACTIONS, label_fractions
+from .settings import check_settings
 
 Features = Mapping[str, np.ndarray]  # candidates by name, (sample, …, feature); validation chooses among them
 Fill = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -84,20 +85,7 @@ class TaskConfig:
         own = next(one.default for one in fields(self) if one.name == "task")
         if self.task != own:
             raise EarthSSLError(f"probe.task: expected {own}, got '{self.task}'")
-        if self.draws < 1000 or min(self.label_draws, self.block) < 1:
-            raise EarthSSLError(
-                f"{own}: expected draws ≥ 1000, label_draws ≥ 1 and block ≥ 1, got {self.draws}, {self.label_draws} "
-                f"and {self.block}"
-            )
-        if min(self.untrained_seeds, self.random_seeds, self.scratch_draws) < 0:
-            raise EarthSSLError(
-                f"{own}: expected untrained_seeds, random_seeds and scratch_draws ≥ 0, got {self.untrained_seeds}, "
-                f"{self.random_seeds} and {self.scratch_draws}"
-            )
-        if not all(0 < share <= 1 for share in self.fractions):
-            raise EarthSSLError(f"{own}.fractions: expected shares in (0, 1], got {self.fractions}")
-        if self.layers == []:
-            raise EarthSSLError(f"{own}.layers: expected at least one, or null for the last third, got []")
+        check_settings(self, own)
 
 
 C = TypeVar("C", bound=TaskConfig)
@@ -349,6 +337,8 @@ def run(task: Task[Any], command: str = "") -> Path:
     Raises:
         EarthSSLError: If store, checkpoints and task do not fit together, or `out` is not empty.
     """
+    if not task.config.out:
+        raise EarthSSLError(f"{task.name}.out: expected a folder for the results, got none; add --out FOLDER")
     refuse_filled(Path(task.config.out), "the task's results")
     # Many small problems: BLAS threads would only wait for one another.
     with threadpool_limits(1, "blas"):
