@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -31,73 +31,15 @@ from ..results.row import Role, Row, names_of
 from ..results.scores import tables
 from ..results.summary import Summary
 from ..results.target import Target
-from ..training.from_scratch import ScratchConfig
+from .config import TaskConfig
 from .encoders import Contender, contenders, layers_to_read
 from .equal_input import RAW, equal_input_rows
 from .label_curve import WORDS, Curve, label_curve
-from .label_fractions import FRACTIONS, label_fractions
+from .label_fractions import label_fractions
 
 Features = Mapping[str, np.ndarray]  # candidates by name, (sample, …, feature); validation chooses among them
 Fill = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Decoders = Callable[[Sequence[str]], Mapping[str, Fill | None]]
-
-
-@dataclass(frozen=True)
-class TaskConfig:
-    """What every task has.
-
-    Attributes:
-        store: Folder of the training store; empty for tasks that can do without fields.
-        out: Folder of the results; must be new or empty.
-        checkpoints: Checkpoint folders (or run folders) of one recipe at several seeds; empty: untrained only.
-        task: Name of the task.
-        encoder: Shape of the untrained encoders where there are no checkpoints.
-        layers: Blocks to read, counted from 0, negative from the end; null for the last third, at least two.
-        untrained_seeds: Number of randomly initialised twins.
-        random_seeds: Number of sets of random features of the raw window.
-        scratch: The same network trained on the labels.
-        fractions: Shares of the training labels (by whole years, storms, weeks) for the curve; empty for none.
-        label_draws: Draws of the labels at each share.
-        scratch_draws: Of these, those that a network is trained from scratch on; 0 leaves it out of the curve.
-        draws: Bootstrap draws.
-        block: Neighbouring independent units (years, storms, weeks) drawn together.
-        cache: Folder of cached features; null puts it beside the results.
-    """
-
-    store: str
-    out: str = ""
-    checkpoints: list[str] = field(default_factory=list)
-    task: str = ""
-    encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    layers: list[int] | None = None
-    untrained_seeds: int = 3
-    random_seeds: int = 5
-    scratch: ScratchConfig = field(default_factory=ScratchConfig)
-    fractions: list[float] = field(default_factory=lambda: list(FRACTIONS))
-    label_draws: int = 5
-    scratch_draws: int = 1
-    draws: int = 2000
-    block: int = 2
-    cache: str | None = None
-
-    def __post_init__(self) -> None:
-        own = next(one.default for one in fields(self) if one.name == "task")
-        if self.task != own:
-            raise EarthSSLError(f"probe.task: expected {own}, got '{self.task}'")
-        self.expect(
-            self.draws >= 1000 and min(self.label_draws, self.block) >= 1,
-            "draws ≥ 1000, label_draws ≥ 1 and block ≥ 1", "draws", "label_draws", "block",
-        )  # fmt: skip
-        seeds = ("untrained_seeds", "random_seeds", "scratch_draws")
-        self.expect(min(getattr(self, name) for name in seeds) >= 0, f"{', '.join(seeds)} ≥ 0", *seeds)
-        self.expect(all(0 < share <= 1 for share in self.fractions), "shares in (0, 1]", "fractions")
-        self.expect(self.layers != [], "at least one layer, or null for the last third", "layers")
-
-    def expect(self, good: bool, words: str, *names: str) -> None:
-        """Raise an EarthSSLError with what was expected of settings, and with what they are, unless all is good."""
-        if not good:
-            got = ", ".join(f"{name} {getattr(self, name)}" for name in names)
-            raise EarthSSLError(f"{self.task}: expected {words}, got {got}")
 
 
 C = TypeVar("C", bound=TaskConfig)
@@ -349,6 +291,8 @@ def run(task: Task[Any], command: str = "") -> Path:
     Raises:
         EarthSSLError: If store, checkpoints and task do not fit together, or `out` is not empty.
     """
+    if not task.config.out:
+        raise EarthSSLError(f"{task.name}.out: expected a folder for the results, got none; add --out FOLDER")
     refuse_filled(Path(task.config.out), "the task's results")
     # Many small problems: BLAS threads would only wait for one another.
     with threadpool_limits(1, "blas"):

@@ -19,8 +19,9 @@ from ..metrics.classes import frequencies
 from ..results.row import Role, Row
 from ..results.target import Target, class_target, number_target
 from ..training.from_scratch import SCRATCH
+from .config import TaskConfig
 from .encoders import Contender
-from .task import Features, Task, TaskConfig, merged
+from .task import Features, Task, merged
 from .window_labels import WindowLabels
 from .window_network import window_networks
 

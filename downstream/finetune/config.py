@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 
 from ...ssl.common.errors import EarthSSLError, nearest
+from ..evaluation.config import TaskConfig
 from ..evaluation.label_fractions import FRACTIONS
-from ..evaluation.task import TaskConfig
 from ..training.fine_tuning import MODES, FinetuneConfig
 from ..training.from_scratch import ScratchConfig
 

@@ -21,10 +21,11 @@ from ...ssl.fields.splits import DAY
 from ...ssl.hub.pull import load_folder
 from ...ssl.model.encoder import Encoder
 from ...ssl.store.store import Store
+from ..evaluation.config import TaskConfig
 from ..evaluation.encoders import PRETRAINED, UNTRAINED, Contender
 from ..evaluation.equal_input import RAW
 from ..evaluation.pretraining_leaks import seen_by_pretraining
-from ..evaluation.task import Extras, Features, Task, TaskConfig
+from ..evaluation.task import Extras, Features, Task
 from ..features.predictable import predictable_directions
 from ..features.raw_window import raw_window
 from ..features.store_windows import StoreWindows

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from ...ssl.common.config import build
+from ...ssl.common.config import build, nearest_key
 from ...ssl.common.errors import EarthSSLError, nearest
 from ...ssl.model.encoder import EncoderConfig
 from ...ssl.store.store import Store
@@ -35,7 +35,7 @@ def task_class(name: str, where: str = "probe.task") -> type[Task[Any]]:
     Raises:
         EarthSSLError: If there is no such task.
     """
-    if name not in TASKS:
+    if not isinstance(name, str) or name not in TASKS:
         raise EarthSSLError(f"{where}: expected {', '.join(TASKS)}, got '{name}'." + nearest(str(name), list(TASKS)))
     module, kind = TASKS[name]
     found: type[Task[Any]] = getattr(importlib.import_module(f".{module}", __package__), kind)
@@ -65,7 +65,7 @@ def matrix_config(task: str, options: Mapping[str, Any], store: str) -> Any:
     for name in options:
         if name not in valid:
             raise EarthSSLError(
-                f"matrix.tasks.{task}: expected {', '.join(valid)}, got '{name}'." + nearest(name, valid)
+                f"matrix.tasks.{task}: expected {', '.join(valid)}, got '{name}'." + nearest_key(str(name), kind)
             )
     return build(kind, {"store": store, **options}, f"matrix.tasks.{task}")
 

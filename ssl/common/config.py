@@ -6,8 +6,9 @@ import copy
 import dataclasses
 import inspect
 import re
+import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,12 @@ from .errors import EarthSSLError, nearest
 
 Config = TypeVar("Config")
 SECTIONS = ("prepare", "prepare_others", "pretrain", "probe", "finetune", "report", "audit", "matrix")
+
+
+_KINDS = {
+    "int": "a whole number", "float": "a number", "str": "text", "bool": "true or false", "NoneType": "null",
+    "list": "a list", "dict": "a mapping", "tuple": "a list",
+}  # fmt: skip
 
 
 class _Loader(yaml.SafeLoader):
@@ -132,19 +139,38 @@ def build(kind: type[Config], settings: dict[str, Any], where: str) -> Config:
 def _shorten(message: str) -> str:
     """Return jsonargparse's message in one line, without the name of our scratch argument."""
     line = " ".join(message.split())
+    union = re.match(
+        r'Parser key "(?:it\.)?([^"]+)": Does not validate .*Subtypes: \[(.*?)\] Errors: .*Given value: (.*)', line
+    )
+    plain = re.match(r'Parser key "(?:it\.)?([^"]+)": Expected an? (<class \S+)\. Got value: (.*)', line)
+    if found := union or plain:
+        kinds = [_KINDS.get(one, one) for one in re.findall(r"<class '(\w+)'>", found[2])]
+        if kinds:
+            return f"{found[1]}: expected {' or '.join(kinds)}, got '{found[3]}'; mend it"
     return re.sub(r"\bit\.(?=\w)", "", line).replace('Parser key "it":', "").strip()
 
 
-def check_keys(kind: Any, settings: dict[str, Any], where: str) -> None:
-    """Raise on the first key that the dataclass (or one inside it) does not know."""
+def check_keys(kind: Any, settings: dict[str, Any], where: str, above: Mapping[str, str] | None = None) -> None:
+    """Raise on the first key that the dataclass (or one inside it) does not know, or that is null where it may not be.
+
+    Args:
+        kind: The dataclass.
+        settings: Plain values.
+        where: Its place, for messages.
+        above: Keys of the settings around these and their places: what is looked for here may belong there.
+    """
     if not isinstance(settings, dict):
         raise EarthSSLError(f"{where}: expected a mapping of settings, got {settings!r}; mend it or leave it out")
     hints = typing.get_type_hints(kind)
     names = [f.name for f in dataclasses.fields(kind)]
+    around = {**(above or {}), **{name: f"{where}.{name}" for name in names}}
     for key, value in settings.items():
         if key not in names:
-            raise EarthSSLError(f"{where}: unknown key '{key}', expected {', '.join(names)}." + nearest(key, names))
-        _check_value(hints[key], value, f"{where}.{key}")
+            hint = f" Did you mean '{above[key]}'?" if above and key in above else nearest_key(str(key), kind)
+            raise EarthSSLError(f"{where}: unknown key '{key}', expected {', '.join(names)}." + hint)
+        if value is None and not _takes_null(hints[key]):
+            raise EarthSSLError(f"{where}.{key}: expected a value, got null; give one, or leave the key out")
+        _check_value(hints[key], value, f"{where}.{key}", around)
     required = [
         f.name
         for f in dataclasses.fields(kind)
@@ -155,10 +181,27 @@ def check_keys(kind: Any, settings: dict[str, Any], where: str) -> None:
         raise EarthSSLError(f"{where}: expected the key '{absent[0]}', found none; add it")
 
 
-def _check_value(hint: Any, value: Any, where: str) -> None:
+def nearest_key(key: str, kind: Any) -> str:
+    """Return " Did you mean 'x'?" for the key of a dataclass, or of one inside it (x.y), that is closest."""
+    hints = typing.get_type_hints(kind)
+    names = list(hints)
+    names += [f"{name}.{one.name}" for name, inner in hints.items() if dataclasses.is_dataclass(inner)
+              for one in dataclasses.fields(inner)]  # fmt: skip
+    return nearest(key, names)
+
+
+def _takes_null(hint: Any) -> bool:
+    return hint is Any or hint is type(None) or any(_takes_null(kind) for kind in typing.get_args(hint) if _union(hint))
+
+
+def _union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+def _check_value(hint: Any, value: Any, where: str, around: Mapping[str, str]) -> None:
     """Check the keys of a dataclass, of an optional one, and of a list or mapping of them."""
     if dataclasses.is_dataclass(hint):
-        check_keys(hint, value, where)
+        check_keys(hint, value, where, around)
         return
     inner = [kind for kind in typing.get_args(hint) if dataclasses.is_dataclass(kind)]
     if len(inner) != 1:

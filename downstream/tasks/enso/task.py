@@ -18,9 +18,10 @@ from ....ssl.common.errors import check_known
 from ....ssl.model.encoder import EncoderConfig
 from ....ssl.sources.planet.recorded import recorded_planet
 from ....ssl.store.store import Store
+from ...evaluation.config import TaskConfig
 from ...evaluation.encoders import Contender, checkpoint_folder
 from ...evaluation.equal_input import RAW
-from ...evaluation.task import Decoders, Extras, Features, TaskConfig
+from ...evaluation.task import Decoders, Extras, Features
 from ...evaluation.window_labels import WindowLabels
 from ...evaluation.window_task import WindowTask
 from ...features.frozen_features import POOLINGS

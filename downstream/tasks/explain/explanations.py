@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ....ssl.common.errors import EarthSSLError, nearest
 from ....ssl.fields.batch import Batch
+from ...evaluation.config import TaskConfig
 from ...evaluation.encoders import Contender
-from ...evaluation.task import TaskConfig
 from ...results.numbers import thinned
 from ...training.from_scratch import ScratchConfig
 from ..enso.state_labels import StateLabels

@@ -12,8 +12,9 @@ import pandas as pd
 
 from ....ssl.common.errors import EarthSSLError, check_known
 from ....ssl.store.store import Store
+from ...evaluation.config import TaskConfig
 from ...evaluation.encoders import Contender
-from ...evaluation.task import Decoders, Extras, Features, Task, TaskConfig
+from ...evaluation.task import Decoders, Extras, Features, Task
 from ...features.patches import POOLINGS, PatchGrid, encoder_features, raw_features, raw_patches
 from ...features.predictable import predictable_directions
 from ...heads.patch_ridge import PENALTIES

@@ -16,8 +16,9 @@ import pandas as pd
 
 from ....ssl.common.errors import EarthSSLError
 from ....ssl.store.store import Store
+from ...evaluation.config import TaskConfig
 from ...evaluation.encoders import Contender
-from ...evaluation.task import Decoders, Extras, Features, Fill, Task, TaskConfig
+from ...evaluation.task import Decoders, Extras, Features, Fill, Task
 from ...results.row import Role, Row, names_of, over_seeds
 from ...results.target import Target
 from .figures import by_distance_figure, by_fraction_figure, maps_figure

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from ....ssl.common.errors import EarthSSLError, check_known
 from ....ssl.fields.splits import PARTS
-from ...evaluation.task import TaskConfig
+from ...evaluation.config import TaskConfig
 from ...storms.best_tracks import IBTRACS
 from ...storms.crops import POOLINGS, CropConfig
 from ...training.fine_tuning import FinetuneConfig

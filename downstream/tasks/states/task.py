@@ -14,10 +14,11 @@ from ....ssl.common.errors import check_known
 from ....ssl.fields.splits import PARTS
 from ....ssl.model.encoder import EncoderConfig
 from ....ssl.store.store import Store
+from ...evaluation.config import TaskConfig
 from ...evaluation.encoders import Contender
 from ...evaluation.few_shot import shot_curve
 from ...evaluation.label_fractions import SHOTS
-from ...evaluation.task import Decoders, Extras, Features, TaskConfig, merged
+from ...evaluation.task import Decoders, Extras, Features, merged
 from ...evaluation.window_labels import WindowLabels
 from ...evaluation.window_task import WindowTask
 from ...features.frozen_features import POOLINGS

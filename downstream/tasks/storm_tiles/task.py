@@ -14,8 +14,9 @@ from sklearn.metrics import roc_curve
 from ....ssl.fields.grid import LatLonGrid
 from ....ssl.sources.planet.recorded import recorded_planet
 from ....ssl.store.store import Store
+from ...evaluation.config import TaskConfig
 from ...evaluation.encoders import Contender
-from ...evaluation.task import Decoders, Extras, Features, Task, TaskConfig
+from ...evaluation.task import Decoders, Extras, Features, Task
 from ...features.patches import PatchGrid, encoder_features, raw_cells, with_neighbours
 from ...features.store_windows import StoreWindows
 from ...results.row import Role, Row, names_of

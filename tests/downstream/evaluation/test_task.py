@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from earthssl.downstream.evaluation.task import Task, TaskConfig, summarise
+from earthssl.downstream.evaluation.config import TaskConfig
+from earthssl.downstream.evaluation.task import Task, summarise
 from earthssl.downstream.results.row import Role, Row
 from earthssl.downstream.results.target import number_target
 

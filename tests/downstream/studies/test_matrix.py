@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from earthssl.cli import studies
+from earthssl.downstream.evaluation.config import TaskConfig
 from earthssl.downstream.evaluation.encoders import Contender
-from earthssl.downstream.evaluation.task import Task, TaskConfig
+from earthssl.downstream.evaluation.task import Task
 from earthssl.downstream.results.row import Role, Row
 from earthssl.downstream.results.target import Metric, Target
 from earthssl.downstream.studies.matrix import MatrixConfig, cell_file

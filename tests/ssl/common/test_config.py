@@ -67,14 +67,14 @@ def test_settings_become_dataclasses() -> None:
         ({"several": [{}, {"cuont": 1}]}, r"run.yaml.several\[1\]: unknown key 'cuont', .* Did you mean 'count'"),
         ({"table": {"a": {"cuont": 1}}}, "run.yaml.table.a: unknown key 'cuont', .* Did you mean 'count'"),
         ({"zzz": 1}, r"unknown key 'zzz', expected [a-z, ]+\.$"),
-        ({"inner": {"count": "three"}}, 'run.yaml: Parser key "inner.count": Expected .*int.* Got value: three'),
-        ({"inner": {"count": 1.5}}, "Got value: 1.5"),
-        ({"flag": "perhaps"}, "Got value: perhaps"),
-        ({"name": 5}, "Got value: 5"),
+        ({"inner": {"count": "three"}}, "run.yaml: inner.count: expected a whole number, got 'three'"),
+        ({"inner": {"count": 1.5}}, "got '1.5'"),
+        ({"flag": "perhaps"}, "flag: expected true or false, got 'perhaps'"),
+        ({"name": 5}, "name: expected text, got '5'"),
         ({"name": None}, "name"),
         ({"pair": [1, 2, 3]}, "pair"),
         ({"inner": 3}, "run.yaml.inner: expected a mapping of settings, got 3"),
-        ({"inner": None}, "run.yaml.inner: expected a mapping of settings, got None"),
+        ({"inner": None}, "run.yaml.inner: expected a value, got null"),
         ({"several": [3]}, r"run.yaml.several\[0\]: expected a mapping of settings, got 3"),
         ({"several": 3}, "several"),
         ({"inner": {"count": -1}}, r"inner.count: expected a number from 0, got -1; none is without it\.all"),
@@ -217,3 +217,15 @@ def test_words_that_are_no_overrides_are_refused(words: list[str], message: str)
 def test_the_nearest_name_is_only_named_where_one_is_near() -> None:
     assert nearest("embargo_day", ["embargo_days", "train"]) == " Did you mean 'embargo_days'?"
     assert nearest("xyz", ["embargo_days", "train"]) == ""
+
+
+def test_a_key_that_moved_names_where_it_is_now() -> None:
+    """A key of settings inside, or of those around, is named with its place; null where nothing may be is refused."""
+    from earthssl.downstream.tasks.states.task import StatesConfig
+
+    with pytest.raises(EarthSSLError, match=r"unknown key 'scratch_seed'.*Did you mean"):
+        build(StatesConfig, {"store": "s", "out": "o", "scratch_seed": 1}, "probe")
+    with pytest.raises(EarthSSLError, match=r"unknown key 'draws'.*Did you mean 'probe.draws'"):
+        build(StatesConfig, {"store": "s", "out": "o", "scratch": {"draws": 1}}, "probe")
+    with pytest.raises(EarthSSLError, match=r"probe.draws: expected a value, got null"):
+        build(StatesConfig, {"store": "s", "out": "o", "draws": None}, "probe")

@@ -341,7 +341,7 @@ def test_what_does_not_fit_the_store_is_refused(small_run: Path, small_store: Pa
     """Layers that are not there, a seed given twice, a variable the store lacks."""
     for changes, match in (
         ({"layers": [7]}, r"layers: expected -3 to 2, got 7"),
-        ({"checkpoints": [str(small_run), str(small_run)]}, "different seeds"),
+        ({"checkpoints": [str(small_run), str(small_run)]}, "each once"),
         ({"variable": "msl"}, "infilling.variable"),
     ):
         settings = {"checkpoints": [str(small_run)], **changes}

@@ -1,0 +1,77 @@
+"""TaskConfig: the settings that every downstream task has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+from ...ssl.common.errors import EarthSSLError
+from ...ssl.model.encoder import EncoderConfig
+from ..training.from_scratch import ScratchConfig
+from .label_fractions import FRACTIONS
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """What every task has.
+
+    Attributes:
+        store: Folder of the training store; empty for tasks that can do without fields.
+        out: Folder of the results; must be new or empty.
+        checkpoints: Checkpoint folders (or run folders) of one recipe at several seeds; empty: untrained only.
+        task: Name of the task.
+        encoder: Shape of the untrained encoders where there are no checkpoints.
+        layers: Blocks to read, counted from 0, negative from the end; null for the last third, at least two.
+        untrained_seeds: Number of randomly initialised twins.
+        random_seeds: Number of sets of random features of the raw window.
+        scratch: The same network trained on the labels.
+        fractions: Shares of the training labels (by whole years, storms, weeks) for the curve; empty for none.
+        label_draws: Draws of the labels at each share.
+        scratch_draws: Of these, those that a network is trained from scratch on; 0 leaves it out of the curve.
+        draws: Bootstrap draws.
+        block: Neighbouring independent units (years, storms, weeks) drawn together.
+        cache: Folder of cached features; null puts it beside the results.
+    """
+
+    store: str
+    out: str = ""
+    checkpoints: list[str] = field(default_factory=list)
+    task: str = ""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    layers: list[int] | None = None
+    untrained_seeds: int = 3
+    random_seeds: int = 5
+    scratch: ScratchConfig = field(default_factory=ScratchConfig)
+    fractions: list[float] = field(default_factory=lambda: list(FRACTIONS))
+    label_draws: int = 5
+    scratch_draws: int = 1
+    draws: int = 2000
+    block: int = 2
+    cache: str | None = None
+
+    def __post_init__(self) -> None:
+        own = next(one.default for one in fields(self) if one.name == "task")
+        if self.task != own:
+            raise EarthSSLError(f"probe.task: expected {own}, got '{self.task}'")
+        self.expect(
+            self.draws >= 1000 and min(self.label_draws, self.block) >= 1,
+            "draws ≥ 1000, label_draws ≥ 1 and block ≥ 1", "draws", "label_draws", "block",
+        )  # fmt: skip
+        seeds = ("untrained_seeds", "random_seeds", "scratch_draws")
+        self.expect(min(getattr(self, name) for name in seeds) >= 0, f"{', '.join(seeds)} ≥ 0", *seeds)
+        self.expect(all(0 < share <= 1 for share in self.fractions), "shares in (0, 1]", "fractions")
+        self.expect(self.layers != [], "at least one layer, or null for the last third", "layers")
+        # Settings that only some tasks have.
+        for name in ("leads", "heads", "fractions", "checkpoints"):
+            values = getattr(self, name, [])
+            self.expect(len(set(values)) == len(values), f"{name} each once", name)
+        for name in ("components", "pca_components"):
+            self.expect(min(getattr(self, name, [1]), default=0) >= 1, f"{name} of at least one number, from 1", name)
+        for name in ("window", "pca_window"):
+            self.expect((getattr(self, name, None) or 1) >= 1 and getattr(self, name, None) != 0, f"{name} ≥ 1", name)
+
+    def expect(self, good: bool, words: str, *names: str) -> None:
+        """Raise an EarthSSLError with what was expected of settings, and with what they are, unless all is good."""
+        if not good:
+            got = ", ".join(f"{name} {getattr(self, name)}" for name in names)
+            where = f"{self.task}.{names[0]}" if len(names) == 1 else self.task
+            raise EarthSSLError(f"{where}: expected {words}, got {got}")
