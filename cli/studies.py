@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from ..downstream.evaluation.encoders import untrained
 from ..downstream.metrics.paired_bootstrap import FEWEST_UNITS
 from ..downstream.results.summary import Summary
 from ..downstream.studies.audit_table import excess_summary
@@ -26,7 +27,6 @@ from ..downstream.studies.matrix import (
     layers_of,
     matrix_summary,
     references_once,
-    untrained,
 )
 from ..downstream.tasks.registry import matrix_task
 from ..pretext import TASKS

@@ -72,15 +72,11 @@ def contenders(
     found = []
     for folder, (encoder, record) in zip(folders, loaded, strict=True):
         digest, named = sha256(folder / "encoder.safetensors"), features_key(encoder)
-        source = {"path": str(folder), "fingerprint": record.fingerprint, "steps": record.steps, "sha256": digest}
-        found.append(
-            Contender(
-                PRETRAINED, record.seed, encoder.eval().requires_grad_(False), named, {"seed": record.seed} | source
-            )
-        )
+        source = {"seed": record.seed, "path": str(folder), "fingerprint": record.fingerprint, "steps": record.steps,
+                  "sha256": digest}  # fmt: skip
+        found.append(Contender(PRETRAINED, record.seed, encoder.eval().requires_grad_(False), named, source))
     for seed in twin_seeds(seeds, untrained_seeds):
-        torch.manual_seed(key(seed, "init") & (2**63 - 1))
-        twin = shape.build(store.variables).eval().requires_grad_(False)
+        twin = untrained(shape, store, seed)
         digest = hashlib.sha256(serialise(twin.state_dict())).hexdigest()
         source = {"seed": seed, "steps": 0, "sha256": digest}
         found.append(Contender(UNTRAINED, seed, twin, features_key(twin), source))
@@ -93,6 +89,12 @@ def features_key(encoder: Encoder) -> str:
     """Return what names the features of an encoder: its weights, variables and shape (other windows share weights)."""
     weights = hashlib.sha256(serialise(encoder.state_dict())).hexdigest()
     return digest_of([weights, list(encoder.variables), encoder.config.to_json()])
+
+
+def untrained(shape: EncoderConfig, store: Store, seed: int) -> Encoder:
+    """Return the encoder with which the pretraining of this seed begins, frozen."""
+    torch.manual_seed(key(seed, "init") & (2**63 - 1))
+    return shape.build(store.variables).eval().requires_grad_(False)
 
 
 def twin_seeds(trained: list[int], count: int) -> list[int]:

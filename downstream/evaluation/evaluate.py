@@ -13,7 +13,6 @@ from ...ssl.model.encoder import Encoder
 from ..results.row import Row, names_of
 from ..results.target import Target
 from .encoders import Contender, features_key
-from .equal_input import equal_input_rows
 from .task import Task
 
 REFERENCE_SEEDS = 3  # of the random features
@@ -76,11 +75,7 @@ def evaluate(task: Task[Any], encoder: Encoder, layers: Sequence[int]) -> dict[i
 def references(task: Task[Any]) -> dict[str, Evaluation]:
     """Return the test errors of what an encoder must beat, by row: the task's baselines, and those on equal input."""
     window = task.config.encoder.window
-    rows = list(task.baselines(window))
-    raw = task.raw(window)
-    if raw is not None:
-        seeds = min(REFERENCE_SEEDS, task.config.random_seeds)
-        rows += equal_input_rows(task.fitted, task.head, raw, task.training_samples(), seeds, task.predictable(window))
+    rows = [*task.baselines(window), *task.equal_input(window, min(REFERENCE_SEEDS, task.config.random_seeds))]
     targets = [target for target in task.targets() if target.errors is not None]
     whole = [
         row for row in rows if row.reference is not False and all(target.name in row.forecast for target in targets)

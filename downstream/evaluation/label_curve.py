@@ -10,7 +10,7 @@ import pandas as pd
 
 from ...ssl.common.progress import track
 from ..results.row import Row
-from ..results.scores import tables
+from ..results.scores import joined, tables
 from ..results.target import Target
 from .label_fractions import Fraction
 
@@ -96,7 +96,7 @@ def label_curve(
         means.append(scores[~alone].assign(**place))
         singles.append(scores[alone].assign(**place))
         differences.append(paired.assign(**place))
-    return Curve(_joined(means, MEANS), _joined(differences, DIFFERENCES), _joined(singles, DRAWS))
+    return Curve(joined(means, MEANS), joined(differences, DIFFERENCES), joined(singles, DRAWS))
 
 
 def _on_same_labels(paired: pd.DataFrame, shared: pd.DataFrame, names: set[str]) -> pd.DataFrame:
@@ -110,8 +110,3 @@ def _on_same_labels(paired: pd.DataFrame, shared: pd.DataFrame, names: set[str])
 
 def _drawn(row: Row, name: str, share: Fraction) -> Row:
     return replace(row, name=name, seed=f"draw {share.draw}" + ("" if row.seed is None else f", seed {row.seed}"))
-
-
-def _joined(parts: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
-    kept = [part[list(columns)] for part in parts if len(part)]
-    return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=list(columns))

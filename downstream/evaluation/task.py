@@ -79,7 +79,7 @@ class Task(ABC, Generic[C]):
     what: ClassVar[str]
     convention: ClassVar[str]
     Config: ClassVar[type[TaskConfig]]
-    unit: ClassVar[str] = "year"
+    unit: str = "year"
     head: str = "ridge"
     leads: Sequence[int] = ()
 
@@ -165,6 +165,15 @@ class Task(ABC, Generic[C]):
             window: Steps that the encoders see; rows that have features see as many.
         """
         return ()
+
+    def equal_input(self, window: int, random_seeds: int) -> Iterable[Row]:
+        """Return the rows that see what an encoder sees, without an encoder; none without a raw input."""
+        raw = self.raw(window)
+        if raw is None:
+            return ()
+        return equal_input_rows(
+            self.fitted, self.head, raw, self.training_samples(), random_seeds, self.predictable(window)
+        )
 
     def rows(self, encoder: Contender, layers: Sequence[int]) -> Iterable[Row]:
         """Return the rows of a frozen encoder: a head on each group of its features."""
@@ -302,12 +311,7 @@ def run(task: Task[Any], command: str = "") -> Path:
 def all_rows(task: Task[Any], encoders: Sequence[Contender]) -> list[Row]:
     """Return every row of a task's table; without encoders, which need fields, those of its own field alone."""
     window = encoders[0].encoder.config.window if encoders else 0
-    rows = [*task.baselines(window)]
-    raw = task.raw(window)
-    if raw is not None:
-        rows += equal_input_rows(
-            task.fitted, task.head, raw, task.training_samples(), task.config.random_seeds, task.predictable(window)
-        )
+    rows = [*task.baselines(window), *task.equal_input(window, task.config.random_seeds)]
     for one in encoders:
         rows += task.rows(one, task.layers(one))
     return [*rows, *task.trained(encoders), *task.known()]
@@ -327,6 +331,7 @@ def summarise(task: Task[Any]) -> Summary:
     main = [(target.name, name) for target in shown for name in target.main or [target.metrics[0].name]]
     headline = [(target.name, target.metrics[0].name) for target in task.headline(targets)]
     speakers = [row for row in rows if task.speaks(row)]
+    roles, counted = {row.name: row.role for row in rows}, len(np.unique(task.label_units()))
     return Summary(
         task=task.name,
         title=task.title(),
@@ -346,7 +351,11 @@ def summarise(task: Task[Any]) -> Summary:
             "config": asdict(config),
             **own.record,
         },
-        figures={**_pictures(scores, rows, main, curve), **own.figures},
+        figures={
+            "scores": score_figure(scores, roles, main),
+            **curve_figures(curve.means, roles, task.unit, counted),
+            **own.figures,
+        },
         tables={**curve.tables(), **own.tables},
         words={"label_curve": WORDS, **own.words},
         datasets=own.datasets,
@@ -384,10 +393,3 @@ def _curve(task: Task[Any], rows: Sequence[Row], encoders: Sequence[Contender], 
         scratch_draws=config.scratch_draws,
         draws=config.draws,
     )
-
-
-def _pictures(
-    scores: pd.DataFrame, rows: Sequence[Row], main: Sequence[tuple[str, str]], curve: Curve
-) -> dict[str, Figure]:
-    roles = {row.name: row.role for row in rows}
-    return {"scores": score_figure(scores, roles, main), **curve_figures(curve.means, roles)}

@@ -107,7 +107,7 @@ class Finetuning(Task[TaskConfig]):
         samples = LabelSamples.match(labels, store, self.encoder_shape.window, config.lead)
         if config.pooling != "auto":
             check_pooling(config.pooling, config.kind, samples.places is not None)
-        self.unit_name, self.units = unit_of(samples.times[samples.parts["test"]], config.unit)
+        self.unit, self.units = unit_of(samples.times[samples.parts["test"]], config.unit)
         counts = tuple(config.components or (10, 20))
         self.problem = Problem(
             samples, StoreWindows(store, self.encoder_shape.window), config.near, counts, config.pooling
@@ -144,7 +144,7 @@ class Finetuning(Task[TaskConfig]):
         return self.problem.samples.parts["train"]
 
     def _training_units(self) -> np.ndarray:
-        return unit_numbers(self.problem.samples.times[self.training_samples()], self.unit_name)
+        return unit_numbers(self.problem.samples.times[self.training_samples()], self.unit)
 
     def label_units(self) -> np.ndarray:
         return np.unique(self._training_units())
@@ -293,7 +293,7 @@ class Finetuning(Task[TaskConfig]):
             raw = f"the cells of the {self.own.near} patches nearest to the place, all variables, over the window"
         base = "frequencies" if samples.kind == "classification" else "mean"
         return self.convention.format(
-            lead=samples.lead, window=samples.window, skill=skill, unit=self.unit_name, block=self.config.block,
+            lead=samples.lead, window=samples.window, skill=skill, unit=self.unit, block=self.config.block,
             base=f"{base} of each calendar month" if samples.base.monthly else f"overall {base}", raw=raw,
             pretraining=f"NOT UNSEEN: {self.seen}." if self.seen else "",
         )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +16,7 @@ from ..results.summary import DIFFERENCES, SCORES, Summary
 RESULT = "result.json"
 NUMBERS = ("value", "low", "high", "step")
 VERDICTS = ("better", "worse", "undecided")
-READ_BACK = (
-    "task",
-    "title",
-    "found",
-    "convention",
-    "notes",
-    "main",
-    "headline",
-    "speakers",
-    "words",
-    "figures",
-    "tables",
-)
+READ_BACK = {one.name for one in fields(Summary)}  # what result.json holds of a summary beside its record
 
 
 def read_summary(folder: str | Path) -> Summary:
@@ -56,12 +45,9 @@ def read_summary(folder: str | Path) -> Summary:
         record={name: value for name, value in record.items() if name not in READ_BACK},
         figures={name: file.read_bytes() for name, file in pictures.items() if file.is_file()},
         tables={name: pd.read_csv(file, keep_default_na=False) for name, file in tables.items() if file.is_file()},
-        notes=record.get("notes", []),
-        found=record.get("found", ""),
         main=[(str(target), str(metric)) for target, metric in record.get("main", [])],
         headline=[(str(target), str(metric)) for target, metric in record.get("headline", [])],
-        speakers=record.get("speakers", []),
-        words=record.get("words", {}),
+        **{name: record[name] for name in ("notes", "found", "speakers", "words") if name in record},
     )
 
 

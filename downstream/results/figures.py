@@ -65,33 +65,47 @@ def score_figure(scores: pd.DataFrame, roles: Mapping[str, Role], main: Sequence
     return drawn
 
 
-def curve_figures(means: pd.DataFrame, roles: Mapping[str, Role]) -> dict[str, Figure]:
-    """Return the picture of skill by share of the labels; none without a curve."""
+def curve_figures(means: pd.DataFrame, roles: Mapping[str, Role], unit: str, count: int) -> dict[str, Figure]:
+    """Return the picture of skill by number of units (years, storms, weeks) with labels; none without a curve.
+
+    Args:
+        means: Columns row, target, metric, used (share of the units), value, low, high.
+        roles: Of each row, which sets its colour.
+        unit: What is independent of its like.
+        count: Of the units in the training block.
+    """
     if not len(means):
         return {}
+    counted = means.assign(used=(means["used"].astype(float) * count).round())
+    return {"label_curve": _curves(counted, roles, f"training {unit}s with labels")}
+
+
+def _curves(means: pd.DataFrame, roles: Mapping[str, Role], label: str) -> Figure:
+    """Return a panel a target with a line and its band for each row, over what was used, on a logarithmic axis."""
     chosen = thinned(list(dict.fromkeys(zip(means["target"], means["metric"], strict=True))), MOST_PANELS)
     drawn = Figure(figsize=(1.2 + 3.3 * len(chosen), 3.9), layout="constrained")
     panels = drawn.subplots(1, len(chosen), sharey=True, squeeze=False)[0]
-    names = list(dict.fromkeys(means["row"]))
+    ticks = sorted(set(means["used"]))
     for axes, (target, metric) in zip(panels, chosen, strict=True):
         own = means[(means["target"] == target) & (means["metric"] == metric)]
-        for k, name in enumerate(names):
-            part = own[own["row"] == name].sort_values("used")
-            colour = COLOURS[roles.get(name, Role.BASELINE)]
-            x, y = part["used"].to_numpy(float), part["value"].to_numpy(float)
-            axes.fill_between(
-                x, part["low"].to_numpy(float), part["high"].to_numpy(float), color=colour, alpha=0.12, lw=0
-            )
+        for k, name in enumerate(dict.fromkeys(means["row"])):
+            line = own.loc[own["row"] == name, ["used", "value", "low", "high"]].sort_values("used")
+            x, y, low, high = line.to_numpy(float).T
+            colour = COLOURS[roles[name]] if name in roles else f"C{k}"
+            axes.fill_between(x, low, high, color=colour, alpha=0.12, lw=0)
             axes.plot(x, y, marker=MARKS[k % len(MARKS)], ms=4, lw=1.4, color=colour, label=name)
         axes.axhline(0, color="0.6", lw=0.8, zorder=0)
         axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
         axes.set_title(target, fontsize=9, loc="left")
-        axes.set_xlabel("share of the training labels", fontsize=8)
+        axes.set_xlabel(label, fontsize=8)
         axes.tick_params(labelsize=8)
-    panels[0].set_ylim(bottom=max(LEAST_SHOWN, panels[0].get_ylim()[0]))  # shared, so only once all are drawn
+    # Shared, so only once all are drawn. A head on a handful of labels can be far below 0; how far says nothing.
+    panels[0].set_ylim(bottom=max(LEAST_SHOWN, panels[0].get_ylim()[0]))
     panels[0].set_ylabel(chosen[0][1].replace("_", " "), fontsize=8)
     drawn.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
-    return {"label_curve": drawn}
+    return drawn
 
 
 def confusion_figure(counts: Mapping[str, np.ndarray], classes: Sequence[str], title: str) -> Figure:
@@ -124,26 +138,11 @@ def shots_figure(curve: pd.DataFrame, metric: str = "brier_skill") -> Figure:
         curve: Columns row, target, used, draw, and the metric.
         metric: Column to draw.
     """
-    targets = list(dict.fromkeys(curve["target"])) if len(curve) else [""]
-    drawn = Figure(figsize=(3.6 * len(targets) + 0.6, 3.4), layout="constrained")
-    panels = drawn.subplots(1, len(targets), sharey=True, squeeze=False)[0]
-    for axes, target in zip(panels, targets, strict=True):
-        own = curve[curve["target"] == target] if len(curve) else curve
-        for k, (name, part) in enumerate(own.groupby("row", sort=False) if len(own) else []):
-            # Over seeds first, so that the band is the spread of the draws of labels.
-            by_draw = part.groupby(["used", "draw"])[metric].mean().groupby("used")
-            mean, low, high = by_draw.mean(), by_draw.min(), by_draw.max()
-            (line,) = axes.plot(mean.index, mean, marker=MARKS[k % len(MARKS)], ms=4, lw=1.2, label=str(name))
-            axes.fill_between(mean.index, low, high, color=line.get_color(), alpha=0.12, lw=0)
-        axes.axhline(0, color="0.4", lw=0.8)
-        axes.set_xscale("log")
-        axes.set_title(target, fontsize=9, loc="left")
-        axes.set_xlabel("examples a class", fontsize=8)
-        # A head on a handful of labels can be far below 0; how far says nothing.
-        axes.set_ylim(bottom=max(-1.0, axes.get_ylim()[0]))
-    panels[0].set_ylabel(metric.replace("_", " "), fontsize=8)
-    if len(curve):
-        panels[0].legend(fontsize=7)
+    # Over seeds first, so that the band is the spread of the draws of labels.
+    by_draw = curve.groupby(["target", "row", "used", "draw"], sort=False)[metric].mean()
+    draws = by_draw.groupby(["target", "row", "used"], sort=False)
+    means = pd.DataFrame({"value": draws.mean(), "low": draws.min(), "high": draws.max()}).reset_index()
+    drawn = _curves(means.assign(metric=metric), {}, "examples a class")
     return drawn
 
 

@@ -50,7 +50,7 @@ def tables(
             told = [metric.pairs(row, other) for row, other in zip(paired["row"], paired["reference"], strict=True)]
             differences.append(paired[np.array(told, dtype=bool)].assign(**place))
             scores.append(_by_seed(own, statistic(np.ones(len(target.units)))).assign(**place))
-    return _joined(scores, SCORES), _joined(differences, DIFFERENCES)
+    return joined(scores, SCORES), joined(differences, DIFFERENCES)
 
 
 def mean_of(rows: Sequence[Row], statistic: Statistic) -> Statistic:
@@ -90,6 +90,7 @@ def _by_seed(rows: Sequence[Row], values: np.ndarray) -> pd.DataFrame:
     )  # fmt: skip
 
 
-def _joined(parts: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
+def joined(parts: Sequence[pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
+    """Return the columns of several tables, one after the other."""
     kept = [part[list(columns)] for part in parts if len(part)]
     return pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=list(columns))

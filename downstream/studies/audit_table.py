@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..metrics.paired_bootstrap import compare
+from ..metrics.paired_bootstrap import Statistic
+from ..results.row import Role, Row
+from ..results.scores import joined, tables
 from ..results.summary import DIFFERENCES, SCORES, Summary
+from ..results.target import Metric, Target
 
 CONVENTION = (
     "Skill on the validation block: 1 is a solved task, 0 its trivial answer (chance, or the climatology). Every "
@@ -37,30 +42,30 @@ def excess_summary(table: pd.DataFrame, title: str, record: dict[str, Any], draw
     for task in dict.fromkeys(table["task"]):
         own = table[table["task"] == task].pivot_table(index="unit", columns="solver", values="skill")
         names = list(dict.fromkeys(table.loc[table["task"] == task, "solver"]))
-        values = own[names].to_numpy().T
-
-        def mean(weights: np.ndarray, values: np.ndarray = values) -> np.ndarray:
-            return np.asarray(values @ weights / weights.sum())
-
-        block = 2 if values.shape[1] >= 8 else 1
-        found, paired = compare(mean, np.arange(values.shape[1]), names, names[1:], draws=draws, block=block)
-        scores.append(found.assign(seed="", target=task, metric="skill"))
-        paired = paired[paired["row"] == names[0]]
-        differences.append(paired.assign(target=task, metric="skill"))
-        excess.append(_line(task, names, found, paired))
+        rows = [Row(name, Role.BASELINE, {task: own[name].to_numpy()}) for name in names]
+        target = Target(task, np.arange(len(own)), [Metric("skill", partial(_mean, task))], 2 if len(own) >= 8 else 1)
+        found, paired = tables([target], rows, draws=draws, references=names[1:])
+        scores.append(found)
+        differences.append(paired[paired["row"] == names[0]])
+        excess.append(_line(task, names, found, differences[-1]))
     best = pd.DataFrame(excess)
     notes = [str(line) for line in best["in_words"]]
     return Summary(
         task="audit",
         title=title,
         convention=CONVENTION,
-        scores=pd.concat(scores)[list(SCORES)],
-        differences=pd.concat(differences)[list(DIFFERENCES)],
+        scores=joined(scores, SCORES),
+        differences=joined(differences, DIFFERENCES),
         record=record,
         figures={"excess_over_the_best_cue": _bars(best)},
         tables={"excess": best},
         notes=notes,
     )
+
+
+def _mean(task: str, rows: Sequence[Row]) -> Statistic:
+    skill = np.stack([row.forecast[task] for row in rows])
+    return lambda weights: skill @ weights / weights.sum()
 
 
 def _line(task: str, names: list[str], scores: pd.DataFrame, paired: pd.DataFrame) -> dict[str, Any]:

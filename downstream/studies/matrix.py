@@ -10,20 +10,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 
 from ...ssl.common.errors import EarthSSLError, nearest
 from ...ssl.common.files import write_text
-from ...ssl.common.randomness import key
 from ...ssl.model.encoder import Encoder, EncoderConfig
-from ...ssl.store.store import Store
 from ...ssl.training.config import TrainingConfig
 from ...ssl.training.multitask import MultitaskConfig
 from ..evaluation.evaluate import Evaluation, evaluate, references
 from ..evaluation.task import Task
-from ..metrics.paired_bootstrap import compare
+from ..metrics.paired_bootstrap import Statistic
+from ..results.row import Role, Row
+from ..results.scores import joined, tables
 from ..results.summary import DIFFERENCES, SCORES, Summary
+from ..results.target import Metric, Target
 
 UNTRAINED = "untrained"
 ALL = "all"
@@ -137,12 +137,6 @@ def folder_name(recipe: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in recipe)
 
 
-def untrained(shape: EncoderConfig, store: Store, seed: int) -> Encoder:
-    """Return the encoder with which the pretraining of this seed begins."""
-    torch.manual_seed(key(seed, "init") & (2**63 - 1))
-    return shape.build(store.variables).eval().requires_grad_(False)
-
-
 def layers_of(config: MatrixConfig, encoder: Encoder) -> list[int]:
     """Return the blocks to read.
 
@@ -205,23 +199,19 @@ def matrix_summary(folder: Path, config: MatrixConfig, title: str, record: Mappi
     files = sorted(folder.glob("*.csv"))
     table = pd.concat([pd.read_csv(f, dtype={"seed": str, "layer": str}, keep_default_na=False) for f in files])
     names = [UNTRAINED, *config.all_recipes()]
-    scores, differences = [], []
-    for task in config.tasks:
-        for found, paired in _task_tables(table[table["task"] == task], task, names, config):
-            scores.append(found)
-            differences.append(paired)
-    score_table, difference_table = pd.concat(scores), pd.concat(differences)
-    heat = _heat(score_table, difference_table)
+    parts = [part for task in config.tasks for part in _task_tables(table[table["task"] == task], task, names, config)]
+    scores, differences = (joined(*one) for one in zip(zip(*parts, strict=True), (SCORES, DIFFERENCES), strict=True))
+    heat = _heat(scores, differences)
     return Summary(
         task="matrix",
         title=title,
         convention=CONVENTION,
-        scores=score_table[list(SCORES)],
-        differences=difference_table[list(DIFFERENCES)],
+        scores=scores,
+        differences=differences,
         record=record,
         figures={"pretext_task_by_downstream_task_and_layer": _heat_map(heat, names)},
         tables={"matrix": heat},
-        notes=_in_words(difference_table, names),
+        notes=_in_words(differences, names),
     )
 
 
@@ -229,41 +219,36 @@ def _task_tables(
     table: pd.DataFrame, task: str, names: Sequence[str], config: MatrixConfig
 ) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
     """Return scores and differences from the untrained encoder of a task, for each layer."""
-    tables = []
-    fixed = {str(row): part.sort_values("unit") for row, part in table[table["layer"] == ""].groupby("row", sort=False)}
-    layers = sorted({layer for layer in table["layer"] if layer != ""}, key=int)
-    for layer in layers:
-        own = table[table["layer"] == layer]
-        parts = {name: own[own["row"] == name] for name in names}
-        rows: dict[str, list[pd.DataFrame]] = {
-            name: [one.sort_values("unit") for _, one in part.groupby("seed")]
-            for name, part in parts.items()
-            if len(part)
-        }
-        rows |= {name: [one] for name, one in fixed.items()}
-        units = next(iter(rows.values()))[0]["unit"].to_numpy()
-        errors, powers = {}, {}
-        for name, seeds in rows.items():
-            if any(not np.array_equal(one["unit"].to_numpy(), units) for one in seeds):
-                raise EarthSSLError(
-                    f"matrix: expected '{name}' at {task} on the units {units.tolist()}, got others; remove its cells"
+
+    def skill(rows: Sequence[Row]) -> Statistic:
+        errors, powers = np.stack([row.forecast[task] for row in rows], axis=-1)
+        return lambda weights: 1 - weights @ errors / (weights @ powers)
+
+    made = []
+    table = table.sort_values("unit", kind="stable")
+    order = [*names, *dict.fromkeys(table.loc[table["layer"] == "", "row"])]
+    for layer in sorted(set(table["layer"]) - {""}, key=int):
+        own = table[table["layer"].isin(("", layer))]
+        units: np.ndarray | None = None
+        rows = []
+        for name in order:
+            for seed, one in own[own["row"] == name].groupby("seed"):
+                found = one["unit"].to_numpy()
+                units = found if units is None else units
+                if not np.array_equal(found, units):
+                    raise EarthSSLError(
+                        f"matrix: expected '{name}' at {task} on the units {units.tolist()}, got others; remove its "
+                        "cells"
+                    )
+                both = one[["error", "reference"]].to_numpy(float).T
+                rows.append(
+                    Row(name, Role.UNTRAINED if name == UNTRAINED else Role.PRETRAINED, {task: both}, str(seed))
                 )
-            errors[name] = np.stack([one["error"].to_numpy(float) for one in seeds])
-            powers[name] = np.stack([one["reference"].to_numpy(float) for one in seeds])
-
-        def skills(
-            weights: np.ndarray, errors: dict[str, np.ndarray] = errors, powers: dict[str, np.ndarray] = powers
-        ) -> np.ndarray:
-            return np.array([np.mean(1 - errors[n] @ weights / (powers[n] @ weights)) for n in errors])
-
-        block = config.block if len(units) >= 2 * config.block else 1
-        against = [UNTRAINED] if UNTRAINED in rows else []
-        found, paired = compare(
-            skills, np.arange(len(units)), list(rows), against, draws=config.draws, block=block, seed=0
-        )
-        named = {"target": task, "metric": f"layer {layer}"}
-        tables.append((found.assign(seed="", **named), paired.assign(**named)))
-    return tables
+        if units is not None:
+            target = Target(task, units, [Metric(f"layer {layer}", skill)], config.block)
+            scores, paired = tables([target], rows, draws=config.draws, references=[UNTRAINED])
+            made.append((scores[scores["seed"] == ""], paired))
+    return made
 
 
 def _heat(scores: pd.DataFrame, differences: pd.DataFrame) -> pd.DataFrame:
@@ -271,8 +256,9 @@ def _heat(scores: pd.DataFrame, differences: pd.DataFrame) -> pd.DataFrame:
     d = differences[["row", "target", "metric", "value", "low", "high", "verdict"]].rename(
         columns={"value": "difference", "low": "difference_low", "high": "difference_high"}
     )
-    made = scores.merge(d, on=["row", "target", "metric"], how="left")
-    return made.rename(columns={"target": "task", "metric": "layer", "value": "skill"}).drop(columns="seed")
+    columns = ["row", "value", "low", "high", "target", "metric"]
+    made = scores[columns].merge(d, on=["row", "target", "metric"], how="left")
+    return made.rename(columns={"target": "task", "metric": "layer", "value": "skill"})
 
 
 def _heat_map(heat: pd.DataFrame, names: Sequence[str]) -> Figure:

@@ -126,6 +126,7 @@ class ForecastTask(Task[ForecastConfig]):
         super().__init__(config, store, decoders)
         self.leads = sorted(set(config.leads))
         self._samples = ForecastSamples.of(store, config.leads, 1, config.variables)
+        self.unit = self._samples.unit_kind(config.unit)
         self._of_window: dict[int, ForecastSamples] = {}
         self.scored: dict[tuple[str, int | str | None], Scored] = {}
         self._shown: dict[str, np.ndarray] = {}
