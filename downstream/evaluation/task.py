@@ -33,7 +33,7 @@ from ..results.summary import Summary
 from ..results.target import Target
 from .config import TaskConfig
 from .encoders import Contender, contenders, layers_to_read
-from .equal_input import RAW, equal_input_rows
+from .equal_input import PCA_COMPONENTS, RAW, equal_input_rows
 from .label_curve import WORDS, Curve, label_curve
 from .label_fractions import label_fractions
 
@@ -73,6 +73,7 @@ class Task(ABC, Generic[C]):
         unit: What is independent of its like: "year", "storm", "week".
         head: Name of the head that the common rows have.
         leads: Steps from the last input step to the target; empty where nothing is forecast ahead.
+        components: Numbers of principal components of the raw window to choose from.
     """
 
     name: ClassVar[str]
@@ -82,6 +83,7 @@ class Task(ABC, Generic[C]):
     unit: str = "year"
     head: str = "ridge"
     leads: Sequence[int] = ()
+    components: Sequence[int] = PCA_COMPONENTS
 
     def __init__(self, config: C, store: Store | None, decoders: Decoders | None = None) -> None:
         """Read what the task needs, and refuse what does not fit.
@@ -172,7 +174,13 @@ class Task(ABC, Generic[C]):
         if raw is None:
             return ()
         return equal_input_rows(
-            self.fitted, self.head, raw, self.training_samples(), random_seeds, self.predictable(window)
+            self.fitted,
+            self.head,
+            raw,
+            self.training_samples(),
+            random_seeds,
+            self.predictable(window),
+            self.components,
         )
 
     def rows(self, encoder: Contender, layers: Sequence[int]) -> Iterable[Row]:

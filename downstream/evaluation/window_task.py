@@ -119,8 +119,11 @@ class WindowTask(Task[C]):
     def _pools(self, raw: RawFeatures, layers: Sequence[int]) -> dict[str, dict[str, np.ndarray]]:
         poolings = getattr(self.config, "poolings", POOLINGS)
         components = getattr(self.config, "components", COMPONENTS)
-        training = self.store.splits.inside(self.store.times.astype("datetime64[ns]"), "train")
-        return candidates(raw, len(self.store.times), training, layers, poolings, components)
+        return candidates(raw, len(self.store.times), self.fitted_steps(), layers, poolings, components)
+
+    def fitted_steps(self) -> np.ndarray:
+        """Return the steps that components of tokens are fitted on, a mask (time,): the training block."""
+        return self.store.splits.inside(self.store.times.astype("datetime64[ns]"), "train")
 
     def frozen(self, encoder: Contender, layers: Sequence[int]) -> RawFeatures:
         """Return the features of an encoder for all windows, cached where there is a place for it."""

@@ -23,6 +23,7 @@ TASKS = {
     "infilling": ("infilling.task", "Infilling"),
     "rapid_intensification": ("rapid_intensification.task", "RapidIntensification"),
     "storm_tiles": ("storm_tiles.task", "StormTiles"),
+    "indices": ("indices.task", "Indices"),
     "explain": ("explain.task", "Explain"),
 }
 # settings of a probe that the matrix sets itself
