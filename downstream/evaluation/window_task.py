@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ import numpy as np
 from ..features.frozen_features import RawFeatures, cache_name, cached, candidates, extract
 from ..features.predictable import predictable_directions
 from ..features.raw_window import raw_window
-from ..heads.base import Choice, Head, Samples, choose
+from ..heads.base import Choice, Head, Samples, choose, choose_each
 from ..heads.linear import LogisticHead, RidgeHead
 from ..metrics.classes import frequencies
 from ..results.row import Role, Row
@@ -53,7 +54,7 @@ class WindowTask(Task[C]):
 
     def label_units(self) -> np.ndarray:
         """Return the units that have a training sample of every target: at long leads the first years have none."""
-        return reduce(np.intersect1d, [one.units[one.rows["train"]] for one in self.labels])
+        return reduce(np.intersect1d, [np.unique(one.units[one.rows["train"]]) for one in self.labels])
 
     def training_samples(self) -> np.ndarray:
         return np.unique(np.concatenate([one.rows["train"] for one in self.labels]))
@@ -80,17 +81,19 @@ class WindowTask(Task[C]):
     ) -> Row:
         """Return the row of any head on features as they are; see `fitted`."""
         forecast, chosen, kept = {}, {}, {}
-        for label in self.labels:
+        for group in _groups(self.labels, head.separable):
+            label = _joined(group)
             train, val = ({n: label.samples(f, part) for n, f in features.items()} for part in ("train", "val"))
             if units is not None:
                 mine = np.isin(label.units[label.rows["train"]], units)
                 train = {n: one.take(mine) for n, one in train.items()}
-            found, choice = _fitted(head, label, features, train, val, refit=units is None)
-            forecast[label.name] = found if label.classes else found[:, 0]
-            if choice:
-                kept[choice.candidate] = features[choice.candidate]
-                chosen[label.name] = {"features": choice.candidate, "setting": choice.setting,
-                                      "validation_error": choice.error}  # fmt: skip
+            found, choices = _fitted(head, label, features, train, val, refit=units is None)
+            for one, values, choice in zip(group, found, choices, strict=True):
+                forecast[one.name] = values
+                if choice:
+                    kept[choice.candidate] = features[choice.candidate]
+                    chosen[one.name] = {"features": choice.candidate, "setting": choice.setting,
+                                        "validation_error": choice.error}  # fmt: skip
         return Row(name, role, forecast, seed, chosen, features=kept)
 
     def refitted(self, row: Row, units: np.ndarray) -> Row:
@@ -164,20 +167,55 @@ def _target(label: WindowLabels, block: int) -> Target:
     return number_target(label.name, truth[:, 0], label.climatology[:, 0], units, block)
 
 
+def _groups(labels: Sequence[WindowLabels], separable: bool) -> list[list[WindowLabels]]:
+    """Return the labels, numbers of the same samples together where a head fits each output by itself."""
+    groups: list[list[WindowLabels]] = []
+    for label in labels:
+        same = (g for g in groups if separable and not label.classes and _same_rows(g[0], label))
+        group = next(same, None)
+        if group is None:
+            groups.append([label])
+        else:
+            group.append(label)
+    return groups
+
+
+def _same_rows(one: WindowLabels, other: WindowLabels) -> bool:
+    return one.rows.keys() == other.rows.keys() and all(
+        np.array_equal(rows, other.rows[part]) for part, rows in one.rows.items()
+    )
+
+
+def _joined(group: Sequence[WindowLabels]) -> WindowLabels:
+    if len(group) == 1:
+        return group[0]
+    return replace(group[0], values=np.concatenate([one.values for one in group], axis=1))
+
+
 def _fitted(
     head: Head, label: WindowLabels, features: Features, train: dict[str, Samples], val: dict[str, Samples], refit: bool
-) -> tuple[np.ndarray, Choice | None]:
-    """Return test predictions and what validation chose; Laplace's rule where training shows one class only."""
+) -> tuple[list[np.ndarray], Sequence[Choice | None]]:
+    """Return test predictions and what validation chose, for classes once, for numbers of each output.
+
+    Laplace's rule speaks where training shows one class only.
+    """
     some = next(iter(train.values()))
     if label.classes and not refit and len(np.unique(some.targets.argmax(axis=1))) < 2:
         seen = frequencies(some.targets.argmax(axis=1), len(label.classes))
-        return np.tile(seen, (len(label.rows["test"]), 1)), None
-    choice = choose(head, train, val)
-    name = choice.candidate
-    if not refit:
-        fit = train[name]
-    elif "fit" in label.rows:
-        fit = label.samples(features[name], "fit")
-    else:
-        fit = Samples.joined(train[name], val[name])
-    return head.predict(fit, label.samples(features[name], "test"), [choice.setting])[0], choice
+        return [np.tile(seen, (len(label.rows["test"]), 1))], [None]
+    choices = [choose(head, train, val)] if label.classes else choose_each(head, train, val)
+    found: list[np.ndarray] = [np.zeros(0)] * len(choices)
+    for name in dict.fromkeys(choice.candidate for choice in choices):
+        own = [k for k, choice in enumerate(choices) if choice.candidate == name]
+        if not refit:
+            fit = train[name]
+        elif "fit" in label.rows:
+            fit = label.samples(features[name], "fit")
+        else:
+            fit = Samples.joined(train[name], val[name])
+        settings = list(dict.fromkeys(choices[k].setting for k in own))
+        made = head.predict(fit, label.samples(features[name], "test"), settings)
+        for k in own:
+            of = made[settings.index(choices[k].setting)]
+            found[k] = of if label.classes else of[:, k]
+    return found, choices
