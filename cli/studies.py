@@ -1,4 +1,4 @@
-"""Audit and matrix: pretext tasks trained, judged and gone on with where they were interrupted; worth, before either."""
+"""Worth, before any training; audit and matrix: pretext tasks trained, judged, gone on with where interrupted."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ from ..pretext.audit import AuditConfig, audit_task
 from ..ssl.common.errors import EarthSSLError
 from ..ssl.common.files import read_json, refuse_filled, write_json, write_text
 from ..ssl.common.versions import versions
-from ..ssl.fields.splits import is_monthly
 from ..ssl.data.loaders import TrainLoader
 from ..ssl.data.windows import Windows
+from ..ssl.fields.splits import is_monthly
 from ..ssl.inference.load import load_encoder
 from ..ssl.model.encoder import EncoderConfig
 from ..ssl.runtime.parallel import run_jobs
@@ -113,7 +113,7 @@ def worth(config: WorthConfig, command: str = "") -> str:
         store=config.store, labels=config.labels, columns=config.columns, labelled=config.labelled, ahead=config.ahead,
         encoder=EncoderConfig(window=window),
     )  # fmt: skip
-    found = judge(Indices(settings, store), window, config.draws)
+    found = judge(Indices(settings, store), window, config.ahead, config.draws)
     text = worth_text(found, _source(store), window, store.step_days)
     if config.out is not None:
         out = Path(config.out)

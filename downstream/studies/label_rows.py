@@ -13,18 +13,22 @@ from ..evaluation.task import Features
 from ..evaluation.window_labels import WindowLabels
 from ..evaluation.window_task import WindowTask
 from ..features.eof import window_components
+from ..features.kernel_forecast import kernel_forecasts
 from ..features.random_features import random_relu
-from ..heads.base import Head, Samples, choose
+from ..heads.base import Head, choose
 from ..heads.kernel import KernelHead
 from ..heads.linear import RidgeHead
+from ..metrics.paired_bootstrap import FEWEST_UNITS
 from ..results.row import Role, Row
 
 RAW, PCA = "raw window, ridge", "PCA of the window, ridge"
 PREDICTABLE = "predictable directions (CCA/LIM), ridge"
 RANDOM = "random ReLU features, ridge"
 KERNEL, KERNEL_PREDICTABLE = "PCA of the window, kernel", "predictable directions, kernel"
+FORECAST, KERNEL_FORECAST = "kernel forecast of the fields, ridge", "kernel forecast of the fields, kernel"
 LABELS_ONLY, LINEAR = (RAW, PCA), (RAW, PCA, PREDICTABLE)
 NONLINEAR = (RANDOM, KERNEL, KERNEL_PREDICTABLE)
+FORECASTS = (FORECAST, KERNEL_FORECAST)
 FEW_COMPONENTS = (2, 3, 5)  # beside those of every table: a state may have no more
 KERNEL_COMPONENTS = (3, 5, 10, 20, 40)
 RANDOM_FEATURES, RANDOM_SEEDS = 512, 2
@@ -40,18 +44,13 @@ class Evidence:
 
     Attributes:
         label: The column, with the training rows that the heads saw and the units of the bootstrap.
-        rows: Of all methods; curve rows carry the number of parts in their `chosen`.
-        unlabelled, labelled: Training windows, and those of them that have a label.
-        used: Of the labelled ones, those that heads were fitted on.
-        unit: What the bootstrap draws, in words.
+        rows: Of all methods.
+        unlabelled: Training windows.
     """
 
     label: WindowLabels
     rows: Sequence[Row]
     unlabelled: int
-    labelled: int
-    used: int
-    unit: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,50 +61,51 @@ class Inputs:
     pca: Features
     predictable: Features
     random: Sequence[Features]
+    forecast: Features
 
     @classmethod
-    def of(cls, task: WindowTask, window: int) -> Inputs:
-        """Return those of a task; components are fitted on its training steps, labelled or not."""
+    def of(cls, task: WindowTask, window: int, labels: Sequence[WindowLabels], ahead: Sequence[int]) -> Inputs:
+        """Return those of a task; components, directions and forecasts are fitted on all its training steps."""
         raw, training = task.raw(window), task.training_samples()
         fitted = training[np.isin(training, np.flatnonzero(task.fitted_steps()))]
-        counts = sorted({*FEW_COMPONENTS, *PCA_COMPONENTS})
+        pca = window_components(raw, fitted, sorted({*FEW_COMPONENTS, *PCA_COMPONENTS}))
+        times = task.store.times.astype("datetime64[ns]")
+        validation = np.flatnonzero(task.store.splits.inside(times, "val"))
+        wanted = np.unique(np.concatenate([one.rows[part] for one in labels for part in ("train", "val", "test")]))
         return cls(
             {f"{raw.shape[1]} values": raw},
-            window_components(raw, fitted, counts),
+            pca,
             task.predictable(window),
             [{"random features": random_relu(raw, fitted, RANDOM_FEATURES, seed)} for seed in range(RANDOM_SEEDS)],
+            kernel_forecasts(list(pca.values())[-1], training, validation, ahead, wanted),
         )
 
 
-def evidence(task: WindowTask, label: WindowLabels, inputs: Inputs, window: int) -> Evidence:
-    """Return the rows of a label column; every choice is made on validation.
-
-    Raises:
-        EarthSSLError: If the labels are too few or constant, or the test block is too short for intervals.
-    """
-    label, unit = _checked(task, label)
-    training = label.rows["train"]
-    thinned = replace(label, rows={**label.rows, "train": training[:: -(-len(training) // MOST_LABELLED)]})
+def evidence(task: WindowTask, label: WindowLabels, inputs: Inputs) -> Evidence:
+    """Return the rows of a label column as `usable` gives it; every choice is made on validation."""
     rows = [Row("season of the labels", Role.BASELINE, {label.name: label.climatology[:, 0]})]
-    rows += [_fitted(RidgeHead(), name, thinned, features) for name, features in (
+    rows += [_fitted(RidgeHead(), name, label, features) for name, features in (
         (RAW, inputs.raw), (PCA, inputs.pca), (PREDICTABLE, inputs.predictable)) if features]  # fmt: skip
-    rows += [_fitted(RidgeHead(), RANDOM, thinned, features, seed) for seed, features in enumerate(inputs.random)]
+    rows += [_fitted(RidgeHead(), RANDOM, label, features, seed) for seed, features in enumerate(inputs.random)]
     few = {name: values for name, values in inputs.pca.items() if values.shape[1] in KERNEL_COMPONENTS}
-    rows.append(_fitted(KernelHead(), KERNEL, thinned, few))
+    rows.append(_fitted(KernelHead(), KERNEL, label, few))
     if inputs.predictable:
-        rows.append(_fitted(KernelHead(), KERNEL_PREDICTABLE, thinned, _few_directions(inputs.predictable)))
+        rows.append(_fitted(KernelHead(), KERNEL_PREDICTABLE, label, _few_directions(inputs.predictable)))
+    if inputs.forecast:
+        rows.append(_fitted(RidgeHead(), FORECAST, label, inputs.forecast))
+        rows.append(_fitted(KernelHead(), KERNEL_FORECAST, label, inputs.forecast))
     best = best_of(rows, label.name, LABELS_ONLY)
-    rows += _curve(best, thinned, inputs.raw if best == RAW else inputs.pca)
-    return Evidence(thinned, rows, len(task.training_samples()), len(training), len(thinned.rows["train"]), unit)
+    rows += _curve(best, label, inputs.raw if best == RAW else inputs.pca)
+    return Evidence(label, rows, len(task.training_samples()))
 
 
 def best_of(rows: Sequence[Row], target: str, names: Sequence[str]) -> str:
-    """Return which of some rows has the least error on validation, the mean over its seeds."""
+    """Return which of some rows has the least error on validation, the mean over its seeds; "" for none of them."""
     errors: dict[str, list[float]] = {}
     for row in rows:
         if row.name in names and target in row.chosen:
             errors.setdefault(row.name, []).append(float(row.chosen[target]["validation_error"]))
-    return min(errors, key=lambda name: float(np.mean(errors[name])))
+    return min(errors, key=lambda name: float(np.mean(errors[name])), default="")
 
 
 def part_name(name: str, parts: int) -> str:
@@ -141,8 +141,12 @@ def _few_directions(features: Features) -> Features:
     return few or own
 
 
-def _checked(task: WindowTask, label: WindowLabels) -> tuple[WindowLabels, str]:
-    """Return the labels with the units that the bootstrap draws, and these in words."""
+def usable(task: WindowTask, label: WindowLabels) -> WindowLabels:
+    """Return labels with at most `MOST_LABELLED` training steps and with the units that the bootstrap draws.
+
+    Raises:
+        EarthSSLError: If they are classes, too few or constant, or the test block is too short for intervals.
+    """
     training = label.rows["train"]
     if label.classes:
         raise EarthSSLError(f"worth: expected numbers as labels, got the classes of {label.name}; one column a class")
@@ -158,7 +162,12 @@ def _checked(task: WindowTask, label: WindowLabels) -> tuple[WindowLabels, str]:
                 f"worth: expected labels of '{label.name}' that vary in the {part} block, got {len(rows)} that are "
                 "constant; there is nothing to be told, leave the column out"
             )
-    if len(np.unique(label.units[label.rows["test"]])) >= FEWEST_YEARS:
-        return label, "year"
-    times = task.store.times.astype("datetime64[M]").astype(int)
-    return replace(label, units=times // 3), "quarter of a year"
+    units, test = label.units, label.rows["test"]
+    if len(np.unique(units[test])) < FEWEST_YEARS:
+        units = task.store.times.astype("datetime64[M]").astype(int) // 3
+    if len(np.unique(units[test])) < FEWEST_UNITS:
+        raise EarthSSLError(
+            f"worth: expected test labels of '{label.name}' in at least {FEWEST_UNITS} quarters of a year for "
+            f"intervals, got {len(np.unique(units[test]))}; lengthen the test block"
+        )
+    return replace(label, rows={**label.rows, "train": training[:: -(-len(training) // MOST_LABELLED)]}, units=units)
