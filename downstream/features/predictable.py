@@ -24,7 +24,7 @@ def predictable_directions(
     """Return the leading canonical variates of the window with the fields `leads` steps on, (time, k) each.
 
     Fitted on all steps of the training block whose target lies in it, labelled or not. With several numbers of
-    components also the linear forecasts themselves: the components of the fields at the furthest lead.
+    components also what a linear model forecasts from them: the fields themselves at the furthest lead, cell by cell.
 
     Args:
         store: Any.
@@ -54,7 +54,9 @@ def predictable_directions(
         sizes = {*DIRECTIONS, *(() if len(components) == 1 else (count,))}
         found |= {f"{k} directions{of}": directions[:, :k] for k in sorted({min(k, count) for k in sizes})}
         if len(components) > 1:
-            found[f"forecast of {count} components"] = (x - mean) @ (whiten_x @ cross[:, -count:])
+            covariance = (x[rows] - mean).T @ single[rows + far] / len(rows)
+            forecast = (x - mean) @ (whiten_x @ (whiten_x.T @ covariance))
+            found[f"fields forecast from {count} components"] = forecast.astype(np.float32)
     return found
 
 
