@@ -135,8 +135,9 @@ def _fitted(head: Head, name: str, label: WindowLabels, features: Features, seed
 
 def _few_directions(features: Features) -> Features:
     """Return the leading directions of the most components: a kernel in many dimensions sees only distance."""
-    most = list(features)[-1].rpartition(" of ")[2]
-    own = {name: values for name, values in features.items() if not most or name.endswith(most)}
+    own = {name: values for name, values in features.items() if "directions" in name}
+    most = list(own)[-1].partition(" of ")[2]
+    own = {name: values for name, values in own.items() if name.endswith(most)}
     few = {name: values for name, values in own.items() if values.shape[1] in KERNEL_COMPONENTS}
     return few or own
 

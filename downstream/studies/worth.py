@@ -331,13 +331,17 @@ def _several(found: Sequence[Judgement]) -> list[str]:
         skill = {row["row"]: row["value"] for row in one.scores}
         gains = [gain.words() if gain else "–" for gain in (one.linear_gain, one.forecast_gain, one.nonlinear_gain)]
         labels = number(skill[one.gain_per_doubling.row])
-        lines.append(
-            f"{one.column:<{width}} {number(one.unlabelled_per_label):>6} {labels:>6} {one.half_share:>5.0%} {gains[0]:>23} {gains[1]:>23} {gains[2]:>23} {one.verdict}"
-        )
+        cells = [
+            f"{one.column:<{width}}",
+            f"{number(one.unlabelled_per_label):>6}",
+            f"{labels:>6}",
+            f"{one.half_share:>5.0%}",
+        ]
+        lines.append(" ".join([*cells, *(f"{words:>23}" for words in gains), str(one.verdict)]))
     last = (
-        "ratio: unlabelled steps for each labelled one. labels: skill of ridge on PCA or raw window; half: share of it with "
-        "half of the labels. CCA/LIM − labels. Kernel forecast of the fields and other kernels − the best linear row. "
-        " One label with its reasons: --columns NAME."
+        "ratio: unlabelled steps for each labelled one. labels: skill of ridge on PCA or raw window; half: share of it "
+        "with half of the labels. CCA/LIM − labels; kernel forecast of the fields, and other kernels − best linear row. "
+        "One label with its reasons: --columns NAME."
     )
     return [*lines, "", *textwrap.wrap(last, SCREEN + 10)]
 
@@ -346,13 +350,13 @@ def sentence(one: Judgement) -> str:
     """Return the verdict in words."""
     if one.verdict is Verdict.YES and one.kind == "nonlinear":
         return (
-            "yes. A frozen pretrained encoder can be expected to beat every linear row: what is to be found is not linear; "
+            "yes. A frozen, pretrained encoder can be expected to win over linear rows: what there is to find is not linear; "
             f"the rival to beat is '{one.rival}'."
         )
     if one.verdict is Verdict.YES:
         return (
-            "yes. A frozen pretrained encoder can be expected to beat PCA and the raw window: unlabelled steps tell which "
-            f"directions matter; the rival to beat is '{PREDICTABLE}', which tells the same without a network."
+            "yes. A frozen pretrained encoder can be expected to win over PCA and the raw window: unlabelled steps tell "
+            f"which directions matter; the rival to beat is '{PREDICTABLE}', which tells the same without a network."
         )
     if one.verdict is Verdict.NO:
         return f"no. A frozen pretrained encoder cannot be expected to beat '{one.rival}'."
