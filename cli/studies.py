@@ -1,4 +1,4 @@
-"""Audit and matrix: pretext tasks trained, judged and gone on with where they were interrupted."""
+"""Worth, before any training; audit and matrix: pretext tasks trained, judged, gone on with where interrupted."""
 
 from __future__ import annotations
 
@@ -28,13 +28,17 @@ from ..downstream.studies.matrix import (
     matrix_summary,
     references_once,
 )
+from ..downstream.studies.worth import WorthConfig, judge, record_of, worth_text
+from ..downstream.tasks.indices.task import Indices, IndicesConfig
 from ..downstream.tasks.registry import matrix_task
 from ..pretext import TASKS
 from ..pretext.audit import AuditConfig, audit_task
 from ..ssl.common.errors import EarthSSLError
-from ..ssl.common.files import read_json, refuse_filled, write_json
+from ..ssl.common.files import read_json, refuse_filled, write_json, write_text
+from ..ssl.common.versions import versions
 from ..ssl.data.loaders import TrainLoader
 from ..ssl.data.windows import Windows
+from ..ssl.fields.splits import is_monthly
 from ..ssl.inference.load import load_encoder
 from ..ssl.model.encoder import EncoderConfig
 from ..ssl.runtime.parallel import run_jobs
@@ -92,6 +96,32 @@ def matrix(config: MatrixConfig, command: str = "") -> Path:
     title = f"Pretext × downstream × layer on {_source(store)}, {config.training.steps} steps each"
     summary = matrix_summary(out / "cells", config, title, _record(store, config, begun))
     return _finish(summary, out / "report", command)
+
+
+def worth(config: WorthConfig, command: str = "") -> str:
+    """Return in words whether pretraining can be expected to pay; with `out`, worth.json and worth.txt are written.
+
+    Raises:
+        EarthSSLError: If the labels are not clear, too few, constant, or absent in a block.
+    """
+    begun = time.perf_counter()
+    if config.out is not None:
+        refuse_filled(Path(config.out), "worth")
+    store = Store(config.store)
+    window = config.window or (12 if is_monthly(store.times) else 2)
+    settings = IndicesConfig(
+        store=config.store, labels=config.labels, columns=config.columns, labelled=config.labelled, ahead=config.ahead,
+        encoder=EncoderConfig(window=window),
+    )  # fmt: skip
+    found = judge(Indices(settings, store), window, config.ahead, config.draws)
+    text = worth_text(found, _source(store), window, store.step_days)
+    if config.out is not None:
+        out = Path(config.out)
+        out.mkdir(parents=True, exist_ok=True)
+        record = record_of(found) | _record(store, config, begun) | {"command": command, "versions": versions()}
+        write_text(out / "worth.txt", text + "\n")
+        write_json(out / "worth.json", record)
+    return text
 
 
 def _rehearse(

@@ -26,11 +26,12 @@ from .label_table import LEAD, labels_of
 
 PERSISTENCE, REACHED = "damped persistence", "the true model"
 HARMONICS = 2  # of the year, in the season of a label
+FEWEST_FOR_SEASON = 100  # labels; of fewer, the season would be noise
 FIT_STEPS = 4000  # components of tokens are fitted on at most so many training steps, evenly spread
 CONVENTION = (
-    "Target: each column as a departure from its season (mean and {harmonics} harmonics of the year, fitted on the "
-    "labelled training steps). Skill: 1 - squared error / that of the season. Labels of {units} calendar years "
-    "({first} … {last}) train the heads; features, layer and penalty are chosen on the validation block, and nothing "
+    "Target: each column as a departure from its season (mean and, from 100 labels on, {harmonics} harmonics of "
+    "the year, fitted on the labelled training steps). Skill: 1 - squared error / that of the season. Labels of "
+    "{units} calendar years ({first} … {last}) train the heads; features, layer and penalty are chosen on the validation block, and nothing "
     "is refitted with it. Principal components and predictable directions are fitted on all training steps, labelled "
     "or not. Intervals: years drawn in blocks of {block}."
 )
@@ -208,8 +209,9 @@ class Indices(WindowTask[IndicesConfig]):
 
 def _season(times: np.ndarray, values: np.ndarray, train: np.ndarray) -> np.ndarray:
     """Return the season of a label at all times, fitted on the known ones of some steps."""
-    year = times.astype("datetime64[Y]")
-    angle = 2 * np.pi * ((times - year) / np.timedelta64(1, "D"))[:, None] / 365.2425 * np.arange(1, HARMONICS + 1)
-    basis = np.hstack([np.ones((len(times), 1)), np.cos(angle), np.sin(angle)])
     known = train[np.isfinite(values[train])]
+    harmonics = HARMONICS if len(known) >= FEWEST_FOR_SEASON else 0
+    year = times.astype("datetime64[Y]")
+    angle = 2 * np.pi * ((times - year) / np.timedelta64(1, "D"))[:, None] / 365.2425 * np.arange(1, harmonics + 1)
+    basis = np.hstack([np.ones((len(times), 1)), np.cos(angle), np.sin(angle)])
     return np.asarray(basis @ np.linalg.lstsq(basis[known], values[known], rcond=None)[0])
