@@ -29,7 +29,7 @@ from ..data.loaders import TrainLoader
 from ..data.loading import Loading
 from ..data.mixture import DataSet, SetConfig, weights_of
 from ..data.windows import Windows
-from ..model.encoder import SIZES, EncoderConfig
+from ..model.encoder import ENCODINGS, SIZES, EncoderConfig
 from ..runtime.distributed import is_one_of_several, rank, started_outside
 from ..runtime.launch import launch
 from ..runtime.memory import peak_rss
@@ -143,7 +143,7 @@ def pretrain(
     out = Path(config.out)
     store = Store(config.store)
     opened = open_stores(store, config.stores)
-    config = replace(config, training=_resolved(config))
+    config = _resolved(config)
     training = config.training
     module, train, val = assemble(config, store, tasks)
     others = open_sets(config.stores, opened, train.length, training.seed, _loading(training))
@@ -248,14 +248,18 @@ def _train(
     return _export(out, config, store, module, short, steps, extra, data.others)
 
 
-def _resolved(config: PretrainConfig) -> TrainingConfig:
-    """Return the training with its precision decided: a run that goes on keeps what it began with."""
+def _resolved(config: PretrainConfig) -> PretrainConfig:
+    """Return the config with its precision decided: a run that goes on keeps what it began with."""
     training, begun = config.training, Path(config.out) / CONFIG
-    if config.resume and training.precision == AUTO and begun.is_file():
-        kept = read_json(begun, "the config of an interrupted run")["identity"]["training"]
-        return replace(training, precision=kept.get("precision", "32-true"))
+    if config.resume and begun.is_file():
+        kept = read_json(begun, "the config of an interrupted run")["identity"]
+        if "token_start" not in kept["encoder"]:  # begun before there was a choice
+            config = replace(config, encoder=replace(config.encoder, token_start=ENCODINGS))
+        if training.precision == AUTO:
+            return replace(config, training=replace(training, precision=kept["training"].get("precision", "32-true")))
     width = SIZES[config.encoder.size][0]
-    return replace(training, precision=resolve(training.precision, training.accelerator, width))
+    precision = resolve(training.precision, training.accelerator, width)
+    return replace(config, training=replace(training, precision=precision))
 
 
 def _plain(config: PretrainConfig) -> dict[str, Any]:
@@ -287,6 +291,7 @@ def _open_run(out: Path, config: PretrainConfig, identity: dict[str, Any]) -> No
     if (out / CHECKPOINT).exists():
         raise EarthSSLError(f"{out} is finished, its checkpoint is {out / CHECKPOINT}; there is nothing to resume")
     found = read_json(out / CONFIG, "the config of an interrupted run")["identity"]
+    found["encoder"].setdefault("token_start", ENCODINGS)  # runs begun before there was a choice
     names = {**identity, **found}
     changed = [name for name in names if digest(found.get(name)) != digest(identity.get(name))]
     if changed:
