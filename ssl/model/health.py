@@ -9,9 +9,8 @@ from jaxtyping import Float
 
 from ..common.errors import EarthSSLError
 
-
-# Share of the effective rank at the start that must be left. Masking on the planet, stopped after 300 steps, had fallen
-# from 20 to 6 dimensions and was worth less than untrained; trained long it had as many as at the start, and more worth.
+# Share of the effective rank at the start that must be left. Masking on the planet, stopped after 300 steps, had
+# fallen from 20 to 6 dimensions and was worth less than untrained; trained long it had 21, and was worth more.
 RANK_KEPT = 0.5
 
 

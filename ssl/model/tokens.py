@@ -256,8 +256,8 @@ class Encodings(nn.Module):
 
         Args:
             width: Width of a token.
-            balanced: Whether the sum of place, slot and season starts with mean square 1, on a par with the values; else
-                each of the three does.
+            balanced: Whether the sum of place, slot and season starts with mean square 1, as the values do; else each of
+                the three does.
         """
         super().__init__()
         self.place = nn.Linear(PLACE_FEATURES, width)
@@ -307,8 +307,8 @@ class Embedding(nn.Module):
             variables: Canonical names.
             cells: Cells of a patch (steps × rows × columns).
             width: Width of a token.
-            balanced: Whether cells of unit variance start with mean square 1 in a token; else with that of Xavier's rule,
-                which lies between 0 and 2 as the inputs are fewer or more than the width.
+            balanced: Whether cells of unit variance start with mean square 1 in a token; else with that of Xavier's
+                rule, between 0 and 2 as the inputs are fewer or more than the width.
         """
         super().__init__()
         # Over all blocks together, as one Linear would have it; each block has the cells and their valid share.
