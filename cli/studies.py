@@ -18,6 +18,7 @@ from ..downstream.evaluation.encoders import untrained
 from ..downstream.metrics.paired_bootstrap import FEWEST_UNITS
 from ..downstream.results.summary import Summary
 from ..downstream.studies.audit_table import excess_summary
+from ..downstream.studies.courses import Trained
 from ..downstream.studies.matrix import (
     UNTRAINED,
     MatrixConfig,
@@ -30,7 +31,7 @@ from ..downstream.studies.matrix import (
 )
 from ..downstream.tasks.registry import matrix_task
 from ..pretext import TASKS
-from ..pretext.audit import AuditConfig, audit_task
+from ..pretext.audit import AuditConfig, audit_task, task_courses
 from ..ssl.common.errors import EarthSSLError
 from ..ssl.common.files import read_json, refuse_filled, write_json
 from ..ssl.data.loaders import TrainLoader
@@ -65,9 +66,24 @@ def audit(config: AuditConfig, command: str = "") -> Path:
     _open(out, "audit", {**asdict(config), "fingerprint": store.fingerprint}, ("out", "store", "jobs", "draws"))
     jobs = [(name, own, config) for name, own in settings.items()]
     table = pd.concat(run_jobs(audit_task, jobs, config.jobs), ignore_index=True)
-    title = f"Shortcut audit on {_source(store)}, {config.training.steps} steps of {config.training.batch_size} windows"
-    summary = excess_summary(table, title, _record(store, config, begun), config.draws)
+    title = f"Shortcut audit on {_source(store)}, up to {_budget(config.training)}"
+    trained = _trained_solvers(config, table)
+    summary = excess_summary(table, title, _record(store, config, begun), config.draws, trained)
     return _finish(summary, out / "report", command)
+
+
+def _budget(training: TrainingConfig) -> str:
+    return f"{training.steps} steps of {training.batch_size} windows"
+
+
+def _trained_solvers(config: AuditConfig, table: pd.DataFrame) -> list[Trained]:
+    """Return what each training of an audit made of its budget; the analytic cues are levels beside them."""
+    skills = table[table["kind"] == "analytic"].groupby(["task", "solver"], sort=False)["skill"].mean()
+    made = []
+    for name in config.objectives:
+        levels = skills[name].to_dict() if name in skills.index.get_level_values(0) else {}
+        made += [Trained(name, solver, course, levels) for solver, course in task_courses(name, config).items()]
+    return made
 
 
 def matrix(config: MatrixConfig, command: str = "") -> Path:

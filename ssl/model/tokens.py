@@ -256,8 +256,8 @@ class Encodings(nn.Module):
 
         Args:
             width: Width of a token.
-            balanced: Whether the sum of place, slot and season starts with mean square 1, as the values do; else each of
-                the three does.
+            balanced: Whether the sum of place, slot and season starts with mean square 1, as the values do; else each
+                of the three does.
         """
         super().__init__()
         self.place = nn.Linear(PLACE_FEATURES, width)

@@ -36,7 +36,7 @@ from ..runtime.memory import peak_rss
 from ..runtime.signals import deferred
 from ..sources.planet.recorded import seed_record
 from ..store.store import Store
-from .config import TrainingConfig
+from .config import COSINE, TrainingConfig
 from .data_module import Data
 from .module import Pretraining, parameter_count
 from .monitor import HealthMonitor, History, OnlineProbe, ProbeLabels, ProgressBar, check_health, undisturbed
@@ -226,7 +226,7 @@ def _train(
 ) -> Path:
     """Train in an opened run's folder and return the folder of the checkpoint."""
     training, val = config.training, data.val
-    history = History(out / HISTORY, _resumed_step(out) if config.resume else 0)
+    history = History(out / HISTORY, saved_step(out) if config.resume else 0)
     bar = ProgressBar(training.steps, "pretrain " + " + ".join(config.objectives))
     health = HealthMonitor(val.shortened(config.encoder.window), [history])
     callbacks: list[Any] = [bar, health]
@@ -234,7 +234,8 @@ def _train(
         probe.sinks = [history]
         callbacks.append(probe)
     begun = time.perf_counter()
-    steps = fit(module, data, out, callbacks, [history, bar], config.resume).global_step
+    taken = fit(module, data, out, callbacks, [history, bar], config.resume).global_step
+    steps = module.kept_step or taken
     seconds = time.perf_counter() - begun
     module.read_skipped()
     skipped = module.guard.skipped
@@ -242,7 +243,9 @@ def _train(
     module.guard.skipped = skipped
     short = val.shortened(config.encoder.window)
     _write_example(out, store, module, short)
-    extra = {**_transferred(module), **_sets(config, store, data, steps)}
+    extra = {**_transferred(module), **_sets(config, store, data, taken)}
+    if steps != taken:
+        extra["steps_taken"] = taken
     write_json(out / RUN, {**_run_record(module, seconds, steps, health.said, data.train, val), **extra})
     # Last: a run that has its checkpoint is finished.
     return _export(out, config, store, module, short, steps, extra, data.others)
@@ -292,6 +295,7 @@ def _open_run(out: Path, config: PretrainConfig, identity: dict[str, Any]) -> No
         raise EarthSSLError(f"{out} is finished, its checkpoint is {out / CHECKPOINT}; there is nothing to resume")
     found = read_json(out / CONFIG, "the config of an interrupted run")["identity"]
     found["encoder"].setdefault("token_start", ENCODINGS)  # runs begun before there was a choice
+    found["training"] = {"schedule": COSINE, "gain": 0.0, **found["training"]}
     names = {**identity, **found}
     changed = [name for name in names if digest(found.get(name)) != digest(identity.get(name))]
     if changed:
@@ -302,7 +306,12 @@ def _open_run(out: Path, config: PretrainConfig, identity: dict[str, Any]) -> No
         )
 
 
-def _resumed_step(out: Path) -> int:
+def saved_step(out: Path) -> int:
+    """Return the step of the state that a run goes on from.
+
+    Raises:
+        EarthSSLError: If there is none.
+    """
     file = out / "last.ckpt"
     if not file.is_file():
         raise EarthSSLError(f"expected a state to resume from at {file}, found none; remove {out} and start anew")

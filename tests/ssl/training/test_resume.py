@@ -68,10 +68,20 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, int]]] = {
     ),
     "while a state is being saved": ({"orientation": {}}, {"drop_path": 0.2}, ("replace", 3)),
     "trained, averaged, not yet exported": ({"masking": {}}, {"ema": 0.8}, ("export", 0)),
+    "steady, stopped by its skill": (
+        {"masking": {}},
+        {"schedule": "steady", "gain": 1e9, "patience": 3, "val_every": 2, "accumulate": 2},
+        ("export", 0),
+    ),
+    "steady, between saves": ({"masking": {}}, {"schedule": "steady", "gain": 1e-9, "val_every": 2}, ("batch", 8)),
     "stopped early, not yet exported": ({"masking": {}}, {"lr": 1e-12, "patience": 1, "val_every": 2}, ("export", 0)),
 }
 OUTSIDE = "killed from outside"
-LATER = [("encoder", "token_start")]  # settings that the first releases did not have
+LATER = [
+    ("encoder", "token_start"),
+    ("training", "schedule"),
+    ("training", "gain"),
+]  # settings that the first releases did not have
 
 
 def kill(process: subprocess.Popen[bytes], when: Callable[[], bool], seconds: float) -> None:
