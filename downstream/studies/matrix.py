@@ -35,9 +35,10 @@ CONVENTION = (
     "of a linear head on the frozen features of one layer; settings of the head chosen on validation. Every encoder "
     "has the same architecture, start and batches, and trains until its validation skill stops rising, or to the "
     "stated number of steps; they differ in the pretext task. A row is the mean over its seeds, and says where their "
-    "pretext skill is below a cue that needs no training. Differences from the untrained encoder of the same seeds, paired, "
-    "bootstrap over test years given these seeds; not corrected for the number of cells, of which about one in twenty "
-    "is decided by chance."
+    "pretext skill is below a cue that needs no training. Where a task reads whole windows, each layer stands with the "
+    "pooling that validation chose, and beside it with the mean over the tokens and with their principal components "
+    "alone. Differences from the untrained encoder of the same seeds, paired, bootstrap over test years given these "
+    "seeds; not corrected for the number of cells, of which about one in twenty is decided by chance."
 )
 
 
@@ -259,7 +260,8 @@ def _task_tables(
     made = []
     table = table.sort_values("unit", kind="stable")
     order = [*names, *dict.fromkeys(table.loc[table["layer"] == "", "row"])]
-    for layer in sorted(set(table["layer"]) - {""}, key=int):
+    # Layer by layer, the pooling that validation chose first.
+    for layer in sorted(set(table["layer"]) - {""}, key=lambda name: (int(name.split(",")[0]), name)):
         own = table[table["layer"].isin(("", layer))]
         units: np.ndarray | None = None
         rows = []
@@ -295,7 +297,8 @@ def _heat(scores: pd.DataFrame, differences: pd.DataFrame) -> pd.DataFrame:
 
 def _heat_map(heat: pd.DataFrame, names: Sequence[str]) -> Figure:
     """Return the difference from the untrained encoder as colours, grey where it is undecided."""
-    columns = list(dict.fromkeys(zip(heat["task"], heat["layer"], strict=True)))
+    shown = heat[~heat["layer"].str.contains(",")]  # single poolings stand in the tables
+    columns = list(dict.fromkeys(zip(shown["task"], shown["layer"], strict=True)))
     rows = [*names, *[name for name in dict.fromkeys(heat["row"]) if name not in names]]
     cells = {(r.row, r.task, r.layer): r for r in heat.itertuples()}
     colour = np.full((len(rows), len(columns)), np.nan)
@@ -315,11 +318,11 @@ def _heat_map(heat: pd.DataFrame, names: Sequence[str]) -> Figure:
             )
     limit = np.nanmax(np.abs(colour)) if np.isfinite(colour).any() else 1.0
     axes.set_facecolor("0.92")
-    shown = axes.imshow(np.ma.masked_invalid(colour), cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
+    picture = axes.imshow(np.ma.masked_invalid(colour), cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
     axes.set_xticks(range(len(columns)), [f"{task}\n{layer}" for task, layer in columns], rotation=90, fontsize=8)
     axes.set_yticks(range(len(rows)), rows, fontsize=8)
     axes.axhline(len(names) - 0.5, color="black", lw=0.8)
-    drawn.colorbar(shown, ax=axes, label="skill − untrained (grey: undecided)")
+    drawn.colorbar(picture, ax=axes, label="skill − untrained (grey: undecided)")
     axes.set_title("skill (numbers) and its difference from the untrained encoder (colours)", fontsize=9, loc="left")
     return drawn
 
@@ -327,7 +330,7 @@ def _heat_map(heat: pd.DataFrame, names: Sequence[str]) -> Figure:
 def _in_words(differences: pd.DataFrame, names: Sequence[str]) -> list[str]:
     """Return for each task which recipes are better or worse than the untrained encoder, and where."""
     said = []
-    d = differences[differences["row"].isin(list(names))]
+    d = differences[differences["row"].isin(list(names)) & ~differences["metric"].str.contains(",")]
     for task in dict.fromkeys(d["target"]):
         own = d[d["target"] == task]
         parts = []

@@ -148,6 +148,30 @@ def test_the_table_holds_every_cell_and_nothing_is_done_twice(config: MatrixConf
     assert CALLS.count("embedded") == 3 * 2 * 2 * LAYERS + LAYERS + 4 * LAYERS
 
 
+def test_single_poolings_stand_in_the_tables(config: MatrixConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside what validation chose, layer by layer; the picture and the words keep to the chosen."""
+
+    def alone(self: Fake, encoder: Contender, layers: Sequence[int]) -> dict[str, Row]:
+        return {
+            f"{layer}, {pooling}": Row("x", Role(encoder.kind), {"it": np.full(36, 0.5 * factor)})
+            for layer in layers
+            for pooling, factor in (("token PCs", 1.0), ("mean", 1.5))
+        }
+
+    monkeypatch.setattr(Fake, "by_pooling", alone)
+    folder = studies.matrix(replace(config, tasks={"fake": {}}))
+    scores = pd.read_csv(folder / "scores.csv")
+    assert list(dict.fromkeys(scores.metric)) == [
+        "layer 0", "layer 0, mean", "layer 0, token PCs", "layer 2", "layer 2, mean", "layer 2, token PCs",
+    ]  # fmt: skip
+    own = scores[scores.row.map(plain) == "turns"].set_index("metric").value
+    assert own["layer 2, token PCs"] == pytest.approx(0.5)
+    assert own["layer 0, mean"] == pytest.approx(0.25)
+    assert scores[scores.row == "PCA"].value.to_numpy() == pytest.approx(0.25)
+    notes = " ".join(read_json(folder / "result.json", "it")["notes"])
+    assert "of 6 layers" not in notes
+
+
 def test_the_same_encoder_is_undecided_and_means_are_over_seeds(config: MatrixConfig) -> None:
     """A recipe whose cells equal those of the untrained encoder differs by nothing."""
     studies.matrix(config)
