@@ -160,6 +160,10 @@ class Task(ABC, Generic[C]):
                 found[layer] = next(row for row in self.rows(encoder, [layer]) if row.name == name)
         return found
 
+    def by_pooling(self, encoder: Contender, layers: Sequence[int]) -> Mapping[str, Row]:
+        """Return more rows of single layers, named "LAYER, POOLING", one pooling alone in each; none by default."""
+        return {}
+
     def baselines(self, window: int) -> Iterable[Row]:
         """Return the rows of the task's own field that need no encoder: persistence, climatology, …
 

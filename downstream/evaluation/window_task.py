@@ -29,6 +29,7 @@ from .window_network import window_networks
 
 POOLINGS = ("mean", "pcs", "mean+pcs")
 COMPONENTS = (10, 20)
+BESIDE = {"mean": "mean", "pcs": "token PCs"}  # poolings that the matrix shows alone, and what it calls them
 C = TypeVar("C", bound=TaskConfig)
 
 
@@ -40,6 +41,7 @@ class WindowTask(Task[C]):
     """
 
     head: str = "ridge"
+    _pass: tuple[Contender, tuple[int, ...], dict[int, dict[str, dict[str, np.ndarray]]]] | None = None
 
     @property
     @abstractmethod
@@ -112,9 +114,27 @@ class WindowTask(Task[C]):
         return {self.head: merged(sets)}
 
     def by_layer(self, encoder: Contender, layers: Sequence[int]) -> Mapping[int, Row]:
-        name, raw = f"{encoder.kind} [{self.head}]", self.frozen(encoder, layers)  # all layers from one pass
-        sets = {layer: self._pools(raw.of_layer(k), [layer]) for k, layer in enumerate(layers)}
-        return {layer: self.fitted(name, Role(encoder.kind), merged(own), encoder.seed) for layer, own in sets.items()}
+        sets, role = self._layered(encoder, layers), Role(encoder.kind)
+        name = f"{encoder.kind} [{self.head}]"
+        return {layer: self.fitted(name, role, merged(own), encoder.seed) for layer, own in sets.items()}
+
+    def by_pooling(self, encoder: Contender, layers: Sequence[int]) -> Mapping[str, Row]:
+        made = {}
+        for layer, sets in self._layered(encoder, layers).items():
+            for pooling, words in BESIDE.items():
+                if sets.get(pooling) and len(sets) > 1:
+                    name = f"{encoder.kind} [{self.head}]"
+                    row = self.fitted(name, Role(encoder.kind), sets[pooling], encoder.seed)
+                    made[f"{layer}, {words}"] = row
+        return made
+
+    def _layered(self, encoder: Contender, layers: Sequence[int]) -> dict[int, dict[str, dict[str, np.ndarray]]]:
+        """Return the candidates of each layer by pooling and name, all from one pass, which is made once an encoder."""
+        if self._pass is None or self._pass[0] is not encoder or self._pass[1] != tuple(layers):
+            raw = self.frozen(encoder, layers)
+            sets = {layer: self._pools(raw.of_layer(k), [layer]) for k, layer in enumerate(layers)}
+            self._pass = (encoder, tuple(layers), sets)
+        return self._pass[2]
 
     def pooled(self, encoder: Contender, layers: Sequence[int]) -> dict[str, dict[str, np.ndarray]]:
         """Return candidates of an encoder's features on all steps, by pooling and name."""
