@@ -339,8 +339,8 @@ def _several(found: Sequence[Judgement]) -> list[str]:
         ]
         lines.append(" ".join([*cells, *(f"{words:>23}" for words in gains), str(one.verdict)]))
     last = (
-        "ratio: unlabelled steps for each labelled one. labels: skill of ridge on PCA or raw window; half: share of it "
-        "with half of the labels. CCA/LIM − labels; kernel forecast of the fields, and other kernels − best linear row. "
+        "ratio: unlabelled steps for each labelled one. labels: skill of ridge on PCA or raw window; half: share of "
+        "it with half of the labels. CCA/LIM − labels; kernel forecast of the fields, and other kernels − best linear row. "
         "One label with its reasons: --columns NAME."
     )
     return [*lines, "", *textwrap.wrap(last, SCREEN + 10)]
@@ -350,13 +350,13 @@ def sentence(one: Judgement) -> str:
     """Return the verdict in words."""
     if one.verdict is Verdict.YES and one.kind == "nonlinear":
         return (
-            "yes. A frozen, pretrained encoder can be expected to win over linear rows: what there is to find is not linear; "
-            f"the rival to beat is '{one.rival}'."
+            "yes. A frozen, pretrained encoder can be expected to win over linear rows: what there is to find is not "
+            f"linear; the rival to beat is '{one.rival}'."
         )
     if one.verdict is Verdict.YES:
         return (
-            "yes. A frozen pretrained encoder can be expected to win over PCA and the raw window: unlabelled steps tell "
-            f"which directions matter; the rival to beat is '{PREDICTABLE}', which tells the same without a network."
+            "yes. A frozen pretrained encoder can be expected to win over PCA and the raw window: unlabelled steps "
+            f"tell which directions matter; the rival to beat is '{PREDICTABLE}', which tells the same without a network."
         )
     if one.verdict is Verdict.NO:
         return f"no. A frozen pretrained encoder cannot be expected to beat '{one.rival}'."
