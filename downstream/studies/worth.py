@@ -340,8 +340,8 @@ def _several(found: Sequence[Judgement]) -> list[str]:
         lines.append(" ".join([*cells, *(f"{words:>23}" for words in gains), str(one.verdict)]))
     last = (
         "ratio: unlabelled steps for each labelled one. labels: skill of ridge on PCA or raw window; half: share of "
-        "it with half of the labels. CCA/LIM − labels; kernel forecast of the fields, and other kernels − best linear row. "
-        "One label with its reasons: --columns NAME."
+        "it with half of the labels. CCA/LIM − labels; kernel forecast of the fields, and other kernels − best linear "
+        "row. One label with its reasons: --columns NAME."
     )
     return [*lines, "", *textwrap.wrap(last, SCREEN + 10)]
 
@@ -356,7 +356,8 @@ def sentence(one: Judgement) -> str:
     if one.verdict is Verdict.YES:
         return (
             "yes. A frozen pretrained encoder can be expected to win over PCA and the raw window: unlabelled steps "
-            f"tell which directions matter; the rival to beat is '{PREDICTABLE}', which tells the same without a network."
+            f"tell which directions matter; the rival to beat is '{PREDICTABLE}', which tells the same without a "
+            "network."
         )
     if one.verdict is Verdict.NO:
         return f"no. A frozen pretrained encoder cannot be expected to beat '{one.rival}'."
