@@ -160,12 +160,15 @@ def _run(options: argparse.Namespace, rest: list[str], command: str) -> None:
         _card(options) if verb == "card" else run_hub_verb(options) if verb in HUB_VERBS else run_use_verb(options)
     else:
         from ..ssl.common.config import override, section
-        from .verbs import run_verb
+        from .verbs import config_of, run_verb
 
         settings: dict[str, Any] = section(options.config, verb) if options.config else {}
         if verb == "pretrain":
             settings.pop("seeds", None)  # for `earthssl run`, which pretrains once for each
-        path = run_verb(verb, override(settings, rest), command)
+        kind = config_of(
+            verb, override(settings, rest, str)
+        )  # a probe's follows from its task, which may be overridden
+        path = run_verb(verb, override(settings, rest, kind), command)
         if verb in ("probe", "finetune", "audit", "matrix"):
             _show_table(path)
         print(path)

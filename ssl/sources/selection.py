@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,6 +67,9 @@ class Selection:
             raise EarthSSLError(f"option least_valid: expected a share in (0, 1], got {self.least_valid!r}")
         if self.every is not None:
             self.step()
+        if isinstance(self.units, Mapping):  # the unit 1 is a number in YAML
+            plain = {name: str(unit) if type(unit) is int else unit for name, unit in self.units.items()}
+            object.__setattr__(self, "units", plain)
         for name in ("units", "rename"):
             given = getattr(self, name)
             if not isinstance(given, Mapping) or not all(isinstance(text, str) for text in given.values()):
@@ -77,12 +81,15 @@ class Selection:
         Raises:
             EarthSSLError: If it is none, or not positive.
         """
-        try:
-            step = pd.Timedelta(str(self.every))
+        text = re.sub(r"(?<=\d)d", "D", self.every) if isinstance(self.every, str) else ""
+        try:  # pandas takes a bare number for nanoseconds
+            step = pd.Timedelta(text) if re.search(r"[A-Za-z]|\d:\d+:\d", text) else pd.Timedelta(0)
         except ValueError:
             step = pd.Timedelta(0)
         if not step > pd.Timedelta(0):
-            raise EarthSSLError(f"option every: expected a duration such as '6h' or '1D', got {self.every!r}")
+            number = re.fullmatch(r"\s*(\d+(\.\d+)?)\s*", str(self.every))
+            hint = f"; a number needs a unit: '{number[1]}h', '{number[1]}D'" if number else ""
+            raise EarthSSLError(f"option every: expected a duration such as '6h' or '1D', got {self.every!r}{hint}")
         return step.to_timedelta64().astype("timedelta64[ns]")
 
     def steps(self, times: np.ndarray, where: str) -> slice | np.ndarray:
