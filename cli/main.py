@@ -161,7 +161,7 @@ def _run(options: argparse.Namespace, rest: list[str], command: str) -> None:
         _card(options) if verb == "card" else run_hub_verb(options) if verb in HUB_VERBS else run_use_verb(options)
     else:
         from ..ssl.common.config import override, section
-        from .verbs import run_verb, run_worth
+        from .verbs import config_of, run_verb, run_worth
 
         settings: dict[str, Any] = section(options.config, verb) if options.config else {}
         if verb == "pretrain":
@@ -169,7 +169,8 @@ def _run(options: argparse.Namespace, rest: list[str], command: str) -> None:
         if verb == "worth":
             print(run_worth(override(settings, rest), command))
             return
-        path = run_verb(verb, override(settings, rest), command)
+        kind = config_of(verb, override(settings, rest, str))  # a probe's follows from its task
+        path = run_verb(verb, override(settings, rest, kind), command)
         if verb in ("probe", "finetune", "audit", "matrix"):
             _show_table(path)
         print(path)

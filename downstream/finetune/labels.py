@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass, replace
 
@@ -78,10 +79,8 @@ def checked(labels: Labels) -> Labels:
     times, places, where = labels.times, labels.places, labels.where
     if labels.kind == "classification":
         labels = replace(labels, values=_class_words(labels))
-        try:
+        with contextlib.suppress(ValueError):  # words
             _refuse_marks(labels, labels.names[0], labels.values.astype(float))
-        except ValueError:
-            pass  # words
     elif labels.kind == "regression":
         for name, values in zip(labels.names, labels.values.T, strict=True):
             _refuse_marks(labels, name, values)

@@ -86,12 +86,15 @@ class Selection:
         Raises:
             EarthSSLError: If it is none, or not positive.
         """
-        try:  # a number without a unit would be nanoseconds
-            step = pd.Timedelta(str(self.every).replace("H", "h") if re.search("[A-Za-z]", str(self.every)) else 0)
+        text = re.sub(r"(?<=\d)d", "D", self.every) if isinstance(self.every, str) else ""
+        try:  # pandas takes a bare number for nanoseconds
+            step = pd.Timedelta(text) if re.search(r"[A-Za-z]|\d:\d+:\d", text) else pd.Timedelta(0)
         except ValueError:
             step = pd.Timedelta(0)
         if not step > pd.Timedelta(0):
-            raise EarthSSLError(f"option every: expected a duration such as '6h' or '1D', got {self.every!r}")
+            number = re.fullmatch(r"\s*(\d+(\.\d+)?)\s*", str(self.every))
+            hint = f"; a number needs a unit: '{number[1]}h', '{number[1]}D'" if number else ""
+            raise EarthSSLError(f"option every: expected a duration such as '6h' or '1D', got {self.every!r}{hint}")
         return step.to_timedelta64().astype("timedelta64[ns]")
 
     def units_of(self, variable: Variable, raw: str, attrs: Mapping[str, Any]) -> str | None:

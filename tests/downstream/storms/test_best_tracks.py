@@ -267,7 +267,7 @@ def test_winds_in_other_units_are_told_by_the_categories(factor: float, fits: bo
     if fits:
         np.testing.assert_allclose(sorted(tidy(named)["wind_kt"]), knots * factor)
         return
-    with pytest.raises(EarthSSLError, match="winds in knots that fit the categories .* column 'wind_kt'"):
+    with pytest.raises(EarthSSLError, match=r"winds in knots that fit the categories .* column 'wind_kt'"):
         tidy(named)
 
 
