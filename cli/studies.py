@@ -62,12 +62,12 @@ def audit(config: AuditConfig, command: str = "") -> Path:
             f"audit.eval_batch: expected at least {FEWEST_UNITS} validation batches of {config.eval_batch} windows for "
             f"intervals, got {batches}; lower eval_batch or lengthen splits.val"
         )
-    _open(out, "audit", {**asdict(config), "fingerprint": store.fingerprint}, ("out", "store", "jobs", "draws"))
+    open_study(out, "audit", {**asdict(config), "fingerprint": store.fingerprint}, ("out", "store", "jobs", "draws"))
     jobs = [(name, own, config) for name, own in settings.items()]
     table = pd.concat(run_jobs(audit_task, jobs, config.jobs), ignore_index=True)
     title = f"Shortcut audit on {_source(store)}, {config.training.steps} steps of {config.training.batch_size} windows"
     summary = excess_summary(table, title, _record(store, config, begun), config.draws)
-    return _finish(summary, out / "report", command)
+    return finish(summary, out / "report", command)
 
 
 def matrix(config: MatrixConfig, command: str = "") -> Path:
@@ -81,17 +81,17 @@ def matrix(config: MatrixConfig, command: str = "") -> Path:
     for task, options in config.tasks.items():
         matrix_task(task, store, options, config.encoder)
     free = ("out", "store", "jobs", "draws", "block", "recipes", "leave_one_out")
-    _open(out, "matrix", {**asdict(config), "fingerprint": store.fingerprint}, free)
+    open_study(out, "matrix", {**asdict(config), "fingerprint": store.fingerprint}, free)
     for name, objectives in recipes.items():
         # A recipe may be added to a matrix that has begun, but none may change under its name.
-        _open(out / "recipes" / folder_name(name), f"recipe '{name}'", {"objectives": objectives}, ())
+        open_study(out / "recipes" / folder_name(name), f"recipe '{name}'", {"objectives": objectives}, ())
     work: list[tuple[Any, ...]] = [(config, UNTRAINED, None, seed) for seed in config.seeds]
     work += [(config, name, own, seed) for name, own in recipes.items() for seed in config.seeds]
     run_jobs(_matrix_references, [(config, task) for task in config.tasks], config.jobs)
     run_jobs(_matrix_encoder, work, config.jobs)
     title = f"Pretext × downstream × layer on {_source(store)}, {config.training.steps} steps each"
     summary = matrix_summary(out / "cells", config, title, _record(store, config, begun))
-    return _finish(summary, out / "report", command)
+    return finish(summary, out / "report", command)
 
 
 def _rehearse(
@@ -141,7 +141,7 @@ def _matrix_encoder(config: MatrixConfig, row: str, objectives: dict[str, Any] |
         evaluate_once(cells, row, seed, task, make, encoder, layers)
 
 
-def _open(folder: Path, what: str, settings: dict[str, Any], free: tuple[str, ...]) -> None:
+def open_study(folder: Path, what: str, settings: dict[str, Any], free: tuple[str, ...]) -> None:
     """Make a folder that can be gone on with, or check that it was begun with the same settings.
 
     Raises:
@@ -162,7 +162,7 @@ def _open(folder: Path, what: str, settings: dict[str, Any], free: tuple[str, ..
         )
 
 
-def _finish(summary: Summary, folder: Path, command: str) -> Path:
+def finish(summary: Summary, folder: Path, command: str) -> Path:
     """Write a summary in place of that of an earlier, shorter run."""
     shutil.rmtree(folder, ignore_errors=True)
     return summary.write(folder, command)
