@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..downstream.studies.control_verdict import control_summary, judged
+from ..downstream.studies.control_verdict import control_summary, write_markdown
 from ..downstream.studies.controls import (
     ALL,
     ControlsConfig,
@@ -19,6 +19,7 @@ from ..downstream.studies.controls import (
 )
 from ..pretext import TASKS
 from ..ssl.common.errors import EarthSSLError, check_known
+from ..ssl.common.files import read_json
 from ..ssl.common.progress import track
 from ..ssl.fields.normalisation import StatisticsConfig
 from ..ssl.fields.splits import SplitsConfig
@@ -72,12 +73,22 @@ def controls(config: ControlsConfig, command: str = "") -> Path:
         between_steps()
     record = {"seconds": time.perf_counter() - begun, "config": asdict(config), "synthetic": True}
     notes = [f"{name}: not in this table; it {why}." for name, why in NOT_POSED.items()]
-    return finish(control_summary(config, names, record, notes), out / "report", command)
+    summary = control_summary(config, names, record, notes)
+    return finish(summary, out / "report", command, lambda folder: write_markdown(folder, summary))
+
+
+def refuse_wrong(folder: Path) -> None:
+    """Raise an EarthSSLError that says what is wrong, if a table of controls has something that must not be."""
+    found = read_json(folder / "result.json", "the result of the controls")
+    if not found["passed"]:
+        wrong = [f"{one['design']}: {one['words']}" for one in found["checks"] if one["passed"] is False]
+        raise EarthSSLError(f"{'; '.join(wrong)}; train longer, or look for what broke: {folder / 'report.html'}")
 
 
 def _named(config: ControlsConfig) -> tuple[ControlsConfig, list[str]]:
     """Return the config with the settings of every pretext task in it, and the names of those asked for."""
-    asked = [name for name in TASKS if name not in NOT_POSED] if config.objectives == [ALL] else config.objectives
+    asked = [config.objectives] if isinstance(config.objectives, str) else config.objectives
+    asked = [name for name in TASKS if name not in NOT_POSED] if asked == [ALL] else asked
     check_known("controls.objectives", asked, (*TASKS, ALL))
     if config.recipes:
         check_known("controls.recipes", list(config.recipes), tuple(TASKS))

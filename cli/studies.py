@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -162,10 +162,10 @@ def open_study(folder: Path, what: str, settings: dict[str, Any], free: tuple[st
         )
 
 
-def finish(summary: Summary, folder: Path, command: str) -> Path:
-    """Write a summary in place of that of an earlier, shorter run."""
+def finish(summary: Summary, folder: Path, command: str, also: Callable[[Path], None] = lambda folder: None) -> Path:
+    """Write a summary in place of that of an earlier, shorter run; `also` writes more beside it."""
     shutil.rmtree(folder, ignore_errors=True)
-    return summary.write(folder, command)
+    return summary.write(folder, command, also)
 
 
 def _source(store: Store) -> str:

@@ -111,7 +111,8 @@ class ControlTask(WindowTask[ControlTaskConfig]):
         )
         (target,), test = self.targets(), self.labels[0].units[self.labels[0].rows["test"]]
         found, at = np.unique(test, return_inverse=True)
-        assert target.errors is not None and target.reference_errors is not None
+        assert target.errors is not None
+        assert target.reference_errors is not None
         made = []
         for share in shares:
             told = self.fitted(row.name, row.role, row.features, row.seed, share.years)

@@ -33,7 +33,7 @@ class ControlsConfig:
     Attributes:
         out: Folder; what is finished there is not done again.
         designs: Of N0, P1, P2, P3, P4.
-        objectives: Names of pretext tasks, or all.
+        objectives: Names of pretext tasks, or one name, or all.
         recipes: Settings of a pretext task in place of those of the study, by its name.
         seeds: Of worlds, networks and labels.
         steps: Optimiser steps of every pretraining.
@@ -51,7 +51,7 @@ class ControlsConfig:
 
     out: str = "runs/controls"
     designs: list[str] = field(default_factory=lambda: list(DEFAULT))
-    objectives: list[str] = field(default_factory=lambda: ["lead_time"])
+    objectives: list[str] | str = field(default_factory=lambda: ["lead_time"])
     recipes: dict[str, Any] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=lambda: [0])
     steps: int = 2500
@@ -72,6 +72,7 @@ class ControlsConfig:
             check_known("controls.amplitudes", list(self.amplitudes), tuple(DESIGNS))
         for name in ("designs", "objectives", "seeds", "labels"):
             found = getattr(self, name)
+            found = [found] if isinstance(found, str) else found
             if not found or len(set(found)) < len(found):
                 raise EarthSSLError(f"controls.{name}: expected some, each once, got {found}")
         if self.steps < 10 or not 0 < self.warmup < 1 or min(self.labels) < 2 or min(self.seeds) < 0:
@@ -165,9 +166,7 @@ class Scores:
 def read_scores(config: ControlsConfig, design: str, objectives: Sequence[str]) -> dict[int, Scores]:
     """Return the scores of a design by number of labels, from the cells that are there for every seed."""
     out, found = Path(config.out), {}
-    files = {
-        name: [cell_file(out, design, name, seed) for seed in config.seeds] for name in (REFERENCES, *objectives)
-    }
+    files = {name: [cell_file(out, design, name, seed) for seed in config.seeds] for name in (REFERENCES, *objectives)}
     whole = [name for name, own in files.items() if all(file.is_file() for file in own)]
     cells = [{name: read_json(files[name][k], "a cell")["rows"] for name in whole} for k in range(len(config.seeds))]
     rows = [{row: one for cell in world.values() for row, one in cell.items()} for world in cells]

@@ -17,7 +17,7 @@ import yaml
 from .errors import EarthSSLError, nearest
 
 Config = TypeVar("Config")
-SECTIONS = ("prepare", "prepare_others", "pretrain", "probe", "finetune", "report", "audit", "matrix")
+SECTIONS = ("prepare", "prepare_others", "pretrain", "probe", "finetune", "report", "audit", "matrix", "controls")
 
 
 _KINDS = {
