@@ -122,7 +122,6 @@ def _encoder(config: ControlsConfig, store: Store, design: str, name: str, seed:
     seconds = time.perf_counter() - begun
     between_steps()
     history = pd.read_csv(run / HISTORY)
-    last = {column: float(history[column].dropna().iloc[-1]) for column in history if history[column].notna().any()
-            and column.startswith("val")}  # fmt: skip
-    about = {"history": last, "seconds": seconds}
+    last = history[history["step"] == training.steps].set_index("name")["value"]
+    about = {"pretext_skill": float(last[f"val/{name}/skill"]), "seconds": seconds}
     encoder_once(config, store, design, name, seed, load_encoder(checkpoint).encoder, about)
