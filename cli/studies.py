@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -71,13 +71,13 @@ def audit(config: AuditConfig, command: str = "") -> Path:
             f"audit.eval_batch: expected at least {FEWEST_UNITS} validation batches of {config.eval_batch} windows for "
             f"intervals, got {batches}; lower eval_batch or lengthen splits.val"
         )
-    _open(out, "audit", {**asdict(config), "fingerprint": store.fingerprint}, ("out", "store", "jobs", "draws"))
+    open_study(out, "audit", {**asdict(config), "fingerprint": store.fingerprint}, ("out", "store", "jobs", "draws"))
     jobs = [(name, own, config) for name, own in settings.items()]
     table = pd.concat(run_jobs(audit_task, jobs, config.jobs), ignore_index=True)
     title = f"Shortcut audit on {_source(store)}, up to {_budget(config.training)}"
     trained = _trained_solvers(config, table)
     summary = excess_summary(table, title, _record(store, config, begun), config.draws, trained)
-    return _finish(summary, out / "report", command)
+    return finish(summary, out / "report", command)
 
 
 def _budget(training: TrainingConfig) -> str:
@@ -105,10 +105,10 @@ def matrix(config: MatrixConfig, command: str = "") -> Path:
     for task, options in config.tasks.items():
         matrix_task(task, store, options, config.encoder)
     free = ("out", "store", "jobs", "draws", "block", "recipes", "leave_one_out")
-    _open(out, "matrix", {**asdict(config), "fingerprint": store.fingerprint}, free)
+    open_study(out, "matrix", {**asdict(config), "fingerprint": store.fingerprint}, free)
     for name, objectives in recipes.items():
         # A recipe may be added to a matrix that has begun, but none may change under its name.
-        _open(out / "recipes" / folder_name(name), f"recipe '{name}'", {"objectives": objectives}, ())
+        open_study(out / "recipes" / folder_name(name), f"recipe '{name}'", {"objectives": objectives}, ())
     work: list[tuple[Any, ...]] = [(config, UNTRAINED, None, seed) for seed in config.seeds]
     work += [(config, name, own, seed) for name, own in recipes.items() for seed in config.seeds]
     run_jobs(_matrix_references, [(config, task) for task in config.tasks], config.jobs)
@@ -116,7 +116,7 @@ def matrix(config: MatrixConfig, command: str = "") -> Path:
     title = f"Pretext × downstream × layer on {_source(store)}, up to {_budget(config.training)} each"
     trained, below = _trained_encoders(config)
     summary = matrix_summary(out / "cells", config, title, _record(store, config, begun), trained, below)
-    return _finish(summary, out / "report", command)
+    return finish(summary, out / "report", command)
 
 
 def worth(config: WorthConfig, command: str = "") -> str:
@@ -216,7 +216,7 @@ def _trained_encoders(config: MatrixConfig) -> tuple[list[Trained], dict[str, li
     return trained, below
 
 
-def _open(folder: Path, what: str, settings: dict[str, Any], free: tuple[str, ...]) -> None:
+def open_study(folder: Path, what: str, settings: dict[str, Any], free: tuple[str, ...]) -> None:
     """Make a folder that can be gone on with, or check that it was begun with the same settings.
 
     Raises:
@@ -237,10 +237,10 @@ def _open(folder: Path, what: str, settings: dict[str, Any], free: tuple[str, ..
         )
 
 
-def _finish(summary: Summary, folder: Path, command: str) -> Path:
-    """Write a summary in place of that of an earlier, shorter run."""
+def finish(summary: Summary, folder: Path, command: str, also: Callable[[Path], None] = lambda folder: None) -> Path:
+    """Write a summary in place of that of an earlier, shorter run; `also` writes more beside it."""
     shutil.rmtree(folder, ignore_errors=True)
-    return summary.write(folder, command)
+    return summary.write(folder, command, also)
 
 
 def _source(store: Store) -> str:
