@@ -202,7 +202,8 @@ def _training(config: MatrixConfig, seed: int) -> TrainingConfig:
 
 def _trained_encoders(config: MatrixConfig) -> tuple[list[Trained], dict[str, list[str]]]:
     """Return what each pretraining made of its budget, and of each recipe in words which seeds are below a cue."""
-    trained, below = [], {}
+    trained: list[Trained] = []
+    below: dict[str, list[str]] = {}
     for name in config.all_recipes():
         below[name] = []
         for seed in config.seeds:
@@ -210,7 +211,10 @@ def _trained_encoders(config: MatrixConfig) -> tuple[list[Trained], dict[str, li
             found = pd.read_csv(run / STANDING)
             cues = found[found["kind"] == "analytic"]
             single = found["task"].nunique() == 1
-            levels = {r.solver if single else f"{r.task}: {r.solver}": float(r.skill) for r in cues.itertuples()}
+            names = [
+                solver if single else f"{task}: {solver}" for task, solver in zip(cues.task, cues.solver, strict=True)
+            ]
+            levels = dict(zip(names, cues["skill"].to_numpy(float).tolist(), strict=True))
             trained.append(Trained(name, f"seed {seed}", Course.read(run / HISTORY, _training(config, seed)), levels))
             below[name] += [f"seed {seed}: {', '.join(words)}" for words in (below_cue(found),) if words]
     return trained, below

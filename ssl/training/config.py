@@ -106,9 +106,11 @@ class TrainingConfig:
             if not getattr(self, name) >= 0 or (name == "lr" and not self.lr > 0):
                 raise EarthSSLError(f"training.{name}: expected a number {least}, got {getattr(self, name)}")
         check(self.precision)
-        words = (("batches", ORDERS), ("strategy", STRATEGIES), ("data", MODES), ("data_device", DEVICES))
-        words = (*words, ("schedule", (COSINE, STEADY)))
-        for name, valid in words:
+        words: dict[str, tuple[str, ...]] = {
+            "batches": ORDERS, "strategy": STRATEGIES, "data": MODES, "data_device": DEVICES,
+            "schedule": (COSINE, STEADY),
+        }  # fmt: skip
+        for name, valid in words.items():
             value = getattr(self, name)
             if value not in valid:
                 raise EarthSSLError(
