@@ -219,7 +219,7 @@ DESIGNS = {
     one.name: one
     for one in (
         Design("N0", 3.0, "a linear Gaussian oscillator that is most of the variance; its state 4 steps on",
-               "nobody over principal components", False, hide_oscillator, weather_noise),
+               "nobody over the best linear features", False, hide_oscillator, weather_noise),
         Design("P1", 0.2, "the same oscillator as 3.5 % of the variance; its state 4 steps on",
                "who looks for what is predictable: canonical correlations, pretraining in time", False,
                hide_oscillator, weather_noise),
