@@ -17,7 +17,7 @@ from ...common.randomness import key
 ROWS, COLUMNS = 8, 32
 LEAD = 4  # steps from the present to what is asked of N0, P1 and P2
 NOISES = 48  # patterns of the noise
-SMOOTH_SIGNAL, SMOOTH_NOISE = 1.0, 1.5  # cells: deviation of the Gaussian that smooths patterns
+SMOOTH_SIGNAL, SMOOTH_NOISE = 1.0, 2.5  # cells: deviation of the Gaussian that smooths patterns
 DWELL = 40  # mean number of steps between two changes of a drift or a tilt
 
 # Lorenz (1963), doi:10.1175/1520-0469(1963)020<0130:DNF>2.0.CO;2, with its own parameters.
