@@ -152,20 +152,26 @@ def judged(
 
 
 def _no_false_winner(config: ControlsConfig, found: Mapping[int, Scores], pretrained: Sequence[str]) -> Judgement:
-    """Nobody may beat principal components; each world by itself, as many as chance allows."""
-    worlds, best, won = len(config.seeds), -np.inf, 0
+    """Nobody may beat the best linear use of the unlabelled steps; each world by itself, as many as chance allows.
+
+    That is not principal components: with the fewest labels the noise in these costs .03 (canonical directions of two
+    steps are without it), and an encoder that has learnt the dynamics is above them by as much, as is no fault.
+    """
+    worlds, won = len(config.seeds), 0
+    best = dict.fromkeys((PREDICTABLE, PCA), -np.inf)
     for own in found.values():
         for k in range(worlds):
             one = Scores(own.names, own.roles, own.error[k : k + 1], own.reference[k : k + 1])
             paired = compared(one, config.draws)[1]
-            mine = paired[(paired["reference"] == PCA) & paired["row"].isin(pretrained)]
-            won += int((mine["verdict"] == "better").sum())
-            best = max(best, float(mine["value"].max()))
+            mine = paired[paired["row"].isin(pretrained)]
+            won += int(((mine["verdict"] == "better") & (mine["reference"] == PREDICTABLE)).sum())
+            for reference in best:
+                best[reference] = max(best[reference], mine.loc[mine["reference"] == reference, "value"].max())
     count = len(found) * worlds * len(pretrained)
     allowed = int(binom.ppf(0.95, count, FALSE_WINNERS))
     words = (
-        f"{won} of {count} comparisons of a pretrained encoder with principal components are won (chance allows "
-        f"{allowed}), the greatest difference is {best:+.3f}"
+        f"{won} of {count} comparisons of a pretrained encoder with the best linear features, {PREDICTABLE}, are won "
+        f"(chance allows {allowed}); greatest difference {best[PREDICTABLE]:+.3f}, from {PCA} {best[PCA]:+.3f}"
     )
     return Judgement("N0", words, won <= allowed)
 

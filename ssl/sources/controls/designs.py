@@ -17,7 +17,7 @@ from ...common.randomness import key
 ROWS, COLUMNS = 8, 32
 LEAD = 4  # steps from the present to what is asked of N0, P1 and P2
 NOISES = 48  # patterns of the noise
-SMOOTH_SIGNAL, SMOOTH_NOISE = 1.0, 1.5  # cells: deviation of the Gaussian that smooths patterns
+SMOOTH_SIGNAL, SMOOTH_NOISE = 1.0, 2.5  # cells: deviation of the Gaussian that smooths patterns
 DWELL = 40  # mean number of steps between two changes of a drift or a tilt
 
 # Lorenz (1963), doi:10.1175/1520-0469(1963)020<0130:DNF>2.0.CO;2, with its own parameters.
@@ -219,7 +219,7 @@ DESIGNS = {
     one.name: one
     for one in (
         Design("N0", 3.0, "a linear Gaussian oscillator that is most of the variance; its state 4 steps on",
-               "nobody over principal components", False, hide_oscillator, weather_noise),
+               "nobody over the best linear features", False, hide_oscillator, weather_noise),
         Design("P1", 0.2, "the same oscillator as 3.5 % of the variance; its state 4 steps on",
                "who looks for what is predictable: canonical correlations, pretraining in time", False,
                hide_oscillator, weather_noise),
