@@ -30,6 +30,7 @@ VERBS = {
     "quickstart": "synthetic planet → prepare → pretrain → probe → report, in minutes, no network, no GPU",
     "run": "the same four steps for any config file, into one folder; goes on where it was interrupted",
     "prepare": "any gridded source → training store (--info STORE describes one)",
+    "check": "source → every value looked at: a table of ranges, gaps, repeats and jumps, before anything is prepared",
     "plan": "config → memory, hours and disk of its pretraining, measured on its first steps; finders, profiler",
     "pretrain": "training store → checkpoint (--resume goes on with an interrupted run)",
     "probe": "checkpoints → the table beside every baseline they must beat (task: enso, states, forecast, …)",
@@ -103,7 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _add_options(parser: argparse.ArgumentParser, verb: str) -> None:
     parser.add_argument("-h", "--help", action="store_true", help="show this and every setting")
-    if verb in (*CONFIGURED, "run", "plan"):
+    if verb == "check":
+        parser.add_argument("path", nargs="*", help="files, Zarr folders, globs; none: the source of --config")
+        parser.add_argument("--out", metavar="FILE", help="write the table as an HTML page, too")
+    if verb in (*CONFIGURED, "run", "plan", "check"):
         parser.add_argument("--config", metavar="FILE", help="YAML of the run")
     if verb == "prepare":
         parser.add_argument("--info", metavar="STORE", help="describe a store and stop")
@@ -156,6 +160,8 @@ def _run(options: argparse.Namespace, rest: list[str], command: str) -> None:
         _run_all(options, rest, command)
     elif verb == "plan":
         _plan(options, rest)
+    elif verb == "check":
+        _check(options, rest)
     elif verb in (*HUB_VERBS, *USE_VERBS, "card"):
         if rest:
             raise EarthSSLError(f"unknown option '{rest[0]}'; see `earthssl {verb} --help`")
@@ -204,6 +210,23 @@ def _plan(options: argparse.Namespace, rest: list[str]) -> None:
         raise EarthSSLError("plan: expected --config FILE, got none; the folder configs/ has some")
     how = {"find": options.find, "profile": options.profile, "out": options.out, "as_json": options.json}
     print(plan(options.config, options.store, rest, **how))
+
+
+def _check(options: argparse.Namespace, rest: list[str]) -> None:
+    from ..ssl.common.config import override, section
+    from ..ssl.prepare.check import check_source, write_page, written
+
+    settings: dict[str, Any] = section(options.config, "prepare") if options.config else {"source": "files"}
+    settings = override(settings, rest)
+    own = dict(settings.get("options") or {})
+    if options.path:
+        own["path"] = options.path if len(options.path) > 1 else options.path[0]
+    if not options.config and "path" not in own and settings["source"] == "files":
+        raise EarthSSLError("check: expected files, or --config FILE with a section prepare; earthssl check data/*.nc")
+    table = check_source(settings["source"], own)
+    print(written(table))
+    if options.out:
+        print(write_page(table, options.out, f"Data quality of {own.get('path', settings['source'])}"))
 
 
 def _show_table(folder: Path) -> None:

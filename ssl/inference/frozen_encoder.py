@@ -23,7 +23,9 @@ from ..common.progress import dask_progress
 from ..fields.batch import Batch, from_fields
 from ..fields.month_stamps import stamped
 from ..fields.normalisation import Statistics
+from ..fields.plausible import check_possible
 from ..fields.splits import unbroken_starts
+from ..fields.variables import lookup
 from ..model.encoder import Encoder
 from ..model.tokens import Patches, patchify, token_places
 from .screening import Screened, screen
@@ -312,10 +314,17 @@ class _Work:
             steps, places = np.unique(windows[k : k + size], return_inverse=True)
             raw = np.stack([field[steps] for field in fields], 1)
             normal = self.statistics.normalise(raw, times[steps])
+            self.refuse_impossible(raw, times[steps])
             places = places.reshape(-1, windows.shape[1])
             batch = _batch(normal, times[steps], places, self.variables, self.frozen.record)
             parts.append(self.frozen.encode(batch, self.view))
         return np.concatenate(parts)
+
+    def refuse_impossible(self, raw: np.ndarray, times: np.ndarray) -> None:
+        """Refuse values that no place on Earth has, in any window: (step, variable, row, column)."""
+        grid = self.frozen.record.grid
+        for k, name in enumerate(self.variables):
+            check_possible(raw[:, k], lookup(name), times, (grid.lat, grid.lon), "the data for embedding")
 
 
 def _features(*fields: np.ndarray, work: _Work, times: np.ndarray, windows: np.ndarray) -> np.ndarray:

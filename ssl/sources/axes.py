@@ -104,7 +104,7 @@ def _horizontal(ds: xr.Dataset, where: str) -> tuple[Hashable, Hashable]:
 
 def _refuse_projection(ds: xr.Dataset, axes: tuple[Hashable, Hashable], where: str) -> None:
     """Refuse axes of a rotated pole or of a projection, by what they or the grid mapping of the fields say."""
-    said = {str(ds[axis].attrs.get("standard_name", "")) for axis in axes}
+    said = {str(ds[axis].attrs.get("standard_name", "")).strip().lower() for axis in axes}
     for name in {
         str(var.attrs["grid_mapping"]).split(":")[0] for var in ds.data_vars.values() if "grid_mapping" in var.attrs
     }:

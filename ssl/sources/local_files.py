@@ -80,7 +80,7 @@ def with_file(
     for file in files if len(files) > 1 else []:
         ds = canonical_axes(_open_one(file, engine, {}, group), str(file))
         if time in ds["time"].values:
-            return f"{file}: {text.split(' more: ', 1)[-1]}"
+            return str(file) + text[text.index(": expected '") :]
     return text
 
 

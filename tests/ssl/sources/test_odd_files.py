@@ -232,6 +232,11 @@ def test_axes_in_radians(tmp_path):
     np.testing.assert_allclose(got.lon, LON, atol=1e-6)
 
 
+def test_standard_names_in_capitals_are_the_same(tmp_path):
+    ds = field().assign_coords(lat=("lat", LAT, {"standard_name": "Latitude", "units": "degrees_north"}))
+    np.testing.assert_allclose(opened(ds, folder=tmp_path).lat, LAT)
+
+
 def test_longitudes_counted_to_the_west(tmp_path):
     ds = field().assign_coords(lon=("lon", (-LON) % 360, {"units": "degrees_west"}))
     np.testing.assert_allclose(opened(ds, folder=tmp_path).t2m, field().t2m, rtol=1e-6)
