@@ -6,7 +6,7 @@ transformer: an encoder that does not beat these rows has found nothing that a l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from ..results.row import Role, Row
 RAW, RANDOM = "raw window", "random features of the raw window"
 PCA, PREDICTABLE = "PCA of the window", "predictable directions (CCA)"
 RANDOM_FEATURES = 512
+FEWEST_RANDOM = 5  # sets of random features, or the table says that they are few
 PCA_COMPONENTS = (5, 10, 20, 40, 80, 150)
 
 
@@ -27,6 +28,7 @@ def equal_input_rows(
     training: np.ndarray,
     random_seeds: int,
     predictable: Mapping[str, np.ndarray],
+    components: Sequence[int] = PCA_COMPONENTS,
 ) -> Iterator[Row]:
     """Yield the task's head on what an encoder sees, without an encoder; settings chosen on validation.
 
@@ -37,11 +39,12 @@ def equal_input_rows(
         training: Samples of the training block, indices or a mask.
         random_seeds: Number of rows of random features.
         predictable: Candidates of directions that predict the fields ahead; empty for none.
+        components: Numbers of principal components to choose from.
     """
     yield fitted(f"{RAW} [{head}]", Role.BASELINE, {f"{raw.shape[-1]} values": raw})
     for seed in range(random_seeds):
         made = random_relu(raw, training, RANDOM_FEATURES, seed)
         yield fitted(f"{RANDOM} [{head}]", Role.BASELINE, {f"{RANDOM_FEATURES} ReLU": made}, seed)
-    yield fitted(f"{PCA} [{head}]", Role.BASELINE, window_components(raw, training, PCA_COMPONENTS))
+    yield fitted(f"{PCA} [{head}]", Role.BASELINE, window_components(raw, training, components))
     if predictable:
         yield fitted(f"{PREDICTABLE} [{head}]", Role.BASELINE, predictable)

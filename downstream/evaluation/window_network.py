@@ -122,10 +122,11 @@ def window_networks(
         yield TrainedOnWindows(found.steps, found.score, forecast)
 
 
-def _refit(labels: Sequence[WindowLabels], train: np.ndarray, val: np.ndarray) -> np.ndarray:
-    """Return the samples of the second training."""
+def _refit(labels: Sequence[WindowLabels], train: np.ndarray, val: np.ndarray) -> np.ndarray | None:
+    """Return the samples of the second training; None where they are those of the first."""
     if all("fit" in one.rows for one in labels):
-        return np.unique(np.concatenate([one.rows["fit"] for one in labels]))
+        found = np.unique(np.concatenate([one.rows["fit"] for one in labels]))
+        return None if np.array_equal(found, train) else found
     return np.concatenate([train, val])
 
 

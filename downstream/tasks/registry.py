@@ -23,10 +23,11 @@ TASKS = {
     "infilling": ("infilling.task", "Infilling"),
     "rapid_intensification": ("rapid_intensification.task", "RapidIntensification"),
     "storm_tiles": ("storm_tiles.task", "StormTiles"),
+    "indices": ("indices.task", "Indices"),
     "explain": ("explain.task", "Explain"),
 }
 # settings of a probe that the matrix sets itself
-NOT_IN_MATRIX = ("store", "out", "task", "checkpoints", "encoder", "layers")
+NOT_IN_MATRIX = ("store", "out", "task", "checkpoints", "encoder", "layers", "cache")
 
 
 def task_class(name: str, where: str = "probe.task") -> type[Task[Any]]:

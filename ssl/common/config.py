@@ -17,7 +17,9 @@ import yaml
 from .errors import EarthSSLError, nearest
 
 Config = TypeVar("Config")
-SECTIONS = ("prepare", "prepare_others", "pretrain", "probe", "finetune", "report", "audit", "matrix")
+SECTIONS = (
+    "prepare", "prepare_others", "pretrain", "probe", "finetune", "report", "audit", "matrix", "worth", "controls",
+)  # fmt: skip
 
 
 _KINDS = {

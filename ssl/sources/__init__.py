@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 SOURCES = {
     "planet": ("planet.planet", "open_planet"),
     "weather": ("weather.weather", "open_weather"),
+    "controls": ("controls.controls", "open_controls"),
     "files": ("local_files", "open_files"),
     "ersst": ("ersst", "open_ersst"),
     "weatherbench2": ("weatherbench2", "open_weatherbench2"),
     "arco-era5": ("arco_era5", "open_arco_era5"),
 }
-CHECKS_ITSELF = ("planet", "weather")  # their options are those of the planet, not of `Selection`
+CHECKS_ITSELF = ("planet", "weather", "controls")  # their options are those of the planet, not of `Selection`
 
 
 def open_source(source: str, **options: Any) -> xr.Dataset:
@@ -33,7 +34,7 @@ def open_source(source: str, **options: Any) -> xr.Dataset:
     Attributes say source, licence and citation.
 
     Args:
-        source: planet or weather (synthetic, no network), files, ersst, weatherbench2 or arco-era5.
+        source: planet, weather or controls (synthetic, no network), files, ersst, weatherbench2 or arco-era5.
         **options: What the source takes: see its opener and `Selection`.
 
     Raises:

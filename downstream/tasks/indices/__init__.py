@@ -1,0 +1,1 @@
+"""Any table of numbers by time, from frozen features."""

@@ -1,0 +1,217 @@
+"""indices: numbers by time (a regional height, a jet's latitude, blocked or not) from frozen features of windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from ....ssl.common.errors import EarthSSLError, check_known
+from ....ssl.fields.splits import unbroken_starts
+from ....ssl.model.encoder import EncoderConfig
+from ....ssl.sources.weather.reachable import REACHABLE, forecast_labels
+from ....ssl.sources.weather.recorded import recorded_weather
+from ....ssl.store.store import Store
+from ...evaluation.config import TaskConfig
+from ...evaluation.equal_input import RANDOM
+from ...evaluation.task import Decoders, Features
+from ...evaluation.window_labels import WindowLabels, block_rows
+from ...evaluation.window_task import WindowTask
+from ...features.frozen_features import POOLINGS
+from ...features.predictable import predictable_directions
+from ...results.row import Role, Row
+from .label_table import LEAD, labels_of
+
+PERSISTENCE, REACHED = "damped persistence", "the true model"
+HARMONICS = 2  # of the year, in the season of a label
+FEWEST_FOR_SEASON = 100  # labels; of fewer, the season would be noise
+FIT_STEPS = 4000  # components of tokens are fitted on at most so many training steps, evenly spread
+CONVENTION = (
+    "Target: each column as a departure from its season (mean and, from 100 labels on, {harmonics} harmonics of the "
+    "year, fitted on the labelled training steps). Skill: 1 - squared error / that of the season. Labels of {units} "
+    "calendar years ({first} … {last}) train the heads; features, layer and penalty are chosen on the validation "
+    "block, and nothing is refitted with it. Principal components and predictable directions are fitted on all "
+    "training steps, labelled or not. Intervals: years drawn in blocks of {block}."
+)
+
+
+@dataclass(frozen=True)
+class IndicesConfig(TaskConfig):
+    """Settings of the task, beside those of every task.
+
+    Attributes:
+        labels: CSV with a column `time` and columns of numbers, at the last step of each window; null takes the labels
+            of the weather planet that the store was made from.
+        columns: Those to be told; none: all. A name such as height_3d says its lead, in days.
+        labelled: First and last date of the training labels; null for all of the training block.
+        ahead: Steps ahead that the predictable directions are fitted for.
+        poolings: Of the features.
+        components: Of the tokens and of the window, to choose from.
+        reachable_members: Ensemble of the true model beside the table (weather planet only); 0 leaves it out.
+        reachable_noise: Error of the states it starts from, as a share of their natural spread.
+    """
+
+    task: str = "indices"
+    labels: str | None = None
+    columns: list[str] = field(default_factory=list)
+    labelled: list[str] | None = None
+    ahead: list[int] = field(default_factory=lambda: [1, 2, 3])
+    poolings: list[str] = field(default_factory=lambda: ["mean", "pcs"])
+    components: list[int] = field(default_factory=lambda: [20, 80, 400])
+    reachable_members: int = 0
+    reachable_noise: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_known("indices.poolings", self.poolings, POOLINGS)
+        self.expect(min(self.ahead, default=1) >= 1, "steps from 1", "ahead")
+        self.expect(len(set(self.columns)) == len(self.columns), "columns each once", "columns")
+        self.expect(self.labelled is None or len(self.labelled) == 2, "a first and a last date, or null", "labelled")
+        self.expect(self.reachable_members >= 0 and self.reachable_noise >= 0, "numbers from 0", "reachable_members")
+
+
+class Indices(WindowTask[IndicesConfig]):
+    """One target a column."""
+
+    name = "indices"
+    what = "Numbers by time"
+    convention = CONVENTION
+    Config = IndicesConfig
+
+    def __init__(self, config: IndicesConfig, store: Store, decoders: Decoders | None = None) -> None:
+        super().__init__(config, store, decoders)
+        self.leads = config.ahead
+        self.components = config.components
+        self.table = labels_of(store, config.labels, config.columns)
+        self.columns = config.columns or list(self.table)
+        self.longest = max([0, *(int(found[2]) for name in self.columns if (found := LEAD.match(name)))])
+        self._refuse_short_gaps()
+
+    @cached_property
+    def labels(self) -> Sequence[WindowLabels]:
+        times = self.store.times.astype("datetime64[ns]")
+        years = times.astype("datetime64[Y]").astype(int) + 1970
+        inside = self._labelled(times)
+        made = []
+        for name in self.columns:
+            values = self.table[name].to_numpy()
+            known = np.isfinite(values) & (inside | ~self.store.splits.inside(times, "train"))
+            rows = block_rows(self.store, self._window, 0, known)
+            season = _season(times, values, rows["train"])
+            rows["fit"] = rows["train"]
+            departure = (values - season)[:, None]
+            made.append(WindowLabels(name, departure, rows, years, np.zeros((len(rows["test"]), 1))))
+        return made
+
+    @property
+    def _window(self) -> int:
+        return self.shape.window
+
+    def _labelled(self, times: np.ndarray) -> np.ndarray:
+        if self.config.labelled is None:
+            return np.ones(len(times), dtype=bool)
+        try:
+            first, last = (np.datetime64(date, "D") for date in self.config.labelled)
+        except ValueError as error:
+            raise EarthSSLError(f"indices.labelled: expected two dates such as 1900-01-01, got {error}") from None
+        days = times.astype("datetime64[D]")
+        found = (days >= first) & (days <= last)
+        if not (found & self.store.splits.inside(times, "train")).any():
+            raise EarthSSLError(
+                f"indices.labelled: expected dates within the training block, got {self.config.labelled}"
+            )
+        return np.asarray(found)
+
+    def _refuse_short_gaps(self) -> None:
+        """Refuse labels that look further ahead than the gaps between the blocks, which would tell of the next one."""
+        gap = self.store.splits.embargo_days
+        if self.longest > gap:
+            raise EarthSSLError(
+                f"indices: expected labels no further ahead than the gap between the blocks ({gap:g} days), got "
+                f"{self.longest} days; prepare with --splits.embargo_days {self.longest}, or leave the column out"
+            )
+
+    def predictable(self, window: int) -> Features:
+        return predictable_directions(self.store, window, self.config.ahead, self.config.components)
+
+    def training_samples(self) -> np.ndarray:
+        times = self.store.times.astype("datetime64[ns]")
+        ends = unbroken_starts(times, self._window) + self._window - 1
+        return ends[self.store.splits.inside(times, "train")[ends]]
+
+    def fitted_steps(self) -> np.ndarray:
+        inside = np.flatnonzero(super().fitted_steps())
+        kept = np.zeros(len(self.store.times), dtype=bool)
+        kept[inside[:: -(-len(inside) // FIT_STEPS)]] = True
+        return kept
+
+    def baselines(self, window: int) -> Iterable[Row]:
+        yield Row("climatology", Role.BASELINE, {one.name: one.climatology[:, 0] for one in self.labels})
+        now = {one.name: self._present(one.name) for one in self.labels}
+        if any(found is not None for found in now.values()):
+            yield self._persistence(now)
+
+    def _present(self, name: str) -> np.ndarray | None:
+        """Return the column that a label at a lead is of the present day, where the table has it."""
+        found = LEAD.match(name)
+        here = f"{found[1]}_0d" if found and int(found[2]) else ""
+        return self.table[here].to_numpy() if here in self.table else None
+
+    def _persistence(self, now: Mapping[str, np.ndarray | None]) -> Row:
+        """Return a regression of each label on its present value; a label without one keeps its season."""
+        times, forecast = self.store.times.astype("datetime64[ns]"), {}
+        for label in self.labels:
+            values = now[label.name]
+            forecast[label.name] = label.climatology[:, 0]
+            if values is not None:
+                x = np.nan_to_num(values - _season(times, values, label.rows["train"]))
+                y, train = label.values[:, 0], label.rows["train"]
+                slope = x[train] @ y[train] / max(x[train] @ x[train], np.finfo(float).tiny)
+                forecast[label.name] = slope * x[label.rows["test"]]
+        return Row(PERSISTENCE, Role.BASELINE, forecast)
+
+    def known(self) -> Iterable[Row]:
+        if not self.config.reachable_members:
+            return
+        planet = recorded_weather(self.store.manifest["attributes"])
+        times, forecast = self.store.times.astype("datetime64[ns]"), {}
+        wanted = [label for label in self.labels if (found := LEAD.match(label.name)) and found[1] in REACHABLE]
+        leads = sorted({int(LEAD.match(label.name)[2]) for label in wanted})  # type: ignore[index]
+        for label in wanted[:1]:
+            test = label.rows["test"]
+            made = forecast_labels(
+                planet, times[test], leads, self.config.reachable_members, self.config.reachable_noise
+            )
+            for one in wanted:
+                name, lead = LEAD.match(one.name).groups()  # type: ignore[union-attr]
+                season = _season(times, self.table[one.name].to_numpy(), one.rows["train"])
+                forecast[one.name] = np.nan_to_num(made[name][:, leads.index(int(lead))] - season[test])
+        if forecast:
+            yield Row(f"{REACHED}, {self.config.reachable_members} members", Role.KNOWN, forecast)
+
+    def curved(self, row: Row) -> bool:
+        return bool(row.features) and row.name != f"{RANDOM} [{self.head}]"
+
+    def check(self, shape: EncoderConfig) -> None:
+        if shape.window > self.store.splits.embargo_days + 1:
+            raise EarthSSLError(
+                f"indices: expected windows shorter than the gap between the blocks, got {shape.window} steps"
+            )
+
+    def convention_text(self) -> str:
+        units = self.label_units()
+        return self.convention.format(
+            harmonics=HARMONICS, units=len(units), first=units[0], last=units[-1], block=self.config.block
+        )
+
+
+def _season(times: np.ndarray, values: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """Return the season of a label at all times, fitted on the known ones of some steps."""
+    known = train[np.isfinite(values[train])]
+    harmonics = HARMONICS if len(known) >= FEWEST_FOR_SEASON else 0
+    year = times.astype("datetime64[Y]")
+    angle = 2 * np.pi * ((times - year) / np.timedelta64(1, "D"))[:, None] / 365.2425 * np.arange(1, harmonics + 1)
+    basis = np.hstack([np.ones((len(times), 1)), np.cos(angle), np.sin(angle)])
+    return np.asarray(basis @ np.linalg.lstsq(basis[known], values[known], rcond=None)[0])
