@@ -22,7 +22,8 @@ SMALL = ROOT / "tests" / "data" / "checkpoint-v1"
 ERRORS = [
     OSError("NetCDF: HDF error"), KeyError("time"), ValueError("conflicting sizes\nfor dimension 'time'"),
     RuntimeError("CUDA out of memory"), TypeError("unhashable"), IndexError("list index"), ArithmeticError(),
-    MemoryError(), NotImplementedError("object store"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"), AttributeError("x"),
+    MemoryError(), NotImplementedError("object store"), UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid"),
+    AttributeError("x"),
 ]  # fmt: skip
 
 
