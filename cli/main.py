@@ -6,6 +6,7 @@ torch and Lightning are imported only by the verb that needs them, so that --hel
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import shlex
 import sys
@@ -52,16 +53,23 @@ CONFIGURED = ("prepare", "worth", "pretrain", "probe", "finetune", "report", "au
 EPILOG = """\
 Every verb reads its section of --config FILE (see configs/) and takes overrides, values in YAML:
   earthssl pretrain --config configs/kaplan.yaml --out runs/mine --training.steps 200
-`earthssl VERB --help` lists the settings. Mistakes end in one line and status 2."""
+`earthssl VERB --help` lists the settings. Mistakes end in one line and status 2;
+--traceback shows where an error comes from."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb and return the exit status.
 
-    0 done; 2 a mistake of the user's, said in one line; 130, 143 or 138 where Ctrl-C, SIGTERM or SIGUSR1 ended it in an
+    0 done; 2 a mistake of the user's or an error of a library, said in one line (with --traceback it is raised);
+    130, 143 or 138 where Ctrl-C, SIGTERM or SIGUSR1 ended it in an
     orderly way: it goes on where it stopped.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    traceback = "--traceback" in words
+    words = [word for word in words if word != "--traceback"]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal in ASCII or Latin-1 shows "?" for an arrow
+            stream.reconfigure(errors="replace")
     parser = argparse.ArgumentParser(
         prog="earthssl",
         description="Pretrain transformers on unlabelled reanalysis, and prove what the frozen encoder is worth.",
@@ -80,8 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with heard():
             _run(options, rest, command)
     except EarthSSLError as error:
-        line = "".join(sign if sign.isprintable() else "?" for sign in " ".join(str(error).split()))
-        print(f"earthssl {options.verb}: {line}", file=sys.stderr)  # no sign that a terminal would obey
+        if traceback:
+            raise
+        print(f"earthssl {options.verb}: {_plain(str(error))}", file=sys.stderr)
         return 2
     except Stopped as stopped:
         how = "--resume goes on" if options.verb == "pretrain" else "the same command goes on"
@@ -94,12 +103,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        if error.filename is None:
+    except Exception as error:
+        if traceback:
             raise
-        print(f"earthssl {options.verb}: {error.filename}: {error.strerror}; check the path", file=sys.stderr)
+        print(f"earthssl {options.verb}: {_plain(_unforeseen(error))}", file=sys.stderr)
         return 2
     return 0
+
+
+def _plain(text: str) -> str:
+    """Return a text in one line, without signs that a terminal would obey."""
+    return "".join(sign if sign.isprintable() else "?" for sign in " ".join(text.split()))
+
+
+def _unforeseen(error: Exception) -> str:
+    """Return one line on an error that nobody expected: of the system, or of a library."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; check the path"
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    module = str(last.tb_frame.f_globals.get("__name__", "")) if last is not None else ""
+    said = str(error) or "no message"
+    return (
+        f"{type(error).__name__} from {module.partition('.')[0] or 'python'}: {said[:600]}; the same command with "
+        "--traceback shows where"
+    )
 
 
 def _add_options(parser: argparse.ArgumentParser, verb: str) -> None:

@@ -26,7 +26,7 @@ from ..fields.normalisation import Statistics
 from ..fields.plausible import check_possible
 from ..fields.splits import unbroken_starts
 from ..fields.variables import lookup
-from ..model.encoder import Encoder
+from ..model.encoder import Encoder, float32
 from ..model.tokens import Patches, patchify, token_places
 from .screening import Screened, screen
 
@@ -309,6 +309,11 @@ class _Work:
             times: Of the steps.
             windows: Which steps each window holds, (window, step).
         """
+        with float32():
+            return self._features(fields, times, windows)
+
+    def _features(self, fields: list[np.ndarray], times: np.ndarray, windows: np.ndarray) -> np.ndarray:
+        self.frozen.encoder.eval()  # a caller may have switched it to training
         size, parts = self.view.batch_size, []
         for k in range(0, len(windows), size):  # batch by batch, normalising too: its temporary fields are many
             steps, places = np.unique(windows[k : k + size], return_inverse=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -73,7 +74,8 @@ class EncoderConfig:
 
     def build(self, variables: Sequence[str]) -> Encoder:
         """Return a new encoder with a block of embedding weights for each variable."""
-        return Encoder(self, tuple(variables))
+        with float32():
+            return Encoder(self, tuple(variables))
 
     def to_json(self) -> dict[str, Any]:
         """Return what names the tensors, as plain JSON: how they began is no part of it."""
@@ -92,6 +94,17 @@ def fuse_attention(blocks: nn.Module, x: Tensor) -> None:
     for module in blocks.modules():
         if "fused_attn" in module.__dict__:
             module.__dict__["fused_attn"] = fused
+
+
+@contextmanager
+def float32() -> Iterator[None]:
+    """Make new tensors float32, whatever default another program in this process has set."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 # Gain of queries and keys at the start, chosen on the validation skill of masking on the planet's winds.
