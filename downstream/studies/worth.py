@@ -83,6 +83,8 @@ class WorthConfig:
     out: str | None = None
 
     def __post_init__(self) -> None:
+        if not self.ahead or min(self.ahead) < 1:
+            raise EarthSSLError(f"worth.ahead: expected at least one step ahead, from 1, got {self.ahead}")
         if self.draws < 100 or (self.window or 1) < 1 or self.window == 0:
             raise EarthSSLError(f"worth: expected draws ≥ 100 and window ≥ 1, got {self.draws} and {self.window}")
 
@@ -129,7 +131,7 @@ class Judgement:
         verdict: Whether pretraining can be expected to win.
         kind: "" or what would make it win: "linear", "nonlinear".
         reasons: In words.
-        rival: The row without a network that an encoder must beat; the best on validation.
+        rival: The row without a network that an encoder must beat: that whose gain decided, else validation's.
         unlabelled_per_label: Training steps for each labelled one.
         linear_share: Best linear skill over the best skill, as chosen on validation.
         half_share: Skill of ridge on PCA or the raw window with half of the labels, over that with all.
@@ -211,7 +213,11 @@ def judged(found: Evidence, labelled: int, draws: int = 1000) -> Judgement:
     }
     top = skill.loc[ahead]
     some = bool(top["low"] > 0 and top["value"] >= MARGIN)
-    verdict, kind, reasons = _rule(numbers, some)
+    sure = [row for row in skill.index if skill.loc[row, "low"] > 0]
+    verdict, kind, reasons = _rule(numbers, sure, some)
+    if kind:
+        gains = [numbers["linear_gain"]] if kind == "linear" else [numbers["forecast_gain"], numbers["nonlinear_gain"]]
+        ahead = max((gain for gain in gains if gain is not None), key=lambda gain: gain.value).row
     kept = skill.reset_index()[["row", "value", "low", "high"]].to_dict("records")
     return Judgement(
         name, verdict, kind, reasons, ahead, **numbers, labelled=labelled,
@@ -219,12 +225,13 @@ def judged(found: Evidence, labelled: int, draws: int = 1000) -> Judgement:
     )  # fmt: skip
 
 
-def _rule(numbers: dict[str, Any], some: bool) -> tuple[Verdict, str, list[str]]:
+def _rule(numbers: dict[str, Any], sure: Sequence[str], some: bool) -> tuple[Verdict, str, list[str]]:
     """Return verdict, kind and reasons.
 
     Args:
         numbers: Those of a `Judgement`.
-        some: Whether the row that validation prefers has skill.
+        sure: Rows whose skill has an interval above 0.
+        some: Whether the row that validation prefers has a skill that is worth the name.
     """
     ratio, rising = numbers["unlabelled_per_label"], numbers["half_share"] < FLAT
     curve, linear, nonlinear = (numbers[name] for name in ("gain_per_doubling", "linear_gain", "nonlinear_gain"))
@@ -250,12 +257,11 @@ def _rule(numbers: dict[str, Any], some: bool) -> tuple[Verdict, str, list[str]]
     )
     if not lever:
         return Verdict.NO, "", said
+    for kind, gains in (("nonlinear", (nonlinear, forecast)), ("linear", (linear,))):
+        if any(gain is not None and gain.clear and gain.row in sure for gain in gains):
+            return Verdict.YES, kind, said
     if not some:
         return Verdict.OPEN, "", ["No row has skill above the season of the labels: nothing to go by.", *said]
-    if nonlinear.clear or (forecast is not None and forecast.clear):
-        return Verdict.YES, "nonlinear", said
-    if linear is not None and linear.clear:
-        return Verdict.YES, "linear", said
     if not rising and all(gain is None or gain.small for gain, _, _ in told):
         return Verdict.NO, "", said
     return Verdict.OPEN, "", said
@@ -340,8 +346,8 @@ def _several(found: Sequence[Judgement]) -> list[str]:
         lines.append(" ".join([*cells, *(f"{words:>23}" for words in gains), str(one.verdict)]))
     last = (
         "ratio: unlabelled steps for each labelled one. labels: skill of ridge on PCA or raw window; half: share of it "
-        "with half of the labels. CCA/LIM − labels; kernel forecast of the fields, and other kernels − best linear row. "
-        "One label with its reasons: --columns NAME."
+        "with half of the labels. CCA/LIM − labels; kernel forecast of the fields, and other kernels − best linear "
+        "row. One label with its reasons: --columns NAME."
     )
     return [*lines, "", *textwrap.wrap(last, SCREEN + 10)]
 
@@ -350,14 +356,14 @@ def sentence(one: Judgement) -> str:
     """Return the verdict in words."""
     if one.verdict is Verdict.YES and one.kind == "nonlinear":
         return (
-            "yes. A frozen, pretrained encoder can be expected to win over linear rows: what there is to find is not linear; "
-            f"the rival to beat is '{one.rival}'."
+            "yes. A frozen, pretrained encoder can be expected to win over linear rows: what there is to find is not "
+            f"linear; the rival to beat is '{one.rival}'."
         )
     if one.verdict is Verdict.YES:
         return (
-            "yes. A frozen pretrained encoder can be expected to win over PCA and the raw window: unlabelled steps tell "
-            f"which directions matter; the rival to beat is '{PREDICTABLE}', which tells the same without a network."
+            "yes. A frozen, pretrained encoder can be expected to win over PCA and the raw window: unlabelled steps "
+            f"tell which directions matter; the rival to beat, '{PREDICTABLE}', tells it without a network."
         )
     if one.verdict is Verdict.NO:
-        return f"no. A frozen pretrained encoder cannot be expected to beat '{one.rival}'."
+        return f"no. A frozen, pretrained encoder cannot be expected to beat '{one.rival}'."
     return "cannot be told from these labels."

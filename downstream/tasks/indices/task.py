@@ -31,9 +31,9 @@ FIT_STEPS = 4000  # components of tokens are fitted on at most so many training 
 CONVENTION = (
     "Target: each column as a departure from its season (mean and, from 100 labels on, {harmonics} harmonics of "
     "the year, fitted on the labelled training steps). Skill: 1 - squared error / that of the season. Labels of "
-    "{units} calendar years ({first} … {last}) train the heads; features, layer and penalty are chosen on the validation block, and nothing "
-    "is refitted with it. Principal components and predictable directions are fitted on all training steps, labelled "
-    "or not. Intervals: years drawn in blocks of {block}."
+    "{units} calendar years ({first} … {last}) train the heads; features, layer and penalty are chosen on the "
+    "validation block, and nothing is refitted with it. Principal components and predictable directions are fitted on "
+    "all training steps, labelled or not. Intervals: years drawn in blocks of {block}."
 )
 
 
