@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from earthssl.downstream.features.kernel_forecast import kernel_forecasts
+from earthssl.downstream.evaluation.kernel_forecast import kernel_forecasts
 from earthssl.downstream.heads.base import Samples, choose
 from earthssl.downstream.heads.kernel import KernelHead
 from earthssl.downstream.heads.linear import RidgeHead
