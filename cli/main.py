@@ -37,6 +37,7 @@ VERBS = {
     "worth": "store and own labels → whether pretraining can be expected to pay, before any training",
     "audit": "pretext tasks → how much of their skill is left above trivial cues",
     "matrix": "pretext tasks × downstream tasks × layers at equal budget; goes on where it was interrupted",
+    "controls": "worlds with a known answer → whether pretraining finds what it must, and no more",
     "report": "store, runs and probe → one self-contained HTML file",
     "pull": "bring a checkpoint here from file:, https:, s3: or hf:, whole and verified",
     "push": "put a checkpoint into a registry (a folder, s3:) or a repository (hf:)",
@@ -46,7 +47,7 @@ VERBS = {
     "embed": "checkpoint and data → features as NetCDF or Zarr, chunk by chunk",
     "export": "checkpoint → ONNX, torch.export or TorchScript file that takes raw fields, compared with the encoder",
 }
-CONFIGURED = ("prepare", "worth", "pretrain", "probe", "finetune", "report", "audit", "matrix")
+CONFIGURED = ("prepare", "worth", "pretrain", "probe", "finetune", "report", "audit", "matrix", "controls")
 EPILOG = """\
 Every verb reads its section of --config FILE (see configs/) and takes overrides, values in YAML:
   earthssl pretrain --config configs/kaplan.yaml --out runs/mine --training.steps 200
@@ -161,7 +162,7 @@ def _run(options: argparse.Namespace, rest: list[str], command: str) -> None:
         _card(options) if verb == "card" else run_hub_verb(options) if verb in HUB_VERBS else run_use_verb(options)
     else:
         from ..ssl.common.config import override, section
-        from .verbs import run_verb, run_worth
+        from .verbs import config_of, run_verb, run_worth
 
         settings: dict[str, Any] = section(options.config, verb) if options.config else {}
         if verb == "pretrain":
@@ -169,10 +170,15 @@ def _run(options: argparse.Namespace, rest: list[str], command: str) -> None:
         if verb == "worth":
             print(run_worth(override(settings, rest), command))
             return
-        path = run_verb(verb, override(settings, rest), command)
-        if verb in ("probe", "finetune", "audit", "matrix"):
+        kind = config_of(verb, override(settings, rest, str))  # a probe's follows from its task
+        path = run_verb(verb, override(settings, rest, kind), command)
+        if verb in ("probe", "finetune", "audit", "matrix", "controls"):
             _show_table(path)
         print(path)
+        if verb == "controls":
+            from .controls import refuse_wrong
+
+            refuse_wrong(path)
 
 
 def _run_all(options: argparse.Namespace, rest: list[str], command: str) -> None:

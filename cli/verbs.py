@@ -9,6 +9,7 @@ from typing import Any
 from ..downstream.finetune.config import FinetuningConfig
 from ..downstream.finetune.finetune import finetune
 from ..downstream.report.report import ReportConfig, report
+from ..downstream.studies.controls import ControlsConfig
 from ..downstream.studies.matrix import MatrixConfig
 from ..downstream.studies.worth import WorthConfig
 from ..downstream.tasks.registry import ENSO, task_class
@@ -17,6 +18,7 @@ from ..ssl.common.config import build
 from ..ssl.prepare.config import PrepareConfig
 from ..ssl.prepare.prepare import prepare
 from ..ssl.training.pretrain import PretrainConfig
+from .controls import controls
 from .pretrain import pretrain
 from .probe import probe
 from .studies import audit, matrix, worth
@@ -29,6 +31,7 @@ VERBS: dict[str, type] = {
     "report": ReportConfig,
     "audit": AuditConfig,
     "matrix": MatrixConfig,
+    "controls": ControlsConfig,
 }
 
 
@@ -44,6 +47,7 @@ def run_verb(verb: str, settings: dict[str, Any], command: str = "") -> Path:
     config: Any = build(config_of(verb, settings), settings, verb)
     with_command: dict[str, Callable[..., Path]] = {
         "probe": probe, "finetune": finetune, "audit": audit, "matrix": matrix,
+        "controls": controls,
     }  # fmt: skip
     if verb in with_command:
         return with_command[verb](config, command)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ import numpy as np
 from ..features.frozen_features import RawFeatures, cache_name, cached, candidates, extract
 from ..features.predictable import predictable_directions
 from ..features.raw_window import raw_window
-from ..heads.base import Choice, Head, Samples, choose
+from ..heads.base import Choice, Head, Samples, choose, choose_each
 from ..heads.linear import LogisticHead, RidgeHead
 from ..metrics.classes import frequencies
 from ..results.row import Role, Row
@@ -21,12 +22,14 @@ from ..results.target import Target, class_target, number_target
 from ..training.from_scratch import SCRATCH
 from .config import TaskConfig
 from .encoders import Contender
+from .label_fractions import whole_units
 from .task import Features, Task, merged
 from .window_labels import WindowLabels
 from .window_network import window_networks
 
 POOLINGS = ("mean", "pcs", "mean+pcs")
 COMPONENTS = (10, 20)
+BESIDE = {"mean": "mean", "pcs": "token PCs"}  # poolings that the matrix shows alone, and what it calls them
 C = TypeVar("C", bound=TaskConfig)
 
 
@@ -38,6 +41,7 @@ class WindowTask(Task[C]):
     """
 
     head: str = "ridge"
+    _pass: tuple[Contender, tuple[int, ...], dict[int, dict[str, dict[str, np.ndarray]]]] | None = None
 
     @property
     @abstractmethod
@@ -52,8 +56,8 @@ class WindowTask(Task[C]):
         return [_target(one, self.config.block) for one in self.labels]
 
     def label_units(self) -> np.ndarray:
-        """Return the units that have a training sample of every target: at long leads the first years have none."""
-        return reduce(np.intersect1d, [one.units[one.rows["train"]] for one in self.labels])
+        """Return the units that are whole in every target, see `whole_units`: at long leads the first are not."""
+        return reduce(np.intersect1d, [whole_units(one.units[one.rows["train"]]) for one in self.labels])
 
     def training_samples(self) -> np.ndarray:
         return np.unique(np.concatenate([one.rows["train"] for one in self.labels]))
@@ -80,17 +84,19 @@ class WindowTask(Task[C]):
     ) -> Row:
         """Return the row of any head on features as they are; see `fitted`."""
         forecast, chosen, kept = {}, {}, {}
-        for label in self.labels:
+        for group in _groups(self.labels, head.separable):
+            label = _joined(group)
             train, val = ({n: label.samples(f, part) for n, f in features.items()} for part in ("train", "val"))
             if units is not None:
                 mine = np.isin(label.units[label.rows["train"]], units)
                 train = {n: one.take(mine) for n, one in train.items()}
-            found, choice = _fitted(head, label, features, train, val, refit=units is None)
-            forecast[label.name] = found if label.classes else found[:, 0]
-            if choice:
-                kept[choice.candidate] = features[choice.candidate]
-                chosen[label.name] = {"features": choice.candidate, "setting": choice.setting,
-                                      "validation_error": choice.error}  # fmt: skip
+            found, choices = _fitted(head, label, features, train, val, refit=units is None)
+            for one, values, choice in zip(group, found, choices, strict=True):
+                forecast[one.name] = values
+                if choice:
+                    kept[choice.candidate] = features[choice.candidate]
+                    chosen[one.name] = {"features": choice.candidate, "setting": choice.setting,
+                                        "validation_error": choice.error}  # fmt: skip
         return Row(name, role, forecast, seed, chosen, features=kept)
 
     def refitted(self, row: Row, units: np.ndarray) -> Row:
@@ -108,9 +114,27 @@ class WindowTask(Task[C]):
         return {self.head: merged(sets)}
 
     def by_layer(self, encoder: Contender, layers: Sequence[int]) -> Mapping[int, Row]:
-        name, raw = f"{encoder.kind} [{self.head}]", self.frozen(encoder, layers)  # all layers from one pass
-        sets = {layer: self._pools(raw.of_layer(k), [layer]) for k, layer in enumerate(layers)}
-        return {layer: self.fitted(name, Role(encoder.kind), merged(own), encoder.seed) for layer, own in sets.items()}
+        sets, role = self._layered(encoder, layers), Role(encoder.kind)
+        name = f"{encoder.kind} [{self.head}]"
+        return {layer: self.fitted(name, role, merged(own), encoder.seed) for layer, own in sets.items()}
+
+    def by_pooling(self, encoder: Contender, layers: Sequence[int]) -> Mapping[str, Row]:
+        made = {}
+        for layer, sets in self._layered(encoder, layers).items():
+            for pooling, words in BESIDE.items():
+                if sets.get(pooling) and len(sets) > 1:
+                    name = f"{encoder.kind} [{self.head}]"
+                    row = self.fitted(name, Role(encoder.kind), sets[pooling], encoder.seed)
+                    made[f"{layer}, {words}"] = row
+        return made
+
+    def _layered(self, encoder: Contender, layers: Sequence[int]) -> dict[int, dict[str, dict[str, np.ndarray]]]:
+        """Return the candidates of each layer by pooling and name, all from one pass, which is made once an encoder."""
+        if self._pass is None or self._pass[0] is not encoder or self._pass[1] != tuple(layers):
+            raw = self.frozen(encoder, layers)
+            sets = {layer: self._pools(raw.of_layer(k), [layer]) for k, layer in enumerate(layers)}
+            self._pass = (encoder, tuple(layers), sets)
+        return self._pass[2]
 
     def pooled(self, encoder: Contender, layers: Sequence[int]) -> dict[str, dict[str, np.ndarray]]:
         """Return candidates of an encoder's features on all steps, by pooling and name."""
@@ -132,7 +156,7 @@ class WindowTask(Task[C]):
             return extract(encoder.encoder, self.store, layers, label)
         out = Path(self.config.out)
         cache = Path(self.config.cache) if self.config.cache else out.with_name(out.name + "-features")
-        file = cache / cache_name(encoder.weights_sha256, self.store, layers)
+        file = cache / cache_name(encoder.features_key, self.store, layers)
         return cached(file, encoder.encoder, self.store, layers, label)
 
     def validation_error(self) -> Callable[[Sequence[np.ndarray]], float] | None:
@@ -164,20 +188,55 @@ def _target(label: WindowLabels, block: int) -> Target:
     return number_target(label.name, truth[:, 0], label.climatology[:, 0], units, block)
 
 
+def _groups(labels: Sequence[WindowLabels], separable: bool) -> list[list[WindowLabels]]:
+    """Return the labels, numbers of the same samples together where a head fits each output by itself."""
+    groups: list[list[WindowLabels]] = []
+    for label in labels:
+        same = (g for g in groups if separable and not label.classes and _same_rows(g[0], label))
+        group = next(same, None)
+        if group is None:
+            groups.append([label])
+        else:
+            group.append(label)
+    return groups
+
+
+def _same_rows(one: WindowLabels, other: WindowLabels) -> bool:
+    return one.rows.keys() == other.rows.keys() and all(
+        np.array_equal(rows, other.rows[part]) for part, rows in one.rows.items()
+    )
+
+
+def _joined(group: Sequence[WindowLabels]) -> WindowLabels:
+    if len(group) == 1:
+        return group[0]
+    return replace(group[0], values=np.concatenate([one.values for one in group], axis=1))
+
+
 def _fitted(
     head: Head, label: WindowLabels, features: Features, train: dict[str, Samples], val: dict[str, Samples], refit: bool
-) -> tuple[np.ndarray, Choice | None]:
-    """Return test predictions and what validation chose; Laplace's rule where training shows one class only."""
+) -> tuple[list[np.ndarray], Sequence[Choice | None]]:
+    """Return test predictions and what validation chose, for classes once, for numbers of each output.
+
+    Laplace's rule speaks where training shows one class only.
+    """
     some = next(iter(train.values()))
     if label.classes and not refit and len(np.unique(some.targets.argmax(axis=1))) < 2:
         seen = frequencies(some.targets.argmax(axis=1), len(label.classes))
-        return np.tile(seen, (len(label.rows["test"]), 1)), None
-    choice = choose(head, train, val)
-    name = choice.candidate
-    if not refit:
-        fit = train[name]
-    elif "fit" in label.rows:
-        fit = label.samples(features[name], "fit")
-    else:
-        fit = Samples.joined(train[name], val[name])
-    return head.predict(fit, label.samples(features[name], "test"), [choice.setting])[0], choice
+        return [np.tile(seen, (len(label.rows["test"]), 1))], [None]
+    choices = [choose(head, train, val)] if label.classes else choose_each(head, train, val)
+    found: list[np.ndarray] = [np.zeros(0)] * len(choices)
+    for name in dict.fromkeys(choice.candidate for choice in choices):
+        own = [k for k, choice in enumerate(choices) if choice.candidate == name]
+        if not refit:
+            fit = train[name]
+        elif "fit" in label.rows:
+            fit = label.samples(features[name], "fit")
+        else:
+            fit = Samples.joined(train[name], val[name])
+        settings = list(dict.fromkeys(choices[k].setting for k in own))
+        made = head.predict(fit, label.samples(features[name], "test"), settings)
+        for k in own:
+            of = made[settings.index(choices[k].setting)]
+            found[k] = of if label.classes else of[:, k]
+    return found, choices

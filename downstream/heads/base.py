@@ -9,7 +9,7 @@ probability and the squared error summed over the columns is the Brier score.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -66,10 +66,12 @@ class Head(ABC):
     Attributes:
         name: In tables.
         classifies: Whether targets must be one-hot and predictions are probabilities.
+        separable: Whether each output is fitted by itself, so that targets of the same samples can share one fit.
     """
 
     name: ClassVar[str]
     classifies: bool = False
+    separable: ClassVar[bool] = False
 
     @abstractmethod
     def settings(self, train: Samples) -> list[Any]:
@@ -114,7 +116,15 @@ class Choice:
 
 
 def choose(head: Head, train: Mapping[str, Samples], validation: Mapping[str, Samples]) -> Choice:
-    """Return the features and setting with the least error on the validation block; fitted on train.
+    """Return the features and setting with the least error, summed over the outputs, on the validation block.
+
+    Arguments and errors are those of `choose_each`.
+    """
+    return _least(_errors(head, train, validation, lambda found, truth: squared_error(found, truth)[..., None]))[0]
+
+
+def choose_each(head: Head, train: Mapping[str, Samples], validation: Mapping[str, Samples]) -> list[Choice]:
+    """Return for each output the features and setting with the least error on the validation block; fitted on train.
 
     Args:
         head: The family.
@@ -123,9 +133,19 @@ def choose(head: Head, train: Mapping[str, Samples], validation: Mapping[str, Sa
     Raises:
         EarthSSLError: If there is nothing to choose from, or a block holds no sample.
     """
+    return _least(_errors(head, train, validation, lambda found, truth: (found - truth) ** 2))
+
+
+def _errors(
+    head: Head,
+    train: Mapping[str, Samples],
+    validation: Mapping[str, Samples],
+    error: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> dict[str, dict[Any, np.ndarray]]:
+    """Return mean errors by candidate and setting, (choice,); `error` takes predictions (setting, sample, output)."""
     if not train or set(train) != set(validation):
         raise EarthSSLError(f"expected the same features in both blocks, got {list(train)} and {list(validation)}")
-    table: dict[str, dict[Any, float]] = {}
+    table: dict[str, dict[Any, np.ndarray]] = {}
     for name, samples in train.items():
         if not len(samples) or not len(validation[name]):
             raise EarthSSLError(
@@ -134,9 +154,16 @@ def choose(head: Head, train: Mapping[str, Samples], validation: Mapping[str, Sa
             )
         settings = head.settings(samples)
         predicted = head.predict(samples, validation[name], settings)
-        errors = squared_error(predicted, validation[name].targets).mean(axis=1)
-        table[name] = dict(zip(settings, errors.tolist(), strict=True))
-    candidate, setting = min(
-        ((name, s) for name, errors in table.items() for s in errors), key=lambda pair: table[pair[0]][pair[1]]
-    )
-    return Choice(candidate, setting, table[candidate][setting], table)
+        errors = error(predicted, validation[name].targets).mean(axis=1)
+        table[name] = dict(zip(settings, errors, strict=True))
+    return table
+
+
+def _least(table: Mapping[str, Mapping[Any, np.ndarray]]) -> list[Choice]:
+    """Return the choice for each entry of the errors."""
+    made = []
+    for k in range(len(next(iter(next(iter(table.values())).values())))):
+        own = {name: {s: float(e[k]) for s, e in errors.items()} for name, errors in table.items()}
+        candidate, setting = min(((n, s) for n, errors in own.items() for s in errors), key=lambda p: own[p[0]][p[1]])
+        made.append(Choice(candidate, setting, own[candidate][setting], own))
+    return made

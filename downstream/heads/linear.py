@@ -28,6 +28,7 @@ class RidgeHead(Head):
 
     penalties: tuple[float, ...] = PENALTIES
     name: ClassVar[str] = "ridge"
+    separable: ClassVar[bool] = True
 
     def settings(self, train: Samples) -> list[Any]:
         return sorted(self.penalties, reverse=True)

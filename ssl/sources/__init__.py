@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import typing
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,22 @@ def open_source(source: str, **options: Any) -> xr.Dataset:
         raise EarthSSLError(
             f"source {source}: an option is of the wrong type ({error}); see its documentation"
         ) from None
+
+
+def option_hints(source: str) -> dict[str, Any]:
+    """Return the type of every option of a source, by name; none where there is no such source."""
+    if source not in SOURCES:
+        return {}
+    import pathlib
+
+    from .selection import Selection
+
+    module, function = SOURCES[source]
+    opener = getattr(importlib.import_module(f".{module}", __name__), function)
+    hints = {**typing.get_type_hints(Selection), **typing.get_type_hints(opener)}
+    hints.pop("return", None)
+    # a path is typed as text
+    return {name: str | list[str] if pathlib.Path in typing.get_args(hint) else hint for name, hint in hints.items()}
 
 
 def _check_options(source: str, opener: Any, options: dict[str, Any]) -> None:

@@ -29,11 +29,11 @@ HARMONICS = 2  # of the year, in the season of a label
 FEWEST_FOR_SEASON = 100  # labels; of fewer, the season would be noise
 FIT_STEPS = 4000  # components of tokens are fitted on at most so many training steps, evenly spread
 CONVENTION = (
-    "Target: each column as a departure from its season (mean and, from 100 labels on, {harmonics} harmonics of "
-    "the year, fitted on the labelled training steps). Skill: 1 - squared error / that of the season. Labels of "
-    "{units} calendar years ({first} … {last}) train the heads; features, layer and penalty are chosen on the "
-    "validation block, and nothing is refitted with it. Principal components and predictable directions are fitted on "
-    "all training steps, labelled or not. Intervals: years drawn in blocks of {block}."
+    "Target: each column as a departure from its season (mean and, from 100 labels on, {harmonics} harmonics of the "
+    "year, fitted on the labelled training steps). Skill: 1 - squared error / that of the season. Labels of {units} "
+    "calendar years ({first} … {last}) train the heads; features, layer and penalty are chosen on the validation "
+    "block, and nothing is refitted with it. Principal components and predictable directions are fitted on all "
+    "training steps, labelled or not. Intervals: years drawn in blocks of {block}."
 )
 
 

@@ -99,7 +99,7 @@ class Control:
         """Return blocks for `prepare`: half of the steps to train on, the rest to choose and to test on, with gaps."""
         steps = self.config.steps
         found: dict[str, Any] = {
-            part: [str(START + int(round(first * steps))), str(START + int(round(last * steps)) - 1)]
+            part: [str(START + round(first * steps)), str(START + round(last * steps) - 1)]
             for part, (first, last) in BLOCKS.items()
         }
         return {**found, "embargo_days": steps // 200}

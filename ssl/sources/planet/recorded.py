@@ -36,7 +36,7 @@ def recorded_planet(attributes: Mapping[str, Any]) -> Planet:
 def recorded_seed(attributes: Mapping[str, Any]) -> int | None:
     """Return the seed of the synthetic planet; None for other data.
 
-    Of the weather planet and of a control, a number that differs for every seed and world, and from other planets' seeds.
+    Of the weather planet and of a control, a number that differs for every seed and world, and from other planets'.
     """
     try:
         known = json.loads(attributes["planet"])

@@ -1,0 +1,157 @@
+"""Numbers by time: labels known by hand, few labelled years, what is refused, and the weather planet's own labels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from earthssl.downstream.evaluation.task import run
+from earthssl.downstream.results.row import Role
+from earthssl.downstream.tasks.indices.label_table import read_label_table
+from earthssl.downstream.tasks.indices.task import PERSISTENCE, Indices, IndicesConfig
+from earthssl.downstream.training.from_scratch import ScratchConfig
+from earthssl.ssl.common.errors import EarthSSLError
+from earthssl.ssl.fields.splits import SplitsConfig
+from earthssl.ssl.model.encoder import EncoderConfig
+from earthssl.ssl.prepare.config import PrepareConfig
+from earthssl.ssl.prepare.prepare import prepare
+from earthssl.ssl.store.store import Store
+
+SHAPE = EncoderConfig("nano", 2, (1, 3, 4))
+SPLITS = SplitsConfig(("1900-01-01", "1903-12-31"), ("1904-02-01", "1904-12-31"), ("1905-02-01", "1908-12-31"), 20)
+
+
+@pytest.fixture(scope="module")
+def weather(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a store of nine years of the weather planet, 500 hPa over the North Atlantic."""
+    folder = tmp_path_factory.mktemp("indices")
+    options = {"years": 9, "variables": ["z500"], "region": [22, 70, 270, 350], "cache": str(folder / "cache")}
+    prepare(PrepareConfig(source="weather", splits=SPLITS, out=str(folder / "store"), options=options))
+    return folder / "store"
+
+
+@pytest.fixture
+def config(weather: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> IndicesConfig:
+    monkeypatch.setenv("EARTHSSL_CACHE", str(weather.parent / "cache"))
+    return IndicesConfig(
+        str(weather), str(tmp_path / "out"), columns=["height_3d", "blocking_3d"], encoder=SHAPE, components=[5, 20],
+        untrained_seeds=1, random_seeds=1, scratch=ScratchConfig(0), fractions=[0.5, 1.0], label_draws=1, draws=1000,
+    )  # fmt: skip
+
+
+def with_labels(config: IndicesConfig, folder: Path, **columns: np.ndarray) -> IndicesConfig:
+    times = Store(config.store).times.astype("datetime64[s]")
+    pd.DataFrame({"time": times, **columns}).to_csv(folder / "labels.csv", index=False)
+    return replace(config, labels=str(folder / "labels.csv"), columns=[], encoder=SHAPE)
+
+
+def skill(task: Indices, name: str, target: str) -> float:
+    features = {"values": task.raw(2)}
+    row = task.fitted(name, Role.BASELINE, features)
+    label = next(one for one in task.labels if one.name == target)
+    truth = label.values[label.rows["test"], 0]
+    return float(1 - ((truth - row.forecast[target]) ** 2).mean() / (truth**2).mean())
+
+
+def test_a_cell_of_the_input_is_found_and_noise_is_not(config: IndicesConfig, tmp_path: Path) -> None:
+    """One value of the input itself plus a season, and white noise: skill 1 and at most about 0."""
+    store = Store(config.store)
+    day = np.arange(len(store.times))
+    cell = store.read_all()[:, 0, 4, 6] + 3 * np.cos(2 * np.pi * day / 365.2425)
+    noise = np.random.default_rng(0).normal(size=len(day))
+    task = Indices(with_labels(config, tmp_path, cell=cell, noise=noise), store)
+    assert skill(task, "raw", "cell") > 0.98
+    assert skill(task, "raw", "noise") < 0.02
+
+
+def test_targets_of_the_same_samples_share_a_fit_and_nothing_else(config: IndicesConfig, tmp_path: Path) -> None:
+    store = Store(config.store)
+    values = np.random.default_rng(1).normal(size=(len(store.times), 2)) + store.read_all()[:, 0, :2, 0]
+    both = Indices(with_labels(config, tmp_path, a=values[:, 0], b=values[:, 1]), store)
+    row = both.fitted("raw", Role.BASELINE, {"values": both.raw(2)})
+    for name, own in (("a", values[:, 0]), ("b", values[:, 1])):
+        one = Indices(with_labels(config, tmp_path, **{name: own}), store)
+        alone = one.fitted("raw", Role.BASELINE, {"values": one.raw(2)})
+        np.testing.assert_allclose(row.forecast[name], alone.forecast[name], rtol=0, atol=1e-9)
+        assert row.chosen[name]["setting"] == alone.chosen[name]["setting"]
+
+
+def test_labels_outside_the_labelled_years_are_not_read(config: IndicesConfig, tmp_path: Path) -> None:
+    """Training labels after the second year are nonsense; with two labelled years nothing changes."""
+    store = Store(config.store)
+    times = store.times.astype("datetime64[D]")
+    cell = store.read_all()[:, 0, 4, 6].astype(float)
+    spoilt = np.where((times > np.datetime64("1901-12-31")) & (times < np.datetime64("1904-01-01")), 1e3, cell)
+    years = ["1900-01-01", "1901-12-31"]
+    found = []
+    for values in (cell, spoilt):
+        task = Indices(replace(with_labels(config, tmp_path, cell=values), labelled=years), store)
+        assert task.label_units().tolist() == [1900, 1901]
+        found.append(task.fitted("raw", Role.BASELINE, {"values": task.raw(2)}).forecast["cell"])
+    np.testing.assert_array_equal(*found)
+
+
+def test_persistence_is_the_regression_on_the_present_value(config: IndicesConfig) -> None:
+    task = Indices(config, Store(config.store))
+    row = next(row for row in task.baselines(2) if row.name == PERSISTENCE)
+    label = task.labels[0]
+    x = task.table["height_0d"].to_numpy()
+    kept = label.rows["train"]
+    slope = np.polyfit(x[kept], label.values[kept, 0], 1)[0]  # the season taken off moves it a little
+    own = np.polyfit(x[label.rows["test"]], row.forecast["height_3d"], 1)[0]
+    assert own == pytest.approx(slope, rel=0.2)
+    assert (task.labels[1].values[label.rows["test"]] > 0.5).any()  # some days are blocked
+
+
+def test_a_whole_run_has_every_row_and_the_curve(config: IndicesConfig) -> None:
+    out = run(Indices(replace(config, reachable_members=1, reachable_noise=0.0), Store(config.store)))
+    scores = pd.read_csv(out / "scores.csv")
+    rows = set(scores["row"])
+    assert {"climatology", PERSISTENCE, "PCA of the window [ridge]", "raw window [ridge]", "untrained [ridge]",
+            "predictable directions (CCA) [ridge]", "the true model, 1 members"} <= rows  # fmt: skip
+    value = scores.set_index(["row", "target", "metric"])["value"]
+    assert value["the true model, 1 members", "height_3d", "skill"] > 0.95
+    curve = pd.read_csv(out / "label_curve.csv")
+    assert {2, 4} == set(curve["used"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("time,a\n", "got none"),
+        ("when,a\n1900-01-01,1\n", "a column 'time'"),
+        ("time,a\n1900-01-01,1\n1900-01-01,2\n", "each time once"),
+        ("time,a\n1900-01-01,one\n", "line 2: expected a number or nothing of 'a', got 'one'"),
+        ("time,a\n01.02.1900,1\n", "an ISO time"),
+        ("time,a\n1900-01-01T12:00,1\n", "labels 'a' at steps of the store"),
+        ("", "cannot be parsed"),
+    ],
+)
+def test_unclear_tables_are_refused(config: IndicesConfig, tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "bad.csv").write_text(text)
+    with pytest.raises(EarthSSLError, match=words):
+        Indices(replace(config, labels=str(tmp_path / "bad.csv"), columns=[]), Store(config.store))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"columns": ["heigth_3d"]}, "height_3d"),
+        ({"labelled": ["1950-01-01", "1951-01-01"]}, "within the training block"),
+        ({"labelled": ["soon", "later"]}, "two dates"),
+        ({"columns": ["height_10d", "height_10d"]}, "each once"),
+        ({"ahead": [0]}, "from 1"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(config: IndicesConfig, change: dict[str, object], words: str) -> None:
+    with pytest.raises(EarthSSLError, match=words):
+        _ = Indices(replace(config, **change), Store(config.store)).labels  # type: ignore[arg-type]
+
+
+def test_empty_cells_are_unknown(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("time,a,b\n1900-01-01,1,\n1900-01-02T00:00Z,,2.5\n")
+    table = read_label_table(str(tmp_path / "a.csv"))
+    assert table.isna().to_numpy().tolist() == [[False, True], [True, False]]
