@@ -245,10 +245,12 @@ def _rule(numbers: dict[str, Any], sure: Sequence[str], some: bool) -> tuple[Ver
     curve, linear, nonlinear = (numbers[name] for name in ("gain_per_doubling", "linear_gain", "nonlinear_gain"))
     forecast = numbers["forecast_gain"]
     lever = ratio >= ENOUGH_UNLABELLED
-    said = [
-        f"Unlabelled steps: {number(ratio)} for each labelled one"
-        + ("." if lever else ", so pretraining sees next to nothing that the labels do not tell of, too.")
-    ]
+    said = []
+    if not lever:
+        said.append(
+            f"{number(ratio)} training steps for each labelled one, so pretraining sees next to nothing that the labels "
+            "do not tell of, too."
+        )
     told = (
         (linear, "unlabelled steps tell which directions matter", "linear features of them add nothing"),
         (forecast, "they tell better than linearly what comes next", "forecasts add nothing to linear rows"),
@@ -323,7 +325,7 @@ def _one(one: Judgement, step_days: float) -> list[str]:
     )  # fmt: skip
     width = max(len(row["row"]) for row in one.scores) + 2
     lines += ["", f"{'':<{width}}skill on the test block [95 %]"]
-    for row in one.scores:
+    for row in one.scores[1:]:  # the first is 0 by definition
         band = "" if row["low"] == row["high"] else f"  [{number(row['low'])}, {number(row['high'])}]"
         lines.append(f"{row['row']:<{width}}{number(row['value'] + 0.0):>6}{band}")
     ratios = (

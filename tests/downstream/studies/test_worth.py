@@ -79,16 +79,16 @@ def test_where_the_answer_is_known_it_is_given(
     assert len(lines) <= 30
     assert max(map(len, lines)) <= 100
     assert any(line.startswith(f"Verdict: {verdict}") for line in lines)
-    if design == "P2":  # no linear row has anything, and the best one without a network is said to be the rival
+    if design == "P2":  # no linear row has much, and the best one without a network is said to be the rival
         skill = {row["row"]: row["value"] for row in found["scores"]}
-        assert max(skill["raw window, ridge"], skill["PCA of the window, ridge"]) < 0.05 < 0.15 < skill[found["rival"]]
+        assert max(skill["raw window, ridge"], skill["PCA of the window, ridge"]) < 0.1 < 0.2 < skill[found["rival"]]
 
 
-def test_where_every_step_is_labelled_pretraining_has_no_lever(worlds: Any, worth: Worth) -> None:
+def test_where_most_steps_are_labelled_pretraining_has_no_lever(worlds: Any, worth: Worth) -> None:
     store, label = worlds("P1")
-    found = worth(store, label.to_frame())
+    found = worth(store, table(label, store, 1200))
     assert found["verdict"] == "no"
-    assert found["unlabelled_per_label"] == pytest.approx(1, abs=0.01)
+    assert found["unlabelled_per_label"] == pytest.approx(1.83, abs=0.01)
     assert "do not tell" in found["reasons"][0]
 
 
