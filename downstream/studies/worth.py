@@ -38,7 +38,7 @@ ENOUGH_UNLABELLED = 2.0  # steps for each labelled one, from which on pretrainin
 # What an encoder was seen to fall short of the best linear features by, in skill: .05 to .06 in the control P1. A gain
 # whose whole interval is above it leaves an encoder something to win, one whose whole interval is below it does not.
 MARGIN = 0.05
-# A kernel finds a part of what is not linear, and an encoder was seen to find more (P2: .47 beside .32; the weather
+# A kernel finds a part of what is not linear, and an encoder was seen to find more (P2: .47 beside .41; the weather
 # planet: .61 beside .38): what is clearly there, however little, counts.
 NONLINEAR_MARGIN = 0.01
 SCREEN = 100
@@ -248,7 +248,7 @@ def _rule(numbers: dict[str, Any], sure: Sequence[str], some: bool) -> tuple[Ver
     said = []
     if not lever:
         said.append(
-            f"{number(ratio)} training steps for each labelled one, so pretraining sees next to nothing that the labels "
+            f"{number(ratio)} training steps for each labelled one, so pretraining sees next to nothing that labels "
             "do not tell of, too."
         )
     told = (
