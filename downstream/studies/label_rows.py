@@ -9,11 +9,11 @@ import numpy as np
 
 from ...ssl.common.errors import EarthSSLError
 from ..evaluation.equal_input import PCA_COMPONENTS
+from ..evaluation.kernel_forecast import kernel_forecasts
 from ..evaluation.task import Features
 from ..evaluation.window_labels import WindowLabels
 from ..evaluation.window_task import WindowTask
 from ..features.eof import window_components
-from ..features.kernel_forecast import kernel_forecasts
 from ..features.random_features import random_relu
 from ..heads.base import Head, choose
 from ..heads.kernel import KernelHead

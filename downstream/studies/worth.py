@@ -38,10 +38,11 @@ ENOUGH_UNLABELLED = 2.0  # steps for each labelled one, from which on pretrainin
 # What an encoder was seen to fall short of the best linear features by, in skill: .05 to .06 in the control P1. A gain
 # whose whole interval is above it leaves an encoder something to win, one whose whole interval is below it does not.
 MARGIN = 0.05
-# A kernel finds a part of what is not linear, and an encoder was seen to find more (P2: .47 beside .32; the weather
+# A kernel finds a part of what is not linear, and an encoder was seen to find more (P2: .47 beside .41; the weather
 # planet: .61 beside .38): what is clearly there, however little, counts.
 NONLINEAR_MARGIN = 0.01
 SCREEN = 100
+BAND = ("value", "low", "high")
 FLAT = 0.8  # of the skill of all labels that half of them have, from which on the label curve counts as flat
 CONVENTION = (
     "Skill: 1 - squared error / that of the season of the labels, on the test block. Heads are fitted on the labelled "
@@ -83,6 +84,8 @@ class WorthConfig:
     out: str | None = None
 
     def __post_init__(self) -> None:
+        if not self.ahead or min(self.ahead) < 1:
+            raise EarthSSLError(f"worth.ahead: expected at least one step ahead, from 1, got {self.ahead}")
         if self.draws < 100 or (self.window or 1) < 1 or self.window == 0:
             raise EarthSSLError(f"worth: expected draws ≥ 100 and window ≥ 1, got {self.draws} and {self.window}")
 
@@ -129,10 +132,11 @@ class Judgement:
         verdict: Whether pretraining can be expected to win.
         kind: "" or what would make it win: "linear", "nonlinear".
         reasons: In words.
-        rival: The row without a network that an encoder must beat; the best on validation.
+        rival: The row without a network that an encoder must beat: that whose gain decided, else validation's.
         unlabelled_per_label: Training steps for each labelled one.
         linear_share: Best linear skill over the best skill, as chosen on validation.
-        half_share: Skill of ridge on PCA or the raw window with half of the labels, over that with all.
+        half_share: Skill of ridge on PCA or the raw window with half of the labels, over that with all; NaN
+            where that is none to speak of.
         gain_per_doubling: Skill of ridge on PCA or the raw window with all labels, less that with half of them.
         linear_gain: Of predictable directions over what the labels alone give a linear head.
         forecast_gain: Of forecasts of the fields by a kernel, fitted on all steps, over the best linear row.
@@ -192,70 +196,85 @@ def judged(found: Evidence, labelled: int, draws: int = 1000) -> Judgement:
     nonlinear, forecast = best_of(found.rows, name, NONLINEAR), best_of(found.rows, name, FORECASTS)
     references = sorted({labels_only, linear, part_name(labels_only, 2)})
     scores, paired = tables([target], found.rows, draws=draws, references=references)
-    skill = scores[(scores["metric"] == "skill") & (scores["seed"] == "")].set_index("row")
-    pairs = paired[paired["metric"] == "skill"].set_index(["row", "reference"])
+    own = scores[(scores["metric"] == "skill") & (scores["seed"] == "")]
+    kept: list[dict[str, Any]] = [
+        {"row": str(one["row"]), **{which: float(one[which]) for which in BAND}} for one in own.to_dict("records")
+    ]
+    skill = {one["row"]: one for one in kept}
+    pairs = {
+        (str(one["row"]), str(one["reference"])): {which: float(one[which]) for which in BAND}
+        for one in paired[paired["metric"] == "skill"].to_dict("records")
+    }
 
     def gain(row: str, reference: str, margin: float = MARGIN) -> Gain:
-        one = pairs.loc[(row, reference)]
-        return Gain(row, reference, *(float(one[which]) for which in ("value", "low", "high")), margin)
+        return Gain(row, reference, **pairs[row, reference], margin=margin)
 
     ahead = best_of(found.rows, name, (*LINEAR, *NONLINEAR, *FORECASTS))
+    alone, half = skill[labels_only]["value"], skill[part_name(labels_only, 2)]["value"]
     numbers: dict[str, Any] = {
         "unlabelled_per_label": found.unlabelled / labelled,
-        "linear_share": float(np.clip(skill.loc[linear, "value"] / max(skill.loc[ahead, "value"], 1e-9), 0, 1)),
-        "half_share": float(skill.loc[part_name(labels_only, 2), "value"] / max(skill.loc[labels_only, "value"], 1e-9)),
+        "linear_share": float(np.clip(skill[linear]["value"] / max(skill[ahead]["value"], 1e-9), 0, 1)),
+        "half_share": half / alone if alone >= MARGIN else float("nan"),
         "gain_per_doubling": gain(labels_only, part_name(labels_only, 2)),
-        "linear_gain": gain(PREDICTABLE, labels_only) if PREDICTABLE in skill.index else None,
+        "linear_gain": gain(PREDICTABLE, labels_only) if PREDICTABLE in skill else None,
         "forecast_gain": gain(forecast, linear, NONLINEAR_MARGIN) if forecast else None,
         "nonlinear_gain": gain(nonlinear, linear, NONLINEAR_MARGIN),
     }
-    top = skill.loc[ahead]
+    top = skill[ahead]
     some = bool(top["low"] > 0 and top["value"] >= MARGIN)
-    verdict, kind, reasons = _rule(numbers, some)
-    kept = skill.reset_index()[["row", "value", "low", "high"]].to_dict("records")
+    sure = [row for row, one in skill.items() if one["low"] > 0]
+    verdict, kind, reasons = _rule(numbers, sure, some)
+    if kind:
+        gains = [numbers["linear_gain"]] if kind == "linear" else [numbers["forecast_gain"], numbers["nonlinear_gain"]]
+        ahead = max((gain for gain in gains if gain is not None), key=lambda gain: gain.value).row
     return Judgement(
         name, verdict, kind, reasons, ahead, **numbers, labelled=labelled,
         used=len(label.rows["train"]), unlabelled=found.unlabelled, scores=kept,
     )  # fmt: skip
 
 
-def _rule(numbers: dict[str, Any], some: bool) -> tuple[Verdict, str, list[str]]:
+def _rule(numbers: dict[str, Any], sure: Sequence[str], some: bool) -> tuple[Verdict, str, list[str]]:
     """Return verdict, kind and reasons.
 
     Args:
         numbers: Those of a `Judgement`.
-        some: Whether the row that validation prefers has skill.
+        sure: Rows whose skill has an interval above 0.
+        some: Whether the row that validation prefers has a skill that is worth the name.
     """
-    ratio, rising = numbers["unlabelled_per_label"], numbers["half_share"] < FLAT
+    ratio, rising = numbers["unlabelled_per_label"], not numbers["half_share"] >= FLAT
     curve, linear, nonlinear = (numbers[name] for name in ("gain_per_doubling", "linear_gain", "nonlinear_gain"))
     forecast = numbers["forecast_gain"]
     lever = ratio >= ENOUGH_UNLABELLED
-    said = [
-        f"Unlabelled steps: {number(ratio)} for each labelled one"
-        + ("." if lever else ", so pretraining sees next to nothing that the labels do not tell of, too.")
-    ]
+    said = []
+    if not lever:
+        said.append(
+            f"{number(ratio)} training steps for each labelled one, so pretraining sees next to nothing that labels "
+            "do not tell of, too."
+        )
     told = (
         (linear, "unlabelled steps tell which directions matter", "linear features of them add nothing"),
         (forecast, "they tell better than linearly what comes next", "forecasts add nothing to linear rows"),
-        (nonlinear, "the label is not linear in the fields", "the label is as good as linear in the fields"),
+        (nonlinear, "the label is not linear in the fields", "a kernel finds no more in the labels"),
     )
     said += [
         f"{_short(gain.row)} − {_short(gain.reference)}: {gain.words()}, {_told(gain, clear, small)}"
         for gain, clear, small in told
         if gain is not None
     ]
-    said.append(
-        f"Half of the labels have {numbers['half_share']:.0%} of the skill of all ({_short(curve.row)}): "
-        + ("labels are what is wanting." if rising else "more of them add little.")
-    )
+    if np.isfinite(numbers["half_share"]):
+        said.append(
+            f"Half of the labels have {numbers['half_share']:.0%} of the skill of all ({_short(curve.row)}): "
+            + ("labels are what is wanting." if rising else "more of them add little.")
+        )
+    else:
+        said.append(f"The labels alone have no skill to speak of ({_short(curve.row)}), so there is no label curve.")
     if not lever:
         return Verdict.NO, "", said
+    for kind, gains in (("nonlinear", (nonlinear, forecast)), ("linear", (linear,))):
+        if any(gain is not None and gain.clear and gain.row in sure for gain in gains):
+            return Verdict.YES, kind, said
     if not some:
         return Verdict.OPEN, "", ["No row has skill above the season of the labels: nothing to go by.", *said]
-    if nonlinear.clear or (forecast is not None and forecast.clear):
-        return Verdict.YES, "nonlinear", said
-    if linear is not None and linear.clear:
-        return Verdict.YES, "linear", said
     if not rising and all(gain is None or gain.small for gain, _, _ in told):
         return Verdict.NO, "", said
     return Verdict.OPEN, "", said
@@ -306,7 +325,7 @@ def _one(one: Judgement, step_days: float) -> list[str]:
     )  # fmt: skip
     width = max(len(row["row"]) for row in one.scores) + 2
     lines += ["", f"{'':<{width}}skill on the test block [95 %]"]
-    for row in one.scores:
+    for row in one.scores[1:]:  # the first is 0 by definition
         band = "" if row["low"] == row["high"] else f"  [{number(row['low'])}, {number(row['high'])}]"
         lines.append(f"{row['row']:<{width}}{number(row['value'] + 0.0):>6}{band}")
     ratios = (
@@ -335,12 +354,12 @@ def _several(found: Sequence[Judgement]) -> list[str]:
             f"{one.column:<{width}}",
             f"{number(one.unlabelled_per_label):>6}",
             f"{labels:>6}",
-            f"{one.half_share:>5.0%}",
+            f"{one.half_share:>5.0%}" if np.isfinite(one.half_share) else f"{'–':>5}",
         ]
         lines.append(" ".join([*cells, *(f"{words:>23}" for words in gains), str(one.verdict)]))
     last = (
-        "ratio: unlabelled steps for each labelled one. labels: skill of ridge on PCA or raw window; half: share of "
-        "it with half of the labels. CCA/LIM − labels; kernel forecast of the fields, and other kernels − best linear "
+        "ratio: unlabelled steps for each labelled one. labels: skill of ridge on PCA or raw window; half: share of it "
+        "with half of the labels. CCA/LIM − labels; kernel forecast of the fields, and other kernels − best linear "
         "row. One label with its reasons: --columns NAME."
     )
     return [*lines, "", *textwrap.wrap(last, SCREEN + 10)]
@@ -355,10 +374,9 @@ def sentence(one: Judgement) -> str:
         )
     if one.verdict is Verdict.YES:
         return (
-            "yes. A frozen pretrained encoder can be expected to win over PCA and the raw window: unlabelled steps "
-            f"tell which directions matter; the rival to beat is '{PREDICTABLE}', which tells the same without a "
-            "network."
+            "yes. A frozen, pretrained encoder can be expected to win over PCA and the raw window: unlabelled steps "
+            f"tell which directions matter; the rival to beat, '{PREDICTABLE}', tells it without a network."
         )
     if one.verdict is Verdict.NO:
-        return f"no. A frozen pretrained encoder cannot be expected to beat '{one.rival}'."
+        return f"no. A frozen, pretrained encoder cannot be expected to beat '{one.rival}'."
     return "cannot be told from these labels."

@@ -53,7 +53,7 @@ def kernel_forecasts(
     train = samples(training, STEPS)
     own = wanted[known[wanted]]
     asked = Samples(x[own], np.zeros((len(own), train.targets.shape[1])), own)
-    best = KernelHead(WIDTHS, PENALTIES, LANDMARKS, standardise=False)
+    best = KernelHead(WIDTHS, PENALTIES, min(LANDMARKS, len(train) // 4), standardise=False)
     told = best.predict(train, asked, [_less_damped(setting)])[0]
     forecast = np.full((len(x), told.shape[1]), np.nan)
     forecast[own] = told
