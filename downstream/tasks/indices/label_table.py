@@ -35,13 +35,14 @@ def labels_of(store: Store, path: str | None, columns: Sequence[str]) -> pd.Data
         table, where = label_table(recorded_weather(store.manifest["attributes"])), "the labels of the weather planet"
     else:
         table, where = read_label_table(path), path
+    names = [str(name) for name in table.columns]
     for name in columns:
-        if name not in table:
+        if name not in names:
             raise EarthSSLError(
-                f"{where}: expected the column '{name}', got {', '.join(table)}." + nearest(name, list(table))
+                f"{where}: expected the column '{name}', got {', '.join(names)}." + nearest(name, names)
             )
     found = table.reindex(times)
-    for name in columns or table:
+    for name in columns or names:
         if not np.isfinite(found[name]).any():
             raise EarthSSLError(
                 f"{where}: expected labels '{name}' at steps of the store ({times[0]} … {times[-1]}), got none; a "
@@ -69,7 +70,7 @@ def read_label_table(path: str) -> pd.DataFrame:
         ) from None
     if TIME not in table or len(table.columns) < 2:
         raise EarthSSLError(
-            f"{file}, line 1: expected a column '{TIME}' and columns of numbers, got {', '.join(table)}"
+            f"{file}, line 1: expected a column '{TIME}' and columns of numbers, got {', '.join(map(str, table.columns))}"
         )
     for name in table:
         values = pd.to_datetime(table[name], format="ISO8601", errors="coerce", utc=True) if name == TIME else (

@@ -85,7 +85,7 @@ class Indices(WindowTask[IndicesConfig]):
         self.leads = config.ahead
         self.components = config.components
         self.table = labels_of(store, config.labels, config.columns)
-        self.columns = config.columns or list(self.table)
+        self.columns = config.columns or [str(name) for name in self.table.columns]
         self.longest = max([0, *(int(found[2]) for name in self.columns if (found := LEAD.match(name)))])
         self._refuse_short_gaps()
 

@@ -115,7 +115,7 @@ def test_a_whole_run_has_every_row_and_the_curve(config: IndicesConfig) -> None:
     value = scores.set_index(["row", "target", "metric"])["value"]
     assert value["the true model, 1 members", "height_3d", "skill"] > 0.95
     curve = pd.read_csv(out / "label_curve.csv")
-    assert {2, 4} == set(curve["used"])
+    assert {0.5, 1.0} == set(curve["used"])
 
 
 @pytest.mark.parametrize(
