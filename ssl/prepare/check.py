@@ -67,6 +67,7 @@ def _looked_at(source: str, options: dict[str, Any]) -> pd.DataFrame:
 def written(table: pd.DataFrame) -> str:
     """Return the table as text: a line a variable, and one below it for each finding."""
     lines = [f"{'variable':10} {'units':8} {'steps':>7} {'lowest':>11} {'mean':>11} {'highest':>11}  missing"]
+    row: Any
     for row in table.itertuples():
         numbers = " ".join(
             f"{'none' if x is None else format(x, '.5g'):>11}" for x in (row.lowest, row.mean, row.highest)
