@@ -23,7 +23,7 @@ from .control_task import ControlTask, ControlTaskConfig
 REFERENCES = "references"
 DEFAULT = ("N0", "P1", "P2")
 ALL = "all"
-WINDOWS = 80_000  # steps × batch from which on the stated skills are asked for
+WINDOWS = 96_000  # steps × batch from which on the stated skills are asked for
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ControlsConfig:
     objectives: list[str] | str = field(default_factory=lambda: ["lead_time"])
     recipes: dict[str, Any] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=lambda: [0])
-    steps: int = 2500
+    steps: int = 3000
     batch_size: int = 32
     lr: float = 2e-3
     warmup: float = 0.1
