@@ -70,7 +70,8 @@ def read_label_table(path: str) -> pd.DataFrame:
         ) from None
     if TIME not in table or len(table.columns) < 2:
         raise EarthSSLError(
-            f"{file}, line 1: expected a column '{TIME}' and columns of numbers, got {', '.join(map(str, table.columns))}"
+            f"{file}, line 1: expected a column '{TIME}' and columns of numbers, got "
+            f"{', '.join(map(str, table.columns))}"
         )
     for name in table:
         values = pd.to_datetime(table[name], format="ISO8601", errors="coerce", utc=True) if name == TIME else (
