@@ -61,7 +61,7 @@ class TaskConfig:
         self.expect(all(0 < share <= 1 for share in self.fractions), "shares in (0, 1]", "fractions")
         self.expect(self.layers != [], "at least one layer, or null for the last third", "layers")
         # Settings that only some tasks have.
-        for name in ("leads", "heads", "fractions", "checkpoints"):
+        for name in ("leads", "heads", "fractions", "checkpoints", "columns"):
             values = getattr(self, name, [])
             self.expect(len(set(values)) == len(values), f"{name} each once", name)
         for name in ("components", "pca_components"):

@@ -11,6 +11,7 @@ import numpy as np
 from ....ssl.common.errors import EarthSSLError, check_known
 from ....ssl.fields.splits import unbroken_starts
 from ....ssl.model.encoder import EncoderConfig
+from ....ssl.sources.weather.labels import HARMONICS, season, season_at
 from ....ssl.sources.weather.reachable import REACHABLE, forecast_labels
 from ....ssl.sources.weather.recorded import recorded_weather
 from ....ssl.store.store import Store
@@ -25,7 +26,6 @@ from ...results.row import Role, Row
 from .label_table import LEAD, labels_of
 
 PERSISTENCE, REACHED = "damped persistence", "the true model"
-HARMONICS = 2  # of the year, in the season of a label
 FEWEST_FOR_SEASON = 100  # labels; of fewer, the season would be noise
 FIT_STEPS = 4000  # components of tokens are fitted on at most so many training steps, evenly spread
 CONVENTION = (
@@ -67,7 +67,6 @@ class IndicesConfig(TaskConfig):
         super().__post_init__()
         check_known("indices.poolings", self.poolings, POOLINGS)
         self.expect(min(self.ahead, default=1) >= 1, "steps from 1", "ahead")
-        self.expect(len(set(self.columns)) == len(self.columns), "columns each once", "columns")
         self.expect(self.labelled is None or len(self.labelled) == 2, "a first and a last date, or null", "labelled")
         self.expect(self.reachable_members >= 0 and self.reachable_noise >= 0, "numbers from 0", "reachable_members")
 
@@ -99,9 +98,8 @@ class Indices(WindowTask[IndicesConfig]):
             values = self.table[name].to_numpy()
             known = np.isfinite(values) & (inside | ~self.store.splits.inside(times, "train"))
             rows = block_rows(self.store, self._window, 0, known)
-            season = _season(times, values, rows["train"])
             rows["fit"] = rows["train"]
-            departure = (values - season)[:, None]
+            departure = (values - _season(times, values, rows["train"]))[:, None]
             made.append(WindowLabels(name, departure, rows, years, np.zeros((len(rows["test"]), 1))))
         return made
 
@@ -177,19 +175,19 @@ class Indices(WindowTask[IndicesConfig]):
             return
         planet = recorded_weather(self.store.manifest["attributes"])
         times, forecast = self.store.times.astype("datetime64[ns]"), {}
-        wanted = [label for label in self.labels if (found := LEAD.match(label.name)) and found[1] in REACHABLE]
-        leads = sorted({int(LEAD.match(label.name)[2]) for label in wanted})  # type: ignore[index]
-        for label in wanted[:1]:
+        wanted = [(label, found[1], int(found[2])) for label in self.labels
+                  if (found := LEAD.match(label.name)) and found[1] in REACHABLE]  # fmt: skip
+        if not wanted:
+            return
+        leads = sorted({lead for _, _, lead in wanted})
+        starts = np.unique(np.concatenate([label.rows["test"] for label, _, _ in wanted]))
+        made = forecast_labels(planet, times[starts], leads, self.config.reachable_members, self.config.reachable_noise)
+        for label, name, lead in wanted:
             test = label.rows["test"]
-            made = forecast_labels(
-                planet, times[test], leads, self.config.reachable_members, self.config.reachable_noise
-            )
-            for one in wanted:
-                name, lead = LEAD.match(one.name).groups()  # type: ignore[union-attr]
-                season = _season(times, self.table[one.name].to_numpy(), one.rows["train"])
-                forecast[one.name] = np.nan_to_num(made[name][:, leads.index(int(lead))] - season[test])
-        if forecast:
-            yield Row(f"{REACHED}, {self.config.reachable_members} members", Role.KNOWN, forecast)
+            said = made[name][np.searchsorted(starts, test), leads.index(lead)]
+            usual = _season(times, self.table[label.name].to_numpy(), label.rows["train"])
+            forecast[label.name] = np.nan_to_num(said - usual[test])
+        yield Row(f"{REACHED}, {self.config.reachable_members} members", Role.KNOWN, forecast)
 
     def curved(self, row: Row) -> bool:
         return bool(row.features) and row.name != f"{RANDOM} [{self.head}]"
@@ -211,7 +209,4 @@ def _season(times: np.ndarray, values: np.ndarray, train: np.ndarray) -> np.ndar
     """Return the season of a label at all times, fitted on the known ones of some steps."""
     known = train[np.isfinite(values[train])]
     harmonics = HARMONICS if len(known) >= FEWEST_FOR_SEASON else 0
-    year = times.astype("datetime64[Y]")
-    angle = 2 * np.pi * ((times - year) / np.timedelta64(1, "D"))[:, None] / 365.2425 * np.arange(1, harmonics + 1)
-    basis = np.hstack([np.ones((len(times), 1)), np.cos(angle), np.sin(angle)])
-    return np.asarray(basis @ np.linalg.lstsq(basis[known], values[known], rcond=None)[0])
+    return season_at(times, season(values[known], times[known], harmonics))

@@ -21,6 +21,7 @@ from .output import GRAVITY
 from .weather import Weather
 
 LEADS = (0, 3, 5, 10)  # days
+HARMONICS = 2  # of the year, in a season
 NAMES = ("height", "spread", "jet", "activity", "blocking", "heat")
 HEIGHT_BOX = (48.0, 66.0, 330.0, 20.0)  # south, north, west, east
 ATLANTIC = (25.0, 75.0, 280.0, 359.0)
@@ -132,22 +133,26 @@ def in_long_runs(hot: np.ndarray, length: int) -> np.ndarray:
     return found
 
 
-def season(values: np.ndarray, time: np.ndarray) -> np.ndarray:
-    """Return the mean and two harmonics of the year of values (time, …), by least squares, (5, …)."""
+def season(values: np.ndarray, time: np.ndarray, harmonics: int = HARMONICS) -> np.ndarray:
+    """Return the mean and harmonics of the year of values (time, …), by least squares, (1 + 2 harmonics, …)."""
     flat = values.reshape(len(time), -1).astype(np.float64)
-    found = np.linalg.lstsq(_year_basis(time), flat, rcond=None)[0]
-    return np.asarray(found).reshape(5, *values.shape[1:])
+    found = np.linalg.lstsq(_year_basis(time, harmonics), flat, rcond=None)[0]
+    return np.asarray(found).reshape(len(found), *values.shape[1:])
+
+
+def season_at(time: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """Return the values (time, …) of a `season`."""
+    return np.asarray(np.tensordot(_year_basis(time, len(of) // 2), of, axes=1))
 
 
 def without_season(values: np.ndarray, time: np.ndarray, of: np.ndarray | None = None) -> np.ndarray:
     """Return values (time, …) minus a `season`, their own where none is given."""
-    of = season(values, time) if of is None else of
-    return np.asarray(values - np.tensordot(_year_basis(time), of, axes=1))
+    return np.asarray(values - season_at(time, season(values, time) if of is None else of))
 
 
-def _year_basis(time: np.ndarray) -> np.ndarray:
+def _year_basis(time: np.ndarray, harmonics: int) -> np.ndarray:
     day = (time - time.astype("datetime64[Y]")) / np.timedelta64(1, "D")
-    angle = 2 * np.pi * day[:, None] / 365.2425 * np.arange(1, 3)
+    angle = 2 * np.pi * day[:, None] / 365.2425 * np.arange(1, harmonics + 1)
     return np.hstack([np.ones((len(time), 1)), np.cos(angle), np.sin(angle)])
 
 
