@@ -6,6 +6,7 @@ torch and Lightning are imported only by the verb that needs them, so that --hel
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import shlex
 import sys
@@ -30,12 +31,15 @@ VERBS = {
     "quickstart": "synthetic planet → prepare → pretrain → probe → report, in minutes, no network, no GPU",
     "run": "the same four steps for any config file, into one folder; goes on where it was interrupted",
     "prepare": "any gridded source → training store (--info STORE describes one)",
+    "check": "source → every value looked at: a table of ranges, gaps, repeats and jumps, before anything is prepared",
     "plan": "config → memory, hours and disk of its pretraining, measured on its first steps; finders, profiler",
     "pretrain": "training store → checkpoint (--resume goes on with an interrupted run)",
     "probe": "checkpoints → the table beside every baseline they must beat (task: enso, states, forecast, …)",
     "finetune": "checkpoint, store and own labels → tuned checkpoint, predictions, and the table of what it must beat",
+    "worth": "store and own labels → whether pretraining can be expected to pay, before any training",
     "audit": "pretext tasks → how much of their skill is left above trivial cues",
     "matrix": "pretext tasks × downstream tasks × layers at equal budget; goes on where it was interrupted",
+    "controls": "worlds with a known answer → whether pretraining finds what it must, and no more",
     "report": "store, runs and probe → one self-contained HTML file",
     "pull": "bring a checkpoint here from file:, https:, s3: or hf:, whole and verified",
     "push": "put a checkpoint into a registry (a folder, s3:) or a repository (hf:)",
@@ -45,20 +49,27 @@ VERBS = {
     "embed": "checkpoint and data → features as NetCDF or Zarr, chunk by chunk",
     "export": "checkpoint → ONNX, torch.export or TorchScript file that takes raw fields, compared with the encoder",
 }
-CONFIGURED = ("prepare", "pretrain", "probe", "finetune", "report", "audit", "matrix")
+CONFIGURED = ("prepare", "worth", "pretrain", "probe", "finetune", "report", "audit", "matrix", "controls")
 EPILOG = """\
 Every verb reads its section of --config FILE (see configs/) and takes overrides, values in YAML:
   earthssl pretrain --config configs/kaplan.yaml --out runs/mine --training.steps 200
-`earthssl VERB --help` lists the settings. Mistakes end in one line and status 2."""
+`earthssl VERB --help` lists the settings. Mistakes end in one line and status 2;
+--traceback shows where an error comes from."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb and return the exit status.
 
-    0 done; 2 a mistake of the user's, said in one line; 130, 143 or 138 where Ctrl-C, SIGTERM or SIGUSR1 ended it in an
+    0 done; 2 a mistake of the user's or an error of a library, said in one line (with --traceback it is raised);
+    130, 143 or 138 where Ctrl-C, SIGTERM or SIGUSR1 ended it in an
     orderly way: it goes on where it stopped.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    traceback = "--traceback" in words
+    words = [word for word in words if word != "--traceback"]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal in ASCII or Latin-1 shows "?" for an arrow
+            stream.reconfigure(errors="replace")
     parser = argparse.ArgumentParser(
         prog="earthssl",
         description="Pretrain transformers on unlabelled reanalysis, and prove what the frozen encoder is worth.",
@@ -77,8 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with heard():
             _run(options, rest, command)
     except EarthSSLError as error:
-        line = "".join(sign if sign.isprintable() else "?" for sign in " ".join(str(error).split()))
-        print(f"earthssl {options.verb}: {line}", file=sys.stderr)  # no sign that a terminal would obey
+        if traceback:
+            raise
+        print(f"earthssl {options.verb}: {_plain(str(error))}", file=sys.stderr)
         return 2
     except Stopped as stopped:
         how = "--resume goes on" if options.verb == "pretrain" else "the same command goes on"
@@ -91,17 +103,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        if error.filename is None:
+    except Exception as error:
+        if traceback:
             raise
-        print(f"earthssl {options.verb}: {error.filename}: {error.strerror}; check the path", file=sys.stderr)
+        print(f"earthssl {options.verb}: {_plain(_unforeseen(error))}", file=sys.stderr)
         return 2
     return 0
 
 
+def _plain(text: str) -> str:
+    """Return a text in one line, without signs that a terminal would obey."""
+    return "".join(sign if sign.isprintable() else "?" for sign in " ".join(text.split()))
+
+
+def _unforeseen(error: Exception) -> str:
+    """Return one line on an error that nobody expected: of the system, or of a library."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; check the path"
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    module = str(last.tb_frame.f_globals.get("__name__", "")) if last is not None else ""
+    said = str(error) or "no message"
+    return (
+        f"{type(error).__name__} from {module.partition('.')[0] or 'python'}: {said[:600]}; the same command with "
+        "--traceback shows where"
+    )
+
+
 def _add_options(parser: argparse.ArgumentParser, verb: str) -> None:
     parser.add_argument("-h", "--help", action="store_true", help="show this and every setting")
-    if verb in (*CONFIGURED, "run", "plan"):
+    if verb == "check":
+        parser.add_argument("path", nargs="*", help="files, Zarr folders, globs; none: the source of --config")
+        parser.add_argument("--out", metavar="FILE", help="write the table as an HTML page, too")
+    if verb in (*CONFIGURED, "run", "plan", "check"):
         parser.add_argument("--config", metavar="FILE", help="YAML of the run")
     if verb == "prepare":
         parser.add_argument("--info", metavar="STORE", help="describe a store and stop")
@@ -154,21 +189,31 @@ def _run(options: argparse.Namespace, rest: list[str], command: str) -> None:
         _run_all(options, rest, command)
     elif verb == "plan":
         _plan(options, rest)
+    elif verb == "check":
+        _check(options, rest)
     elif verb in (*HUB_VERBS, *USE_VERBS, "card"):
         if rest:
             raise EarthSSLError(f"unknown option '{rest[0]}'; see `earthssl {verb} --help`")
         _card(options) if verb == "card" else run_hub_verb(options) if verb in HUB_VERBS else run_use_verb(options)
     else:
         from ..ssl.common.config import override, section
-        from .verbs import run_verb
+        from .verbs import config_of, run_verb, run_worth
 
         settings: dict[str, Any] = section(options.config, verb) if options.config else {}
         if verb == "pretrain":
             settings.pop("seeds", None)  # for `earthssl run`, which pretrains once for each
-        path = run_verb(verb, override(settings, rest), command)
-        if verb in ("probe", "finetune", "audit", "matrix"):
+        if verb == "worth":
+            print(run_worth(override(settings, rest), command))
+            return
+        kind = config_of(verb, override(settings, rest, str))  # a probe's follows from its task
+        path = run_verb(verb, override(settings, rest, kind), command)
+        if verb in ("probe", "finetune", "audit", "matrix", "controls"):
             _show_table(path)
         print(path)
+        if verb == "controls":
+            from .controls import refuse_wrong
+
+            refuse_wrong(path)
 
 
 def _run_all(options: argparse.Namespace, rest: list[str], command: str) -> None:
@@ -194,6 +239,23 @@ def _plan(options: argparse.Namespace, rest: list[str]) -> None:
         raise EarthSSLError("plan: expected --config FILE, got none; the folder configs/ has some")
     how = {"find": options.find, "profile": options.profile, "out": options.out, "as_json": options.json}
     print(plan(options.config, options.store, rest, **how))
+
+
+def _check(options: argparse.Namespace, rest: list[str]) -> None:
+    from ..ssl.common.config import override, section
+    from ..ssl.prepare.check import check_source, write_page, written
+
+    settings: dict[str, Any] = section(options.config, "prepare") if options.config else {"source": "files"}
+    settings = override(settings, rest)
+    own = dict(settings.get("options") or {})
+    if options.path:
+        own["path"] = options.path if len(options.path) > 1 else options.path[0]
+    if not options.config and "path" not in own and settings["source"] == "files":
+        raise EarthSSLError("check: expected files, or --config FILE with a section prepare; earthssl check data/*.nc")
+    table = check_source(settings["source"], own)
+    print(written(table))
+    if options.out:
+        print(write_page(table, options.out, f"Data quality of {own.get('path', settings['source'])}"))
 
 
 def _show_table(folder: Path) -> None:

@@ -51,7 +51,7 @@ def plan(
     """
     if find and find not in FINDERS:
         raise EarthSSLError(f"--find: expected {' or '.join(FINDERS)}, got '{find}'." + nearest(find, FINDERS))
-    settings = override(section(file, "pretrain"), words)
+    settings = override(section(file, "pretrain"), words, PretrainConfig)
     settings.pop("seeds", None)
     given = store or str(settings.get("store", ""))
     settings = {"out": ".", **settings, "store": given}

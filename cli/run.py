@@ -51,7 +51,7 @@ def run_all(file: str | Path, out: str, words: list[str], say: Callable[[str], N
         return _run_study(file, out, words, say, command)
     steps = (*STEPS, OTHERS) if OTHERS in found else STEPS
     sections = {verb: section(file, verb) for verb in steps if verb != "report" or verb in found}
-    sections = override({"report": {}, **sections}, words)
+    sections = override({"report": {}, **sections}, words, _kinds({"report": {}, **sections}, words))
     unknown = [name for name in sections if name not in steps]
     if unknown:
         raise EarthSSLError(
@@ -88,7 +88,8 @@ def _run_study(file: str | Path, out: str, words: list[str], say: Callable[[str]
     Audit and matrix keep what is finished themselves, and refuse to go on with other settings.
     """
     steps = ["prepare", *[name for name in STUDIES if name in read_yaml(file)]]
-    sections = override({verb: section(file, verb) for verb in steps}, words)
+    given = {verb: section(file, verb) for verb in steps}
+    sections = override(given, words, _kinds(given, words))
     root = Path(out)
     store = root / "store"
     settings = {"prepare": {**sections["prepare"], "out": str(store)}}
@@ -119,6 +120,13 @@ def _run_study(file: str | Path, out: str, words: list[str], say: Callable[[str]
         path = folder / "report.html"
     say(f"took {time.perf_counter() - begun:.0f} s")
     return path
+
+
+def _kinds(sections: dict[str, Any], words: list[str]) -> dict[str, Any]:
+    """Return the class of each section's config."""
+    plain = override(sections, words, str)
+    kinds = {name: config_of(name, plain[name]) for name in sections if name != OTHERS}
+    return {**kinds, OTHERS: dict[str, PrepareConfig]}
 
 
 def _task(sections: dict[str, Any]) -> str:

@@ -1,11 +1,11 @@
-"""Audit and matrix: pretext tasks trained, judged and gone on with where they were interrupted."""
+"""Worth, before any training; audit and matrix: pretext tasks trained, judged, gone on with where interrupted."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from ..downstream.evaluation.encoders import untrained
 from ..downstream.metrics.paired_bootstrap import FEWEST_UNITS
 from ..downstream.results.summary import Summary
 from ..downstream.studies.audit_table import excess_summary
+from ..downstream.studies.courses import Trained
 from ..downstream.studies.matrix import (
     UNTRAINED,
     MatrixConfig,
@@ -28,23 +29,31 @@ from ..downstream.studies.matrix import (
     matrix_summary,
     references_once,
 )
+from ..downstream.studies.worth import WorthConfig, judge, record_of, worth_text
+from ..downstream.tasks.indices.task import Indices, IndicesConfig
 from ..downstream.tasks.registry import matrix_task
 from ..pretext import TASKS
-from ..pretext.audit import AuditConfig, audit_task
+from ..pretext.audit import AuditConfig, audit_task, task_courses
+from ..pretext.standing import below_cue, standing
 from ..ssl.common.errors import EarthSSLError
-from ..ssl.common.files import read_json, refuse_filled, write_json
+from ..ssl.common.files import read_json, refuse_filled, write_json, write_text
+from ..ssl.common.versions import versions
 from ..ssl.data.loaders import TrainLoader
 from ..ssl.data.windows import Windows
+from ..ssl.fields.splits import is_monthly
 from ..ssl.inference.load import load_encoder
-from ..ssl.model.encoder import EncoderConfig
+from ..ssl.model.encoder import SIZES, EncoderConfig
 from ..ssl.runtime.parallel import run_jobs
 from ..ssl.runtime.signals import between_steps
 from ..ssl.store.store import Store
+from ..ssl.training.budget import Course
 from ..ssl.training.config import TrainingConfig
 from ..ssl.training.multitask import build_objectives
 from ..ssl.training.objective import Context
-from ..ssl.training.pretrain import PretrainConfig, parse_objectives
+from ..ssl.training.pretrain import HISTORY, PretrainConfig, parse_objectives
 from .pretrain import pretrain_once
+
+STANDING = "standing.csv"
 
 
 def audit(config: AuditConfig, command: str = "") -> Path:
@@ -62,12 +71,27 @@ def audit(config: AuditConfig, command: str = "") -> Path:
             f"audit.eval_batch: expected at least {FEWEST_UNITS} validation batches of {config.eval_batch} windows for "
             f"intervals, got {batches}; lower eval_batch or lengthen splits.val"
         )
-    _open(out, "audit", {**asdict(config), "fingerprint": store.fingerprint}, ("out", "store", "jobs", "draws"))
+    open_study(out, "audit", {**asdict(config), "fingerprint": store.fingerprint}, ("out", "store", "jobs", "draws"))
     jobs = [(name, own, config) for name, own in settings.items()]
     table = pd.concat(run_jobs(audit_task, jobs, config.jobs), ignore_index=True)
-    title = f"Shortcut audit on {_source(store)}, {config.training.steps} steps of {config.training.batch_size} windows"
-    summary = excess_summary(table, title, _record(store, config, begun), config.draws)
-    return _finish(summary, out / "report", command)
+    title = f"Shortcut audit on {_source(store)}, up to {_budget(config.training)}"
+    trained = _trained_solvers(config, table)
+    summary = excess_summary(table, title, _record(store, config, begun), config.draws, trained)
+    return finish(summary, out / "report", command)
+
+
+def _budget(training: TrainingConfig) -> str:
+    return f"{training.steps} steps of {training.batch_size} windows"
+
+
+def _trained_solvers(config: AuditConfig, table: pd.DataFrame) -> list[Trained]:
+    """Return what each training of an audit made of its budget; the analytic cues are levels beside them."""
+    skills = table[table["kind"] == "analytic"].groupby(["task", "solver"], sort=False)["skill"].mean()
+    made = []
+    for name in config.objectives:
+        levels = skills[name].to_dict() if name in skills.index.get_level_values(0) else {}
+        made += [Trained(name, solver, course, levels) for solver, course in task_courses(name, config).items()]
+    return made
 
 
 def matrix(config: MatrixConfig, command: str = "") -> Path:
@@ -81,17 +105,44 @@ def matrix(config: MatrixConfig, command: str = "") -> Path:
     for task, options in config.tasks.items():
         matrix_task(task, store, options, config.encoder)
     free = ("out", "store", "jobs", "draws", "block", "recipes", "leave_one_out")
-    _open(out, "matrix", {**asdict(config), "fingerprint": store.fingerprint}, free)
+    open_study(out, "matrix", {**asdict(config), "fingerprint": store.fingerprint}, free)
     for name, objectives in recipes.items():
         # A recipe may be added to a matrix that has begun, but none may change under its name.
-        _open(out / "recipes" / folder_name(name), f"recipe '{name}'", {"objectives": objectives}, ())
+        open_study(out / "recipes" / folder_name(name), f"recipe '{name}'", {"objectives": objectives}, ())
     work: list[tuple[Any, ...]] = [(config, UNTRAINED, None, seed) for seed in config.seeds]
     work += [(config, name, own, seed) for name, own in recipes.items() for seed in config.seeds]
     run_jobs(_matrix_references, [(config, task) for task in config.tasks], config.jobs)
     run_jobs(_matrix_encoder, work, config.jobs)
-    title = f"Pretext × downstream × layer on {_source(store)}, {config.training.steps} steps each"
-    summary = matrix_summary(out / "cells", config, title, _record(store, config, begun))
-    return _finish(summary, out / "report", command)
+    title = f"Pretext × downstream × layer on {_source(store)}, up to {_budget(config.training)} each"
+    trained, below = _trained_encoders(config)
+    summary = matrix_summary(out / "cells", config, title, _record(store, config, begun), trained, below)
+    return finish(summary, out / "report", command)
+
+
+def worth(config: WorthConfig, command: str = "") -> str:
+    """Return in words whether pretraining can be expected to pay; with `out`, worth.json and worth.txt are written.
+
+    Raises:
+        EarthSSLError: If the labels are not clear, too few, constant, or absent in a block.
+    """
+    begun = time.perf_counter()
+    if config.out is not None:
+        refuse_filled(Path(config.out), "worth")
+    store = Store(config.store)
+    window = config.window or (12 if is_monthly(store.times) else 2)
+    settings = IndicesConfig(
+        store=config.store, labels=config.labels, columns=config.columns, labelled=config.labelled, ahead=config.ahead,
+        encoder=EncoderConfig(window=window),
+    )  # fmt: skip
+    found = judge(Indices(settings, store), window, config.ahead, config.draws)
+    text = worth_text(found, _source(store), window, store.step_days)
+    if config.out is not None:
+        out = Path(config.out)
+        out.mkdir(parents=True, exist_ok=True)
+        record = record_of(found) | _record(store, config, begun) | {"command": command, "versions": versions()}
+        write_text(out / "worth.txt", text + "\n")
+        write_json(out / "worth.json", record)
+    return text
 
 
 def _rehearse(
@@ -123,16 +174,20 @@ def _matrix_encoder(config: MatrixConfig, row: str, objectives: dict[str, Any] |
     """Pretrain one encoder unless it is there, and probe it on every task that is not done."""
     store, cells = Store(config.store), Path(config.out) / "cells"
     cells.mkdir(parents=True, exist_ok=True)
-    if all(cell_file(cells, row, seed, task).is_file() for task in config.tasks):
+    run = Path(config.out) / "recipes" / folder_name(row) / f"seed{seed}"
+    done = all(cell_file(cells, row, seed, task).is_file() for task in config.tasks)
+    if done and (objectives is None or (run / STANDING).is_file()):
         return
     if objectives is None:
         encoder = untrained(config.encoder, store, seed)
     else:
-        run = Path(config.out) / "recipes" / folder_name(row) / f"seed{seed}"
-        training = replace(config.training, seed=seed)
+        training = _training(config, seed)
         checkpoint = pretrain_once(
             PretrainConfig(config.store, str(run), objectives, config.multitask, config.encoder, training)
         )
+        between_steps()
+        if not (run / STANDING).is_file():
+            write_text(run / STANDING, standing(checkpoint, store, training, TASKS).to_csv(index=False))
         between_steps()
         encoder = load_encoder(checkpoint).encoder
     layers = layers_of(config, encoder)
@@ -141,7 +196,31 @@ def _matrix_encoder(config: MatrixConfig, row: str, objectives: dict[str, Any] |
         evaluate_once(cells, row, seed, task, make, encoder, layers)
 
 
-def _open(folder: Path, what: str, settings: dict[str, Any], free: tuple[str, ...]) -> None:
+def _training(config: MatrixConfig, seed: int) -> TrainingConfig:
+    return replace(config.training, seed=seed).by_rule(SIZES[config.encoder.size][0])
+
+
+def _trained_encoders(config: MatrixConfig) -> tuple[list[Trained], dict[str, list[str]]]:
+    """Return what each pretraining made of its budget, and of each recipe in words which seeds are below a cue."""
+    trained: list[Trained] = []
+    below: dict[str, list[str]] = {}
+    for name in config.all_recipes():
+        below[name] = []
+        for seed in config.seeds:
+            run = Path(config.out) / "recipes" / folder_name(name) / f"seed{seed}"
+            found = pd.read_csv(run / STANDING)
+            cues = found[found["kind"] == "analytic"]
+            single = found["task"].nunique() == 1
+            names = [
+                solver if single else f"{task}: {solver}" for task, solver in zip(cues.task, cues.solver, strict=True)
+            ]
+            levels = dict(zip(names, cues["skill"].to_numpy(float).tolist(), strict=True))
+            trained.append(Trained(name, f"seed {seed}", Course.read(run / HISTORY, _training(config, seed)), levels))
+            below[name] += [f"seed {seed}: {', '.join(words)}" for words in (below_cue(found),) if words]
+    return trained, below
+
+
+def open_study(folder: Path, what: str, settings: dict[str, Any], free: tuple[str, ...]) -> None:
     """Make a folder that can be gone on with, or check that it was begun with the same settings.
 
     Raises:
@@ -162,10 +241,10 @@ def _open(folder: Path, what: str, settings: dict[str, Any], free: tuple[str, ..
         )
 
 
-def _finish(summary: Summary, folder: Path, command: str) -> Path:
-    """Write a summary in place of that of an earlier, shorter run."""
+def finish(summary: Summary, folder: Path, command: str, also: Callable[[Path], None] = lambda folder: None) -> Path:
+    """Write a summary in place of that of an earlier, shorter run; `also` writes more beside it."""
     shutil.rmtree(folder, ignore_errors=True)
-    return summary.write(folder, command)
+    return summary.write(folder, command, also)
 
 
 def _source(store: Store) -> str:

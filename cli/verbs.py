@@ -9,24 +9,29 @@ from typing import Any
 from ..downstream.finetune.config import FinetuningConfig
 from ..downstream.finetune.finetune import finetune
 from ..downstream.report.report import ReportConfig, report
+from ..downstream.studies.controls import ControlsConfig
 from ..downstream.studies.matrix import MatrixConfig
+from ..downstream.studies.worth import WorthConfig
 from ..downstream.tasks.registry import ENSO, task_class
 from ..pretext.audit import AuditConfig
 from ..ssl.common.config import build
 from ..ssl.prepare.config import PrepareConfig
 from ..ssl.prepare.prepare import prepare
 from ..ssl.training.pretrain import PretrainConfig
+from .controls import controls
 from .pretrain import pretrain
 from .probe import probe
-from .studies import audit, matrix
+from .studies import audit, matrix, worth
 
 VERBS: dict[str, type] = {
     "prepare": PrepareConfig,
+    "worth": WorthConfig,
     "pretrain": PretrainConfig,
     "finetune": FinetuningConfig,
     "report": ReportConfig,
     "audit": AuditConfig,
     "matrix": MatrixConfig,
+    "controls": ControlsConfig,
 }
 
 
@@ -42,8 +47,19 @@ def run_verb(verb: str, settings: dict[str, Any], command: str = "") -> Path:
     config: Any = build(config_of(verb, settings), settings, verb)
     with_command: dict[str, Callable[..., Path]] = {
         "probe": probe, "finetune": finetune, "audit": audit, "matrix": matrix,
+        "controls": controls,
     }  # fmt: skip
     if verb in with_command:
         return with_command[verb](config, command)
     functions: dict[str, Callable[[Any], Path]] = {"prepare": prepare, "pretrain": pretrain, "report": report}
     return functions[verb](config)
+
+
+def run_worth(settings: dict[str, Any], command: str = "") -> str:
+    """Return what the verb worth says; a,b stands for a list of columns and FIRST:LAST for two dates."""
+    given = dict(settings)
+    for name, sign in (("columns", ","), ("labelled", ":")):
+        if isinstance(given.get(name), str):
+            given[name] = [word.strip() for word in given[name].split(sign)]
+    config: Any = build(WorthConfig, given, "worth")
+    return worth(config, command)

@@ -1,8 +1,8 @@
 """The shortcut audit: how much of a pretext task's skill is left above its trivial cues.
 
-Each task is trained as it is, then anew with an encoder that sees a cue only (censoring.py), at the same
-budget, from the same start, on the same batches; analytic solvers (Objective.cues) join them. All are scored
-on the same validation batches with the same draws.
+Each task is trained as it is, then anew with an encoder that sees a cue only (censoring.py), by the same rule
+(until its validation skill stops rising, or to the stated steps), from the same start, on the same batches; analytic
+solvers (Objective.cues) join them. All are scored on the same validation batches with the same draws.
 """
 
 from __future__ import annotations
@@ -23,18 +23,20 @@ from ..ssl.common.files import write_text
 from ..ssl.common.randomness import key
 from ..ssl.data.loaders import EvalLoader, TrainLoader
 from ..ssl.data.windows import Windows
-from ..ssl.model.encoder import EncoderConfig
+from ..ssl.model.encoder import SIZES, EncoderConfig
 from ..ssl.store.store import Store
-from ..ssl.training.config import TrainingConfig
+from ..ssl.training.budget import Course, StudyTraining
 from ..ssl.training.data_module import Data
 from ..ssl.training.module import Pretraining
-from ..ssl.training.monitor import ProgressBar
+from ..ssl.training.monitor import History, ProgressBar
 from ..ssl.training.multitask import Multitask, build_objectives
 from ..ssl.training.objective import SKILL, Context, Objective, ObjectiveConfig
+from ..ssl.training.pretrain import HISTORY, saved_step
 from ..ssl.training.trainer import fit
 from .censoring import KINDS, censoring
 
 ITSELF = "the task itself"
+COURSES = "courses"
 COLUMNS = ("task", "solver", "kind", "unit", "skill")
 
 
@@ -47,7 +49,7 @@ class AuditConfig:
         out: Folder of the results; solvers that are finished there are not trained again.
         objectives: Settings of each pretext task, by its name; each is audited alone.
         encoder: Shape of the encoder.
-        training: How every solver is trained: the task itself and each cue alike.
+        training: How every solver is trained, the task itself and each cue alike: to its last gain, or to the steps.
         eval_batch: Windows in a validation batch, the unit of the intervals.
         fit_batches: Training batches that the analytic cues are fitted on.
         draws: Bootstrap draws over the validation batches.
@@ -58,7 +60,7 @@ class AuditConfig:
     out: str
     objectives: dict[str, Any]
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    training: StudyTraining = field(default_factory=StudyTraining)
     eval_batch: int = 16
     fit_batches: int = 30
     draws: int = 2000
@@ -67,8 +69,6 @@ class AuditConfig:
     def __post_init__(self) -> None:
         if not self.objectives:
             raise EarthSSLError("audit.objectives: expected at least one pretext task, got none; name some")
-        if self.training.patience:
-            raise EarthSSLError("audit.training.patience: expected 0 (all solvers at one budget), got more")
         for name in ("eval_batch", "fit_batches", "draws", "jobs"):
             if getattr(self, name) < 1:
                 raise EarthSSLError(f"audit.{name}: expected a whole number ≥ 1, got {getattr(self, name)}")
@@ -89,6 +89,19 @@ def audit_task(name: str, settings: ObjectiveConfig, config: AuditConfig) -> pd.
     return pd.concat([_once(folder / f"{label}.csv", make) for label, make in solvers.all()], ignore_index=True)
 
 
+def task_courses(name: str, config: AuditConfig) -> dict[str, Course]:
+    """Return skill against steps of a finished task's trained solvers, by the solver's name.
+
+    Raises:
+        EarthSSLError: If a training left no history.
+    """
+    training = config.training.by_rule(SIZES[config.encoder.size][0])
+    folder = Path(config.out) / "solvers" / name
+    labels = {"task": ITSELF, **KINDS}
+    done = [label for label in labels if (folder / f"{label}.csv").is_file()]
+    return {labels[label]: Course.read(folder / COURSES / f"{label}.csv", training) for label in done}
+
+
 def _once(file: Path, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     """Return a table from its file, made first where it is not there."""
     if not file.is_file():
@@ -102,7 +115,8 @@ class _Solvers:
     def __init__(self, name: str, settings: ObjectiveConfig, config: AuditConfig, folder: Path) -> None:
         self.name, self.settings, self.config, self.folder = name, settings, config, folder
         self.store = Store(config.store)
-        seed, span = config.training.seed, settings.span(config.encoder)
+        self.training = config.training.by_rule(SIZES[config.encoder.size][0])
+        seed, span = self.training.seed, settings.span(config.encoder)
         self.train = Windows(self.store, "train", span, seed)
         self.val = Windows(self.store, "val", span, seed)
 
@@ -120,14 +134,14 @@ class _Solvers:
 
     def _new(self) -> tuple[Pretraining, Multitask]:
         """Return the same untrained weights every time."""
-        torch.manual_seed(key(self.config.training.seed, "init") & (2**63 - 1))
+        torch.manual_seed(key(self.training.seed, "init") & (2**63 - 1))
         encoder = self.config.encoder.build(self.store.variables)
         context = Context(encoder, self.store.variables, self.store.grid)
         objectives = build_objectives({self.name: replace(self.settings, weight=1.0)}, context)  # type: ignore[type-var]
-        return Pretraining(encoder, objectives, self.config.training), objectives
+        return Pretraining(encoder, objectives, self.training), objectives
 
     def _batches(self) -> EvalLoader:
-        grouping = self.config.training.batches
+        grouping = self.training.batches
         if self.compares and grouping == "random":
             grouping = "spread"
         return EvalLoader(self.val, self.config.eval_batch, grouping=grouping)
@@ -140,10 +154,11 @@ class _Solvers:
         if not resume:
             shutil.rmtree(run, ignore_errors=True)
             run.mkdir()
-        bar = ProgressBar(self.config.training.steps, f"audit {self.name}: {solver}")
+        bar = ProgressBar(self.training.steps, f"audit {self.name}: {solver}")
+        history = History(run / HISTORY, saved_step(run) if resume else 0)
         with censoring(module.encoder, censor):
-            data = Data(self.train, self.val, self.config.training, self.compares)
-            fit(module, data, run, [bar], [bar], resume)
+            data = Data(self.train, self.val, self.training, self.compares)
+            fit(module, data, run, [bar], [bar, history], resume)
             module.to("cpu").eval()
             with torch.no_grad():
                 terms = [objectives(module.encoder, batch).terms for batch in self._batches()]
@@ -152,6 +167,9 @@ class _Solvers:
         if not censor:
             # What analytic cues are scored on too: a teacher's features are targets only once it is trained.
             save_file(objectives.state_dict(), self.folder / "task.safetensors")
+        courses = self.folder / COURSES
+        courses.mkdir(exist_ok=True)
+        write_text(courses / f"{censor or 'task'}.csv", (run / HISTORY).read_text())
         shutil.rmtree(run, ignore_errors=True)
         return self._table(solver, kind, found)
 
@@ -161,7 +179,7 @@ class _Solvers:
         objectives.load_state_dict(load_file(self.folder / "task.safetensors"))
         objective: Objective = objectives.eval().tasks()[self.name]
         cue = objective.cues()[number]
-        training, patch = self.config.training, self.config.encoder.patch
+        training, patch = self.training, self.config.encoder.patch
         loader = TrainLoader(self.train, training.batch_size, training.seed, grouping=training.batches)
         with torch.no_grad():
             cue.fit(objective, [loader.get(k) for k in range(self.config.fit_batches)], patch)

@@ -65,7 +65,8 @@ LAYERS = {
     "configs": 20,
     "": 21,  # __init__.py and __main__.py
 }
-PARTS = {"ssl/sources/planet", "ssl/sources/weather"}  # folders that count as the one above them
+# Folders that count as the one above them.
+PARTS = {"ssl/sources/planet", "ssl/sources/weather", "ssl/sources/controls"}
 ROOMS = ("cli", "configs", "downstream", "pretext", "ssl")
 MOST_FILES = 15  # a folder
 LONGEST = 450  # lines of a file

@@ -33,15 +33,14 @@ class Contender:
         kind: "pretrained" or "untrained".
         seed: Of its pretraining, or of the pretraining that would have begun with its weights.
         encoder: Frozen, in evaluation mode.
-        weights_sha256: What its cached features are named by: of weights and shape, see `features_key`; empty where
-            they are never cached.
+        features_key: Names its cached features, see the function of that name; empty where they are never cached.
         source: What result.json says of it.
     """
 
     kind: str
     seed: int
     encoder: Encoder
-    weights_sha256: str
+    features_key: str
     source: dict[str, Any]
 
 

@@ -17,6 +17,7 @@ from ..results.row import Role, Row
 RAW, RANDOM = "raw window", "random features of the raw window"
 PCA, PREDICTABLE = "PCA of the window", "predictable directions (CCA)"
 RANDOM_FEATURES = 512
+FEWEST_RANDOM = 5  # sets of random features, or the table says that they are few
 PCA_COMPONENTS = (5, 10, 20, 40, 80, 150)
 
 

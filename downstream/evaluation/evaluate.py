@@ -15,7 +15,7 @@ from ..results.target import Target
 from .encoders import Contender, features_key
 from .task import Task
 
-REFERENCE_SEEDS = 3  # of the random features
+REFERENCE_SEEDS = 5  # of the random features, at least
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +53,11 @@ class Evaluation:
         return Evaluation(found, np.bincount(at, self.error), np.bincount(at, self.reference))
 
 
-def evaluate(task: Task[Any], encoder: Encoder, layers: Sequence[int]) -> dict[int, Evaluation]:
+def evaluate(task: Task[Any], encoder: Encoder, layers: Sequence[int]) -> dict[int | str, Evaluation]:
     """Return the test errors of the task's head on each layer's frozen features, settings chosen on validation.
 
-    All features of a layer (its poolings) compete on validation, as they do in the task's own table.
+    All features of a layer (its poolings) compete on validation, as they do in the task's own table; beside them, named
+    "LAYER, POOLING", stand the poolings that the task shows alone.
 
     Args:
         task: Any whose targets have errors.
@@ -69,13 +70,19 @@ def evaluate(task: Task[Any], encoder: Encoder, layers: Sequence[int]) -> dict[i
     task.check(encoder.config)
     one = Contender("pretrained", 0, encoder.eval(), features_key(encoder), {})
     targets = task.targets()
-    return {layer: _errors(targets, [row]) for layer, row in task.by_layer(one, layers).items()}
+    found: dict[int | str, Evaluation] = {}
+    for layer, row in task.by_layer(one, layers).items():
+        found[layer] = _errors(targets, [row])
+    for name, row in task.by_pooling(one, layers).items():
+        found[name] = _errors(targets, [row])
+    return found
 
 
 def references(task: Task[Any]) -> dict[str, Evaluation]:
     """Return the test errors of what an encoder must beat, by row: the task's baselines, and those on equal input."""
     window = task.config.encoder.window
-    rows = [*task.baselines(window), *task.equal_input(window, min(REFERENCE_SEEDS, task.config.random_seeds))]
+    seeds = task.config.random_seeds and max(REFERENCE_SEEDS, task.config.random_seeds)  # 0 asks for none
+    rows = [*task.baselines(window), *task.equal_input(window, seeds)]
     targets = [target for target in task.targets() if target.errors is not None]
     whole = [
         row for row in rows if row.reference is not False and all(target.name in row.forecast for target in targets)

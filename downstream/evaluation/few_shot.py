@@ -27,7 +27,6 @@ def shot_curve(
     *,
     separation: int,
     draws: int = 5,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Return test scores by number of examples a class; see `few_shot`.
 
@@ -35,7 +34,8 @@ def shot_curve(
         train, val, test: One-hot samples with the same features.
         climatology: Probabilities that the Brier skill refers to, for the test samples, (n, classes).
         shots: Examples a class.
-        separation, draws, seed: As for `few_shot`.
+        separation: As for `few_shot`.
+        draws: Of the examples.
 
     Returns:
         Columns asked, used (examples a class), draw, labels (samples fitted on), and each metric of classes.py.
@@ -50,7 +50,7 @@ def shot_curve(
     for k in sorted(shots):
         for draw in range(draws):
             try:
-                drawn = train.take(few_shot(labels, train.steps, k, separation=separation, draw=draw, seed=seed))
+                drawn = train.take(few_shot(labels, train.steps, k, separation=separation, draw=draw))
             except EarthSSLError:
                 if not lines:
                     raise

@@ -19,8 +19,8 @@ DIFFERENCES = ("row", "reference", "target", "metric", "asked", "used", "value",
 DRAWS = ("row", "seed", "target", "metric", "asked", "used", "value")
 WORDS = (
     "Skill by share of the training labels, the mean over draws and seeds; bands are 95 % intervals over test units. "
-    "Networks from scratch are trained on the first draws only: their pairs, of the same labels, are in "
-    "label_curve_differences.csv."
+    "Curves of networks trained on the labels are means over {some} of the {all} draws, all others over {all}: compare "
+    "them by their pairs, which are of the same labels (label_curve_differences.csv), not by the height of the curves."
 )
 
 

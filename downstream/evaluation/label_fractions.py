@@ -35,6 +35,18 @@ class Fraction:
         return np.isin(years, self.years)
 
 
+def whole_units(units: np.ndarray) -> np.ndarray:
+    """Return the units (years …) that have at least half as many samples as the fullest one, ascending.
+
+    A year of a few labelled days, at the edge of a block or of a table, would count as a share like any other.
+
+    Args:
+        units: Unit of each training sample.
+    """
+    found, count = np.unique(units, return_counts=True)
+    return found[2 * count >= count.max(initial=0)]
+
+
 def label_fractions(
     years: np.ndarray, fractions: Sequence[float] = FRACTIONS, *, draws: int = 5, seed: int = 0
 ) -> list[Fraction]:

@@ -33,7 +33,7 @@ from ..results.summary import Summary
 from ..results.target import Target
 from .config import TaskConfig
 from .encoders import Contender, contenders, layers_to_read
-from .equal_input import PCA_COMPONENTS, RAW, equal_input_rows
+from .equal_input import FEWEST_RANDOM, PCA_COMPONENTS, RAW, equal_input_rows
 from .label_curve import WORDS, Curve, label_curve
 from .label_fractions import label_fractions
 
@@ -159,6 +159,10 @@ class Task(ABC, Generic[C]):
             else:
                 found[layer] = next(row for row in self.rows(encoder, [layer]) if row.name == name)
         return found
+
+    def by_pooling(self, encoder: Contender, layers: Sequence[int]) -> Mapping[str, Row]:
+        """Return more rows of single layers, named "LAYER, POOLING", one pooling alone in each; none by default."""
+        return {}
 
     def baselines(self, window: int) -> Iterable[Row]:
         """Return the rows of the task's own field that need no encoder: persistence, climatology, …
@@ -330,8 +334,10 @@ def summarise(task: Task[Any]) -> Summary:
     begun = time.perf_counter()
     config = task.config
     encoders = task.encoders()
-    rows = all_rows(task, encoders)
     targets = task.targets()
+    for target in targets:
+        target.check_units()  # before anything is trained
+    rows = all_rows(task, encoders)
     scores, differences = tables(targets, rows, draws=config.draws)
     curve = _curve(task, rows, encoders, task.shown(targets))
     own = task.extras(rows, scores, differences)
@@ -365,9 +371,9 @@ def summarise(task: Task[Any]) -> Summary:
             **own.figures,
         },
         tables={**curve.tables(), **own.tables},
-        words={"label_curve": WORDS, **own.words},
+        words={"label_curve": WORDS.format(all=config.label_draws, some=config.scratch_draws), **own.words},
         datasets=own.datasets,
-        notes=[*own.notes, *task.missing()],
+        notes=[*own.notes, *task.missing(), *_few_seeds(rows, config.random_seeds)],
     )
 
 
@@ -380,6 +386,13 @@ def _spoken_of(task: Task[Any], rows: Sequence[Row], targets: Sequence[str]) -> 
     whole = [row for row in rows if all(name in row.forecast for name in targets)]
     followed = {row.role for row in whole if row.role in (Role.PRETRAINED, Role.UNTRAINED) and task.curved(row)}
     return [row for row in whole if row.role not in followed or task.curved(row)]
+
+
+def _few_seeds(rows: Sequence[Row], seeds: int) -> list[str]:
+    """Return a note where a table with a raw input has fewer sets of random features than the rule asks for."""
+    if seeds >= FEWEST_RANDOM or not any(row.name.startswith(RAW) for row in rows):
+        return []
+    return [f"Random features of the raw window: {seeds} sets, fewer than {FEWEST_RANDOM}; their mean score is rough."]
 
 
 def merged(sets: Mapping[str, Features]) -> dict[str, np.ndarray]:

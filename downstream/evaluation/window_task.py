@@ -22,12 +22,14 @@ from ..results.target import Target, class_target, number_target
 from ..training.from_scratch import SCRATCH
 from .config import TaskConfig
 from .encoders import Contender
+from .label_fractions import whole_units
 from .task import Features, Task, merged
 from .window_labels import WindowLabels
 from .window_network import window_networks
 
 POOLINGS = ("mean", "pcs", "mean+pcs")
 COMPONENTS = (10, 20)
+BESIDE = {"mean": "mean", "pcs": "token PCs"}  # poolings that the matrix shows alone, and what it calls them
 C = TypeVar("C", bound=TaskConfig)
 
 
@@ -39,6 +41,7 @@ class WindowTask(Task[C]):
     """
 
     head: str = "ridge"
+    _pass: tuple[Contender, tuple[int, ...], dict[int, dict[str, dict[str, np.ndarray]]]] | None = None
 
     @property
     @abstractmethod
@@ -53,8 +56,8 @@ class WindowTask(Task[C]):
         return [_target(one, self.config.block) for one in self.labels]
 
     def label_units(self) -> np.ndarray:
-        """Return the units that have a training sample of every target: at long leads the first years have none."""
-        return reduce(np.intersect1d, [np.unique(one.units[one.rows["train"]]) for one in self.labels])
+        """Return the units that are whole in every target, see `whole_units`: at long leads the first are not."""
+        return reduce(np.intersect1d, [whole_units(one.units[one.rows["train"]]) for one in self.labels])
 
     def training_samples(self) -> np.ndarray:
         return np.unique(np.concatenate([one.rows["train"] for one in self.labels]))
@@ -111,9 +114,27 @@ class WindowTask(Task[C]):
         return {self.head: merged(sets)}
 
     def by_layer(self, encoder: Contender, layers: Sequence[int]) -> Mapping[int, Row]:
-        name, raw = f"{encoder.kind} [{self.head}]", self.frozen(encoder, layers)  # all layers from one pass
-        sets = {layer: self._pools(raw.of_layer(k), [layer]) for k, layer in enumerate(layers)}
-        return {layer: self.fitted(name, Role(encoder.kind), merged(own), encoder.seed) for layer, own in sets.items()}
+        sets, role = self._layered(encoder, layers), Role(encoder.kind)
+        name = f"{encoder.kind} [{self.head}]"
+        return {layer: self.fitted(name, role, merged(own), encoder.seed) for layer, own in sets.items()}
+
+    def by_pooling(self, encoder: Contender, layers: Sequence[int]) -> Mapping[str, Row]:
+        made = {}
+        for layer, sets in self._layered(encoder, layers).items():
+            for pooling, words in BESIDE.items():
+                if sets.get(pooling) and len(sets) > 1:
+                    name = f"{encoder.kind} [{self.head}]"
+                    row = self.fitted(name, Role(encoder.kind), sets[pooling], encoder.seed)
+                    made[f"{layer}, {words}"] = row
+        return made
+
+    def _layered(self, encoder: Contender, layers: Sequence[int]) -> dict[int, dict[str, dict[str, np.ndarray]]]:
+        """Return the candidates of each layer by pooling and name, all from one pass, which is made once an encoder."""
+        if self._pass is None or self._pass[0] is not encoder or self._pass[1] != tuple(layers):
+            raw = self.frozen(encoder, layers)
+            sets = {layer: self._pools(raw.of_layer(k), [layer]) for k, layer in enumerate(layers)}
+            self._pass = (encoder, tuple(layers), sets)
+        return self._pass[2]
 
     def pooled(self, encoder: Contender, layers: Sequence[int]) -> dict[str, dict[str, np.ndarray]]:
         """Return candidates of an encoder's features on all steps, by pooling and name."""
@@ -135,7 +156,7 @@ class WindowTask(Task[C]):
             return extract(encoder.encoder, self.store, layers, label)
         out = Path(self.config.out)
         cache = Path(self.config.cache) if self.config.cache else out.with_name(out.name + "-features")
-        file = cache / cache_name(encoder.weights_sha256, self.store, layers)
+        file = cache / cache_name(encoder.features_key, self.store, layers)
         return cached(file, encoder.encoder, self.store, layers, label)
 
     def validation_error(self) -> Callable[[Sequence[np.ndarray]], float] | None:

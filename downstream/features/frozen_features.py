@@ -99,9 +99,9 @@ def cached(file: Path, encoder: Encoder, store: Store, layers: Sequence[int], la
     return features
 
 
-def cache_name(weights_sha256: str, store: Store, layers: Sequence[int]) -> str:
+def cache_name(features_key: str, store: Store, layers: Sequence[int]) -> str:
     """Return a file name that changes with the weights, the data and the layers."""
-    return digest([weights_sha256, store.fingerprint, list(layers), 1])[:24] + ".safetensors"
+    return digest([features_key, store.fingerprint, list(layers), 1])[:24] + ".safetensors"
 
 
 def candidates(

@@ -8,6 +8,10 @@ from ...ssl.fields.splits import unbroken_starts
 from ...ssl.store.store import Store
 
 MOST_VALUES = 6000  # of a window; more are averaged over blocks of cells, or a head would take hours
+RAW_WORDS = (
+    "Raw window, and random features and principal components of it: all variables at all cells and steps, cells "
+    f"averaged over square blocks where these are more than {MOST_VALUES} values."
+)
 
 
 def raw_window(store: Store, window: int) -> np.ndarray:

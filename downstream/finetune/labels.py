@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass, replace
 
@@ -10,10 +11,9 @@ import pandas as pd
 
 from ...ssl.common.errors import EarthSSLError
 from ...ssl.fields.grid import LatLonGrid
+from .missing_marks import far_marks
 
 LAT, LON = "lat", "lon"
-
-MARKS = (-99.0, -99.9, -99.99, -999.0, -999.9, -999.99, -9999.0, -9999.9, -99999.0, 999.0, 999.9, 9999.0, 99999.0, 1e20)
 
 FIRST_YEAR, LAST_YEAR = 1678, 2261  # datetime64[ns] wraps round in silence outside
 
@@ -79,9 +79,13 @@ def checked(labels: Labels) -> Labels:
     times, places, where = labels.times, labels.places, labels.where
     if labels.kind == "classification":
         labels = replace(labels, values=_class_words(labels))
+        with contextlib.suppress(ValueError):  # words
+            _refuse_marks(labels, labels.names[0], labels.values.astype(float))
     elif labels.kind == "regression":
         for name, values in zip(labels.names, labels.values.T, strict=True):
             _refuse_marks(labels, name, values)
+    else:
+        _refuse_marks(labels, labels.names[0], labels.values)
     back = np.flatnonzero(np.diff(times) < np.timedelta64(0, "s"))
     if places is None and len(back):
         k = int(back[0]) + 1
@@ -105,19 +109,26 @@ def checked(labels: Labels) -> Labels:
 
 
 def _refuse_marks(labels: Labels, name: str, values: np.ndarray) -> None:
-    """Raise where a number that files often put for a missing value lies far from all that is usual."""
-    marks = np.isclose(values[:, None], MARKS, rtol=1e-6, atol=0).any(1)
-    known = values[np.isfinite(values) & ~marks]
-    if not len(known):
+    """Raise where a number that files often put for a missing value lies far from all that is usual.
+
+    Args:
+        labels: For what the message says.
+        name: Of the target.
+        values: Of it, (label,) or (label, row, column).
+    """
+    marks, (low, high) = far_marks(values)
+    if not marks.any():
         return
-    low, middle, high = np.percentile(known, [10, 50, 90])
-    wrong = np.flatnonzero(marks & (np.abs(values - middle) > 10 * (high - low)))
-    if len(wrong) and high > low:
-        raise EarthSSLError(
-            f"{labels.where}, {labels.line(wrong[0])}: expected a value of '{name}', got {values[wrong[0]]:g}, far "
-            f"from the others ({low:.3g} to {high:.3g}) and a usual mark of what is missing ({len(wrong)} such); leave "
-            "these empty and set missing: drop"
-        )
+    first = tuple(int(k) for k in np.argwhere(marks)[0])
+    place = ""
+    if labels.grid is not None:
+        place = f" at {labels.grid.lat[first[1]]:g}°, {labels.grid.lon[first[2]]:g}°"
+    remedy = "leave these empty and set missing: drop" if values.ndim == 1 else "write NaN, or declare it as _FillValue"
+    raise EarthSSLError(
+        f"{labels.where}, {labels.line(first[0])}: expected a value of '{name}'{place}, got {values[first]:g}, far "
+        f"from the others ({low:.3g} to {high:.3g}) and a usual mark of what is missing ({int(marks.sum())} such); "
+        f"{remedy}"
+    )
 
 
 def _class_words(labels: Labels) -> np.ndarray:

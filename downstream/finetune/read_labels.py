@@ -18,14 +18,15 @@ import xarray as xr
 
 from ...ssl.common.errors import EarthSSLError, nearest
 from ...ssl.fields.grid import LatLonGrid
-from ...ssl.sources.axes import gregorian
+from ...ssl.sources.times import gregorian
 from .labels import FIRST_YEAR, LAST_YEAR, LAT, LON, Labels, checked
 
 KINDS = ("regression", "classification", "field")
 MISSING = ("refuse", "drop")
 ISO = re.compile(r"\d{4}(-\d{2}(-\d{2}([T ]\d{2}(:\d{2}(:\d{2}(\.\d+)?)?)?)?)?)?(Z|[+-]\d{2}:?\d{2})?$")
-NO_VALUE = {"", "nan", "na", "n/a", "null", "none", "-"}
-SPELLINGS = {"latitude": LAT, "longitude": LON}
+NO_VALUE = {"", "nan", "na", "n/a", "#n/a", "<na>", "nat", "null", "none", "missing", "-", "--", "---", ".", "?", "*"}
+SPELLINGS = {"latitude": LAT, "longitude": LON, "lat": LAT, "lon": LON, "long": LON}
+PLAIN = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)  # float takes 1_000 and other digits, too
 
 
 def read_labels(path: str, targets: Sequence[str], kind: str, *, time: str = "time", missing: str = "refuse") -> Labels:
@@ -62,6 +63,7 @@ def read_labels(path: str, targets: Sequence[str], kind: str, *, time: str = "ti
 
 def _read_csv(file: Path, targets: Sequence[str], kind: str, time: str, missing: str) -> Labels:
     header, rows = _table(file)
+    header = _plain_places(file, header, (time, *targets))
     places = [name for name in (LAT, LON) if name in header]
     if len(places) == 1:
         raise EarthSSLError(f"{file}: expected both columns lat and lon, or neither, got only '{places[0]}'")
@@ -117,6 +119,16 @@ def _table(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     return header, rows[1:]
 
 
+def _plain_places(file: Path, header: list[str], taken: Sequence[str]) -> list[str]:
+    """Return the header with latitude and longitude called lat and lon however they were spelled."""
+    found = [name if name in taken else SPELLINGS.get(name.lower(), name) for name in header]
+    for name in (LAT, LON):
+        if found.count(name) > 1:
+            both = [old for old, new in zip(header, found, strict=True) if new == name]
+            raise EarthSSLError(f"{file}, line 1: expected one column of {name}, got {', '.join(both)}; leave one out")
+    return found
+
+
 def _iso_times(file: Path, found: Sequence[tuple[int, str]]) -> np.ndarray:
     """Return ISO times as datetime64[s], UTC; those without a zone are UTC, if all are so."""
     out, zoned = [], []
@@ -149,6 +161,8 @@ def _number(file: Path, line: int, name: str, word: str) -> float:
     except ValueError:
         hint = "; write 0.5, not 0,5" if "," in word else "; for words set kind: classification"
         raise EarthSSLError(f"{file}, line {line}: expected a number of '{name}', got '{word}'{hint}") from None
+    if math.isfinite(found) and not PLAIN.fullmatch(word):
+        raise EarthSSLError(f"{file}, line {line}: expected a number of '{name}', got '{word}'; write digits only")
     if not math.isfinite(found):
         raise EarthSSLError(f"{file}, line {line}: expected a finite number of '{name}', got '{word}'")
     return found
@@ -177,7 +191,11 @@ def _read_netcdf(file: Path, targets: Sequence[str], kind: str, time: str, missi
             data = xr.load_dataset(file)
     except (OSError, ValueError) as error:
         raise EarthSSLError(f"{file}: expected NetCDF, but it cannot be read ({error}); write it anew") from None
-    data = data.rename({old: new for old, new in SPELLINGS.items() if old in data.variables or old in data.dims})
+    data = data.rename({
+        str(old): SPELLINGS[str(old).lower()] for old in {*data.variables, *data.dims}
+        if str(old).lower() in SPELLINGS and old not in (*targets, time) and SPELLINGS[str(old).lower()] != old
+        and SPELLINGS[str(old).lower()] not in data.variables
+    })  # fmt: skip
     wanted = (time, LAT, LON) if kind == "field" else (time,)
     for name in targets:
         if name not in data.data_vars:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ...ssl.common.errors import EarthSSLError
+from ...ssl.common.files import MIB
 from ...ssl.model.tokens import season_features
+from ...ssl.runtime.memory import free_ram
 from ..features.eof import Eof
 from ..heads.linear import RidgeHead
 from ..metrics.classes import frequencies
@@ -18,7 +21,7 @@ from ..results.target import Metric, Target
 from .head import SEASON, near
 from .linear_head import chosen_on_validation
 from .samples import LabelSamples
-from .tuning import Problem
+from .tuning import BATCH, Problem
 
 PCA_COMPONENTS = (5, 10, 20, 40)
 FEWEST_OF_A_PLACE = 5  # training labels, or the climatology of all places holds there
@@ -154,23 +157,45 @@ def components(problem: Problem) -> dict[str, np.ndarray]:
 
 def patch_values(problem: Problem, patch: tuple[int, int, int]) -> np.ndarray:
     """Return the cells of every patch over the whole window, all variables, 0 where missing, (sample, patch, cell)."""
-    made = []
-    for rows in np.array_split(np.arange(len(problem.samples.rows)), -(-len(problem.samples.rows) // 64)):
+    return np.concatenate([values.numpy() for _, values in _cells(problem, patch)])
+
+
+def _cells(
+    problem: Problem, patch: tuple[int, int, int], kept: int | None = None
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Yield some samples and the cells of all patches in their windows, (sample, patch, cell), batch by batch.
+
+    Args:
+        problem: Labels beside fields.
+        patch: Size of a patch.
+        kept: Patches that the caller keeps of each sample; None: all.
+
+    Raises:
+        EarthSSLError: If what is kept of all samples does not fit into memory.
+    """
+    count, steps = len(problem.samples.rows), problem.samples.window // patch[0]
+    for rows in np.array_split(np.arange(count), -(-count // BATCH)):
         values = problem.patches(rows, patch).values
-        steps = problem.samples.window // patch[0]
         # (sample, step, place, variable, cell) -> one vector a place
-        made.append(values.unflatten(1, (steps, -1)).permute(0, 2, 1, 3, 4).flatten(2).numpy())
-    return np.concatenate(made)
+        cells = values.unflatten(1, (steps, -1)).permute(0, 2, 1, 3, 4).flatten(2)
+        if not rows[0]:
+            held, free = 2 * count * (kept or cells.shape[1]) * cells.shape[2] * 4, free_ram()  # parts, then joined
+            if free is not None and held > free:
+                raise EarthSSLError(
+                    f"finetune: expected the raw cells of {count} samples, {kept or cells.shape[1]} patches of "
+                    f"{cells.shape[2]} values each, to fit into {free / MIB:.0f} MiB of free memory, they take "
+                    f"{held / MIB:.0f} MiB; give fewer labels, a shorter window or fewer variables"
+                )
+        yield rows, cells
 
 
 def near_cells(problem: Problem, patch: tuple[int, int, int]) -> np.ndarray:
     """Return the cells of the patches nearest to each sample's place over the window, (sample, patch, cell)."""
-    samples = problem.samples
-    values = torch.from_numpy(patch_values(problem, patch))
-    places = problem.places(np.arange(len(samples.rows)))
+    places = problem.places(np.arange(len(problem.samples.rows)))
     assert places is not None
     chosen = near(problem.patches(np.arange(1), patch), places, problem.near)
-    return np.asarray(values[torch.arange(len(values))[:, None], chosen].numpy())
+    parts = _cells(problem, patch, chosen.shape[1])
+    return np.concatenate([cells[torch.arange(len(cells))[:, None], chosen[rows]].numpy() for rows, cells in parts])
 
 
 def field_target(

@@ -27,7 +27,7 @@ from ..evaluation.equal_input import RAW
 from ..evaluation.pretraining_leaks import seen_by_pretraining
 from ..evaluation.task import Extras, Features, Task
 from ..features.predictable import predictable_directions
-from ..features.raw_window import raw_window
+from ..features.raw_window import MOST_VALUES, raw_window
 from ..features.store_windows import StoreWindows
 from ..results.row import Role, Row
 from ..results.target import Target, class_target, number_target
@@ -286,7 +286,7 @@ class Finetuning(Task[TaskConfig]):
             "field": "1 - squared error over that of climatology, by area over labelled cells that have a patch",
             "classification": "Brier skill against climatology; log loss: probabilities below 0.001 count as 0.001",
         }[samples.kind]
-        raw = "every value that the encoder sees"
+        raw = f"every value that the encoder sees; of more than {MOST_VALUES}, cells are averaged over square blocks"
         if samples.kind == "field":
             raw = "the cells of the patch itself, all variables, over the window"
         elif samples.places is not None:

@@ -85,11 +85,9 @@ def reliability(
     return table[table["share"] > 0].reset_index(drop=True)
 
 
-def calibration_error(
-    probability: np.ndarray, event: np.ndarray, weight: np.ndarray | None = None, bins: int = 10
-) -> float:
-    """Return the expected calibration error: the mean over the bins of |forecast - observed|, by weight."""
-    table = reliability(probability, event, weight, bins)
+def calibration_error(probability: np.ndarray, event: np.ndarray, bins: int = 10) -> float:
+    """Return the expected calibration error: the mean over the bins of |forecast - observed|, by their samples."""
+    table = reliability(probability, event, bins=bins)
     gap = (table["forecast"] - table["observed"]).abs()
     return float(table["share"].to_numpy() @ gap.to_numpy())
 

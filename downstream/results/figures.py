@@ -131,19 +131,17 @@ def confusion_figure(counts: Mapping[str, np.ndarray], classes: Sequence[str], t
     return drawn
 
 
-def shots_figure(curve: pd.DataFrame, metric: str = "brier_skill") -> Figure:
-    """Return the mean over draws and seeds of a metric by the number of examples a class, with the range of the draws.
+def shots_figure(curve: pd.DataFrame) -> Figure:
+    """Return the Brier skill by the number of examples a class, the mean over draws and seeds, and the draws' range.
 
     Args:
-        curve: Columns row, target, used, draw, and the metric.
-        metric: Column to draw.
+        curve: Columns row, target, used, draw, brier_skill.
     """
     # Over seeds first, so that the band is the spread of the draws of labels.
-    by_draw = curve.groupby(["target", "row", "used", "draw"], sort=False)[metric].mean()
+    by_draw = curve.groupby(["target", "row", "used", "draw"], sort=False)["brier_skill"].mean()
     draws = by_draw.groupby(["target", "row", "used"], sort=False)
     means = pd.DataFrame({"value": draws.mean(), "low": draws.min(), "high": draws.max()}).reset_index()
-    drawn = _curves(means.assign(metric=metric), {}, "examples a class")
-    return drawn
+    return _curves(means.assign(metric="brier_skill"), {}, "examples a class")
 
 
 def style(number: int) -> tuple[str, str]:

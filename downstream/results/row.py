@@ -39,7 +39,8 @@ class Row:
         threshold: From which chance on the row calls an event, by target and the score that is best by it; see
             `event_metrics.call_metric`.
         calls: Whether it only says yes or no.
-        features: What its head read, by target, where the label curve needs them; see `Task.fitted`.
+        features: What its head chose to read, by candidate (infilling: by kind of gaps), where the label curve needs
+            it again; see `Task.fitted`.
     """
 
     name: str

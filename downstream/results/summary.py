@@ -215,12 +215,16 @@ class Summary:
         """
         known = list(dict.fromkeys(self.differences.loc[self.differences["row"] == row, "reference"]))
         wide = _wide(self.scores)
-        mean = wide[[pair for pair in self.headline or self.main_scores() if pair in wide.columns]].mean(axis=1)
+        wide = wide[[pair for pair in self.headline or self.main_scores() if pair in wide.columns]]
+        asked = wide.loc[:, wide.loc[row].notna()] if row in wide.index else wide
         twin = row.replace("pretrained", "untrained", 1)
 
         def best(names: list[str]) -> list[str]:
-            there = [name for name in names if pd.notna(mean[name])]
-            return [str(mean[there].idxmax())] if there else []
+            """Return the best by its mean over the row's targets; where no rival has all, over those of all."""
+            own = asked.loc[names].dropna(how="all")
+            whole = own.dropna()
+            own = whole if len(whole) else own.dropna(axis=1)
+            return [str(own.mean(axis=1).idxmax())] if own.size else []
 
         own = [name for name in known if name.startswith("pretrained")]
         untrained = [name for name in known if name.startswith("untrained")]

@@ -11,7 +11,7 @@ import numpy as np
 from ...ssl.common.errors import EarthSSLError
 from ..metrics.classes import one_hot, squared_error
 from ..metrics.classes import statistics as class_statistics
-from ..metrics.paired_bootstrap import Statistic
+from ..metrics.paired_bootstrap import FEWEST_UNITS, Statistic
 from .row import Row
 
 
@@ -87,6 +87,15 @@ class Target:
             raise EarthSSLError(
                 f"target '{self.name}': expected a first metric of which more is better, such as a skill, as pictures "
                 f"rank rows by it; got {self.metrics[0].name if self.metrics else 'none'}"
+            )
+
+    def check_units(self) -> None:
+        """Raise an EarthSSLError where the test block has too few independent units for any interval."""
+        count = len(np.unique(self.units))
+        if count < FEWEST_UNITS:
+            raise EarthSSLError(
+                f"target '{self.name}': expected at least {FEWEST_UNITS} independent units (years, storms, weeks) in "
+                f"the test block for intervals, got {count}; lengthen the test block"
             )
 
 

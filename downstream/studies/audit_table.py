@@ -15,10 +15,13 @@ from ..results.row import Role, Row
 from ..results.scores import joined, tables
 from ..results.summary import DIFFERENCES, SCORES, Summary
 from ..results.target import Metric, Target
+from .courses import PICTURE, PICTURE_WORDS, TABLE, Trained, budget_note, budget_table, course_picture
 
 CONVENTION = (
     "Skill on the validation block: 1 is a solved task, 0 its trivial answer (chance, or the climatology). Every "
-    "learnt solver has the same architecture, start, batches and number of steps; it differs in what its encoder sees. "
+    "learnt solver has the same architecture, start and batches; it differs in what its encoder sees. Each trains "
+    "until its validation skill stops rising, or to the stated number of steps, and is judged by its best weights (see "
+    "the table of budgets); one below its cue is said to be, and whether it was still gaining. "
     "Excess: skill of the task itself less that of its best cue, the cue that scores highest on these batches. "
     "Intervals: bootstrap over validation batches (consecutive windows, or one calendar month), neighbours in pairs, "
     "given one seed of training."
@@ -26,7 +29,9 @@ CONVENTION = (
 KINDS = ("task", "censored", "analytic")
 
 
-def excess_summary(table: pd.DataFrame, title: str, record: dict[str, Any], draws: int = 2000) -> Summary:
+def excess_summary(
+    table: pd.DataFrame, title: str, record: dict[str, Any], draws: int = 2000, trained: Sequence[Trained] = ()
+) -> Summary:
     """Return the audit's table, one line a task and solver, with the excess over the best cue and its verdict.
 
     Args:
@@ -34,6 +39,7 @@ def excess_summary(table: pd.DataFrame, title: str, record: dict[str, Any], draw
         title: One line: data, budget.
         record: For result.json.
         draws: Of the bootstrap.
+        trained: What each training made of its budget, for the table and the picture of it; its groups are the tasks.
 
     Raises:
         EarthSSLError: If there are too few validation batches.
@@ -47,9 +53,11 @@ def excess_summary(table: pd.DataFrame, title: str, record: dict[str, Any], draw
         found, paired = tables([target], rows, draws=draws, references=names[1:])
         scores.append(found)
         differences.append(paired[paired["row"] == names[0]])
-        excess.append(_line(task, names, found, differences[-1]))
+        short = [one.name for one in trained if one.group == task and one.course.still_gaining]
+        excess.append(_line(task, names, found, differences[-1], short))
     best = pd.DataFrame(excess)
     notes = [str(line) for line in best["in_words"]]
+    budgets = [note for note in (budget_note(trained),) if note]
     return Summary(
         task="audit",
         title=title,
@@ -57,9 +65,13 @@ def excess_summary(table: pd.DataFrame, title: str, record: dict[str, Any], draw
         scores=joined(scores, SCORES),
         differences=joined(differences, DIFFERENCES),
         record=record,
-        figures={"excess_over_the_best_cue": _bars(best)},
-        tables={"excess": best},
-        notes=notes,
+        figures={
+            "excess_over_the_best_cue": _bars(best),
+            **({PICTURE: course_picture(trained)} if trained else {}),
+        },
+        tables={"excess": best, **({TABLE: budget_table(trained)} if trained else {})},
+        words={PICTURE: PICTURE_WORDS} if trained else {},
+        notes=[*notes, *budgets],
     )
 
 
@@ -68,8 +80,10 @@ def _mean(task: str, rows: Sequence[Row]) -> Statistic:
     return lambda weights: skill @ weights / weights.sum()
 
 
-def _line(task: str, names: list[str], scores: pd.DataFrame, paired: pd.DataFrame) -> dict[str, Any]:
-    """Return the verdict on one task."""
+def _line(
+    task: str, names: list[str], scores: pd.DataFrame, paired: pd.DataFrame, short: Sequence[str]
+) -> dict[str, Any]:
+    """Return the verdict on one task; `short` names the solvers that were still gaining at the end of the budget."""
     skill = {str(r["row"]): {k: float(r[k]) for k in ("value", "low", "high")} for r in scores.to_dict("records")}
     itself = skill[names[0]]
     line: dict[str, Any] = {
@@ -83,7 +97,10 @@ def _line(task: str, names: list[str], scores: pd.DataFrame, paired: pd.DataFram
     else:
         cue, reference, found = "the trivial answer", 0.0, itself
     value, low, high = found["value"], found["low"], found["high"]
-    if not itself["low"] > 0:
+    gaining = names[0] in short
+    if gaining and value <= 0:
+        verdict = "below its cue, still gaining"
+    elif not itself["low"] > 0:
         verdict = "not solved"
     elif low > 0:
         verdict = "above its cues"
@@ -91,7 +108,12 @@ def _line(task: str, names: list[str], scores: pd.DataFrame, paired: pd.DataFram
         verdict = "solved by its cue"
     else:
         verdict = "undecided"
+    more = ", and still gaining when the budget was spent" if gaining else ""
+    if cue in short:
+        more += "; the cue was still gaining, so the excess is an upper limit"
     words = {
+        "below its cue, still gaining": f"{task}: still below its best cue, {cue} ({reference:.2f}), at this budget; "
+        f"excess {value:+.2f} [{low:+.2f}, {high:+.2f}]",
         "not solved": f"{task}: not solved at this budget (skill {itself['value']:.2f})",
         "above its cues": f"{task}: {value:+.2f} [{low:+.2f}, {high:+.2f}] above its best cue, {cue}",
         "undecided": f"{task}: not shown to be above its best cue, {cue}; excess {value:+.2f} [{low:+.2f}, "
@@ -101,7 +123,7 @@ def _line(task: str, names: list[str], scores: pd.DataFrame, paired: pd.DataFram
     }
     return {
         **line, "best_cue": cue, "cue_skill": reference, "excess": value, "excess_low": low, "excess_high": high,
-        "verdict": verdict, "in_words": words[verdict],
+        "verdict": verdict, "in_words": words[verdict] + more,
     }  # fmt: skip
 
 

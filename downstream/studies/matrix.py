@@ -1,4 +1,4 @@
-"""The matrix: which pretext task helps which downstream task, layer by layer, at equal budget."""
+"""The matrix: which pretext task helps which downstream task, layer by layer, by one rule of training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from ...ssl.common.errors import EarthSSLError, nearest
 from ...ssl.common.files import write_text
 from ...ssl.model.encoder import Encoder, EncoderConfig
-from ...ssl.training.config import TrainingConfig
+from ...ssl.training.budget import StudyTraining
 from ...ssl.training.multitask import MultitaskConfig
 from ..evaluation.evaluate import Evaluation, evaluate, references
 from ..evaluation.task import Task
@@ -24,6 +24,7 @@ from ..results.row import Role, Row
 from ..results.scores import joined, tables
 from ..results.summary import DIFFERENCES, SCORES, Summary
 from ..results.target import Metric, Target
+from .courses import PICTURE, PICTURE_WORDS, TABLE, Trained, budget_note, budget_table, course_picture
 
 UNTRAINED = "untrained"
 ALL = "all"
@@ -32,9 +33,12 @@ COLUMNS = ("task", "row", "seed", "layer", "unit", "error", "reference")
 CONVENTION = (
     "Skill on the test block: 1 - squared error / squared error of the training climatology (Brier skill for classes), "
     "of a linear head on the frozen features of one layer; settings of the head chosen on validation. Every encoder "
-    "has the same architecture, start, number of samples and schedule; they differ in the pretext task. A row is "
-    "the mean over its seeds. Differences from the untrained encoder of the same seeds, paired, bootstrap over test "
-    "years given these seeds; not corrected for the number of cells, of which about one in twenty is decided by chance."
+    "has the same architecture, start and batches, and trains until its validation skill stops rising, or to the "
+    "stated number of steps; they differ in the pretext task. A row is the mean over its seeds, and says where their "
+    "pretext skill is below a cue that needs no training. Where a task reads whole windows, each layer stands with the "
+    "pooling that validation chose, and beside it with the mean over the tokens and with their principal components "
+    "alone. Differences from the untrained encoder of the same seeds, paired, bootstrap over test years given these "
+    "seeds; not corrected for the number of cells, of which about one in twenty is decided by chance."
 )
 
 
@@ -50,7 +54,7 @@ class MatrixConfig:
             each of them left out.
         tasks: Settings of each downstream task, by its name: those of its probe.
         encoder: Shape of every encoder.
-        training: Schedule of every pretraining.
+        training: How every encoder is pretrained: to its last gain, or to the steps.
         multitask: How recipes of several tasks share the encoder.
         seeds: Of the pretrainings and their untrained twins.
         layers: Blocks to read, counted from 0; null for all.
@@ -65,7 +69,7 @@ class MatrixConfig:
     tasks: dict[str, Any]
     leave_one_out: list[str] = field(default_factory=list)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    training: StudyTraining = field(default_factory=StudyTraining)
     multitask: MultitaskConfig = field(default_factory=MultitaskConfig)
     seeds: list[int] = field(default_factory=lambda: [0])
     layers: list[int] | None = None
@@ -85,8 +89,6 @@ class MatrixConfig:
                 "matrix: expected recipes whose names differ in letters or digits, and some layers, got others; rename "
                 "a recipe, or leave layers out"
             )
-        if self.training.patience:
-            raise EarthSSLError("matrix.training.patience: expected 0 (all encoders at one budget), got more")
         taken = [name for name in self.recipes if name in (UNTRAINED, REFERENCES, ALL) or "/" in name or not name]
         if taken:
             raise EarthSSLError(f"matrix.recipes: expected names other than '{taken[0]}'; rename the recipe")
@@ -190,15 +192,42 @@ def _rows(task: str, row: str, seed: Any, layer: Any, one: Evaluation) -> pd.Dat
     return made.assign(task=task, row=row, seed=seed, layer=layer)[list(COLUMNS)]
 
 
-def matrix_summary(folder: Path, config: MatrixConfig, title: str, record: Mapping[str, Any]) -> Summary:
+def label_of(recipe: str, seeds: int, below: int) -> str:
+    """Return a recipe's name in the tables: it says how many of its seeds are below a cue that needs no training."""
+    if not below:
+        return recipe
+    return f"{recipe} [below its cue]" if below == seeds else f"{recipe} [below its cue at {below} of {seeds} seeds]"
+
+
+def matrix_summary(
+    folder: Path,
+    config: MatrixConfig,
+    title: str,
+    record: Mapping[str, Any],
+    trained: Sequence[Trained] = (),
+    below: Mapping[str, Sequence[str]] | None = None,
+) -> Summary:
     """Return the table of all finished cells in `folder`.
+
+    Args:
+        folder: Of the cells.
+        config: The matrix.
+        title: One line: data, budget.
+        record: For result.json.
+        trained: What each pretraining made of its budget; its groups are the recipes.
+        below: Of each recipe, in words, one entry for every seed whose pretext skill is below a cue.
 
     Raises:
         EarthSSLError: If rows of a task were scored on different units.
     """
     files = sorted(folder.glob("*.csv"))
     table = pd.concat([pd.read_csv(f, dtype={"seed": str, "layer": str}, keep_default_na=False) for f in files])
-    names = [UNTRAINED, *config.all_recipes()]
+    short = below or {}
+    labels = {name: label_of(name, len(config.seeds), len(short.get(name, ()))) for name in config.all_recipes()}
+    table["row"] = table["row"].replace(labels)
+    names = [UNTRAINED, *labels.values()]
+    told = [f"{name}: pretext skill below its cue ({'; '.join(words)})" for name, words in short.items() if words]
+    budgets = [note for note in (budget_note(trained),) if note]
     parts = [part for task in config.tasks for part in _task_tables(table[table["task"] == task], task, names, config)]
     scores, differences = (joined(*one) for one in zip(zip(*parts, strict=True), (SCORES, DIFFERENCES), strict=True))
     heat = _heat(scores, differences)
@@ -209,9 +238,13 @@ def matrix_summary(folder: Path, config: MatrixConfig, title: str, record: Mappi
         scores=scores,
         differences=differences,
         record=record,
-        figures={"pretext_task_by_downstream_task_and_layer": _heat_map(heat, names)},
-        tables={"matrix": heat},
-        notes=_in_words(differences, names),
+        figures={
+            "pretext_task_by_downstream_task_and_layer": _heat_map(heat, names),
+            **({PICTURE: course_picture(trained)} if trained else {}),
+        },
+        tables={"matrix": heat, **({TABLE: budget_table(trained)} if trained else {})},
+        words={PICTURE: PICTURE_WORDS} if trained else {},
+        notes=[*_in_words(differences, names), *told, *budgets],
     )
 
 
@@ -227,7 +260,8 @@ def _task_tables(
     made = []
     table = table.sort_values("unit", kind="stable")
     order = [*names, *dict.fromkeys(table.loc[table["layer"] == "", "row"])]
-    for layer in sorted(set(table["layer"]) - {""}, key=int):
+    # Layer by layer, the pooling that validation chose first.
+    for layer in sorted(set(table["layer"]) - {""}, key=lambda name: (int(name.split(",")[0]), name)):
         own = table[table["layer"].isin(("", layer))]
         units: np.ndarray | None = None
         rows = []
@@ -263,7 +297,8 @@ def _heat(scores: pd.DataFrame, differences: pd.DataFrame) -> pd.DataFrame:
 
 def _heat_map(heat: pd.DataFrame, names: Sequence[str]) -> Figure:
     """Return the difference from the untrained encoder as colours, grey where it is undecided."""
-    columns = list(dict.fromkeys(zip(heat["task"], heat["layer"], strict=True)))
+    shown = heat[~heat["layer"].str.contains(",")]  # single poolings stand in the tables
+    columns = list(dict.fromkeys(zip(shown["task"], shown["layer"], strict=True)))
     rows = [*names, *[name for name in dict.fromkeys(heat["row"]) if name not in names]]
     cells = {(r.row, r.task, r.layer): r for r in heat.itertuples()}
     colour = np.full((len(rows), len(columns)), np.nan)
@@ -283,11 +318,11 @@ def _heat_map(heat: pd.DataFrame, names: Sequence[str]) -> Figure:
             )
     limit = np.nanmax(np.abs(colour)) if np.isfinite(colour).any() else 1.0
     axes.set_facecolor("0.92")
-    shown = axes.imshow(np.ma.masked_invalid(colour), cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
+    picture = axes.imshow(np.ma.masked_invalid(colour), cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
     axes.set_xticks(range(len(columns)), [f"{task}\n{layer}" for task, layer in columns], rotation=90, fontsize=8)
     axes.set_yticks(range(len(rows)), rows, fontsize=8)
     axes.axhline(len(names) - 0.5, color="black", lw=0.8)
-    drawn.colorbar(shown, ax=axes, label="skill − untrained (grey: undecided)")
+    drawn.colorbar(picture, ax=axes, label="skill − untrained (grey: undecided)")
     axes.set_title("skill (numbers) and its difference from the untrained encoder (colours)", fontsize=9, loc="left")
     return drawn
 
@@ -295,7 +330,7 @@ def _heat_map(heat: pd.DataFrame, names: Sequence[str]) -> Figure:
 def _in_words(differences: pd.DataFrame, names: Sequence[str]) -> list[str]:
     """Return for each task which recipes are better or worse than the untrained encoder, and where."""
     said = []
-    d = differences[differences["row"].isin(list(names))]
+    d = differences[differences["row"].isin(list(names)) & ~differences["metric"].str.contains(",")]
     for task in dict.fromkeys(d["target"]):
         own = d[d["target"] == task]
         parts = []

@@ -27,7 +27,7 @@ TASKS = {
     "explain": ("explain.task", "Explain"),
 }
 # settings of a probe that the matrix sets itself
-NOT_IN_MATRIX = ("store", "out", "task", "checkpoints", "encoder", "layers")
+NOT_IN_MATRIX = ("store", "out", "task", "checkpoints", "encoder", "layers", "cache")
 
 
 def task_class(name: str, where: str = "probe.task") -> type[Task[Any]]:

@@ -58,6 +58,9 @@ def names_in(manifest: Any, where: object) -> tuple[str, ...]:
     return names
 
 
+LEFT_BY_SYSTEMS = (".DS_Store", "Thumbs.db", "desktop.ini")  # file managers put them anywhere; nothing reads them
+
+
 def listed(wrong: Sequence[str]) -> str:
     """Return the first differences in one line, and how many more there are."""
     more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
@@ -77,7 +80,7 @@ def check_files(folder: Path) -> tuple[str, ...]:
     hashes, sizes = manifest["sha256"], manifest.get("bytes", {})
     wrong = [f"{name} {why}" for name in names if (why := _damage(folder / name, hashes[name], sizes.get(name)))]
     wrong += [f"{entry.name} does not belong there" for entry in sorted(folder.iterdir())
-              if entry.name not in (*names, MANIFEST)]  # fmt: skip
+              if entry.name not in (*names, MANIFEST, *LEFT_BY_SYSTEMS)]  # fmt: skip
     if wrong:
         raise EarthSSLError(f"{folder}: expected the files of its manifest, but {listed(wrong)}; fetch it again")
     return names

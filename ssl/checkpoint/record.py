@@ -12,7 +12,7 @@ from ..common.errors import EarthSSLError
 from ..fields.grid import LatLonGrid
 from ..fields.normalisation import Statistics
 from ..fields.splits import Splits
-from ..model.encoder import EncoderConfig
+from ..model.encoder import ENCODINGS, EncoderConfig
 from .migration import FORMAT, FORMAT_VERSION
 
 PLAIN = (
@@ -83,6 +83,7 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Return all but the arrays of the statistics as plain JSON."""
+        start = self.encoder.token_start
         return {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -93,6 +94,8 @@ class Record:
             "statistics": self.statistics.to_json(),
             "splits": self.splits.to_json(),
             **{name: getattr(self, name) for name in PLAIN},
+            # Among `extra`: readers that know of no choice read the weights all the same.
+            "extra": self.extra if start == ENCODINGS else {**self.extra, "token_start": start},
         }
 
     @classmethod
@@ -104,7 +107,9 @@ class Record:
         """
         try:
             kind = record["statistics"]
-            encoder = {**record["encoder"], "patch": tuple(record["encoder"]["patch"])}
+            extra = dict(record["extra"])
+            start = extra.pop("token_start", ENCODINGS)
+            encoder = {**record["encoder"], "patch": tuple(record["encoder"]["patch"]), "token_start": start}
             return cls(
                 encoder=EncoderConfig(**encoder),
                 variables=tuple(record["variables"]),
@@ -112,7 +117,7 @@ class Record:
                 grid=LatLonGrid.from_json(record["grid"]),
                 statistics=Statistics.from_json(kind, arrays["coefficients"].numpy(), arrays["scale"].numpy()),
                 splits=Splits.from_json(record["splits"]),
-                **{name: record[name] for name in PLAIN},
+                **{**{name: record[name] for name in PLAIN}, "extra": extra},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise EarthSSLError(f"{where}: the record lacks or mistypes a field ({error}); fetch it again") from None

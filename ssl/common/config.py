@@ -8,7 +8,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +17,9 @@ import yaml
 from .errors import EarthSSLError, nearest
 
 Config = TypeVar("Config")
-SECTIONS = ("prepare", "prepare_others", "pretrain", "probe", "finetune", "report", "audit", "matrix")
+SECTIONS = (
+    "prepare", "prepare_others", "pretrain", "probe", "finetune", "report", "audit", "matrix", "worth", "controls",
+)  # fmt: skip
 
 
 _KINDS = {
@@ -27,7 +29,7 @@ _KINDS = {
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without its traps: dates stay text, 1e-4 is a number, and a key given twice is an error."""
+    """YAML without the traps of its version 1.1; a key given twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -37,12 +39,32 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_TIMESTAMP, _FLOAT = "tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:float"
+# The core schema of YAML 1.2: "no" and "off" are words, 010 is ten, 12:30 is no number, and dates stay text.
+_CORE = {
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    "int": (r"[-+]?[0-9]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+0123456789."),
+    ),
+}
 _Loader.yaml_implicit_resolvers = {
-    first: [pair for pair in pairs if pair[0] != _TIMESTAMP]
+    first: [pair for pair in pairs if pair[0] == "tag:yaml.org,2002:merge"]
     for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(_FLOAT, re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789"))
+for _name, (_pattern, _first) in _CORE.items():
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"(?:{_pattern})$"), _first)
+_Loader.add_constructor(
+    "tag:yaml.org,2002:int", lambda _, node: int(node.value, 16 if node.value.startswith("0x") else 10)
+)
+
+
+_PLAIN = re.compile(f"(?:{_CORE['float'][0]})")
+
+
+class _TextLoader(yaml.BaseLoader):
+    """YAML whose every scalar is text."""
 
 
 def read_yaml(file: str | Path) -> dict[str, Any]:
@@ -80,35 +102,113 @@ def section(file: str | Path, name: str) -> dict[str, Any]:
     return dict(content[name])
 
 
-def override(settings: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
-    """Return the settings with `--a.b value` (or `--a.b=value`) words laid over them; values are YAML.
+def override(settings: dict[str, Any], words: Sequence[str], kind: Any = None) -> dict[str, Any]:
+    """Return the settings with `--a.b value` (or `--a.b=value`) words laid over them.
+
+    Args:
+        settings: Plain values; left as they are.
+        words: As typed.
+        kind: The dataclass that the settings are for, or a mapping from section to dataclass: where a setting is text,
+            the word stays what was typed ("010", "no", "run #3"); elsewhere values are YAML. A dataclass may have a
+            static method `hints_of(name, settings)` for the types of what lies in a free mapping of that name.
 
     Raises:
         EarthSSLError: If a word is not of that form.
     """
     merged = _copy(settings)
+    for path, word, name in _overrides(words):
+        level = merged
+        for key in path[:-1]:
+            level = level.setdefault(key, {})
+            if not isinstance(level, dict):
+                raise EarthSSLError(f"{name}: '{key}' holds no settings of its own")
+        level[path[-1]] = _typed(word, _hint(kind, path, merged), name)
+    return merged
+
+
+def _overrides(words: Sequence[str]) -> Iterator[tuple[list[str], str | None, str]]:
+    """Yield the path, the word typed (None where it is only switched on) and the name of each override."""
     rest = list(words)
     while rest:
         word = rest.pop(0)
         name, equals, value = word.partition("=")
         if not name.startswith("--") or len(name) < 3:
             raise EarthSSLError(f"expected an override of the form --name value, got '{word}'")
-        if not equals:
-            if not rest or rest[0].startswith("--"):
-                value = "true"
-            else:
-                value = rest.pop(0)
-        *path, last = name[2:].replace("-", "_").split(".")
-        level = merged
-        for key in path:
-            level = level.setdefault(key, {})
-            if not isinstance(level, dict):
-                raise EarthSSLError(f"{name}: '{key}' holds no settings of its own")
-        try:
-            level[last] = yaml.load(value, _Loader)
-        except yaml.YAMLError:
-            raise EarthSSLError(f"{name}: expected a YAML value, got '{value}'") from None
-    return merged
+        path = name[2:].replace("-", "_").split(".")
+        if equals:
+            yield path, value, name
+        else:
+            yield path, (None if not rest or rest[0].startswith("--") else rest.pop(0)), name
+
+
+def _hint(kind: Any, path: Sequence[str], settings: Any) -> Any:
+    """Return the type of the setting at a path, Any where nothing is known of it; with kind `str` all are text."""
+    if kind is str:
+        return str
+    if isinstance(kind, Mapping):
+        return _hint(kind.get(path[0], Any), path[1:], settings.get(path[0], {})) if len(path) > 1 else Any
+    for one in _members(kind):
+        if dataclasses.is_dataclass(one):
+            hint = typing.get_type_hints(one).get(path[0], Any)
+            if len(path) == 1:
+                return hint
+            own = getattr(one, "hints_of", None)
+            if own and (named := own(path[0], settings)):
+                return named.get(path[1], Any) if len(path) == 2 else _hint(named.get(path[1], Any), path[2:], {})
+            inner = settings.get(path[0]) if isinstance(settings, dict) else {}
+            return _hint(hint, path[1:], inner if isinstance(inner, dict) else {})
+        if typing.get_origin(one) in (dict, Mapping) and typing.get_args(one):
+            value = typing.get_args(one)[1]
+            return value if len(path) == 1 else _hint(value, path[1:], {})
+    return Any
+
+
+def _members(hint: Any) -> list[Any]:
+    """Return the types of a union, or the one."""
+    return [inner for one in typing.get_args(hint) for inner in _members(one)] if _union(hint) else [hint]
+
+
+def _typed(word: str | None, hint: Any, name: str) -> Any:
+    """Return what a word of the command line means for a setting of some type."""
+    if word is None:
+        return True
+    kinds = _members(hint)
+    if not any(_holds_text(kind) for kind in kinds):
+        return _parsed(word, _Loader, name)
+    if word[:1] in "[{" and (several := [kind for kind in kinds if kind is not str and _holds_text(kind)]):
+        return _parsed(word, _TextLoader if all(map(_only_text, several)) else _Loader, name)
+    if str not in kinds:  # one text where a list of them may be
+        return _unquoted(word)
+    if word in ("null", "~") and type(None) in kinds:
+        return None
+    if int in kinds and re.fullmatch(r"[-+]?[0-9]+", word):
+        return int(word)
+    if (float in kinds or bool in kinds) and not isinstance(plain := _parsed(word, _Loader, name), str):
+        return plain
+    return _unquoted(word)
+
+
+def _holds_text(hint: Any) -> bool:
+    return hint is str or any(_holds_text(one) for one in typing.get_args(hint))
+
+
+def _only_text(hint: Any) -> bool:
+    return hint is str or (
+        bool(typing.get_args(hint))
+        and all(one is Ellipsis or one is type(None) or _only_text(one) for one in typing.get_args(hint))
+    )
+
+
+def _unquoted(word: str) -> str:
+    """Return the word without quotes that were typed for YAML round all of it."""
+    return word[1:-1] if len(word) > 1 and word[0] == word[-1] and word[0] in "\"'" else word
+
+
+def _parsed(word: str, loader: Any, name: str) -> Any:
+    try:
+        return yaml.load(word, loader)
+    except (yaml.YAMLError, ValueError):
+        raise EarthSSLError(f"{name}: expected a YAML value, got '{word}'") from None
 
 
 def _copy(settings: Any) -> Any:
@@ -133,7 +233,37 @@ def build(kind: type[Config], settings: dict[str, Any], where: str) -> Config:
         made: Config = instantiate(parsed).it
     except ArgumentError as error:
         raise EarthSSLError(f"{where}: {_shorten(str(error))}") from None
+    restored: Config = _restored(made, settings, kind, where)
+    return restored
+
+
+def _restored(made: Any, given: Any, hint: Any, where: str) -> Any:
+    """Return what was made with text as it was given: jsonargparse reads it a second time where it may be anything."""
+    if isinstance(given, str):
+        free = any(one is Any or one is str for one in _members(hint))
+        if not free and isinstance(made, (int, float)) and type(made) is not bool and not _PLAIN.fullmatch(given):
+            kinds = " or ".join(_KINDS.get(one.__name__, str(one)) for one in _members(hint) if isinstance(one, type))
+            raise EarthSSLError(f"{where}: expected {kinds}, got '{given}'; mend it")
+        return given if free and not isinstance(made, str) else made
+    if dataclasses.is_dataclass(made) and not isinstance(made, type) and isinstance(given, dict):
+        hints = typing.get_type_hints(type(made))
+        new = {
+            name: _restored(getattr(made, name), value, hints[name], f"{where}.{name}") for name, value in given.items()
+        }
+        changed = {name: value for name, value in new.items() if value is not getattr(made, name)}
+        return dataclasses.replace(made, **changed) if changed else made
+    inner = next((typing.get_args(one)[-1] for one in _members(hint) if _holds_others(one)), Any)
+    if isinstance(made, dict) and isinstance(given, dict) and made.keys() == given.keys():
+        items = {key: _restored(made[key], value, inner, f"{where}.{key}") for key, value in given.items()}
+        return made if all(items[key] is made[key] for key in items) else items
+    if isinstance(made, list) and isinstance(given, list) and len(made) == len(given):
+        parts = [_restored(one, value, inner, where) for one, value in zip(made, given, strict=True)]
+        return made if all(new is old for new, old in zip(parts, made, strict=True)) else parts
     return made
+
+
+def _holds_others(hint: Any) -> bool:
+    return typing.get_origin(hint) in (dict, list, Mapping, Sequence)
 
 
 def _shorten(message: str) -> str:

@@ -61,8 +61,7 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release()
-        (folder / ".lock").unlink(missing_ok=True)
+        lock.release()  # the file stays: another may hold it open already, and a new one would be a second lock
 
 
 @contextmanager

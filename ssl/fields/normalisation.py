@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..common.errors import EarthSSLError
-from .splits import is_monthly
+from .splits import months_apart
 
 YEAR_DAYS = 365.2425
 # A cell whose spread is under this share of its variable's is scaled by the share instead:
@@ -23,8 +23,9 @@ class StatisticsConfig:
 
     Attributes:
         climatology: "month" (mean of each calendar month), "hour" (mean and harmonics of the year for
-            each hour of the day) or "auto" (month for monthly data, else hour).
-        harmonics: Harmonics of the year with "hour"; "auto" takes 4 where training spans two years, else 0.
+            each hour of the day) or "auto" (month for data by months, seasons and years, else hour).
+        harmonics: Harmonics of the year with "hour"; "auto" takes 4 where training spans two years (fewer where
+            it holds few dates of the year), else 0.
         scale: "cell" (standard deviation of each cell's anomalies, so that where a cell lies cannot be
             read from how much it varies) or "variable" (one a variable).
     """
@@ -206,10 +207,12 @@ def _basis(times: np.ndarray, harmonics: int) -> np.ndarray:
 def _choose(times: np.ndarray, config: StatisticsConfig) -> tuple[str, int]:
     groups = config.climatology
     if groups == "auto":
-        groups = "month" if is_monthly(times) else "hour"
+        groups = "month" if months_apart(times) else "hour"
     if groups == "month":
         return groups, 0
     if config.harmonics is not None:
         return groups, config.harmonics
     span_days = (times[-1] - times[0]) / np.timedelta64(1, "D")
-    return groups, 4 if span_days >= 2 * YEAR_DAYS - 3 else 0
+    days = (times.astype("datetime64[D]") - times.astype("datetime64[Y]").astype("datetime64[D]")).astype(int)
+    dates = len(np.unique(days // 5))  # terms of the year need dates of the year
+    return groups, min(4, (dates - 1) // 2) if span_days >= 2 * YEAR_DAYS - 3 else 0

@@ -13,6 +13,7 @@ from ..common.errors import EarthSSLError, nearest
 PARTS = ("train", "val", "test")
 Block = tuple[np.datetime64, np.datetime64]
 DAY = np.timedelta64(1, "D")
+MONTH_DAYS = 365.2425 / 12
 
 
 @dataclass(frozen=True)
@@ -153,21 +154,77 @@ def gap_days(a: Block, b: Block) -> float:
 
 def is_monthly(times: np.ndarray) -> bool:
     """Whether the times (datetime64) are calendar months: typical spacing of 28 to 31 days."""
+    return months_apart(times) == 1
+
+
+def months_apart(times: np.ndarray) -> int:
+    """Return how many calendar months lie between the steps (1, 2, 3, 4, 6 or years), 0 where they are no months."""
     if len(times) < 2:
-        return False
-    step_days = np.median(np.diff(times) / DAY)
-    return bool(28 <= step_days <= 31)
+        return 0
+    step_days = float(np.median(np.diff(times) / DAY))
+    months = round(step_days / MONTH_DAYS)
+    if months == 1:
+        return int(28 <= step_days <= 31)
+    # the spacing of whole months varies by two days (December to February), that of years by one
+    whole = months in (2, 3, 4, 6) or (months > 0 and months % 12 == 0)
+    return months if whole and abs(step_days - months * MONTH_DAYS) <= 3 else 0
+
+
+def repeated_month(times: np.ndarray) -> tuple[np.datetime64, np.datetime64] | None:
+    """Return the first two times (ascending datetime64) of monthly or longer steps that lie in one month."""
+    if not months_apart(times):
+        return None
+    same = np.flatnonzero(np.diff(times.astype("datetime64[M]").astype(np.int64)) == 0)
+    return (times[same[0]], times[same[0] + 1]) if len(same) else None
 
 
 def follows(times: np.ndarray) -> np.ndarray:
     """Return, for each time but the last, whether the next one is exactly one step later.
 
-    The step is one calendar month for monthly data, else the median spacing.
+    The step is so many calendar months where the spacing is that of months, seasons or years; a part of the month
+    for ten-day and half-month periods and the like; else the median spacing. A 29 February that the data leave out
+    everywhere is no gap, nor is a last period of the year that 1 January cuts short.
     """
-    if is_monthly(times):
-        return np.diff(times.astype("datetime64[M]").astype(np.int64)) == 1
+    months = months_apart(times)
     steps = np.diff(times)
-    return steps == np.sort(steps)[len(steps) // 2] if len(steps) else np.zeros(0, bool)
+    if not len(steps):
+        return np.zeros(0, bool)
+    step = np.sort(steps)[len(steps) // 2]
+    regular = steps == step
+    if months:
+        index = times.astype("datetime64[M]").astype(np.int64)
+        return (np.diff(index) == months) | (regular & (months > 1))
+    parts = _parts_of_month(times, steps)
+    if parts:
+        return np.diff(parts) == 1
+    if step < DAY.astype(step.dtype):
+        return np.asarray(regular)
+    days = times.astype("datetime64[D]")
+    leap = (days[1:] > _leap_day(days[1:])) & (days[:-1] < _leap_day(days[1:])) & (steps == step + DAY)
+    february = days.astype("datetime64[M]").astype(np.int64) % 12 == 1
+    leaves_out = not (february & (days == _leap_day(days))).any()
+    cut = (days[1:] == days[1:].astype("datetime64[Y]")) & (steps < step) & (step > DAY)
+    return regular | (leap & leaves_out) | cut
+
+
+def _leap_day(days: np.ndarray) -> np.ndarray:
+    """Return the 29 February of each day's year (1 March in other years), datetime64[D]."""
+    return days.astype("datetime64[Y]").astype("datetime64[D]") + 59 * np.timedelta64(1, "D")
+
+
+def _parts_of_month(times: np.ndarray, steps: np.ndarray) -> list[int]:
+    """Return the number of each half (third, sixth) of a month since 1970, [] where the times are none."""
+    typical = float(np.median(steps) / DAY)
+    parts = {15: 2, 16: 2, 10: 3, 5: 6}.get(round(typical))
+    if parts is None or (steps == steps[0]).all():
+        return []
+    days = (times.astype("datetime64[D]") - times.astype("datetime64[M]").astype("datetime64[D]")).astype(int)
+    part = np.minimum(days // (30 // parts), parts - 1)
+    inside = [np.unique(days[part == k]) for k in range(parts)]
+    # each part of the month is stamped on the same day of it, give or take what the length of the month moves
+    if any(len(found) and np.ptp(found) > 2 for found in inside):
+        return []
+    return (times.astype("datetime64[M]").astype(np.int64) * parts + part).tolist()
 
 
 def unbroken_starts(times: np.ndarray, length: int) -> np.ndarray:

@@ -23,8 +23,10 @@ from ..common.progress import dask_progress
 from ..fields.batch import Batch, from_fields
 from ..fields.month_stamps import stamped
 from ..fields.normalisation import Statistics
+from ..fields.plausible import check_possible
 from ..fields.splits import unbroken_starts
-from ..model.encoder import Encoder
+from ..fields.variables import lookup
+from ..model.encoder import Encoder, float32
 from ..model.tokens import Patches, patchify, token_places
 from .screening import Screened, screen
 
@@ -79,8 +81,8 @@ class FrozenEncoder:
             lazy: Return dask chunks that are computed when they are asked for (`compute`, `to_netcdf`, `to_zarr`; by
                 threads or by processes). None does where the data themselves are made of dask chunks.
             check_range: Refuse values far from the climatology of training (8 standard deviations, root mean square;
-                from 3 on a warning): most often wrong units. False where such values are meant. What no place on
-                Earth has is refused all the same, and a wrong factor below about 3 is not seen.
+                from 3 on a warning), most often wrong units, and what no place on Earth has. False where such values
+                are meant. A wrong factor below about 3 is not seen.
             units: Units by variable, where the data do not say or misstate them.
             rename: Canonical names by the data's own, where a name is not understood.
 
@@ -92,7 +94,7 @@ class FrozenEncoder:
         Raises:
             EarthSSLError: If the data do not fit the record; every difference is listed.
         """
-        view = self.view(pooling, layer, batch_size)
+        view = self.view(pooling, layer, batch_size, check_range)
         screened = screen(data, self.record, units=units, rename=rename, check_range=check_range)
         for text in screened.said:
             warnings.warn(text, stacklevel=2)
@@ -149,7 +151,7 @@ class FrozenEncoder:
         batch = _batch(fields, times, np.arange(length)[None], tuple(variables), record)
         return patchify(batch, self.encoder.config.patch)
 
-    def view(self, pooling: str, layer: int | Sequence[int], batch_size: int) -> View:
+    def view(self, pooling: str, layer: int | Sequence[int], batch_size: int, check_range: bool = True) -> View:
         """Return what is wanted, checked.
 
         Raises:
@@ -159,7 +161,7 @@ class FrozenEncoder:
             raise EarthSSLError(f"pooling: expected {', '.join(POOLINGS)}, got '{pooling}'")
         if batch_size < 1:
             raise EarthSSLError(f"batch_size: expected at least 1 window, got {batch_size}")
-        return View(pooling, self._layers(layer), isinstance(layer, (int, np.integer)), batch_size)
+        return View(pooling, self._layers(layer), isinstance(layer, (int, np.integer)), batch_size, check_range)
 
     def _layers(self, layer: int | Sequence[int]) -> tuple[int, ...]:
         depth = self.encoder.depth
@@ -229,12 +231,14 @@ class FrozenEncoder:
 
 @dataclass(frozen=True)
 class View:
-    """What is taken of the encoder: pooling, blocks, whether one was named and not a list, windows at once."""
+    """What is taken of the encoder: pooling, blocks, whether one was named and not a list, windows at once; whether
+    values that no place on Earth has are refused."""
 
     pooling: str
     layers: tuple[int, ...]
     single: bool
     batch_size: int
+    check_range: bool = True
 
 
 @dataclass(frozen=True)
@@ -307,15 +311,28 @@ class _Work:
             times: Of the steps.
             windows: Which steps each window holds, (window, step).
         """
+        with float32():
+            return self._features(fields, times, windows)
+
+    def _features(self, fields: list[np.ndarray], times: np.ndarray, windows: np.ndarray) -> np.ndarray:
+        self.frozen.encoder.eval()  # a caller may have switched it to training
         size, parts = self.view.batch_size, []
         for k in range(0, len(windows), size):  # batch by batch, normalising too: its temporary fields are many
             steps, places = np.unique(windows[k : k + size], return_inverse=True)
             raw = np.stack([field[steps] for field in fields], 1)
             normal = self.statistics.normalise(raw, times[steps])
+            if self.view.check_range:
+                self.refuse_impossible(raw, times[steps])
             places = places.reshape(-1, windows.shape[1])
             batch = _batch(normal, times[steps], places, self.variables, self.frozen.record)
             parts.append(self.frozen.encode(batch, self.view))
         return np.concatenate(parts)
+
+    def refuse_impossible(self, raw: np.ndarray, times: np.ndarray) -> None:
+        """Refuse values that no place on Earth has, in any window: (step, variable, row, column)."""
+        grid = self.frozen.record.grid
+        for k, name in enumerate(self.variables):
+            check_possible(raw[:, k], lookup(name), times, (grid.lat, grid.lon), "the data for embedding")
 
 
 def _features(*fields: np.ndarray, work: _Work, times: np.ndarray, windows: np.ndarray) -> np.ndarray:

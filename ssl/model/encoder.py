@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,6 +26,10 @@ SIZES: dict[str, tuple[int, int, int]] = {  # width, depth, heads
 }
 
 
+# What values and encodings bring to a token at the start, see EncoderConfig.token_start.
+BALANCED, ENCODINGS = "balanced", "encodings"
+
+
 @dataclass(frozen=True)
 class EncoderConfig:
     """Shape of the encoder.
@@ -34,17 +39,27 @@ class EncoderConfig:
         window: Time steps of a window.
         patch: Steps, rows and columns of a patch.
         drop_path: Chance of leaving a block out of a sample, rising linearly with depth to this.
+        token_start: How a token begins: balanced (values and encodings with mean square 1 each), or encodings (about 3
+            for the encodings and, with how many cells and variables there are, 1 to 2 for the values: encoders made
+            before there was a choice). It draws the first weights, and has no part in what trained ones compute.
     """
 
     size: str = "nano"
     window: int = 3
     patch: tuple[int, int, int] = (1, 4, 4)
     drop_path: float = 0.0
+    token_start: str = BALANCED
 
     def __post_init__(self) -> None:
         if self.size not in SIZES:
             raise EarthSSLError(
                 f"encoder.size: expected {', '.join(SIZES)}, got '{self.size}'." + nearest(self.size, SIZES)
+            )
+        starts = (BALANCED, ENCODINGS)
+        if self.token_start not in starts:
+            raise EarthSSLError(
+                f"encoder.token_start: expected {' or '.join(starts)}, got '{self.token_start}'."
+                + nearest(self.token_start, starts)
             )
         if self.window < 1 or len(self.patch) != 3 or min(self.patch) < 1:
             raise EarthSSLError(
@@ -59,11 +74,14 @@ class EncoderConfig:
 
     def build(self, variables: Sequence[str]) -> Encoder:
         """Return a new encoder with a block of embedding weights for each variable."""
-        return Encoder(self, tuple(variables))
+        with float32():
+            return Encoder(self, tuple(variables))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the config as plain JSON."""
-        return {**asdict(self), "patch": list(self.patch)}
+        """Return what names the tensors, as plain JSON: how they began is no part of it."""
+        plain = {**asdict(self), "patch": list(self.patch)}
+        del plain["token_start"]
+        return plain
 
 
 def fuse_attention(blocks: nn.Module, x: Tensor) -> None:
@@ -76,6 +94,17 @@ def fuse_attention(blocks: nn.Module, x: Tensor) -> None:
     for module in blocks.modules():
         if "fused_attn" in module.__dict__:
             module.__dict__["fused_attn"] = fused
+
+
+@contextmanager
+def float32() -> Iterator[None]:
+    """Make new tensors float32, whatever default another program in this process has set."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 # Gain of queries and keys at the start, chosen on the validation skill of masking on the planet's winds.
@@ -112,8 +141,9 @@ class Encoder(nn.Module):
         width, depth, heads = SIZES[config.size]
         steps, rows, columns = config.patch
         self.config, self.variables, self.width = config, variables, width
-        self.embedding = Embedding(variables, steps * rows * columns, width)
-        self.encodings = Encodings(width)
+        balanced = config.token_start == BALANCED
+        self.embedding = Embedding(variables, steps * rows * columns, width, balanced)
+        self.encodings = Encodings(width, balanced)
         self.blocks = transformer(width, depth, heads, config.drop_path)
         self.norm = nn.LayerNorm(width)
 

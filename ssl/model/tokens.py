@@ -251,15 +251,22 @@ def gather_rows(x: Float[Tensor, "token dim"], ids: Int[Tensor, "batch kept"]) -
 class Encodings(nn.Module):
     """Where and when a token is, as a vector to be added to it."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, balanced: bool = True) -> None:
+        """Make the weights.
+
+        Args:
+            width: Width of a token.
+            balanced: Whether the sum of place, slot and season starts with mean square 1, as the values do; else each
+                of the three does.
+        """
         super().__init__()
         self.place = nn.Linear(PLACE_FEATURES, width)
         self.layout = nn.Linear(LAYOUT_FEATURES, width)
         self.slot = nn.Linear(SLOT_FEATURES, width, bias=False)
         self.season = nn.Linear(SEASON_FEATURES, width, bias=False)
         for layer in (self.place, self.layout, self.slot, self.season):
-            # Half of sin² and cos² on average: encodings of unit variance, on a par with the values.
-            nn.init.normal_(layer.weight, std=math.sqrt(2 / layer.in_features))
+            # sin² and cos² are a half on average; a token is the sum of three encodings.
+            nn.init.normal_(layer.weight, std=math.sqrt(2 / layer.in_features / (3 if balanced else 1)))
 
     def forward(
         self, patches: Patches, ids: Int[Tensor, "batch kept"] | None, hide: frozenset[str] = frozenset()
@@ -293,17 +300,20 @@ class Encodings(nn.Module):
 class Embedding(nn.Module):
     """Patches -> tokens: the sum over the variables present of a block of weights each."""
 
-    def __init__(self, variables: Sequence[str], cells: int, width: int) -> None:
+    def __init__(self, variables: Sequence[str], cells: int, width: int, balanced: bool = True) -> None:
         """Make one block a variable.
 
         Args:
             variables: Canonical names.
             cells: Cells of a patch (steps × rows × columns).
             width: Width of a token.
+            balanced: Whether cells of unit variance start with mean square 1 in a token; else with that of Xavier's
+                rule, between 0 and 2 as the inputs are fewer or more than the width.
         """
         super().__init__()
-        # Xavier over all blocks together: the sum over the variables has unit scale, as one Linear would.
-        bound = math.sqrt(6.0 / (len(variables) * cells + width))
+        # Over all blocks together, as one Linear would have it; each block has the cells and their valid share.
+        inputs = len(variables) * (cells + 1)
+        bound = math.sqrt(3.0 / inputs if balanced else 6.0 / (len(variables) * cells + width))
         self.blocks = nn.ParameterDict(
             {name: nn.Parameter(torch.empty(cells + 1, width).uniform_(-bound, bound)) for name in variables}
         )

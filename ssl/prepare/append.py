@@ -26,7 +26,7 @@ from ..store.store import Store
 from ..store.writing import close, grow
 from .config import FREE, PrepareConfig
 from .memory_budget import SMALLER_STORE
-from .run import Run, source_stamps, write_chunks
+from .run import Run, source_stamps, told, write_chunks
 from .tasks import Job
 
 RECIPE = "append.json"
@@ -70,15 +70,18 @@ def append(config: PrepareConfig) -> Path:
             planned = run.plan(workers, job, Calendar(kind.groups, kind.keys, kind.harmonics))
             name = job.announce(config.source, config.options)
             written = write_chunks(job, name, workers, planned)
-        made = {"recipe": recipe, **run.record(workers, planned, template)}
+        made = {"recipe": recipe, "quality": told(job.quality()), **run.record(workers, planned, template)}
         job.close()
         grow(path, template)
         record = {
-            key: m[key] for key in ("source", "attributes", "recipe", "valid_share", "created", "versions", "run")
+            key: m[key]
+            for key in ("source", "attributes", "recipe", "valid_share", "created", "versions", "run", "quality")
+            if key in m
         }
         record |= {"split_proof": proof, "appends": [*m.get("appends", []), made]}
         close(path, template, record, written, m)
         (path / RECIPE).unlink()
+        shutil.rmtree(path / "quality", ignore_errors=True)
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ from ..common.errors import EarthSSLError
 from ..fields.normalisation import StatisticsConfig
 from ..fields.splits import SplitsConfig
 from ..runtime.workers import LOCAL
+from ..sources import option_hints
 from ..store.encoding import DTYPES
 
 FREE = ("out", "append", "workers", "scheduler", "memory_mb", "allow_gap")  # the bytes do not depend on these
@@ -19,7 +21,7 @@ class PrepareConfig:
     """From a source to a training store.
 
     Attributes:
-        source: planet, weather, files, ersst, weatherbench2 or arco-era5.
+        source: planet, weather, controls, files, ersst, weatherbench2 or arco-era5.
         out: Folder of the store; must be new or empty.
         splits: Blocks of time and the embargo between them.
         options: What the source takes: path, variables, levels, time, …
@@ -47,6 +49,11 @@ class PrepareConfig:
     memory_mb: float | None = None
     append: str | None = None
     allow_gap: bool = False
+
+    @staticmethod
+    def hints_of(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the types of what `options` may hold: they are those of the source's opener and of `Selection`."""
+        return option_hints(str(settings.get("source", ""))) if name == "options" else {}
 
     def __post_init__(self) -> None:
         for name in ("workers", "memory_mb"):

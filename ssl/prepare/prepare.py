@@ -16,15 +16,17 @@ from ..common.errors import EarthSSLError
 from ..common.files import MIB, check_disk, digest, disk_full_is_clear, read_json, refuse_filled, write_json
 from ..fields.grid import LatLonGrid
 from ..fields.normalisation import Calendar
+from ..fields.plausible import ImpossibleValueError
 from ..runtime.memory import ram
 from ..sources import open_source
+from ..sources.local_files import with_file
 from ..store.chunks import Template
 from ..store.writing import close, create
 from .append import append
 from .config import FREE, PrepareConfig
 from .memory_budget import SMALLER_STORE, largest_chunk, store_bytes
 from .resumable_fit import fitted_statistics
-from .run import Run, source_stamps, write_chunks
+from .run import Run, source_stamps, told, write_chunks
 from .tasks import Job, source_steps
 
 RECIPE = "recipe.json"
@@ -40,8 +42,17 @@ def prepare(config: PrepareConfig) -> Path:
     Raises:
         EarthSSLError: If the source, the splits, the output folder, the memory or the disk do not fit.
     """
-    if config.append is not None:
-        return append(config)
+    try:
+        return append(config) if config.append is not None else _prepare(config)
+    except ImpossibleValueError as error:  # of data read piece by piece: those read at once are refused as they open
+        if config.source != "files":
+            raise
+        how = {key: config.options[key] for key in ("engine", "group") if key in config.options}
+        raise EarthSSLError(with_file(str(error), config.options["path"], error.time, **how)) from None
+
+
+def _prepare(config: PrepareConfig) -> Path:
+    """Write the training store that the config describes and return its folder."""
     out, run = Path(config.out), Run(config)
     refuse_filled(out, "the store")
     data = open_source(config.source, **config.options)
@@ -62,8 +73,10 @@ def prepare(config: PrepareConfig) -> Path:
             fresh = job.store.with_name("store.new")
             create(fresh, template, statistics)
             os.replace(fresh, job.store)
+        _refuse_unseen(job)
         written = write_chunks(job, name, workers, planned)
     record = {
+        "quality": told(job.quality()),
         "source": str(data.attrs.get("source", config.source)),
         "attributes": {key: str(value) for key, value in data.attrs.items()},
         "recipe": recipe,
@@ -79,6 +92,17 @@ def prepare(config: PrepareConfig) -> Path:
     os.replace(job.store, out)
     shutil.rmtree(partial)
     return out
+
+
+def _refuse_unseen(job: Job) -> None:
+    """Refuse a variable that training would never see: without a climatology all its values would be dropped."""
+    first, last = (str(edge.astype("datetime64[D]")) for edge in job.template.splits.train)
+    unseen = [name for name, known in zip(job.template.variables, job.known, strict=True) if not known.any()]
+    if unseen:
+        raise EarthSSLError(
+            f"expected values of {', '.join(unseen)} in the training block ({first} … {last}), got none; leave it out "
+            "(option variables), or move splits.train"
+        )
 
 
 def template_of(data: xr.Dataset, config: PrepareConfig) -> Template:

@@ -78,6 +78,14 @@ def write_chunks(job: Job, name: str, workers: Workers, planned: MemoryPlan) -> 
     return found
 
 
+def told(quality: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Print once what is odd about the values, and return what was given."""
+    for name, one in quality.items():
+        for finding in one["findings"]:
+            print(f"prepare: {name}: {finding}", file=sys.stderr)
+    return quality
+
+
 def source_stamps(config: PrepareConfig) -> dict[str, list[int]]:
     """Return the size (bytes) and the time of the last change (ns) of the local files or folders read."""
     given = config.options.get("path", config.options.get("url"))

@@ -21,6 +21,8 @@ from ..common.errors import EarthSSLError
 from ..common.files import digest, disk_full_is_clear, read_json, write_json
 from ..fields.grid import LatLonGrid
 from ..fields.normalisation import Calendar, Statistics
+from ..fields.plausible import check_possible
+from ..fields.quality import COLUMNS, quality, summary
 from ..fields.splits import Splits
 from ..fields.variables import lookup
 from ..sources import open_source
@@ -94,7 +96,11 @@ class Job:
 
     def read(self, first: int, last: int, variable: int) -> np.ndarray:
         """Return steps [first, last) of a variable, (steps, rows, columns), NaN where missing."""
-        return read_variable(self.data, self.template.variables[variable], first - self.skip, last - self.skip)
+        name = self.template.variables[variable]
+        values = read_variable(self.data, name, first - self.skip, last - self.skip)
+        where, grid = str(self.data.attrs.get("source", "the source")), self.template.grid
+        check_possible(values, lookup(name), self.times[first:last], (grid.lat, grid.lon), where)
+        return values
 
     def pieces(self, first: int, last: int) -> list[tuple[int, int]]:
         """Return [first, last) in pieces that end where the source's do."""
@@ -132,7 +138,18 @@ class Job:
         """Whether a chunk needs no writing; the one that holds steps there were before is always written again."""
         file = chunk_file(self.store, number)
         begins = self.template.chunks()[number][0]
-        return begins >= self.skip and file.is_file() and file.stat().st_size == self.template.chunk_bytes
+        whole = file.is_file() and file.stat().st_size == self.template.chunk_bytes
+        return begins >= self.skip and whole and self.looked_at(number).is_file()
+
+    def looked_at(self, number: int) -> Path:
+        """Return the file that holds the `summary` of a chunk's steps until the manifest is written."""
+        return self.file.with_name("quality") / f"{number}.npy"
+
+    def quality(self) -> dict[str, dict[str, Any]]:
+        """Return what the manifest says of the values of the job's own steps, from the summaries of its chunks."""
+        numbers = range(self.skip // self.template.chunk_steps, len(self.template.chunks()))
+        steps = np.concatenate([np.load(self.looked_at(number)) for number in numbers])
+        return quality(steps, self.times[self.skip :], [lookup(name) for name in self.template.variables])
 
     def close(self) -> None:
         """Forget the job in this process, and its file."""
@@ -224,13 +241,19 @@ def write_task(name: str, numbers: Sequence[int]) -> list[Contents]:
         if first < job.skip:
             mapped = np.memmap(chunk_file(job.store, missing[0]), values.dtype, "r").reshape(-1, *template.shape[1:])
             values[: job.skip - first] = mapped[: job.skip - first]
+        looked = np.full((last - first, len(template.variables), len(COLUMNS)), np.nan)
         for a, b in job.pieces(max(first, job.skip), last):
             for k, statistics in enumerate(job.statistics):
-                normal = statistics.normalise(job.read(a, b, k)[:, None], job.times[a:b])
+                raw = job.read(a, b, k)
+                looked[a - first : b - first, k] = summary(raw)
+                normal = statistics.normalise(raw[:, None], job.times[a:b])
                 values[a - first : b - first, k] = encode(normal, template.dtype, template.variables[k : k + 1])[:, 0]
+        job.looked_at(0).parent.mkdir(exist_ok=True)
         for number in missing:
-            own = values[chunks[number][0] - first : chunks[number][1] - first]
+            begins, ends = chunks[number]
+            own = values[begins - first : ends - first]
             with disk_full_is_clear(job.store):
+                np.save(job.looked_at(number), looked[max(begins, job.skip) - first : ends - first])
                 write_chunk(job.store, template, number, own)
             found[number] = contents(own, job.known)
     return [found.get(number) or contents_of_file(job.store, template, number, job.known) for number in numbers]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import typing
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,13 @@ if TYPE_CHECKING:
 SOURCES = {
     "planet": ("planet.planet", "open_planet"),
     "weather": ("weather.weather", "open_weather"),
+    "controls": ("controls.controls", "open_controls"),
     "files": ("local_files", "open_files"),
     "ersst": ("ersst", "open_ersst"),
     "weatherbench2": ("weatherbench2", "open_weatherbench2"),
     "arco-era5": ("arco_era5", "open_arco_era5"),
 }
-CHECKS_ITSELF = ("planet", "weather")  # their options are those of the planet, not of `Selection`
+CHECKS_ITSELF = ("planet", "weather", "controls")  # their options are those of the planet, not of `Selection`
 
 
 def open_source(source: str, **options: Any) -> xr.Dataset:
@@ -32,7 +34,7 @@ def open_source(source: str, **options: Any) -> xr.Dataset:
     Attributes say source, licence and citation.
 
     Args:
-        source: planet or weather (synthetic, no network), files, ersst, weatherbench2 or arco-era5.
+        source: planet, weather or controls (synthetic, no network), files, ersst, weatherbench2 or arco-era5.
         **options: What the source takes: see its opener and `Selection`.
 
     Raises:
@@ -50,6 +52,22 @@ def open_source(source: str, **options: Any) -> xr.Dataset:
         raise EarthSSLError(
             f"source {source}: an option is of the wrong type ({error}); see its documentation"
         ) from None
+
+
+def option_hints(source: str) -> dict[str, Any]:
+    """Return the type of every option of a source, by name; none where there is no such source."""
+    if source not in SOURCES:
+        return {}
+    import pathlib
+
+    from .selection import Selection
+
+    module, function = SOURCES[source]
+    opener = getattr(importlib.import_module(f".{module}", __name__), function)
+    hints = {**typing.get_type_hints(Selection), **typing.get_type_hints(opener)}
+    hints.pop("return", None)
+    # a path is typed as text
+    return {name: str | list[str] if pathlib.Path in typing.get_args(hint) else hint for name, hint in hints.items()}
 
 
 def _check_options(source: str, opener: Any, options: dict[str, Any]) -> None:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from datetime import UTC, datetime
-from typing import Any
 
-import cftime
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from ..common.errors import EarthSSLError
+from ..fields.units import SPELLINGS
+from .conventions import understood
+from .times import rename_axis, with_time
 
 LAT_NAMES = ("lat", "latitude", "lats", "nav_lat", "ylat")
 LON_NAMES = ("lon", "longitude", "lons", "nav_lon", "xlong", "long")
-TIME_NAMES = ("valid_time", "time", "date", "datetime", "time_counter")
 LEVEL_NAMES = (
     "level",
     "pressure_level",
@@ -29,12 +27,11 @@ LEVEL_NAMES = (
 )
 MEMBER_NAMES = ("number", "member", "realization", "realisation", "ensemble", "ens", "ensemble_member")
 
-PRESSURE_UNITS = {
-    "pa": 0.01, "pascal": 0.01, "pascals": 0.01,
-    "hpa": 1.0, "mbar": 1.0, "mb": 1.0, "millibar": 1.0, "millibars": 1.0,
-}  # fmt: skip
-# Every date of these exists in the Gregorian calendar (no-leap merely never names 29 February).
-CALENDARS = ("standard", "gregorian", "proleptic_gregorian", "noleap", "365_day")
+# Words of a level that is no pressure, where units do not say so.
+NO_PRESSURE = ("hybrid", "sigma", "model", "eta", "theta", "isentrop", "potential", "depth", "height", "layer", "soil")
+DEGREES = ("degree", "degrees", "deg", "")
+SOUTH_WEST = ("degrees_south", "degree_south", "degrees_s", "degrees_west", "degree_west", "degrees_w")
+RADIANS = ("radian", "radians", "rad")
 
 
 def canonical_axes(ds: xr.Dataset, where: str) -> xr.Dataset:
@@ -44,15 +41,21 @@ def canonical_axes(ds: xr.Dataset, where: str) -> xr.Dataset:
 
     Raises:
         EarthSSLError: If there is no rectilinear latitude-longitude grid, no time, or a calendar whose
-            dates do not exist in the Gregorian one.
+            dates do not exist in the Gregorian one, or if an axis says that it is something else.
     """
+    ds = understood(ds)
     lat, lon = _horizontal(ds, where)
-    ds = _rename_axis(_rename_axis(ds, lat, "lat"), lon, "lon")
-    ds = _with_time(ds, where)
+    _refuse_projection(ds, (lat, lon), where)
+    ds = _in_degrees(_in_degrees(ds, lat, "latitude", where), lon, "longitude", where)
+    if lat == "lon" or lon == "lat":  # by their units, whatever they are called
+        ds = ds.rename({name: f"{name} axis" for name in (lat, lon)})
+        lat, lon = f"{lat} axis", f"{lon} axis"
+    ds = rename_axis(rename_axis(ds, lat, "lat"), lon, "lon")
+    ds = with_time(ds, where)
     ds = _with_level(ds, where)
     member = _first(ds, MEMBER_NAMES, dims_only=True)
     if member is not None:
-        ds = _rename_axis(ds, member, "member")
+        ds = rename_axis(ds, member, "member")
     return ds.drop_vars([name for name, var in ds.data_vars.items() if not {"lat", "lon"} <= set(var.dims)])
 
 
@@ -99,111 +102,87 @@ def _horizontal(ds: xr.Dataset, where: str) -> tuple[Hashable, Hashable]:
     return found[0], found[1]
 
 
-def _rename_axis(ds: xr.Dataset, name: Hashable, new: str) -> xr.Dataset:
-    """Make `name` (a dimension, or a 1-D or scalar label) the dimension coordinate `new`."""
-    if name not in ds.dims:
-        if name not in ds.coords:
-            ds = ds.set_coords(name)
-        if ds[name].ndim == 0:
-            ds = ds.expand_dims(name)
-        else:
-            dim = ds[name].dims[0]
-            if dim in ds.coords:
-                ds = ds.drop_vars([dim])
-            ds = ds.swap_dims({dim: name})
-    if name == new:
+def _refuse_projection(ds: xr.Dataset, axes: tuple[Hashable, Hashable], where: str) -> None:
+    """Refuse axes of a rotated pole or of a projection, by what they or the grid mapping of the fields say."""
+    said = {str(ds[axis].attrs.get("standard_name", "")).strip().lower() for axis in axes}
+    for name in {
+        str(var.attrs["grid_mapping"]).split(":")[0] for var in ds.data_vars.values() if "grid_mapping" in var.attrs
+    }:
+        said.add(str(ds[name].attrs.get("grid_mapping_name", "")) if name in ds.variables else "")
+    other = sorted(said - {"latitude", "longitude", "latitude_longitude", ""})
+    if other:
+        raise EarthSSLError(
+            f"{where}: expected true latitude and longitude, got axes of {', '.join(other)}; regrid first, for example "
+            "with `cdo remapcon,r360x180`"
+        )
+
+
+def _in_degrees(ds: xr.Dataset, name: Hashable, what: str, where: str) -> xr.Dataset:
+    """Return the dataset with an axis in degrees north or east, by its units."""
+    axis = ds[name]
+    units = str(axis.attrs.get("units", "")).strip().lower()
+    side = ("degrees_n", "degree_n") if what == "latitude" else ("degrees_e", "degree_e")
+    if units in DEGREES or units.startswith(side):
         return ds
-    if new in ds.variables or new in ds.dims:
-        ds = ds.drop_vars(new, errors="ignore")
-    return ds.rename({name: new})
-
-
-def _with_time(ds: xr.Dataset, where: str) -> xr.Dataset:
-    names = [name for name in _candidates(ds, TIME_NAMES, "time", "") if ds[name].ndim <= 1]
-    names = [name for name in dict.fromkeys(names) if _is_time(ds[name])]
-    # valid_time first: in forecasts, `time` is when the run started
-    names.sort(key=lambda name: (ds[name].ndim == 0, TIME_NAMES.index(n) if (n := str(name)) in TIME_NAMES else 9))
-    if not names:
+    if units in RADIANS:
+        values: np.ndarray = np.rad2deg(axis.values.astype(np.float64)).round(5 if axis.dtype.itemsize < 8 else 9)
+    elif units in SOUTH_WEST and (units.startswith(("degrees_s", "degree_s")) == (what == "latitude")):
+        values = -axis.values.astype(np.float64)
+    else:
         raise EarthSSLError(
-            f"{where}: expected a time axis, found none among {', '.join(map(str, ds.variables))}; "
-            "static fields cannot be a source"
+            f"{where}: expected the axis '{name}' to be {what} in degrees, got units '{axis.attrs['units']}'; regrid "
+            f"first, or mend its attribute units"
         )
-    values = gregorian(ds[names[0]].values, where)
-    ds = _rename_axis(ds, names[0], "time")
-    return ds.assign_coords(time=("time", np.atleast_1d(values)))
-
-
-def _is_time(axis: xr.DataArray) -> bool:
-    if axis.dtype.kind == "M":
-        return True
-    if axis.dtype.kind != "O" or not axis.size:
-        return False
-    return isinstance(axis.values.reshape(-1)[0], (cftime.datetime, datetime))
-
-
-def gregorian(times: np.ndarray, where: str) -> np.ndarray:
-    """Return times as datetime64[ns] in UTC; those without a zone are UTC already.
-
-    Takes datetime64, Python datetimes with or without a zone, and cftime dates of calendars whose dates all
-    exist in the Gregorian one.
-
-    Raises:
-        EarthSSLError: For another calendar, and for dates outside 1678…2261, which nanoseconds cannot hold.
-    """
-    times = np.asarray(times)
-    if times.dtype.kind != "M":
-        times = np.array([_one(time, where) for time in times.reshape(-1)], "datetime64[us]").reshape(times.shape)
-    if np.isnat(times).any():
-        raise EarthSSLError(f"{where}: expected a time at every step, found missing ones; drop those steps first")
-    years = times.astype("datetime64[Y]").astype(np.int64) + 1970
-    if times.size and (years.min() < 1678 or years.max() > 2261):
-        raise EarthSSLError(
-            f"{where}: expected times of 1678…2261, got {times.min()} to {times.max()}; "
-            "select the years you need into another file first"
-        )
-    return times.astype("datetime64[ns]")
-
-
-def _one(time: Any, where: str) -> np.datetime64:
-    if isinstance(time, cftime.datetime):
-        if time.calendar not in CALENDARS:
-            raise EarthSSLError(
-                f"{where}: expected a calendar whose dates exist in the Gregorian one ({', '.join(CALENDARS)}), "
-                f"got '{time.calendar}'; convert the file first, for example with `cdo setcalendar,standard`"
-            )
-        return np.datetime64(time.isoformat(), "us")
-    if not isinstance(time, datetime):
-        raise EarthSSLError(f"{where}: expected times, got {time!r} ({type(time).__name__})")
-    stamp = pd.Timestamp(time)
-    if stamp.tzinfo is not None:
-        stamp = stamp.tz_convert(UTC).tz_localize(None)
-    return stamp.to_datetime64().astype("datetime64[us]")
+    return ds.assign_coords({name: (axis.dims, values, {**axis.attrs, "units": f"{side[0]}"})})
 
 
 def _with_level(ds: xr.Dataset, where: str) -> xr.Dataset:
     name = next((name for name in _pressure_axes(ds) if ds[name].ndim <= 1), None)
+    if "level" in ds.dims and name != "level":  # of another kind: never to be taken for hPa
+        said = ds["level"].attrs if "level" in ds.coords else {}
+        kind = said.get("units") or said.get("standard_name") or said.get("long_name") or "unknown units"
+        ds = ds.rename(level=f"level in {kind}")
     if name is None:
         return ds
     axis = ds[name]
     values = np.atleast_1d(axis.values).astype(np.float64)
-    scale = PRESSURE_UNITS.get(str(axis.attrs.get("units", "")).lower())
-    if scale is None:  # no units: nothing on Earth is above 1100 hPa, so larger numbers are pascal
-        scale = 0.01 if np.abs(values).max(initial=0) > 1100 else 1.0
-    hpa = values * scale
+    pascal = _pascal(axis)
+    if pascal is None:  # no units: nothing on Earth is above 1100 hPa, so larger numbers are pascal
+        pascal = 1.0 if np.abs(values).max(initial=0) > 1100 else 100.0
+    hpa = values * pascal / 100
     if not np.allclose(hpa, np.round(hpa), atol=1e-3):
         raise EarthSSLError(f"{where}: expected pressure levels in whole hPa, got {hpa.tolist()}")
-    ds = _rename_axis(ds, name, "level") if axis.ndim else ds.drop_vars([name])
-    whole = np.round(hpa).astype(np.int64)
-    return ds.assign_coords(level=("level", whole) if axis.ndim else whole[0])
+    ds = rename_axis(ds, name, "level") if axis.ndim else ds.drop_vars([name])
+    whole, attrs = np.round(hpa).astype(np.int64), {"units": "hPa"}
+    return ds.assign_coords(level=("level", whole, attrs) if axis.ndim else ((), whole[0], attrs))
+
+
+def _pascal(axis: xr.DataArray) -> float | None:
+    """Return how many pascal the units of an axis are; None where they are none."""
+    found = SPELLINGS["Pa"].get(" ".join(str(axis.attrs.get("units", "")).lower().split()))
+    return None if found is None else found[0]
 
 
 def _pressure_axes(ds: xr.Dataset) -> list[Hashable]:
     """Return the axes that are pressure: by CF name, by units, or by name where nothing else is said."""
     found = []
     for name in dict.fromkeys(_candidates(ds, LEVEL_NAMES, "air_pressure", "")):
-        if name in ds.data_vars and name not in ds.dims:
-            continue
-        units = str(ds[name].attrs.get("units", "")).lower()
-        if units in PRESSURE_UNITS or (not units and str(name).lower() in LEVEL_NAMES and name in ds.coords):
+        if (name not in ds.data_vars or name in ds.dims) and _is_pressure(ds[name], name in ds.coords):
             found.append(name)
     return sorted(found, key=lambda name: name not in ds.dims)
+
+
+def _is_pressure(axis: xr.DataArray, labelled: bool) -> bool:
+    said = str(axis.attrs.get("standard_name", "")).lower()
+    if said and said != "air_pressure":
+        return False
+    if str(axis.attrs.get("units", "")).strip():
+        return _pascal(axis) is not None
+    if said:
+        return True
+    if not labelled or str(axis.name).lower() not in LEVEL_NAMES or axis.dtype.kind not in "iuf":
+        return False
+    values = np.atleast_1d(axis.values)
+    counted = len(values) > 2 and np.array_equal(np.sort(values), np.arange(1, len(values) + 1))
+    words = str(axis.attrs.get("long_name", "")).lower()
+    return not counted and not any(word in words for word in NO_PRESSURE)

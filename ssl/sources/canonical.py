@@ -11,8 +11,11 @@ import numpy as np
 import xarray as xr
 
 from ..common.errors import EarthSSLError, nearest
-from ..fields.variables import Variable, anomaly_name, convert, lookup, resolve
+from ..fields.plausible import check_possible
+from ..fields.splits import repeated_month
+from ..fields.variables import Variable, convert, lookup, resolve
 from .axes import canonical_axes
+from .conventions import joined_experiments, limited
 from .regrid import coarsened, oriented, region_of, regridded
 from .selection import Selection
 
@@ -68,6 +71,7 @@ def canonicalise(
     ds = _selected(ds, fields, selection, where)
 
     def finished(part: xr.Dataset) -> xr.Dataset:
+        part = joined_experiments(part)
         part = oriented(_convert_all(part, fields, selection, assume_units, where), where)
         part = regridded(part, selection.resolution, where, selection.least_valid)
         part = region_of(part, selection.region, where)
@@ -78,8 +82,10 @@ def canonicalise(
     with reading(where):  # exactly these steps, without the rest of a chunk: they may come over a network
         sample = finished(ds.isel(time=sorted({0, steps // 2, steps - 1})).load())
     result = finished(whole)
-    for name, raw in ((field.variable.name, field.raw) for field in fields):
-        _check_range(sample[name], ds[raw], where)
+    for field in fields:
+        name = field.variable.name
+        looked = result[name] if result[name].chunks is None else sample[name]  # lazy data are checked as they are read
+        _check_range(looked, field, selection.units_of(field.variable, field.raw, ds[field.raw].attrs), where)
         _refuse_if_empty(sample[name], result[name], exhaustive, where)
     result.attrs = _attributes(ds.attrs, attrs or {}, left_out if selection.variables is None else [])
     return result
@@ -120,6 +126,12 @@ def _selected(ds: xr.Dataset, fields: list[_Field], selection: Selection, where:
     ds = ds[list(dict.fromkeys(field.raw for field in fields))]
     ds = _squeezed(_one_member(ds, selection, where), where)
     ds = ds.isel(time=selection.steps(ds["time"].values, where))
+    again = repeated_month(ds["time"].values)
+    if again is not None:
+        raise EarthSSLError(
+            f"{where}: expected every month once, got {again[0]!s:.10} and {again[1]!s:.10}; remove one of them, or "
+            "give each month in one file"
+        )
     if ds.sizes.get("level", 1) > 1:
         wanted = {field.level for field in fields}
         ds = ds.isel(level=[k for k, level in enumerate(ds["level"].values) if level in wanted])
@@ -219,8 +231,8 @@ def _on_levels(
     if "level" not in ds[raw].dims:
         if "level" not in ds.coords:
             raise EarthSSLError(
-                f"{where}: expected a pressure level for '{raw}', found none; name its level with the option "
-                f"rename, as in rename: {{{raw}: {found.name}500}}"
+                f"{where}: expected a pressure level for '{raw}', found none{_other_axes(ds[raw])}; name its level "
+                f"with the option rename, as in rename: {{{raw}: {found.name}500}}"
             )
         only = int(ds["level"].values)
         if wanted.level not in (None, only) or (wanted.level is None and selection.levels not in (None, (only,))):
@@ -235,6 +247,14 @@ def _on_levels(
     if absent:
         raise EarthSSLError(f"{where}: '{raw}' has no level {_listed(absent)} hPa; there are {_listed(there)}")
     return [_Field(found.at_level(level), raw, level) for level in levels]
+
+
+def _other_axes(data: xr.DataArray) -> str:
+    """Return what else a field lies along, in words."""
+    others = [dim for dim in data.dims if dim not in ("time", "lat", "lon", "member", "expver")]
+    units = {dim: data[dim].attrs.get("units", "") for dim in others if dim in data.coords}
+    said = ", ".join(f"'{dim}'{f' ({units[dim]})' if units.get(dim) else ''}" for dim in others)
+    return f" (its axis {said} is no pressure by units and names)" if said else ""
 
 
 def _names(ds: xr.Dataset, known: Mapping[str, Variable]) -> list[str]:
@@ -265,6 +285,7 @@ def _one_member(ds: xr.Dataset, selection: Selection, where: str) -> xr.Dataset:
 def _squeezed(ds: xr.Dataset, where: str) -> xr.Dataset:
     # a single level is kept as a dimension: the fields on levels look for it there
     extra = [dim for dim in ds.dims if dim not in ("time", "lat", "lon", "level")]
+    extra = [dim for dim in extra if dim != "expver" or ds.sizes[dim] == 1]  # final and preliminary data are joined
     for dim in extra:
         if ds.sizes[dim] > 1:
             raise EarthSSLError(
@@ -301,22 +322,23 @@ def _convert_all(
     ds: xr.Dataset, fields: list[_Field], selection: Selection, assume_units: bool, where: str
 ) -> xr.Dataset:
     valid = {name for f in fields for name in (f.variable.name, f.variable.base, f.raw)}
-    for name in selection.units:
-        if name not in valid:
-            raise EarthSSLError(
-                f"{where}: option units names '{name}', which is not taken.{nearest(name, valid)} "
-                f"Taken: {_listed(sorted(valid))}"
-            )
+    for option, names in (("units", selection.units), ("missing", selection.missing)):
+        for name in names:
+            if name not in valid:
+                raise EarthSSLError(
+                    f"{where}: option {option} names '{name}', which is not taken.{nearest(name, valid)} "
+                    f"Taken: {_listed(sorted(valid))}"
+                )
     arrays = {}
     for field in fields:
         variable = field.variable
         data = ds[field.raw]
         if "level" in data.dims:
             data = data.isel(level=0 if field.level is None else list(ds["level"].values).index(field.level))
-        given = [selection.units[n] for n in (variable.name, variable.base, field.raw) if n in selection.units]
-        units = given[0] if given else data.attrs.get("units")
+        units = selection.units_of(variable, field.raw, data.attrs)
         if not units and assume_units:
             units = variable.units
+        data = limited(data, selection.missing_of(variable, field.raw))
         try:
             data = convert(data.transpose("time", "lat", "lon"), variable, units)
         except EarthSSLError as error:
@@ -328,19 +350,10 @@ def _convert_all(
     return result.drop_vars([name for name in result.coords if name not in ("time", "lat", "lon")]).drop_encoding()
 
 
-def _check_range(sample: xr.DataArray, raw: xr.DataArray, where: str) -> None:
-    """Refuse values that no place on Earth has: the units or the name are wrong."""
-    variable = lookup(str(sample.name))
-    values = sample.values[np.isfinite(sample.values)]
-    if not values.size or (values.min() >= variable.low and values.max() <= variable.high):
-        return
-    anomaly = anomaly_name(variable.name)
-    hint = f"; for an anomaly: rename: {{{raw.name}: {anomaly}}}" if anomaly else ""
-    raise EarthSSLError(
-        f"{where}: expected '{variable.name}' within {variable.low:g}…{variable.high:g} {variable.units}, got "
-        f"{values.min():g}…{values.max():g} after conversion from '{raw.attrs.get('units')}'; the units are wrong "
-        f"(option units), a fill value is not declared, or it is another quantity (option rename){hint}"
-    )
+def _check_range(data: xr.DataArray, field: _Field, units: str | None, where: str) -> None:
+    """Refuse values that no place on Earth has."""
+    axes = (data["lat"].values, data["lon"].values)
+    check_possible(data.values, field.variable, data["time"].values, axes, where, units, field.raw)
 
 
 def _refuse_if_empty(sample: xr.DataArray, data: xr.DataArray, exhaustive: bool, where: str) -> None:

@@ -8,13 +8,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import netCDF4
+import numpy as np
 import xarray as xr
 
 from ..common.errors import EarthSSLError, nearest
+from ..fields.plausible import ImpossibleValueError
+from ..fields.variables import Variable, convert, lookup, resolve
 from .axes import canonical_axes
 from .canonical import EAGER_BYTES, canonicalise, reading
+from .conventions import has_limits, joined_experiments, limited
 from .netcdf3 import expected_bytes
+from .selection import Selection
 
+NEAR = 1e-3  # of the distance of two cells: axes that differ by less differ by rounding
 ENGINES = {"netcdf4": "NetCDF", "cfgrib": "GRIB", "zarr": "Zarr"}
 
 
@@ -23,6 +30,7 @@ def open_files(
     *,
     engine: str | None = None,
     grib_filter: Mapping[str, Any] | None = None,
+    group: str | None = None,
     eager_bytes: int = EAGER_BYTES,
     **options: Any,
 ) -> xr.Dataset:
@@ -36,9 +44,10 @@ def open_files(
         engine: netcdf4, cfgrib or zarr; None looks at the first bytes of each file.
         grib_filter: For GRIB files that mix kinds of levels or steps: which messages to take, by their
             keys, such as {typeOfLevel: isobaricInhPa}.
+        group: For NetCDF files that hold their fields in a group: its name.
         eager_bytes: Read everything at once up to this size; larger data stay lazy.
         **options: Fields of `Selection`: variables, levels, time, every, member, region, coarsen,
-            resolution, least_valid, units, rename.
+            resolution, least_valid, units, rename, missing.
 
     Raises:
         EarthSSLError: If a file is missing, truncated or of another format, if a glob matches nothing, if
@@ -48,14 +57,31 @@ def open_files(
         raise EarthSSLError(f"option engine: expected {', '.join(ENGINES)}, got '{engine}'.{nearest(engine, ENGINES)}")
     files = matched(path)
     where = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
-    opened = [_open_one(file, engine, grib_filter or {}) for file in files]
+    opened = [_open_one(file, engine, grib_filter or {}, group) for file in files]
     titles = [str(ds.attrs["title"]) for ds in opened if ds.attrs.get("title")]
     attrs = {
         "source": f"files: {titles[0] if titles else files[0].name}",
         "files": ", ".join(f"{file.name} ({_size(file)} bytes)" for file in files),
     }
-    ds = opened[0] if len(opened) == 1 else _together(files, opened, eager_bytes)
-    return canonicalise(ds, where=where, attrs=attrs, eager_bytes=eager_bytes, **options)
+    selection = Selection(**options)
+    ds = opened[0] if len(opened) == 1 else _together(files, opened, selection, eager_bytes)
+    try:
+        return canonicalise(ds, where=where, attrs=attrs, eager_bytes=eager_bytes, **options)
+    except ImpossibleValueError as error:
+        raise ImpossibleValueError(with_file(str(error), path, error.time, engine, group), error.time) from None
+
+
+def with_file(
+    text: str, path: str | Path | Sequence[str | Path], time: np.datetime64, engine: str | None = None,
+    group: str | None = None,
+) -> str:  # fmt: skip
+    """Return an error's text with the one of several files in front that holds the time."""
+    files = matched(path)
+    for file in files if len(files) > 1 else []:
+        ds = canonical_axes(_open_one(file, engine, {}, group), str(file))
+        if time in ds["time"].values:
+            return str(file) + text[text.index(": expected '") :]
+    return text
 
 
 def matched(path: str | Path | Sequence[str | Path]) -> list[Path]:
@@ -86,26 +112,73 @@ def matched(path: str | Path | Sequence[str | Path]) -> list[Path]:
 def open_zarr(store: Any, where: str, *, consolidated: bool | None, **kwargs: Any) -> xr.Dataset:
     """Return a Zarr store (format 2 or 3), nothing read yet.
 
+    The fill value 0 of format 2 is what writers put that were told none: it does not make zeros missing.
+
     Raises:
         EarthSSLError: If it is none, or its times cannot be decoded.
     """
+
+    def opened(**how: Any) -> xr.Dataset:
+        return xr.open_zarr(
+            store, chunks=None, consolidated=consolidated, decode_timedelta=False, **how, **kwargs
+        )  # fmt: skip
+
     try:
-        return xr.open_zarr(store, chunks=None, consolidated=consolidated, decode_timedelta=False, **kwargs)
+        ds = opened()
+        zeros = [name for name, var in ds.variables.items() if _filled_with_zero(var.encoding.get("_FillValue"))]
+        return opened(mask_and_scale=_but(ds, zeros)) if zeros else ds
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _unreadable(where, "Zarr", error) from None
 
 
-def _open_one(path: Path, engine: str | None, grib_filter: Mapping[str, Any]) -> xr.Dataset:
+def _filled_with_zero(fill: Any) -> bool:
+    return isinstance(fill, (int, float, np.number)) and float(fill) == 0.0
+
+
+def _but(ds: xr.Dataset, plain: list[Any]) -> dict[Any, bool]:
+    """Return which variables are masked and scaled: all but those whose zeros are values, unless they are packed."""
+    packed = ("scale_factor", "add_offset")
+    return {n: n not in plain or any(key in var.encoding for key in packed) for n, var in ds.variables.items()}
+
+
+def _open_one(path: Path, engine: str | None, grib_filter: Mapping[str, Any], group: str | None) -> xr.Dataset:
     kind = engine or _kind(path)
     if kind == "zarr":
-        return open_zarr(str(path), str(path), consolidated=False)
+        return open_zarr(str(path), str(path), consolidated=False, group=group)
     if kind == "netcdf4":
         check_whole(path)
         try:
-            return xr.open_dataset(path, engine="netcdf4", decode_timedelta=False)
+            ds = xr.open_dataset(path, engine="netcdf4", decode_timedelta=False, group=group)
+            if group is None and not ds.data_vars:
+                _refuse_groups(path)
+            return ds
         except (OSError, ValueError, RuntimeError) as error:
+            if group is not None and "group not found" in str(error):
+                found = _groups(path)
+                raise EarthSSLError(
+                    f"{path}: has no group '{group}'.{nearest(group, found)} There are: {', '.join(found) or 'none'}"
+                ) from None
             raise _unreadable(str(path), "NetCDF", error) from None
     return _open_grib(path, grib_filter)
+
+
+def _refuse_groups(path: Path) -> None:
+    """Refuse a file whose fields lie in groups."""
+    found = _groups(path)
+    if found:
+        raise EarthSSLError(
+            f"{path}: its fields lie in groups; choose one with the option group, as in group: {found[0]}; there are: "
+            f"{', '.join(found)}"
+        )
+
+
+def _groups(path: Path) -> list[str]:
+    def names(node: Any, before: str) -> list[str]:
+        own = [(f"{before}{name}", child) for name, child in node.groups.items()]
+        return [n for full, child in own for n in ([full] if child.variables else []) + names(child, f"{full}/")]
+
+    with netCDF4.Dataset(path) as handle:
+        return names(handle, "")
 
 
 def _open_grib(path: Path, grib_filter: Mapping[str, Any]) -> xr.Dataset:
@@ -172,19 +245,22 @@ def _size(path: Path) -> int:
     return path.stat().st_size
 
 
-def _together(files: list[Path], opened: list[xr.Dataset], eager_bytes: int) -> xr.Dataset:
+def _together(files: list[Path], opened: list[xr.Dataset], selection: Selection, eager_bytes: int) -> xr.Dataset:
     """Join in time the files with the same variables, then lay those with others side by side."""
     lazy = sum(ds.nbytes for ds in opened) > eager_bytes
-    groups: dict[tuple[str, ...], list[xr.Dataset]] = {}
+    groups: dict[tuple[str, ...], list[tuple[str, xr.Dataset]]] = {}
+    first: xr.Dataset | None = None
     for file, raw in zip(files, opened, strict=True):
         ds = canonical_axes(raw, str(file))
         if lazy:  # without chunks, joining reads everything
             ds = ds.chunk({"time": "auto"})
-        groups.setdefault(tuple(sorted(map(str, ds.data_vars))), []).append(ds)
+        first = ds if first is None else first
+        ds = joined_experiments(_on_axes_of(first, ds))
+        groups.setdefault(tuple(sorted(map(str, ds.data_vars))), []).append((str(file), ds))
     where = f"{files[0]} and {len(files) - 1} more"
     try:
         with reading(where):
-            joined = [_in_time(group) for group in groups.values()]
+            joined = [_in_time(_of_one_kind(group, selection)) for group in groups.values()]
             return xr.merge(joined, join="exact", compat="override", combine_attrs="override")
     except (ValueError, xr.MergeError) as error:
         text = " ".join(str(error).split())[:200]
@@ -192,6 +268,62 @@ def _together(files: list[Path], opened: list[xr.Dataset], eager_bytes: int) -> 
             f"{where}: the files do not fit together ({text}); expected one grid, and the same times for "
             "different variables"
         ) from None
+
+
+def _on_axes_of(first: xr.Dataset, ds: xr.Dataset) -> xr.Dataset:
+    """Return a file's data on the axes of the first, where theirs differ by rounding alone."""
+    for axis in ("lat", "lon"):
+        own, other = ds[axis].values.astype(float), first[axis].values.astype(float)
+        if own.shape != other.shape or len(own) < 2 or np.array_equal(own, other):
+            continue
+        if np.abs(own - other).max() <= NEAR * np.abs(np.diff(other)).min():
+            ds = ds.assign_coords({axis: first[axis]})
+    return ds
+
+
+def _of_one_kind(group: list[tuple[str, xr.Dataset]], selection: Selection) -> list[xr.Dataset]:
+    """Return files with the same variables, each variable limited by its own file's attributes and in one unit.
+
+    Raises:
+        EarthSSLError: If a variable has no units in one of them, or means another quantity there.
+    """
+    parts = [ds.copy(deep=False) for _, ds in group]
+    for raw in (str(name) for name in parts[0].data_vars):
+        found = [_meant(ds[raw], raw, selection) for ds in parts]
+        variable = found[0]
+        other = next((k for k, one in enumerate(found) if (one and one.name) != (variable and variable.name)), None)
+        if other is not None:
+            names = ["something else" if one is None else f"'{one.name}'" for one in (variable, found[other])]
+            raise EarthSSLError(
+                f"{group[other][0]}: expected '{raw}' to be {names[0]} as in {group[0][0]}, got {names[1]} by its "
+                "attributes; open them apart, or say what it is with the option rename"
+            )
+        if variable is None:
+            continue
+        units = [selection.units_of(variable, raw, ds[raw].attrs) for ds in parts]
+        same = len({str(unit) for unit in units}) == 1
+        if same and not any(has_limits(ds[raw]) for ds in parts):
+            continue
+        for (file, _), ds, unit in zip(group, parts, units, strict=True):
+            data = limited(ds[raw], selection.missing_of(variable, raw))
+            if not same:
+                try:
+                    data = convert(data.astype(np.float32), variable, unit).assign_attrs(data.attrs)
+                except EarthSSLError as error:
+                    raise EarthSSLError(f"{file}: {error}") from None
+                data.attrs["units"] = variable.units
+            ds[raw] = data
+    return parts
+
+
+def _meant(data: xr.DataArray, raw: str, selection: Selection) -> Variable | None:
+    """Return what a variable of a file is; None for one that is not in the table."""
+    try:
+        if raw in selection.rename:
+            return lookup(selection.rename[raw])
+        return resolve(raw, data.attrs, on_levels="level" in data.dims)
+    except EarthSSLError:
+        return None
 
 
 def _in_time(group: list[xr.Dataset]) -> xr.Dataset:

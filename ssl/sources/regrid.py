@@ -10,6 +10,7 @@ from ..fields.grid import LatLonGrid
 
 # Axes stored as float32 carry noise in the sixth decimal; rounding makes them equal to those in float64.
 DECIMALS = {2: 2, 4: 5, 8: 9}
+SAME = 1e-4  # of the distance of two columns: nearer ones are one
 LEAST_VALID = 0.5  # share of a coarse cell's area that must hold values
 LEAST_COVERED = 0.5  # share of a coarse row or column that the source must reach over
 
@@ -21,7 +22,7 @@ def oriented(ds: xr.Dataset, where: str) -> xr.Dataset:
         EarthSSLError: If an axis leaves the sphere or repeats itself, or if the longitudes leave a gap, as
             a region across 0°E does: cells along a gap would be given its whole width.
     """
-    lat, lon = _clean(ds["lat"].values), _clean(ds["lon"].values) % 360
+    lat, lon = _clean(ds["lat"].values), _turned(_clean(ds["lon"].values))
     if not (np.isfinite(lat).all() and np.isfinite(lon).all() and np.abs(lat).max() <= 90):
         raise EarthSSLError(f"{where}: expected latitudes within ±90° and longitudes in degrees, got {lat}, {lon}")
     rows = np.argsort(-lat, kind="stable")
@@ -48,6 +49,19 @@ def _clean(axis: np.ndarray) -> np.ndarray:
     if axis.dtype.kind != "f":
         return axis.astype(np.float64)
     return np.round(axis.astype(np.float64), DECIMALS.get(axis.dtype.itemsize, 9)) + 0.0  # -0.0 becomes 0.0
+
+
+def _turned(lon: np.ndarray) -> np.ndarray:
+    """Return longitudes in [0, 360); one that differs from another, or from 0, by rounding alone is the same."""
+    turned = lon % 360
+    order = np.argsort(turned, kind="stable")
+    near = SAME * (np.median(np.diff(turned[order])) if len(lon) > 2 else 1.0)
+    turned[360 - turned <= near] = 0.0
+    order = np.argsort(turned, kind="stable")
+    for k, before in zip(order[1:], order[:-1], strict=True):
+        if 0 < turned[k] - turned[before] <= near:
+            turned[k] = turned[before]
+    return np.asarray(turned)
 
 
 def _refuse_gap(lon: np.ndarray, where: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..common.errors import EarthSSLError
+from ..fields.variables import Variable
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Selection:
             area shared, over valid cells; for grids that whole blocks of cells do not fit. Done before `region`.
         least_valid: Share of an averaged cell's area that must hold values, or else it is missing.
         units: Units by variable, where the file says nothing or something wrong.
+        missing: Value or values that mean missing, by variable, in the file's units: for fills that it does not
+            declare.
         rename: Canonical name by name in the file, where the file's own says too little.
     """
 
@@ -44,6 +48,7 @@ class Selection:
     least_valid: float = 0.5
     units: Mapping[str, str] = field(default_factory=dict)
     rename: Mapping[str, str] = field(default_factory=dict)
+    missing: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.variables is not None:
@@ -66,6 +71,10 @@ class Selection:
             raise EarthSSLError(f"option least_valid: expected a share in (0, 1], got {self.least_valid!r}")
         if self.every is not None:
             self.step()
+        if isinstance(self.units, Mapping):  # `siconc: 1` is a number in YAML
+            plain = {name: str(one) if type(one) in (int, float) else one for name, one in self.units.items()}
+            object.__setattr__(self, "units", plain)
+        object.__setattr__(self, "missing", _missing(self.missing))
         for name in ("units", "rename"):
             given = getattr(self, name)
             if not isinstance(given, Mapping) or not all(isinstance(text, str) for text in given.values()):
@@ -77,13 +86,26 @@ class Selection:
         Raises:
             EarthSSLError: If it is none, or not positive.
         """
-        try:
-            step = pd.Timedelta(str(self.every))
+        text = re.sub(r"(?<=\d)d", "D", self.every) if isinstance(self.every, str) else ""
+        try:  # pandas takes a bare number for nanoseconds
+            step = pd.Timedelta(text) if re.search(r"[A-Za-z]|\d:\d+:\d", text) else pd.Timedelta(0)
         except ValueError:
             step = pd.Timedelta(0)
         if not step > pd.Timedelta(0):
-            raise EarthSSLError(f"option every: expected a duration such as '6h' or '1D', got {self.every!r}")
+            number = re.fullmatch(r"\s*(\d+(\.\d+)?)\s*", str(self.every))
+            hint = f"; a number needs a unit: '{number[1]}h', '{number[1]}D'" if number else ""
+            raise EarthSSLError(f"option every: expected a duration such as '6h' or '1D', got {self.every!r}{hint}")
         return step.to_timedelta64().astype("timedelta64[ns]")
+
+    def units_of(self, variable: Variable, raw: str, attrs: Mapping[str, Any]) -> str | None:
+        """Return the units of a variable, called `raw` in the file: those of the option, or else of its attributes."""
+        given = [self.units[name] for name in (variable.name, variable.base, raw) if name in self.units]
+        return given[0] if given else attrs.get("units")
+
+    def missing_of(self, variable: Variable, raw: str) -> tuple[float, ...]:
+        """Return the values that mean missing in a variable, called `raw` in the file."""
+        given = [self.missing[name] for name in (variable.name, variable.base, raw) if name in self.missing]
+        return given[0] if given else ()
 
     def steps(self, times: np.ndarray, where: str) -> slice | np.ndarray:
         """Return which of the (unsorted) times to take, in ascending order: a slice where one does.
@@ -113,6 +135,17 @@ class Selection:
             wanted = f"time {self.time}, every {self.every}" if self.every else f"time {self.time}"
             raise EarthSSLError(f"{where}: no step is left by the options ({wanted}); the source holds {span}")
         return _as_slice(order[keep])
+
+
+def _missing(given: Any) -> dict[str, tuple[float, ...]]:
+    found = {}
+    pairs: Iterable[tuple[Any, Any]] = given.items() if isinstance(given, Mapping) else [("", None)]
+    for name, values in pairs:
+        listed = values if isinstance(values, (list, tuple)) else [values]
+        if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in listed):
+            raise EarthSSLError(f"option missing: expected values by variable such as {{t2m: -9999}}, got {given!r}")
+        found[str(name)] = tuple(float(value) for value in listed)
+    return found
 
 
 def _divides_a_circle(degrees: float) -> bool:

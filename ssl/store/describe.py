@@ -29,6 +29,8 @@ def describe(path: str | Path) -> str:
         lines.append(f"  cached in    {store.path}, at most {store.mirror.cache.gb:g} GB of all stores")
     size = sum(f.stat().st_size for f in store.path.rglob("*") if f.is_file())
     lines.append(f"  size         {size / 2**20:.1f} MiB, {m['dtype']}, {len(m['chunks_sha256'])} chunks")
+    for name, one in m.get("quality", {}).items():
+        lines += [f"  odd          {name}: {finding}" for finding in one["findings"]]
     for added in m.get("appended", []):
         lines.append(f"  appended     {added['first']} … {added['last']}, {added['steps']} steps, statistics kept")
     if "run" in m:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from ..common.files import disk_full_is_clear
 from ..runtime.distributed import greatest
 from ..runtime.signals import Stopped, listen, requested
 from .non_finite import windows
+
+POWER = 10  # of an average whose memory grows with the run
 
 
 class SaveLast(Checkpoint):
@@ -141,15 +144,89 @@ class StopEarly(EarlyStopping):
         trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
 
 
+class Gaining(Callback):
+    """Ends a training whose validation skill stopped rising, and keeps the weights of the highest skill.
+
+    A run that is resumed repeats its steps exactly, so what a killed one had kept is written again where it differs.
+    """
+
+    def __init__(self, file: Path, gain: float, patience: int, average: Average | None) -> None:
+        """Prepare.
+
+        Args:
+            file: Where the best weights lie.
+            gain: Rise of the skill that counts.
+            patience: Validations without one before the end; 0 never ends.
+            average: What is validated in place of the weights, if anything.
+        """
+        self.file, self.gain, self.patience, self.average = file, gain, patience, average
+        self.best, self.mark, self.step, self.waited = -math.inf, -math.inf, 0, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best skill, its step, the last skill that was a gain, and the validations since."""
+        return {"best": self.best, "mark": self.mark, "step": self.step, "waited": self.waited}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
+        self.__dict__.update(state_dict)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop before the first step if patience ran out before the run was interrupted."""
+        trainer.should_stop = trainer.should_stop or bool(self.patience and self.waited >= self.patience)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the skill; a validation that poses nothing is passed over."""
+        found = trainer.callback_metrics.get("val/skill")
+        if found is None or trainer.sanity_checking:
+            return
+        skill = float(found)
+        if skill > self.best:
+            self.best, self.step = skill, trainer.global_step
+            temporary = self.file.with_name(self.file.name + ".new")
+            with disk_full_is_clear(self.file):
+                torch.save(pl_module.state_dict() if self.average is None else self.average.averaged, temporary)
+                os.replace(temporary, self.file)
+        gained = skill > self.mark + self.gain
+        self.mark, self.waited = (skill, 0) if gained else (self.mark, self.waited + 1)
+        if self.patience and self.waited >= self.patience:
+            trainer.should_stop = True
+
+    def restore(self, module: torch.nn.Module) -> int | None:
+        """Load the best weights into the module and return their step; None where there are none."""
+        if not self.step:
+            return None
+        module.load_state_dict(torch.load(self.file, map_location="cpu", weights_only=True))
+        return self.step
+
+
 class Average(WeightAveraging):
-    """An exponential average of weights and buffers, in place of the weights at validation and in the checkpoint.
+    """An average of weights and buffers, in place of the weights at validation and in the checkpoint.
 
     It begins as the weights after the first step. A skipped step leaves it as it is, which is decided on the device.
     """
 
-    def __init__(self, decay: float) -> None:
+    def __init__(self, decay: float | None) -> None:
+        """Prepare.
+
+        Args:
+            decay: Share of the average that a step leaves; None for one whose memory grows with the run: step s of t
+                has a weight in proportion to s⁹, so their mean age is t/11 (power form, Karras et al. 2024, arXiv
+                2312.02696) and it forgets its beginnings at any length of the run.
+        """
         super().__init__()
         self.decay = decay
+
+    def share(self, step: int) -> float:
+        """Return the weight of the present weights in the average after a step, counted from 1."""
+        if step == 1:
+            return 1.0
+        return POWER / (step + POWER - 1) if self.decay is None else 1 - self.decay
+
+    @property
+    def averaged(self) -> dict[str, torch.Tensor]:
+        """Weights and buffers of the averaged module, by name."""
+        assert self._average_model is not None
+        return dict(self._average_model.module.state_dict())
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -168,7 +245,7 @@ class Average(WeightAveraging):
         with torch.no_grad():
             averages = [average for average, _ in moved]
             apart = list(torch._foreach_sub([current for _, current in moved], averages))
-            torch._foreach_mul_(apart, taken if trainer.global_step == 1 else (1 - self.decay) * taken)
+            torch._foreach_mul_(apart, self.share(trainer.global_step) * taken)
             torch._foreach_add_(averages, apart)
             for average, current in pairs:
                 if not average.is_floating_point():

@@ -11,6 +11,8 @@ from .precision import AUTO, check
 
 STRATEGIES = ("auto", "ddp", "fsdp")
 
+COSINE, STEADY = "cosine", "steady"
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -20,7 +22,7 @@ class TrainingConfig:
         steps: Optimiser steps.
         batch_size: Windows a step and process.
         lr: Peak learning rate of AdamW.
-        warmup_steps: Steps of linear warm-up; a half cosine to 0 follows.
+        warmup_steps: Steps of linear warm-up.
         weight_decay: On matrices; biases, norms and embeddings of one axis have none.
         clip: Largest norm of the gradient.
         batches: "random", or "season": the windows of a batch end in one calendar month, of different years, so
@@ -49,6 +51,11 @@ class TrainingConfig:
         devices: Processes on this machine, each with a device of its own: batch_size is for each of them.
         nodes: Machines; for more than one, start the program with srun or torchrun on each.
         strategy: How they share the work: ddp (auto), or fsdp, which also shares out the weights.
+        schedule: After the warm-up, cosine (half a cosine to 0 at `steps`: the run is worth something at its end only)
+            or steady (the peak rate, and an average of the weights over about the last tenth of the steps so far in
+            their place: the run may end at any step).
+        gain: What patience waits for: a validation skill (mean over the tasks) above the last such by this much, and
+            the weights of the highest skill are kept; 0 waits for a lower loss, and the last weights are kept.
     """
 
     steps: int = 1000
@@ -76,11 +83,17 @@ class TrainingConfig:
     devices: int = 1
     nodes: int = 1
     strategy: str = "auto"
+    schedule: str = COSINE
+    gain: float = 0.0
 
     @property
     def processes(self) -> int:
         """Processes of the run, on all machines."""
         return self.devices * self.nodes
+
+    def by_rule(self, width: int) -> TrainingConfig:
+        """Return the settings for an encoder of this width, rules put in numbers: here there are none."""
+        return self
 
     def __post_init__(self) -> None:
         counts = ["steps", "batch_size", "accumulate", "val_every", "log_every", "save_every", "devices", "nodes"]
@@ -88,13 +101,16 @@ class TrainingConfig:
         for name in counts:
             if getattr(self, name) < 1:
                 raise EarthSSLError(f"training.{name}: expected a whole number ≥ 1, got {getattr(self, name)}")
-        for name in ("lr", "weight_decay", "clip", "patience"):
+        for name in ("lr", "weight_decay", "clip", "patience", "gain"):
             least = "> 0" if name == "lr" else "≥ 0"
             if not getattr(self, name) >= 0 or (name == "lr" and not self.lr > 0):
                 raise EarthSSLError(f"training.{name}: expected a number {least}, got {getattr(self, name)}")
         check(self.precision)
-        words = (("batches", ORDERS), ("strategy", STRATEGIES), ("data", MODES), ("data_device", DEVICES))
-        for name, valid in words:
+        words: dict[str, tuple[str, ...]] = {
+            "batches": ORDERS, "strategy": STRATEGIES, "data": MODES, "data_device": DEVICES,
+            "schedule": (COSINE, STEADY),
+        }  # fmt: skip
+        for name, valid in words.items():
             value = getattr(self, name)
             if value not in valid:
                 raise EarthSSLError(
@@ -103,6 +119,12 @@ class TrainingConfig:
         for name in ("variable_dropout", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise EarthSSLError(f"training.{name}: expected a number in [0, 1), got {getattr(self, name)}")
+        if self.schedule == STEADY and self.ema:
+            raise EarthSSLError(
+                f"training.ema: expected 0, as the steady schedule has an average of its own, got {self.ema}"
+            )
+        if self.gain and self.processes > 1:
+            raise EarthSSLError(f"training.gain: expected 0 with several processes, got {self.gain}; leave it out")
         if not 1 <= self.warmup_steps < self.steps:
             raise EarthSSLError(
                 f"training.warmup_steps: expected 1 to {self.steps - 1} (fewer than steps), got {self.warmup_steps}"

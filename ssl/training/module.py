@@ -8,6 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.checkpoint import checkpoint
 
 from ..checkpoint.start_from import Transfer
@@ -15,10 +16,11 @@ from ..common.randomness import key
 from ..fields.batch import Batch, drop_variables
 from ..model.encoder import Encoder
 from ..runtime.distributed import summed
-from .config import TrainingConfig
+from .config import STEADY, TrainingConfig
 from .lightning_bolts import warmup_cosine
 from .multitask import Multitask
 from .non_finite import Guard
+from .objective import SKILL
 
 HALVINGS = 16  # of the scaler of 16-mixed, from 65536 to 1
 
@@ -30,9 +32,11 @@ class Pretraining(pl.LightningModule):
 
     Attributes:
         transfer: What the encoder's weights were taken from, if not from chance.
+        kept_step: Step of its weights, where those of an earlier step than the last were kept.
     """
 
     transfer: Transfer | None = None
+    kept_step: int | None = None
 
     def __init__(self, encoder: Encoder, objectives: Multitask, config: TrainingConfig) -> None:
         super().__init__()
@@ -105,6 +109,9 @@ class Pretraining(pl.LightningModule):
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         part = f"val-{data.others[dataloader_idx - 1].name}" if dataloader_idx else "val"
         terms = {f"{part}/{name}": value for name, value in outcome.terms.items()}
+        skills = [value for name, value in outcome.terms.items() if name.split("/")[-1] == SKILL]
+        if skills:
+            terms[f"{part}/{SKILL}"] = torch.stack([skill.float() for skill in skills]).mean()
         self.log_dict(terms, on_epoch=True, batch_size=len(batch), sync_dist=True, add_dataloader_idx=False)
 
     def configure_gradient_clipping(
@@ -142,11 +149,20 @@ class Pretraining(pl.LightningModule):
         return torch.optim.AdamW(groups, lr=self.config.lr, betas=(0.9, 0.95), fused=True)
 
     def configure_optimizers(self) -> Any:
-        """Return the optimiser with warm-up and a half cosine by step."""
+        """Return the optimiser with its schedule by step: warm-up, then half a cosine or the peak rate."""
         optimizer = self.make_optimizer()
-        total = int(self.trainer.estimated_stepping_batches)
-        schedule = warmup_cosine(optimizer, int(self.config.warmup_steps), total)
+        warmup = int(self.config.warmup_steps)
+        schedule: LRScheduler
+        if self.config.schedule == STEADY:
+            schedule = LambdaLR(optimizer, partial(_warm, warmup))
+        else:
+            schedule = warmup_cosine(optimizer, warmup, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def _warm(warmup: int, step: int) -> float:
+    """Return the share of the peak rate at a step, from 0: linear over the warm-up, then 1."""
+    return min(1.0, (step + 1) / warmup)
 
 
 def blocks(*modules: nn.Module) -> list[nn.Module]:

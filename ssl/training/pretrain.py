@@ -29,14 +29,14 @@ from ..data.loaders import TrainLoader
 from ..data.loading import Loading
 from ..data.mixture import DataSet, SetConfig, weights_of
 from ..data.windows import Windows
-from ..model.encoder import SIZES, EncoderConfig
+from ..model.encoder import ENCODINGS, SIZES, EncoderConfig
 from ..runtime.distributed import is_one_of_several, rank, started_outside
 from ..runtime.launch import launch
 from ..runtime.memory import peak_rss
 from ..runtime.signals import deferred
 from ..sources.planet.recorded import seed_record
 from ..store.store import Store
-from .config import TrainingConfig
+from .config import COSINE, TrainingConfig
 from .data_module import Data
 from .module import Pretraining, parameter_count
 from .monitor import HealthMonitor, History, OnlineProbe, ProbeLabels, ProgressBar, check_health, undisturbed
@@ -143,7 +143,7 @@ def pretrain(
     out = Path(config.out)
     store = Store(config.store)
     opened = open_stores(store, config.stores)
-    config = replace(config, training=_resolved(config))
+    config = _resolved(config)
     training = config.training
     module, train, val = assemble(config, store, tasks)
     others = open_sets(config.stores, opened, train.length, training.seed, _loading(training))
@@ -226,7 +226,7 @@ def _train(
 ) -> Path:
     """Train in an opened run's folder and return the folder of the checkpoint."""
     training, val = config.training, data.val
-    history = History(out / HISTORY, _resumed_step(out) if config.resume else 0)
+    history = History(out / HISTORY, saved_step(out) if config.resume else 0)
     bar = ProgressBar(training.steps, "pretrain " + " + ".join(config.objectives))
     health = HealthMonitor(val.shortened(config.encoder.window), [history])
     callbacks: list[Any] = [bar, health]
@@ -234,7 +234,8 @@ def _train(
         probe.sinks = [history]
         callbacks.append(probe)
     begun = time.perf_counter()
-    steps = fit(module, data, out, callbacks, [history, bar], config.resume).global_step
+    taken = fit(module, data, out, callbacks, [history, bar], config.resume).global_step
+    steps = module.kept_step or taken
     seconds = time.perf_counter() - begun
     module.read_skipped()
     skipped = module.guard.skipped
@@ -242,20 +243,26 @@ def _train(
     module.guard.skipped = skipped
     short = val.shortened(config.encoder.window)
     _write_example(out, store, module, short)
-    extra = {**_transferred(module), **_sets(config, store, data, steps)}
+    extra = {**_transferred(module), **_sets(config, store, data, taken)}
+    if steps != taken:
+        extra["steps_taken"] = taken
     write_json(out / RUN, {**_run_record(module, seconds, steps, health.said, data.train, val), **extra})
     # Last: a run that has its checkpoint is finished.
     return _export(out, config, store, module, short, steps, extra, data.others)
 
 
-def _resolved(config: PretrainConfig) -> TrainingConfig:
-    """Return the training with its precision decided: a run that goes on keeps what it began with."""
+def _resolved(config: PretrainConfig) -> PretrainConfig:
+    """Return the config with its precision decided: a run that goes on keeps what it began with."""
     training, begun = config.training, Path(config.out) / CONFIG
-    if config.resume and training.precision == AUTO and begun.is_file():
-        kept = read_json(begun, "the config of an interrupted run")["identity"]["training"]
-        return replace(training, precision=kept.get("precision", "32-true"))
+    if config.resume and begun.is_file():
+        kept = read_json(begun, "the config of an interrupted run")["identity"]
+        if "token_start" not in kept["encoder"]:  # begun before there was a choice
+            config = replace(config, encoder=replace(config.encoder, token_start=ENCODINGS))
+        if training.precision == AUTO:
+            return replace(config, training=replace(training, precision=kept["training"].get("precision", "32-true")))
     width = SIZES[config.encoder.size][0]
-    return replace(training, precision=resolve(training.precision, training.accelerator, width))
+    precision = resolve(training.precision, training.accelerator, width)
+    return replace(config, training=replace(training, precision=precision))
 
 
 def _plain(config: PretrainConfig) -> dict[str, Any]:
@@ -287,6 +294,8 @@ def _open_run(out: Path, config: PretrainConfig, identity: dict[str, Any]) -> No
     if (out / CHECKPOINT).exists():
         raise EarthSSLError(f"{out} is finished, its checkpoint is {out / CHECKPOINT}; there is nothing to resume")
     found = read_json(out / CONFIG, "the config of an interrupted run")["identity"]
+    found["encoder"].setdefault("token_start", ENCODINGS)  # runs begun before there was a choice
+    found["training"] = {"schedule": COSINE, "gain": 0.0, **found["training"]}
     names = {**identity, **found}
     changed = [name for name in names if digest(found.get(name)) != digest(identity.get(name))]
     if changed:
@@ -297,7 +306,12 @@ def _open_run(out: Path, config: PretrainConfig, identity: dict[str, Any]) -> No
         )
 
 
-def _resumed_step(out: Path) -> int:
+def saved_step(out: Path) -> int:
+    """Return the step of the state that a run goes on from.
+
+    Raises:
+        EarthSSLError: If there is none.
+    """
     file = out / "last.ckpt"
     if not file.is_file():
         raise EarthSSLError(f"expected a state to resume from at {file}, found none; remove {out} and start anew")

@@ -16,7 +16,8 @@ from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 
 from ..common.errors import EarthSSLError
 from ..runtime.distributed import is_one_of_several
-from .callbacks import Average, Clock, SaveLast, StopEarly
+from .callbacks import Average, Clock, Gaining, SaveLast, StopEarly
+from .config import STEADY
 from .data_module import Data
 from .module import Pretraining
 from .precision import resolve
@@ -39,10 +40,14 @@ def fit(
     if resume and not last.is_file():
         raise EarthSSLError(f"expected a state to resume from at {last}, found none; start without --resume")
     extra: list[Callback] = [SaveLast(last, config.save_every, config.val_every, config.log_every)]
-    average = Average(config.ema) if config.ema else None
+    steady = config.schedule == STEADY
+    average = Average(None if steady else config.ema) if steady or config.ema else None
     if average is not None:
         extra.append(average)
-    if config.patience:
+    gaining = Gaining(folder / "best.ckpt", config.gain, config.patience, average) if config.gain else None
+    if gaining is not None:
+        extra.append(gaining)
+    elif config.patience:
         extra.append(StopEarly("val/loss", patience=config.patience, mode="min", check_on_train_epoch_end=False))
     # Lightning's greetings (devices, tips) are not this program's; its warnings still show.
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
@@ -81,6 +86,8 @@ def fit(
     if average is not None:
         # Resumed after its last step, a run ends without this hook; where it did run, it changes nothing now.
         average.on_train_end(trainer, module)
+    if gaining is not None:
+        module.kept_step = gaining.restore(module)
     return trainer
 
 

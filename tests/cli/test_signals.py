@@ -93,7 +93,6 @@ def test_two_processes_are_stopped_and_go_on(small_store: Path, tmp_path: Path) 
     assert f"earthssl pretrain: saved at step {stopped}; --resume goes on" in said
     assert 0 < stopped < TRAINING["steps"]
     assert not (run / "checkpoint").exists()
-    assert not (run / ".lock").exists()
 
     def work() -> Path:
         from dataclasses import replace
@@ -154,7 +153,7 @@ def test_matrix_is_stopped_and_the_same_command_goes_on(small_store: Path, tmp_p
             "recipes": {"masking": {"masking": {}}, "order": {"order": {"frames": 3}}},
             "tasks": {"forecast": {"leads": [1]}},
             "encoder": PRETRAIN["encoder"],
-            "training": TRAINING,
+            "training": {name: value for name, value in TRAINING.items() if name != "ema"},
             "layers": [0, 2],
             "draws": 1000,
             "jobs": 2,
@@ -183,6 +182,33 @@ def test_matrix_is_stopped_and_the_same_command_goes_on(small_store: Path, tmp_p
     assert len(mine) >= 4
     for one, other in zip(mine, theirs, strict=True):
         assert one.read_bytes() == other.read_bytes(), one.name
+
+
+def test_an_audit_is_killed_and_the_same_command_goes_on(small_store: Path, tmp_path: Path) -> None:
+    """SIGKILL in the middle of a solver: it goes on from its last state, and every table is that of one left alone."""
+    content = {
+        "audit": {
+            "objectives": {"order": {"frames": 3}},
+            "encoder": PRETRAIN["encoder"],
+            "training": {name: value for name, value in TRAINING.items() if name != "ema"},
+            "eval_batch": 5,
+            "draws": 200,
+        }
+    }
+    out = tmp_path / "out"
+    solvers = out / "solvers" / "order"
+    words = command(tmp_path, content, "audit", "--store", str(small_store), "--out", str(out))
+    status, said = meet(words, (solvers / "position-run" / "last.ckpt").is_file, lambda process: process.kill())
+    assert status == -signal.SIGKILL, said
+    first = (solvers / "task.csv").stat().st_mtime_ns
+    assert 0 < step(solvers / "position-run") < TRAINING["steps"]
+    assert main(words) == 0
+    assert (solvers / "task.csv").stat().st_mtime_ns == first
+    assert main(command(tmp_path, content, "audit", "--store", str(small_store), "--out", str(tmp_path / "whole"))) == 0
+    for name in ("scores", "differences", "excess", "budget"):
+        assert (out / "report" / f"{name}.csv").read_bytes() == (
+            tmp_path / "whole" / "report" / f"{name}.csv"
+        ).read_bytes(), name
 
 
 @pytest.mark.parametrize("lost", ["a chunk", "the folder"])

@@ -12,6 +12,7 @@ import pytest
 import torch
 from earthssl.cli.studies import audit
 from earthssl.downstream.studies.audit_table import excess_summary
+from earthssl.downstream.studies.courses import Trained
 from earthssl.pretext.audit import ITSELF, AuditConfig
 from earthssl.pretext.spatial.orientation import Orientation
 from earthssl.ssl.common.errors import EarthSSLError
@@ -19,13 +20,13 @@ from earthssl.ssl.common.files import read_json
 from earthssl.ssl.data.windows import Windows
 from earthssl.ssl.model.encoder import EncoderConfig
 from earthssl.ssl.store.store import Store
-from earthssl.ssl.training.config import TrainingConfig
+from earthssl.ssl.training.budget import Course, StudyTraining
 from earthssl.ssl.training.objective import Outcome
 
 
 @pytest.fixture
 def config(small_store: Path, tmp_path: Path) -> AuditConfig:
-    training = TrainingConfig(steps=6, batch_size=8, warmup_steps=2, val_every=6, save_every=3, accelerator="cpu")
+    training = StudyTraining(steps=6, batch_size=8, warmup_steps=2, val_every=6, save_every=3, accelerator="cpu")
     tasks = {"order": {"kind": "order"}, "orientation": {}}
     return AuditConfig(
         str(small_store), str(tmp_path / "audit"), tasks, EncoderConfig("nano", 3, (1, 2, 3)), training,
@@ -48,6 +49,10 @@ def test_every_solver_is_scored_on_the_same_batches_and_kept(config: AuditConfig
     assert read_json(folder / "result.json", "it")["command"] == "earthssl audit"
     solvers = Path(config.out) / "solvers"
     before = {file: file.stat().st_mtime_ns for file in solvers.rglob("*.csv")}
+    budgets = pd.read_csv(folder / "budget.csv")
+    assert len(budgets) == 8
+    assert set(budgets.taken) == {6}
+    assert (folder / "skill_against_steps.png").is_file()
     (solvers / "order" / "validity.csv").unlink()
     again = audit(config)
     after = {file: file.stat().st_mtime_ns for file in solvers.rglob("*.csv")}
@@ -82,6 +87,32 @@ def test_an_audit_is_gone_on_with_only_as_it_was_begun(config: AuditConfig) -> N
         audit(replace(config, objectives={"ordr": {}}))
     with pytest.raises(EarthSSLError, match=r"audit\.eval_batch"):
         replace(config, eval_batch=0)
+
+
+def course(*skills: float, budget: int = 100) -> Course:
+    """Validations every ten steps."""
+    return Course(10 * np.arange(1, len(skills) + 1), np.array(skills), budget, 0.002)
+
+
+def test_a_task_below_its_cue_is_said_to_be_so_and_whether_it_was_still_gaining() -> None:
+    """One that rose to the last step is not called solved by its cue; one that had stopped is."""
+    rising, level = course(*np.linspace(-0.1, 0.3, 10)), course(0.0, *[0.3] * 9)
+    for own, verdict, words in (
+        (rising, "below its cue, still gaining", "still below its best cue, a (0.50), at this budget"),
+        (level, "solved by its cue", "solved by its cue, a (0.50)"),
+    ):
+        trained = [Trained("t", ITSELF, own), Trained("t", "a", level)]
+        made = excess_summary(table(**{ITSELF: (0.3, 0.05), "a": (0.5, 0.05)}), "t", {}, 1000, trained)
+        line = made.tables["excess"].iloc[0]
+        assert line["verdict"] == verdict
+        assert words in line["in_words"]
+        assert ("still gaining when the budget was spent" in line["in_words"]) == (own is rising)
+        assert any("more steps would change their rows: t (the task itself)" in n for n in made.notes) == (
+            own is rising
+        )
+    above = excess_summary(table(**{ITSELF: (0.6, 0.05), "a": (0.5, 0.05)}), "t", {}, 1000,
+                           [Trained("t", ITSELF, level), Trained("t", "a", rising)])  # fmt: skip
+    assert "the excess is an upper limit" in above.tables["excess"].iloc[0]["in_words"]
 
 
 def table(**skills: Any) -> pd.DataFrame:

@@ -25,6 +25,7 @@ from ...evaluation.task import Decoders, Extras, Features
 from ...evaluation.window_labels import WindowLabels
 from ...evaluation.window_task import WindowTask
 from ...features.frozen_features import POOLINGS
+from ...features.raw_window import RAW_WORDS
 from ...metrics.paired_bootstrap import Statistic
 from ...metrics.seasonal import SeasonalSkill, last_skilful_lead, std_ratio
 from ...results.figures import COLOURS, MARKS
@@ -50,8 +51,9 @@ CONVENTION = (
     "paired bootstrap over blocks of test years, given these seeds; a row of several seeds scores the mean of its "
     "seeds' skills. An untrained twin has the weights that the pretraining of its seed began with. “[chosen]”: the "
     "pooling that did best on validation. Rows “fixed” are published baselines as they are, of 3 input months, and "
-    "persistence and LIM start from the last one; all others see the encoder's window. Curve over labels: whole years "
-    "of initial months, settings chosen on the whole validation block, no refit."
+    "persistence and LIM start from the last one; all others see the encoder's window. "
+    f"{RAW_WORDS} Curve over labels: whole years of initial months, "
+    "settings chosen on the whole validation block, no refit."
 )
 
 

@@ -116,7 +116,7 @@ class Explain(Task[ExplainConfig]):
         """Return the ridge head of an encoder as weights on its tokens."""
         config = self.config
         cache = Path(config.cache) if config.cache else Path(config.out).with_name(Path(config.out).name + "-features")
-        file = cache / cache_name(one.weights_sha256, self.store, layers)
+        file = cache / cache_name(one.features_key, self.store, layers)
         raw = cached(file, one.encoder, self.store, layers, f"features, {one.kind} seed {one.seed}")
         patches = patchify(self.windows, one.encoder.config.patch)
         final = (patches.step == patches.shape[0] - 1).numpy()

@@ -15,7 +15,7 @@ from ....ssl.store.store import Store
 from ...evaluation.config import TaskConfig
 from ...evaluation.encoders import Contender
 from ...evaluation.task import Decoders, Extras, Features, Task
-from ...features.patches import POOLINGS, PatchGrid, encoder_features, raw_features, raw_patches
+from ...features.patches import MOST_VALUES, POOLINGS, PatchGrid, encoder_features, raw_features, raw_patches
 from ...features.predictable import predictable_directions
 from ...heads.patch_ridge import PENALTIES
 from ...metrics.weatherbench import published
@@ -51,7 +51,10 @@ CONVENTION = (
     "train, chosen on validation (layer, pooling, penalty, components, steps of training, and base: the future "
     "anomaly, its change from the present one, or its departure from damped persistence), and read once on test; "
     "nothing is refitted. Patch head: from the features of a patch, its tokens or its raw cells, to the same patch "
-    "ahead. persistence: of the field, as published by WeatherBench; persistence of the anomaly: on the climatology "
+    "ahead. Raw window, and random features and principal components of it: not the globe, but the cells of a patch "
+    "over all steps and of the eight patches about it at the last, averaged over square blocks beyond "
+    f"{MOST_VALUES} values. "
+    "persistence: of the field, as published by WeatherBench; persistence of the anomaly: on the climatology "
     "of the target's season and hour. skill: 1 − squared error over that of the calendar climatology; rmse: "
     "WeatherBench 2's (cell areas, root after the time mean); acc: WeatherBench 2's, of each forecast, about the "
     "training climatology, then averaged. std ratio: spread of forecast over true anomalies (of the best forecast in "

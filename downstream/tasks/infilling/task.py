@@ -18,7 +18,9 @@ from ....ssl.common.errors import EarthSSLError
 from ....ssl.store.store import Store
 from ...evaluation.config import TaskConfig
 from ...evaluation.encoders import Contender
+from ...evaluation.label_fractions import whole_units
 from ...evaluation.task import Decoders, Extras, Features, Fill, Task
+from ...features.patches import MOST_VALUES
 from ...results.row import Role, Row, names_of, over_seeds
 from ...results.target import Target
 from .figures import by_distance_figure, by_fraction_figure, maps_figure
@@ -36,7 +38,8 @@ CONVENTION = (
     "observed cells kept; std ratio: standard deviation in space of what was filled over that of the truth (r for a "
     "perfect conditional mean). Anomalies from the calendar-month means of train start … validation end; covariances "
     "and patterns from the same period. Encoders see the gaps in all variables alike. Zero-shot: the decoder of "
-    "pretraining, nothing fitted. Ridge: a linear head from a token, or from the raw values in and about a patch, to "
+    "pretraining, nothing fitted. Ridge: a linear head from a token, or from the raw values in and about a patch "
+    f"(averaged over square blocks beyond {MOST_VALUES} values), to "
     "the cells of the patch, the same at all places; features and penalty chosen on validation, then refitted on train "
     "and validation, as are networks from scratch. Label curve: years of fields that heads, networks, patterns and "
     "covariances are fitted on, no refit; the climatology stays. Intervals: paired bootstrap over blocks of months."
@@ -131,7 +134,7 @@ class Infilling(Task[InfillingConfig]):
         return np.tile(steps, (len(self.gappies), 1))
 
     def label_units(self) -> np.ndarray:
-        return np.unique(self.anomalies.years[self.anomalies.ends("train", self.window)])
+        return whole_units(self.anomalies.years[self.anomalies.ends("train", self.window)])
 
     def samples(self) -> Mapping[str, Any]:
         blocks = {part: len(self.anomalies.ends(part, self.window)) for part in ("train", "val", "test")}

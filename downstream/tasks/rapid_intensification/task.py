@@ -26,7 +26,7 @@ from ...storms.best_tracks import IBTRACS, SOURCE
 from ...storms.crop_network import CropPatches
 from . import models
 from .config import NAME, PLANET, RapidIntensificationConfig
-from .material import Material, StormFields, climatologies, modelled, warnings
+from .material import MOST_VALUES, Material, StormFields, climatologies, modelled, warnings
 from .models import TRACK, Chances, Models, Problem, each
 from .samples import Predictors, base_rates, proof
 from .scores import (
@@ -54,7 +54,8 @@ CONVENTION = (
     "test storms, given these fits. The upper bound, of the planet's storms only: the true model's ensemble from the "
     "hidden state along the true future track through the true future air, which no forecaster knows. From scratch, "
     "fine-tuned: one network from crop to chance, the track joined in its head, its steps chosen on validation. Raw "
-    "window, and random features and principal components of it: of the crop, all its cells and steps. Curve over "
+    "window, and random features and principal components of it: of the crop over all steps, its cells averaged over "
+    f"square blocks where they are more than {MOST_VALUES} values. Curve over "
     "labels, of the first threshold: on whole training {unit}s drawn at random, features and variants as chosen with "
     "all labels, C on all of validation; the interval is of the mean over draws and seeds, given these."
 )

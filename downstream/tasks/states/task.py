@@ -23,6 +23,7 @@ from ...evaluation.window_labels import WindowLabels
 from ...evaluation.window_task import WindowTask
 from ...features.frozen_features import POOLINGS
 from ...features.patches import PatchFeatures
+from ...features.raw_window import RAW_WORDS
 from ...heads.base import Head
 from ...heads.linear import LogisticHead
 from ...heads.nearest import NearestHead
@@ -46,7 +47,9 @@ CONVENTION = (
     "penalty, k, steps) chosen on validation by the Brier score, heads (and the network from scratch) refitted on "
     "train + validation, read once on test. Log loss: probabilities below 0.001 count as 0.001. Intervals: paired "
     "bootstrap over blocks of test years, given these seeds; a row of several seeds scores the mean of its seeds' "
-    "scores. Curves over labels: fitted on the drawn training years (or examples) alone, settings chosen on the whole "
+    "scores. "
+    f"{RAW_WORDS} Curves over labels: years with at least half as many samples as the fullest one; "
+    " fitted on the drawn training years (or examples) alone, settings chosen on the whole "
     "validation block, no refit."
 )
 

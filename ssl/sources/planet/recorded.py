@@ -10,7 +10,9 @@ from ...common.errors import EarthSSLError
 from ...common.files import digest
 from .planet import Planet, PlanetConfig
 
-DYNAMICS = "quasi-geostrophic"  # what the weather planet, a synthetic planet too, writes among its options
+# What other synthetic planets write among their options: the weather planet, the controls.
+DYNAMICS, CONTROL = "quasi-geostrophic", "control"
+IDENTITY = {DYNAMICS: ("seed", "world", "truncation"), CONTROL: ("seed", "design", "amplitude")}
 
 
 def recorded_planet(attributes: Mapping[str, Any]) -> Planet:
@@ -23,7 +25,7 @@ def recorded_planet(attributes: Mapping[str, Any]) -> Planet:
         EarthSSLError: If they were made from something else.
     """
     known = json.loads(attributes.get("planet", "null"))
-    if known is None or known.get("dynamics") == DYNAMICS:
+    if known is None or known.get("dynamics") in IDENTITY:
         raise EarthSSLError(
             f"expected a store of the synthetic planet, got {attributes.get('source', 'other data')}; for storms of "
             "the Earth set tracks to ibtracs or a table"
@@ -34,12 +36,12 @@ def recorded_planet(attributes: Mapping[str, Any]) -> Planet:
 def recorded_seed(attributes: Mapping[str, Any]) -> int | None:
     """Return the seed of the synthetic planet; None for other data.
 
-    Of the weather planet, a number that differs for every seed, world and truncation, and from other planets' seeds.
+    Of the weather planet and of a control, a number that differs for every seed and world, and from other planets'.
     """
     try:
         known = json.loads(attributes["planet"])
-        if known.get("dynamics") == DYNAMICS:
-            return int(digest({name: known[name] for name in ("seed", "world", "truncation")})[:8], 16)
+        if known.get("dynamics") in IDENTITY:
+            return int(digest({name: known[name] for name in IDENTITY[known["dynamics"]]})[:8], 16)
         return int(known["seed"])
     except (AttributeError, KeyError, TypeError, ValueError):
         return None

@@ -29,8 +29,8 @@ def test_encoders_of_the_same_weights_and_another_window_have_another_name() -> 
 
 def test_contenders_are_named_by_it(small_store: Path) -> None:
     found = contenders(Store(small_store), [], 2, EncoderConfig("pico", 3, (1, 2, 3)))
-    assert [one.weights_sha256 for one in found] == [features_key(one.encoder) for one in found]
-    assert len({one.weights_sha256 for one in found}) == 2
+    assert [one.features_key for one in found] == [features_key(one.encoder) for one in found]
+    assert len({one.features_key for one in found}) == 2
 
 
 def test_encoders_of_the_matrix_do_not_share_a_cache(small_store: Path, tmp_path: Path) -> None:

@@ -11,13 +11,16 @@ import pandas as pd
 import pytest
 import torch
 import xarray as xr
+from earthssl.downstream.finetune import rows
 from earthssl.downstream.finetune.config import FinetuningConfig
 from earthssl.downstream.finetune.finetune import finetune
 from earthssl.downstream.finetune.predictor import checked_shape, load_finetuned
+from earthssl.downstream.finetune.task import Finetuning
 from earthssl.ssl.checkpoint.read import read
 from earthssl.ssl.checkpoint.verify import verify
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.inference.load import load_encoder
+from earthssl.ssl.store.store import Store
 
 FAST: dict[str, Any] = {
     "steps": 6, "batch_size": 16, "warmup_steps": 2, "check_every": 3, "seeds": 1, "scratch_seeds": 0,
@@ -79,7 +82,7 @@ def test_a_tuned_folder_is_whole_and_predicts_what_the_run_predicted(
     later = small_data.assign_coords(time=small_data["time"] + np.timedelta64(20, "D"))
     np.testing.assert_array_equal(load_finetuned(folder).predict(later).values, again.values)
     with pytest.raises(EarthSSLError, match=r"for predicting: expected values within 8 .* 'u10' lies"):
-        load_finetuned(folder).predict(small_data.assign(u10=(small_data["u10"] * 12).assign_attrs(units="m s-1")))
+        load_finetuned(folder).predict(small_data.assign(u10=(small_data["u10"] * 9).assign_attrs(units="m s-1")))
     record = read(folder / "checkpoint")[1]
     assert record.task is not None
     assert record.task["kind"] == "regression"
@@ -236,3 +239,17 @@ def test_a_pretrained_folder_and_one_with_a_changed_head_are_refused(
     with pytest.raises(ValueError, match=r"linear\.weight: expected shape"):
         checked_shape(shape, weights)
     assert record.task is None
+
+
+def test_raw_cells_beyond_memory_are_refused_with_their_size(
+    make: Callable[..., FinetuningConfig], series: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make(series)
+    problem = Finetuning(config, Store(config.store)).problem
+    patch = (1, 2, 2)
+    values = rows.patch_values(problem, patch)
+    monkeypatch.setattr(rows, "free_ram", lambda: 2 * values.nbytes)
+    assert np.array_equal(rows.patch_values(problem, patch), values)
+    monkeypatch.setattr(rows, "free_ram", lambda: 2 * values.nbytes - 1)
+    with pytest.raises(EarthSSLError, match=f"the raw cells of {len(values)} samples, .* MiB of free memory"):
+        rows.patch_values(problem, patch)

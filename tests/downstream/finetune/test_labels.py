@@ -104,6 +104,69 @@ def test_a_usual_mark_of_missing_values_may_be_a_value(tmp_path: Path) -> None:
         read_labels(str(tmp_path / "marked.nc"), ["nino"], "regression")
 
 
+@pytest.mark.parametrize(
+    "mark",
+    [-999, 999.9, -99.99, 9999, -1e30, 1e20, 9.96921e36, 32767, -32768, -2147483648, -9990, -999e6, 99999, -8888],
+)
+@pytest.mark.parametrize("kind", ["regression", "classification", "field"])
+def test_a_number_that_stands_for_no_value_is_refused(tmp_path: Path, mark: float, kind: str) -> None:
+    """In series, classes and fields, with line or time, value and place."""
+    if kind == "field":
+        data = fields()
+        data["rain"] /= 10
+        data["rain"][1, 2, 1] = mark
+        data["rain"].attrs.pop("_FillValue", None)
+        data.to_netcdf(tmp_path / "f.nc", encoding={"rain": {"_FillValue": None}})
+        with pytest.raises(EarthSSLError, match=r"time 1990-02-01T00:00:00: .* 'rain' at -60°, 120°, got .*\(1 such\)"):
+            read_labels(str(tmp_path / "f.nc"), ["rain"], "field")
+        return
+    values = [0, 1, 1, 0, 1, int(mark) if kind == "classification" else mark, 0, 1]
+    text = "time,nino\n" + "".join(f"1990-{k + 1:02},{value}\n" for k, value in enumerate(values))
+    if kind == "classification" and mark != int(mark):
+        return
+    with pytest.raises(EarthSSLError, match=r"line 7: expected a value of 'nino', got .* \(0 to 1\).* missing: drop"):
+        read(tmp_path, text, kind=kind)
+
+
+def test_large_numbers_among_their_like_are_values(tmp_path: Path) -> None:
+    """Rain that mostly is none, pressures near 99999 Pa, classes that are years."""
+    rain = [0.0] * 11 + [99.0, 45.0]
+    pressure = [99950.0 + 7 * k for k in range(12)] + [99999.0]
+    classes = [1998, 1999] * 6 + [9999]
+    for values, kind in ((rain, "regression"), (pressure, "regression"), (classes, "classification")):
+        text = "time,nino\n" + "".join(f"1990-01-{k + 1:02},{value}\n" for k, value in enumerate(values))
+        if kind == "classification":
+            with pytest.raises(EarthSSLError, match="got 9999"):
+                read(tmp_path, text, kind=kind)
+        else:
+            assert len(read(tmp_path, text, kind=kind)) == 13
+
+
+@pytest.mark.parametrize(("lat", "lon"), [("latitude", "longitude"), ("Lat", "Lon"), ("LAT", "Long"), ("lat", "lon")])
+def test_places_are_places_however_they_are_spelled(tmp_path: Path, lat: str, lon: str) -> None:
+    """Columns of this name were passed over, and every label was of the whole field."""
+    labels = read(tmp_path, f"time,{lat},{lon},nino\n1990-01,10,-30,1\n1990-02,-5,200,2\n")
+    assert labels.places is not None
+    np.testing.assert_array_equal(labels.places, [[10, 330], [-5, 200]])
+    with pytest.raises(EarthSSLError, match="one column of lat, got latitude, Lat; leave one out"):
+        read(tmp_path, "time,latitude,Lat,lon,nino\n1990-01,10,10,-30,1\n")
+
+
+@pytest.mark.parametrize("word", ["1_000", "١", "0x10", "1,5"])
+def test_numbers_are_digits(tmp_path: Path, word: str) -> None:
+    with pytest.raises(EarthSSLError, match="line 2: expected a number of 'nino'"):
+        read(tmp_path, f'time,nino\n1990-01,"{word}"\n')
+
+
+@pytest.mark.parametrize("word", ["missing", "?", "--", "#N/A", "NaT", " "])
+def test_words_that_say_that_there_is_nothing(tmp_path: Path, word: str) -> None:
+    text = f"time,nino\n1990-01,1\n1990-02,{word}\n1990-03,2\n"
+    for kind in ("regression", "classification"):
+        assert read(tmp_path, text, kind=kind, missing="drop").dropped == 1
+        with pytest.raises(EarthSSLError, match="line 3: expected a value of 'nino'"):
+            read(tmp_path, text, kind=kind)
+
+
 def test_a_file_that_is_not_text_or_not_there_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "labels.csv"
     file.write_bytes(b"time,nino\n1990-01,\xff\xfe\n")

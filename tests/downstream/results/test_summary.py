@@ -202,3 +202,19 @@ def test_skill_of_an_evaluation() -> None:
         Evaluation(units, np.array([1.0, np.nan, 0.0]), reference)
     with pytest.raises(EarthSSLError, match="shapes"):
         Evaluation(units, np.zeros(2), reference)
+
+
+def test_rivals_are_ranked_by_means_over_the_same_targets() -> None:
+    """A baseline that was asked the easy target only is not the best one, unless it is alone."""
+    easy = {"half asked": 0.9, "asked both": 0.8, "pretrained [a]": 0.7}
+    hard = {"asked both": 0.1, "pretrained [a]": 0.2}
+    lines = [(row, "", t, "s", v, v, v) for t, of in (("easy", easy), ("hard", hard)) for row, v in of.items()]
+    scores = pd.DataFrame(lines, columns=["row", "seed", "target", "metric", "value", "low", "high"])
+
+    def best(*references: str) -> list[str]:
+        pairs = [("pretrained [a]", one, "easy", "s", 0.0, 0.0, 0.0, "undecided") for one in references]
+        columns = ["row", "reference", "target", "metric", "value", "low", "high", "verdict"]
+        return summary(scores=scores, differences=pd.DataFrame(pairs, columns=columns)).beaten("pretrained [a]")
+
+    assert best("half asked", "asked both") == ["asked both"]
+    assert best("half asked") == ["half asked"]

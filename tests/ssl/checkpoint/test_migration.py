@@ -27,6 +27,7 @@ def test_a_folder_of_version_1_reads_verifies_and_embeds() -> None:
     assert report["format_version"] == 1
     _, record = read(FOLDER)
     assert record.task is None
+    assert record.encoder.token_start == "encodings"
     assert record.to_json()["format_version"] == FORMAT_VERSION
     data = open_source("planet", years=2, variables=["sst", "u10"], region=[-21, 21, 180, 230], seed=4)
     features = load_encoder(FOLDER).embed(data)

@@ -214,6 +214,67 @@ def test_words_that_are_no_overrides_are_refused(words: list[str], message: str)
         override({"a": {"b": 1}, "d": "x"}, words)
 
 
+@dataclass(frozen=True)
+class Worded:
+    """Settings that take text."""
+
+    out: str = ""
+    perhaps: str | None = None
+    member: int | str | None = None
+    several: tuple[str, ...] | None = None
+    texts: list[str] = field(default_factory=list)
+    named: dict[str, str] = field(default_factory=dict)
+    free: dict[str, Any] = field(default_factory=dict)
+    count: int = 0
+
+    @staticmethod
+    def hints_of(name: str, settings: Any) -> dict[str, Any]:
+        """Types of what `free` holds."""
+        return {"path": str, "member": int | str | None} if name == "free" else {}
+
+
+WORDS = (
+    "010", "no", "off", "yes", "2024", "run #3", "12:30", "1e3", "0x10", ".5", "1_000", "a: b", "- x", "!!x", "&a",
+    "*a", "%x", "[a", "{a", "@x", "`x", "2024-01-01", "true", "café", "a'b", "|", ">", "<<", "=",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_words_of_settings_that_are_text_stay_what_was_typed(word: str) -> None:
+    """In text, text or null, mappings of text, and in the free options of a source."""
+    names = ["out", "perhaps", "named.x", "free.path"]
+    found = build(Worded, override({}, [f"--{name}={word}" for name in names], Worded), "here")
+    assert (found.out, found.perhaps, found.named["x"], found.free["path"]) == (word,) * 4
+    sections = override({"a": {"out": "x"}}, ["--a.out", word, "--a.free.path", word], {"a": Worded})
+    assert build(Worded, sections["a"], "a").out == sections["a"]["free"]["path"] == word
+
+
+@pytest.mark.parametrize(("word", "value"), [
+    ("010", 10), ("7", 7), ("-1", -1), ("no", "no"), ("12:30", "12:30"), ("1e3", "1e3"), ("run #3", "run #3"),
+    ("null", None), ("'7'", "7"), ("0x1", "0x1"), ("1_0", "1_0"),
+])  # fmt: skip
+def test_a_number_or_text_is_a_number_only_where_it_is_one(word: str, value: Any) -> None:
+    found = build(Worded, override({}, ["--member", word, "--free.member", word], Worded), "here")
+    assert found.member == found.free["member"] == value
+    assert type(found.member) is type(value)
+
+
+def test_lists_of_text_hold_text_and_quotes_for_yaml_are_taken_off() -> None:
+    words = ["--several", "[010, no, 2024]", "--texts", "['a', 1e3]", "--out", '"1980"', "--count", "010"]
+    found = build(Worded, override({}, words, Worded), "here")
+    assert found == Worded(out="1980", several=("010", "no", "2024"), texts=["a", "1e3"], count=10)
+
+
+@pytest.mark.parametrize("word", ["12:30", "no", "1_000"])
+def test_yaml_reads_no_numbers_out_of_words(word: str, tmp_path: Path) -> None:
+    """Version 1.1 made 750, false and 1000 of these; a setting that is a number refuses them."""
+    (tmp_path / "run.yaml").write_text(f"a: {word}\nb: 010\nc: [off, true, null, ~]\n")
+    assert read_yaml(tmp_path / "run.yaml") == {"a": word, "b": 10, "c": ["off", True, None, None]}
+    with pytest.raises(EarthSSLError, match="count: expected a whole number"):
+        build(Worded, override({}, ["--count", word], Worded), "here")
+    assert build(Worded, {"free": {"x": [word], "y": word}}, "here").free == {"x": [word], "y": word}
+
+
 def test_the_nearest_name_is_only_named_where_one_is_near() -> None:
     assert nearest("embargo_day", ["embargo_days", "train"]) == " Did you mean 'embargo_days'?"
     assert nearest("xyz", ["embargo_days", "train"]) == ""

@@ -12,11 +12,17 @@ from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.fields.batch import Batch
 from earthssl.ssl.model import encoder as module
 from earthssl.ssl.model.encoder import SIZES, Encoder, EncoderConfig, fuse_attention, transformer
-from earthssl.ssl.model.tokens import PLACE, SEASON, Patches, patchify
+from earthssl.ssl.model.tokens import LAYOUT, PLACE, SEASON, Patches, patchify
 from torch import Tensor
 
 NAMES = ("sst", "u10", "v10")
 PATCH = (1, 2, 3)
+GOLDEN = {
+    "embedding.blocks.sst": [-0.0020252, 0.1451085, -0.2226344],
+    "encodings.place.weight": [0.400082, -0.7222375, 0.309308],
+    "encodings.season.weight": [0.067158, -0.5322806, -1.1828086],
+    "blocks.2.mlp.fc2.weight": [-0.1033706, 0.0251533, 0.1343079],
+}
 
 
 @pytest.fixture
@@ -170,6 +176,49 @@ def test_sizes_and_initialisation() -> None:
     assert [getattr(block.drop_path1, "drop_prob", 0.0) for block in blocks] == pytest.approx([0, 0.1, 0.2])
     assert all(not m.bias.any() for m in blocks.modules() if isinstance(m, torch.nn.Linear))
     assert EncoderConfig().to_json() == {"size": "nano", "window": 3, "patch": [1, 4, 4], "drop_path": 0.0}
+
+
+def powers(patches: Patches, start: str, hide: frozenset[str] = frozenset()) -> tuple[float, float]:
+    """Mean square of what values and encodings bring to a token at the start, over thirty seeds."""
+    found = []
+    for seed in range(30):
+        torch.manual_seed(seed)
+        own = EncoderConfig("nano", 3, PATCH, token_start=start).build(NAMES)
+        parts = own.embedding(patches, None), own.encodings(patches, None, hide)
+        found.append([float((part**2).mean()) for part in parts])
+    values, encodings = torch.tensor(found).mean(0).tolist()
+    return values, encodings
+
+
+@torch.no_grad()
+def test_values_and_encodings_begin_with_equal_power(patches: Patches) -> None:
+    """One each where all cells are known and of unit variance; encodings stood at three before there was a choice."""
+    noise = torch.randn(patches.values.shape, generator=torch.Generator().manual_seed(3))
+    known = replace(patches, values=noise, valid=torch.ones_like(patches.valid))
+    values, encodings = powers(known, "balanced")
+    assert values == pytest.approx(1, abs=0.05)
+    assert encodings == pytest.approx(1, abs=0.1)
+    assert powers(known, "balanced", frozenset({PLACE}))[1] == pytest.approx(1, abs=0.1)
+    assert powers(known, "balanced", frozenset({PLACE, LAYOUT, SEASON}))[1] == pytest.approx(1 / 3, abs=0.05)
+    # Real fields: land takes cells away, the validation years are no sample of unit variance.
+    values, encodings = powers(patches, "balanced")
+    assert 0.7 < values / encodings < 1.3
+    # The rule of before: three times the encodings, and of the values what Xavier's bound gives.
+    before = powers(known, "encodings")
+    assert before[1] == pytest.approx(3, abs=0.3)
+    assert before[0] == pytest.approx(2 * 21 / (18 + 64), rel=0.1)
+
+
+def test_encoders_of_before_begin_bit_for_bit_as_they_did() -> None:
+    """Weights drawn before there was a choice: the untrained twins of their checkpoints stay what they were."""
+    torch.manual_seed(0)
+    drawn = EncoderConfig("nano", 3, PATCH, token_start="encodings").build(NAMES).state_dict()
+    first = {name: [round(float(x), 7) for x in drawn[name].flatten()[:3]] for name in GOLDEN}
+    assert first == GOLDEN
+    with pytest.raises(
+        EarthSSLError, match=r"token_start: expected balanced or encodings, got 'balance'\. Did you mean"
+    ):
+        EncoderConfig(token_start="balance")
 
 
 def test_bad_shapes_are_refused() -> None:

@@ -102,6 +102,17 @@ def test_effective_rank_by_brute_force() -> None:
     assert effective_rank(np.zeros(5)) == 1
 
 
+@pytest.mark.parametrize(("rank", "said"), [(10.1, False), (9.9, True), (6.1, True), (1.9, True)])
+def test_half_of_the_starting_rank_must_be_left(rank: float, said: bool) -> None:
+    """Of 20 dimensions at the start, 10: the fall that early training brings is said. Alone, only few are too few."""
+    start = Health(0.8, 20.0, 0.1, 0.0, 0.0, 0.0)
+    later = Health(0.8, rank, 0.1, 0.0, 0.0, 0.0)
+    words = " ".join(later.warnings(WIDTH, start))
+    assert ("dimensional collapse" in words) == said
+    assert ("at the start: std 0.800, rank 20.0" in words) == said
+    assert bool(later.warnings(WIDTH)) == (rank < 2)
+
+
 def test_std_and_cosine_by_brute_force() -> None:
     """The definitions, in loops."""
     x = noise() + 0.5

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from earthssl.ssl.common.errors import EarthSSLError
@@ -294,3 +296,52 @@ def peak_mib(days: int, folder: Path) -> float:
 def test_memory_does_not_grow_with_the_length_of_the_series(tmp_path: Path) -> None:
     short, long = peak_mib(1500, tmp_path), peak_mib(6000, tmp_path)
     assert long < 1.1 * short, f"{short:.0f} MiB for 23 MiB of fields, {long:.0f} MiB for 93 MiB"
+
+
+def _months(folder: Path, change: Any) -> dict[str, Any]:
+    """Return settings of `prepare` for twelve years of two variables, changed and saved."""
+    rng = np.random.default_rng(5)
+    values = (280 + rng.normal(0, 3, (144, 5, 8))).astype(np.float32)
+    coords = {"time": pd.date_range("1980-01-01", periods=144, freq="MS"), "lat": np.arange(60, -61, -30.0),
+              "lon": np.arange(0, 360, 45.0)}  # fmt: skip
+    ds = xr.Dataset(
+        {n: (("time", "lat", "lon"), values + k, {"units": "K"}) for k, n in enumerate(["t2m", "sst"])}, coords
+    )
+    change(ds)
+    ds.to_netcdf(folder / "a.nc")
+    blocks = SplitsConfig(train=(1980, 1987), val=(1989, 1989), test=(1991, 1991), embargo_days=300)
+    return {"source": "files", "out": str(folder / "store"), "splits": blocks,
+            "options": {"path": str(folder / "a.nc"), "eager_bytes": 1}}  # fmt: skip
+
+
+@pytest.mark.parametrize("step", [7, 130, 143])
+def test_prepare_looks_at_every_value(step, tmp_path):
+    def change(ds):
+        ds.sst[step, 2, 3] = -9999
+
+    time = np.datetime64("1980-01") + step
+    with pytest.raises(EarthSSLError, match=rf"'sst' within .* got -9999 at {time}-01 00:00:00, 0°N 135°E.*missing"):
+        prepare(PrepareConfig(**_months(tmp_path, change)))
+    assert not (tmp_path / "store").exists()
+
+
+def test_what_is_odd_is_kept_in_the_manifest(tmp_path, capsys):
+    def change(ds):
+        ds.sst[20] = ds.sst[19]
+
+    store = prepare(PrepareConfig(**_months(tmp_path, change)))
+    found = json.loads((store / "manifest.json").read_text())["quality"]
+    assert found["t2m"]["findings"] == []
+    assert found["t2m"]["valid"] == [1.0, 1.0]
+    assert found["sst"]["findings"] == ["1 of 144 steps (at 1981-09-01) equal to the one before (longest stretch 1)"]
+    assert capsys.readouterr().err.count("prepare: sst: 1 of 144 steps") == 1
+
+
+def test_a_variable_that_training_never_sees_is_refused(tmp_path):
+    def change(ds):
+        ds.sst[:100] = np.nan
+
+    with pytest.raises(
+        EarthSSLError, match=r"expected values of sst in the training block \(1980-01-01 … 1987-12-31\)"
+    ):
+        prepare(PrepareConfig(**_months(tmp_path, change)))

@@ -11,9 +11,9 @@ import xarray as xr
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.fields.grid import LatLonGrid
 from earthssl.ssl.sources import open_source
-from earthssl.ssl.sources.axes import gregorian
 from earthssl.ssl.sources.canonical import canonicalise
 from earthssl.ssl.sources.regrid import coarsened
+from earthssl.ssl.sources.times import gregorian
 
 LAT = np.arange(80.0, -81, -20)
 LON = np.arange(0.0, 360, 30)
@@ -32,13 +32,13 @@ def planet(**attrs: str) -> xr.Dataset:
 def levels() -> xr.Dataset:
     """Return ERA5-like winds and geopotential on three levels, in the dimension order of WeatherBench 2."""
     rng = np.random.default_rng(1)
-    hpa = np.array([500, 850, 1000])
+    hpa, heights = np.array([500, 850, 1000]), np.array([55e3, 14e3, 1e3])
     shape = (len(TIME), len(hpa), len(LON), len(LAT))
     dims = ("time", "level", "longitude", "latitude")
     ds = xr.Dataset(
         {
             "u_component_of_wind": (dims, rng.normal(size=shape), {"units": "m s**-1"}),
-            "geopotential": (dims, rng.uniform(0, 5e4, shape), {"units": "m**2 s**-2"}),
+            "geopotential": (dims, heights[:, None, None] + rng.uniform(-1e3, 1e3, shape), {"units": "m**2 s**-2"}),
             "2m_temperature": (("time", "longitude", "latitude"), rng.uniform(270, 280, (12, 12, 9)), {"units": "K"}),
         },
         {"time": TIME, "level": hpa, "longitude": LON, "latitude": LAT},
@@ -135,7 +135,7 @@ def test_duplicate_times_are_refused():
 def test_calendars(tmp_path):
     times = [cftime.Datetime360Day(2000, 2, day) for day in range(19, 31)]
     path = saved(planet().assign_coords(time=times), tmp_path / "a.nc")
-    with pytest.raises(EarthSSLError, match=r"calendar.*got '360_day'.*cdo"):
+    with pytest.raises(EarthSSLError, match=r"calendar.*got '360_day'.*convert_calendar"):
         open_source("files", path=str(path))
     with pytest.raises(EarthSSLError, match=r"times of 1678…2261"):
         gregorian(np.array([cftime.DatetimeGregorian(1500, 1, 1)]), "x")

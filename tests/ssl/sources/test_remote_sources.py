@@ -204,6 +204,7 @@ def weatherbench(**attrs: str) -> xr.Dataset:
         "level": np.array([500, 850]),
     }
     flat, deep = ("time", "longitude", "latitude"), ("time", "level", "longitude", "latitude")
+    geopotential = np.array([4e4, 0], np.float32)[:, None, None]  # at 500 and 850 hPa
 
     def draw(dims: tuple[str, ...], low: float, high: float) -> np.ndarray:
         return rng.uniform(low, high, [len(coords[dim]) for dim in dims]).astype(np.float32)
@@ -215,7 +216,7 @@ def weatherbench(**attrs: str) -> xr.Dataset:
             "10m_v_component_of_wind": (flat, draw(flat, -9, 9)),
             "mean_sea_level_pressure": (flat, draw(flat, 9.8e4, 1.03e5)),
             "sea_surface_temperature": (flat, draw(flat, 1, 2) * np.nan),
-            "geopotential": (deep, draw(deep, 1e4, 5e4), {"units": "m**2 s**-2"}),
+            "geopotential": (deep, draw(deep, 1e4, 2e4) + geopotential, {"units": "m**2 s**-2"}),
             "temperature": (deep, draw(deep, 230, 290)),
             "land_sea_mask": (("longitude", "latitude"), np.zeros((16, 8), np.float32)),
         },

@@ -68,9 +68,20 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, int]]] = {
     ),
     "while a state is being saved": ({"orientation": {}}, {"drop_path": 0.2}, ("replace", 3)),
     "trained, averaged, not yet exported": ({"masking": {}}, {"ema": 0.8}, ("export", 0)),
+    "steady, stopped by its skill": (
+        {"masking": {}},
+        {"schedule": "steady", "gain": 1e9, "patience": 3, "val_every": 2, "accumulate": 2},
+        ("export", 0),
+    ),
+    "steady, between saves": ({"masking": {}}, {"schedule": "steady", "gain": 1e-9, "val_every": 2}, ("batch", 8)),
     "stopped early, not yet exported": ({"masking": {}}, {"lr": 1e-12, "patience": 1, "val_every": 2}, ("export", 0)),
 }
 OUTSIDE = "killed from outside"
+LATER = [
+    ("encoder", "token_start"),
+    ("training", "schedule"),
+    ("training", "gain"),
+]  # settings that the first releases did not have
 
 
 def kill(process: subprocess.Popen[bytes], when: Callable[[], bool], seconds: float) -> None:
@@ -218,6 +229,26 @@ def test_another_config_is_refused(killed: Path, small_pretrain: Callable[..., P
     with pytest.raises(EarthSSLError, match="'objectives' differs"):
         small_pretrain(run, {"order": {}}, resume=True)
     assert (run / "history.csv").read_bytes() == before
+
+
+def test_a_run_begun_before_there_was_a_choice_goes_on(
+    killed: Path, small_pretrain: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Its config lacks what newer ones hold: it ends as it was begun, and its checkpoint says how its tokens began."""
+    run = tmp_path / "run"
+    shutil.copytree(killed / "between saves", run, ignore=shutil.ignore_patterns("checkpoint"))
+    begun = json.loads((run / "config.json").read_text())
+    for section, name in LATER:
+        del begun["identity"][section][name]
+    (run / "config.json").write_text(json.dumps(begun))
+    resumed = small_pretrain(run, resume=True)
+    assert weights(resumed) == weights(small_pretrain(tmp_path / "whole"))
+    record = json.loads((resumed / "record.json").read_text())
+    assert "token_start" not in record["extra"]
+    assert (
+        json.loads((tmp_path / "whole" / "checkpoint" / "record.json").read_text())["extra"]["token_start"]
+        == "balanced"
+    )
 
 
 def test_other_data_are_refused(

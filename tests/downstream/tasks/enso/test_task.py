@@ -199,6 +199,20 @@ def test_each_layer_is_scored_alone(task: Enso) -> None:
     assert not np.array_equal(both[0].error, both[2].error)
 
 
+def test_poolings_stand_beside_each_other(task: Enso) -> None:
+    """Mean and token PCs alone beside what validation chose of all: each as a task that has it alone scores it."""
+    torch.manual_seed(0)
+    encoder = SHAPE.build(task.store.variables)
+    more = Enso(replace(task.config, poolings=["mean", "pcs", "mean+pcs"]), task.store)
+    found = evaluate(more, encoder, [0, 2])
+    assert list(found) == [0, 2, "0, mean", "0, token PCs", "2, mean", "2, token PCs"]
+    for pooling, words in (("mean", "mean"), ("pcs", "token PCs")):
+        alone = evaluate(Enso(replace(task.config, poolings=[pooling]), task.store), encoder, [2])
+        assert list(alone) == [2]
+        assert np.array_equal(found[f"2, {words}"].error, alone[2].error)
+    assert not np.array_equal(found["2, mean"].error, found["2, token PCs"].error)
+
+
 def test_a_longer_window_than_declared_is_refused(task: Enso) -> None:
     encoder = EncoderConfig("nano", 6, (1, 2, 3)).build(task.store.variables)
     with pytest.raises(EarthSSLError, match="a window of at most 3 months, got 6"):

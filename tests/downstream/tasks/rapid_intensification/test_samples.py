@@ -72,7 +72,7 @@ def test_changes_and_motion_by_hand() -> None:
     assert found["poleward"].iloc[1] == pytest.approx(111.2e3 / 21600)
     assert found["east"].iloc[1] == 0
     assert found["age_h"].tolist() == [6.0 * k for k in range(8)]
-    south = samples_of(track(12, lat=-10.0 - np.arange(12), lon=(359.5 + 0.5 * np.arange(12)) % 360))
+    south = samples_of(track(12, basin="SI", lat=-10.0 - np.arange(12), lon=(359.5 + 0.5 * np.arange(12)) % 360))
     assert south["poleward"].iloc[1] == pytest.approx(111.2e3 / 21600)
     assert south["east"].iloc[1] == pytest.approx(111.2e3 / 21600 / 2 * np.cos(np.deg2rad(11)))
     wind = np.array([40.0, 60, 50, 45, *[30] * 8])
@@ -95,7 +95,9 @@ def test_predictors_do_not_look_ahead() -> None:
 
 def test_southern_seasons_are_half_a_year_apart() -> None:
     north = samples_of(track(12))
-    south = samples_of(track(12, lat=-10.0 - np.arange(12), time=track(12)["time"] - pd.Timedelta(days=182.5)))
+    south = samples_of(
+        track(12, basin="SI", lat=-10.0 - np.arange(12), time=track(12)["time"] - pd.Timedelta(days=182.5))
+    )
     a, b = (Predictors.of(t, ["NA"], {}).season for t in (north, south))
     np.testing.assert_allclose(a[:, 3:7], b[:, 3:7], atol=0.03)
 
