@@ -28,7 +28,7 @@ from .checkpoint_verbs import (
 )
 
 VERBS = {
-    "quickstart": "synthetic planet → prepare → pretrain → probe → report, in minutes, no network, no GPU",
+    "quickstart": "synthetic planets → prepare → pretrain → probe → report, in minutes, no network, no GPU",
     "run": "the same four steps for any config file, into one folder; goes on where it was interrupted",
     "prepare": "any gridded source → training store (--info STORE describes one)",
     "check": "source → every value looked at: a table of ranges, gaps, repeats and jumps, before anything is prepared",
@@ -49,6 +49,7 @@ VERBS = {
     "embed": "checkpoint and data → features as NetCDF or Zarr, chunk by chunk",
     "export": "checkpoint → ONNX, torch.export or TorchScript file that takes raw fields, compared with the encoder",
 }
+WORLDS = {"weather": "quickstart", "linear": "quickstart-linear"}
 CONFIGURED = ("prepare", "worth", "pretrain", "probe", "finetune", "report", "audit", "matrix", "controls")
 EPILOG = """\
 Every verb reads its section of --config FILE (see configs/) and takes overrides, values in YAML:
@@ -151,6 +152,11 @@ def _add_options(parser: argparse.ArgumentParser, verb: str) -> None:
         parser.add_argument("--out", metavar="FILE", help="picture of --find lr, Chrome trace of --profile")
     if verb == "quickstart":
         parser.add_argument("--source", choices=["planet", "ersst"], default="planet", help="what to train on")
+        parser.add_argument(
+            "--world", choices=["both", *WORLDS], default="both",
+            help="which planet: one with weather, where pretraining pays, or a linear one, where it cannot; both is the "
+            "first and then the second in short (overrides are for the first)",
+        )  # fmt: skip
     if verb in ("quickstart", "run"):
         parser.add_argument("--out", metavar="FOLDER", help="where everything goes (default runs/NAME)")
     if verb in HUB_VERBS:
@@ -220,16 +226,22 @@ def _run_all(options: argparse.Namespace, rest: list[str], command: str) -> None
     from .run import run_all
 
     if options.verb == "quickstart":
-        name = "quickstart" if options.source == "planet" else "quickstart-ersst"
+        name = "quickstart-ersst" if options.source == "ersst" else WORLDS.get(options.world, WORLDS["weather"])
         config = resources.files("earthssl.configs") / f"{name}.yaml"
     elif options.config:
         config, name = Path(options.config), Path(options.config).stem
     else:
         raise EarthSSLError("run: expected --config FILE, got none; the folder configs/ has some")
+    out = Path(options.out or f"runs/{name}")
     with resources.as_file(config) as file:  # type: ignore[arg-type]
-        report = run_all(file, options.out or f"runs/{name}", rest, say=print, command=command)
-    _show_table(report.parent / "probe" if (report.parent / "probe").is_dir() else report.parent)
-    print(f"\nreport: {report.resolve()}")
+        reports = [run_all(file, str(out), rest, say=print, command=command)]
+    if options.verb == "quickstart" and options.source == "planet" and options.world == "both":
+        print("\nThe other side: a planet whose fields are linear, where pretraining cannot win")
+        with resources.as_file(resources.files("earthssl.configs") / "quickstart-linear-short.yaml") as file:
+            reports.append(run_all(file, str(out / "linear"), [], say=print, command=command))
+    for report in reports:
+        _show_table(report.parent / "probe" if (report.parent / "probe").is_dir() else report.parent)
+        print(f"report: {report.resolve()}")
 
 
 def _plan(options: argparse.Namespace, rest: list[str]) -> None:

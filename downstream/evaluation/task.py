@@ -374,6 +374,8 @@ def summarise(task: Task[Any]) -> Summary:
         words={"label_curve": WORDS.format(all=config.label_draws, some=config.scratch_draws), **own.words},
         datasets=own.datasets,
         notes=[*own.notes, *task.missing(), *_few_seeds(rows, config.random_seeds)],
+        reachable=next((row.name for row in rows if row.role is Role.KNOWN), ""),
+        unit=(counted, task.unit),
     )
 
 

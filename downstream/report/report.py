@@ -12,6 +12,7 @@ from ...ssl.store.store import Store
 from ..results.page import page
 from .pretraining_run import Run, run_names
 from .read_summary import read_summary
+from .planet_section import planet_section
 from .training_section import (
     checks,
     cost_section,
@@ -58,6 +59,7 @@ def report(config: ReportConfig) -> Path:
     found = checks(store, runs, summary.record)
     sections = [
         *summary.sections({name: data for name, data in summary.figures.items() if isinstance(data, bytes)}),
+        *planet_section(store),
         data_section(store, found),
         training_section(runs),
         health_section(runs),

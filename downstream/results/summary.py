@@ -18,6 +18,7 @@ import pandas as pd
 from ...ssl.common.errors import EarthSSLError
 from ...ssl.common.files import disk_full_is_clear, refuse_filled, write_json, write_text
 from ...ssl.common.versions import versions
+from .label_efficiency import curve_means, efficiency_words
 from .numbers import number, plain, thinned
 from .page import Section, page
 
@@ -33,6 +34,7 @@ MOST_COLUMNS = 8  # targets shown there; of more, some evenly chosen
 SIGNS = {"better": "▲", "worse": "▼", "undecided": "·"}
 SIGN_WORDS = "▲ better, ▼ worse, · undecided"
 FIRST_PICTURES = ("scores", "label_curve")
+SCORE_WORDS = "Scores of every row, best first; bars are 95 % intervals over test units."
 MOST_PAIRS = 1500  # on a page
 
 
@@ -57,6 +59,8 @@ class Summary:
         words: What a picture shows, for captions and for readers who do not see it, by its name.
         datasets: Maps to be kept as NetCDF, by file name without suffix.
         notes: What the reader must know beside the numbers.
+        reachable: Name of the row of the best reachable skill, where it is known.
+        unit: What labels are counted by, such as "20 year"; for the curve over labels.
     """
 
     task: str
@@ -74,6 +78,8 @@ class Summary:
     speakers: Sequence[str] = ()
     words: Mapping[str, str] = field(default_factory=dict)
     datasets: Mapping[str, xr.Dataset] = field(default_factory=dict)
+    reachable: str = ""
+    unit: tuple[int, str] = (0, "")
 
     def __post_init__(self) -> None:
         for name, found, wanted in (
@@ -94,8 +100,9 @@ class Summary:
         shown = thinned(self._shown(), MOST_COLUMNS)
         scores, verdicts = _wide(self.scores)[shown].dropna(how="all"), self._verdicts(shown)
         pairs = [f"{row} − {reference}" for row, reference, _ in verdicts]
+        shares = [(f"{row}: share of reachable", cells) for row, cells in self._shares(scores)]
         count = max(1, len(shown))
-        longest = max(len(str(name)) for name in [*self.scores["row"], *pairs])
+        longest = max(len(str(name)) for name in [*self.scores["row"], *pairs, *(name for name, _ in shares)])
         width = min(longest, max(44, SCREEN - 15 * count), SCREEN - (LEAST + 1) * count)
         size = max(LEAST, min(14, (SCREEN - width) // count - 1))
 
@@ -123,8 +130,43 @@ class Summary:
             lines += [row] * (apart and row != told)
             lines.append(line(f"  − {reference}" if apart else pair, cells))
             told = row
+        lines += [line(name, cells) for name, cells in shares]
+        lines += self._curve_lines()
         more = "all scores and pairs: scores.csv, differences.csv, report.html"
         return "\n".join([*lines, "", *(line for note in self.notes for line in textwrap.wrap(note, SCREEN)), more])
+
+    def _shares(self, wide: pd.DataFrame) -> list[tuple[str, list[str]]]:
+        """Return the share of the best reachable skill of the pretrained rows, where that is above a twentieth."""
+        if self.reachable not in wide.index:
+            return []
+        best = wide.loc[self.reachable]
+        best = best.where(best > 0.05)
+        return [(row, [f"{share:.0%}" if share == share else "–" for share in wide.loc[row] / best])
+                for row in self.told() if row in wide.index]  # fmt: skip
+
+    def _curve_lines(self) -> list[str]:
+        """Return the curve over labels: the mean over the targets by share of the labels; none without a curve."""
+        if "label_curve" not in self.tables:
+            return []
+        means = curve_means(self.tables["label_curve"], self.headline or self.main_scores())
+        if means.shape[1] < 2:
+            return []
+        shown = means[thinned(list(means.columns), MOST_COLUMNS)]
+        width = min(max(len(str(row)) for row in means.index), SCREEN - (LEAST + 1) * shown.shape[1])
+        count, unit = self.unit
+        heads = [f"{share * count:.3g}" if count else f"{share:.0%}" for share in shown.columns]
+        of = f"training {unit}s with labels" if count else "share of the training labels"
+        lines = ["", f"the same by {of}, mean over {means.attrs['targets']} target(s)"]
+        lines.append(" " * width + "".join(f" {head:>{LEAST}}" for head in heads))
+        lines += [
+            f"{_cut(str(row), width):<{width}}" + "".join(f" {number(value):>{LEAST}}" for value in values)
+            for row, values in zip(shown.index, shown.to_numpy(), strict=True)
+        ]
+        return [*lines, *(line for words in self._efficiency(means) for line in textwrap.wrap(words, SCREEN))]
+
+    def _efficiency(self, means: pd.DataFrame) -> list[str]:
+        found = [efficiency_words(means, row, self.beaten(row)) for row in self.told()]
+        return [words for words in found if words]
 
     def write(self, out: str | Path, command: str = "", also: Callable[[Path], None] = lambda folder: None) -> Path:
         """Write the folder: scores.csv, differences.csv, table.txt, result.json, more tables, PNGs, maps, report.html.
@@ -156,7 +198,7 @@ class Summary:
                     write_text(making / f"{name}.csv", found.to_csv(index=False))
                 for name, maps in self.datasets.items():
                     maps.to_netcdf(making / f"{name}.nc")
-                pictures = {name: _png(drawn) for name, drawn in self.figures.items()}
+                pictures = {name: png(drawn) for name, drawn in self.figures.items()}
                 for name, data in pictures.items():
                     (making / f"{name}.png").write_bytes(data)
                 write_text(making / "table.txt", self.text() + "\n")
@@ -239,8 +281,12 @@ class Summary:
         Args:
             pictures: PNG by name.
         """
+        words = {"scores": SCORE_WORDS, **self.words}
+        if "label_curve" in self.tables:
+            means = curve_means(self.tables["label_curve"], self.headline or self.main_scores())
+            words["label_curve"] = " ".join([words.get("label_curve", ""), *self._efficiency(means)])
         drawn = {
-            name: (self.words.get(name, name.replace("_", " ")), base64.b64encode(data).decode())
+            name: (words.get(name, name.replace("_", " ")), base64.b64encode(data).decode())
             for name, data in pictures.items()
         }
         first = [name for name in FIRST_PICTURES if name in drawn] or list(drawn)[:1]
@@ -331,7 +377,8 @@ def _heading(pair: tuple[str, str]) -> str:
     return " ".join(pair).strip()
 
 
-def _png(drawn: Figure | bytes) -> bytes:
+def png(drawn: Figure | bytes) -> bytes:
+    """Return a picture as PNG; what is one already stays as it is."""
     if isinstance(drawn, bytes):
         return drawn
     buffer = io.BytesIO()

@@ -18,7 +18,7 @@ HEIGHT = (
 )  # fmt: skip
 # Room about the standard atmosphere: polar vortex, cyclones, heights below ground. Metres taken for m2 s-2 lie outside
 # wherever the height itself is not small.
-ROOM, ROOM_SHARE = 1500.0, 0.12
+ROOM, ROOM_SHARE = 2000.0, 0.18
 # Lowest and highest by level, with room about the extremes of reanalyses: temperature (K), the speed of a component
 # (m s-1), specific humidity (kg kg-1).
 COLDEST = (150, 150, 145, 140, 140, 140, 140, 140, 140, 150, 165, 185, 185, 180, 175, 175)

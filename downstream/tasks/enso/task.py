@@ -224,7 +224,7 @@ class Enso(WindowTask[EnsoConfig]):
         )
 
     def _notes(self, scores: pd.DataFrame, names: Sequence[str]) -> list[str]:
-        """Return up to which lead rows keep r of .5, and what share they have of what could be known."""
+        """Return up to which lead rows keep r of .5."""
         skill = scores[(scores["seed"] == "") & (scores["metric"] == SKILL)].pivot(
             index="row", columns="target", values="value"
         )
@@ -232,13 +232,7 @@ class Enso(WindowTask[EnsoConfig]):
         by_lead = skill[[target_name(lead) for lead in self.leads]]
         reach = {name: last_skilful_lead(by_lead.loc[name].to_numpy(), self.leads) for name in own}
         said = ", ".join(f"{name} {lead or 'none'}" for name, lead in reach.items())
-        notes = [f"Last lead with r ≥ .5, months: {said}."]
-        if KNOWN in skill.index:
-            mean = {str(name): float(value) for name, value in skill[MEAN].items()}
-            best = mean[KNOWN]
-            shares = ", ".join(f"{name} {mean[name] / best:.2f}" for name in own)
-            notes.append(f"Share of the best reachable skill ({best:.2f}, mean over leads): {shares}.")
-        return notes
+        return [f"Last lead with r ≥ .5, months: {said}."]
 
 
 def season_skill(enso: EnsoLabels, rows: Sequence[Row]) -> pd.DataFrame:

@@ -11,6 +11,15 @@ from ..planet.recorded import DYNAMICS
 from .weather import Weather, WeatherConfig
 
 
+def of_weather(attributes: Mapping[str, Any]) -> bool:
+    """Return whether data were made from the weather planet.
+
+    Args:
+        attributes: Of the data, as the manifest of a store holds them.
+    """
+    return bool(json.loads(attributes.get("planet", "{}")).get("dynamics") == DYNAMICS)
+
+
 def recorded_weather(attributes: Mapping[str, Any], cache: str | None = None) -> Weather:
     """Return the weather planet that data were made from; its states are made again where the cache lacks them.
 
@@ -22,7 +31,7 @@ def recorded_weather(attributes: Mapping[str, Any], cache: str | None = None) ->
         EarthSSLError: If they were made from something else.
     """
     known = json.loads(attributes.get("planet", "{}"))
-    if known.get("dynamics") != DYNAMICS:
+    if not of_weather(attributes):
         raise EarthSSLError(
             f"expected a store of the weather planet, got {attributes.get('source', 'other data')}; prepare one with "
             "source: weather"

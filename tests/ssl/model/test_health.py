@@ -144,3 +144,11 @@ def test_scale_does_not_matter() -> None:
     """All measures are the same for features a million times larger."""
     small, large = health(noise() + 1).to_json(), health(1e6 * (noise() + 1)).to_json()
     assert small == pytest.approx(large)
+
+
+@pytest.mark.parametrize(("std", "rank", "said"), [(0.1, 24, False), (0.1, 9, True), (0.01, 24, True)])
+def test_less_spread_in_more_directions_is_no_collapse(std: float, rank: float, said: bool) -> None:
+    """As the best encoder of the weather planet: std .49 → .10, rank 11 → 24; nearly nothing left is a collapse."""
+    start, later = Health(0.49, 11.0, 0.75, 0.0, 0.0, 0.0), Health(std, rank, 0.987, 0.0, 0.0, 0.0)
+    assert ("the encoder has collapsed" in " ".join(later.warnings(WIDTH, start))) == said
+    assert ("point the same way" in " ".join(later.warnings(WIDTH, start))) == said

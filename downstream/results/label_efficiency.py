@@ -1,0 +1,61 @@
+"""Label efficiency: the curve over labels in a few lines, and how many times fewer labels a row needs than another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+
+def curve_means(curve: pd.DataFrame, main: Sequence[tuple[str, str]]) -> pd.DataFrame:
+    """Return rows × shares of the labels: the mean over the main targets, NaN where a row lacks one of them.
+
+    Args:
+        curve: Columns of `label_curve.MEANS`.
+        main: Targets and metrics to average over; those that the curve does not follow are left out.
+    """
+    pairs = pd.Series(list(zip(curve["target"].astype(str), curve["metric"].astype(str), strict=True)), curve.index)
+    own = curve[pairs.isin(list(main))]
+    counts = own.groupby(["row", "used"], sort=False)["value"].agg(["mean", "count"])
+    whole = counts["mean"].where(counts["count"] == counts["count"].max())
+    made = whole.unstack("used").reindex(list(dict.fromkeys(own["row"]))).sort_index(axis=1)
+    made.attrs["targets"] = int(counts["count"].max()) if len(counts) else 0
+    return made
+
+
+def fewer_labels(means: pd.DataFrame, row: str, reference: str) -> tuple[float, bool] | None:
+    """Return how many times fewer labels a row needs for what the reference reaches with all; None: not with all either.
+
+    Between two shares the score is taken as a straight line of the logarithm of the share. The second value says
+    whether it is a lower bound: the row is above already at the smallest share.
+
+    Args:
+        means: As of `curve_means`.
+        row: Its name.
+        reference: Name of the other.
+    """
+    own, wanted = means.loc[row].dropna(), means.loc[reference].dropna()
+    if own.empty or wanted.empty or own.iloc[-1] < wanted.iloc[-1]:
+        return None
+    shares, values, goal = own.index.to_numpy(float), own.to_numpy(float), float(wanted.iloc[-1])
+    k = int(np.argmax(values >= goal))
+    if k == 0:
+        return float(wanted.index[-1] / shares[0]), True
+    part = (goal - values[k - 1]) / (values[k] - values[k - 1])
+    share = np.exp(np.log(shares[k - 1]) + part * np.log(shares[k] / shares[k - 1]))
+    return float(wanted.index[-1] / share), False
+
+
+def efficiency_words(means: pd.DataFrame, row: str, references: Sequence[str]) -> str:
+    """Return one sentence: how many times fewer labels a row needs than each reference with all; "" for none."""
+    said = []
+    for reference in references:
+        if row not in means.index or reference not in means.index:
+            continue
+        found = fewer_labels(means, row, reference)
+        if found is None:
+            said.append(f"{reference}: not reached")
+        else:
+            said.append(f"{reference}: {'≥ ' * found[1]}{found[0]:.1f}×")
+    return f"Fewer labels than others need, {row}, for what they reach with all: {'; '.join(said)}." if said else ""
