@@ -154,8 +154,8 @@ def _add_options(parser: argparse.ArgumentParser, verb: str) -> None:
         parser.add_argument("--source", choices=["planet", "ersst"], default="planet", help="what to train on")
         parser.add_argument(
             "--world", choices=["both", *WORLDS], default="both",
-            help="which planet: one with weather, where pretraining pays, or a linear one, where it cannot; both is the "
-            "first and then the second in short (overrides are for the first)",
+            help="which planet: one with weather, where pretraining pays, or a linear one, where it cannot; both: the "
+            "first, then the second in short (overrides are for the first)",
         )  # fmt: skip
     if verb in ("quickstart", "run"):
         parser.add_argument("--out", metavar="FOLDER", help="where everything goes (default runs/NAME)")

@@ -11,9 +11,9 @@ from ..results.summary import png
 from .weather_figure import weather_panel
 
 WORDS = (
-    "A day of the planet that the data are from: heights of 500 hPa (lines, decametres) and the jet at 200 hPa (colours) "
-    "from above the pole and on the map; zonal mean winds by season; heights along 40 to 60°N through 90 days; how often "
-    "each longitude is blocked; kinetic energy by total wavenumber."
+    "A day of the planet that the data are from: heights of 500 hPa (lines, decametres) and the jet at 200 hPa "
+    "(colours) from above the pole and on the map; zonal mean winds by season; heights along 40 to 60°N through 90 "
+    "days; how often each longitude is blocked; kinetic energy by total wavenumber."
 )
 EVERY = 10  # days between the samples of its statistics
 

@@ -10,9 +10,9 @@ from ...ssl.common.errors import EarthSSLError
 from ...ssl.common.files import disk_full_is_clear, write_text
 from ...ssl.store.store import Store
 from ..results.page import page
+from .planet_section import planet_section
 from .pretraining_run import Run, run_names
 from .read_summary import read_summary
-from .planet_section import planet_section
 from .training_section import (
     checks,
     cost_section,

@@ -25,7 +25,7 @@ def curve_means(curve: pd.DataFrame, main: Sequence[tuple[str, str]]) -> pd.Data
 
 
 def fewer_labels(means: pd.DataFrame, row: str, reference: str) -> tuple[float, bool] | None:
-    """Return how many times fewer labels a row needs for what the reference reaches with all; None: not with all either.
+    """Return how many times fewer labels a row needs for what the reference reaches with all; None: never.
 
     Between two shares the score is taken as a straight line of the logarithm of the share. The second value says
     whether it is a lower bound: the row is above already at the smallest share.
