@@ -20,6 +20,8 @@ class TaskConfig:
         checkpoints: Checkpoint folders (or run folders) of one recipe at several seeds; empty: untrained only.
         task: Name of the task.
         encoder: Shape of the untrained encoders where there are no checkpoints.
+        other_statistics: Take encoders whose data had another climatology (another model, another planet): they are given
+            the store's anomalies by its own climatology and scale. Else they are refused.
         layers: Blocks to read, counted from 0, negative from the end; null for the last third, at least two.
         untrained_seeds: Number of randomly initialised twins.
         random_seeds: Number of sets of random features of the raw window.
@@ -37,6 +39,7 @@ class TaskConfig:
     checkpoints: list[str] = field(default_factory=list)
     task: str = ""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    other_statistics: bool = False
     layers: list[int] | None = None
     untrained_seeds: int = 3
     random_seeds: int = 5

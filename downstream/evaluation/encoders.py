@@ -45,7 +45,11 @@ class Contender:
 
 
 def contenders(
-    store: Store, checkpoints: Sequence[str], untrained_seeds: int, shape: EncoderConfig | None = None
+    store: Store,
+    checkpoints: Sequence[str],
+    untrained_seeds: int,
+    shape: EncoderConfig | None = None,
+    other_statistics: bool = False,
 ) -> list[Contender]:
     """Return the pretrained encoders, then untrained twins: the weights that each pretraining began with.
 
@@ -54,6 +58,7 @@ def contenders(
         checkpoints: Checkpoint or run folders of one recipe at several seeds; may be empty with a shape.
         untrained_seeds: Number of twins.
         shape: Of the twins where there are no checkpoints.
+        other_statistics: Whether their training data may have had another climatology and scale.
 
     Raises:
         EarthSSLError: If a checkpoint does not fit the store, or there is nothing to probe.
@@ -61,7 +66,7 @@ def contenders(
     folders = [checkpoint_folder(Path(path)) for path in checkpoints]
     loaded = [read(folder) for folder in folders]
     for folder, (_, record) in zip(folders, loaded, strict=True):
-        check_fits(folder, record, store, loaded[0][1])
+        check_fits(folder, record, store, loaded[0][1], other_statistics)
     seeds = [record.seed for _, record in loaded]
     if len(set(seeds)) < len(seeds):
         raise EarthSSLError(f"checkpoints: expected different seeds of one recipe, got the seeds {seeds}")
@@ -107,12 +112,13 @@ def checkpoint_folder(path: Path) -> Path:
     return path / "checkpoint" if (path / "checkpoint").is_dir() else path
 
 
-def check_fits(folder: Path, record: Record, store: Store, first: Record) -> None:
+def check_fits(folder: Path, record: Record, store: Store, first: Record, other_statistics: bool = False) -> None:
     """Refuse a checkpoint that does not fit the store, or not the others; list every difference."""
     said = differences(record, store.variables, store.grid, store.step_days)
-    if record.fingerprint != store.fingerprint and not _same_scaling(record, store):
+    if record.fingerprint != store.fingerprint and not _same_scaling(record, store, other_statistics):
+        remedy = "" if other_statistics else ", or where the data are another planet's or model's, set other_statistics"
         said.append("statistics: the encoder's inputs were normalised otherwise than the store's; prepare the store "
-                    "with the same blocks and scale")  # fmt: skip
+                    f"with the same blocks and scale{remedy}")  # fmt: skip
     said += [f"splits: {words}" for words in seen_by_pretraining(record.trainings, store)]
     for name in ("encoder", "variables"):
         if getattr(record, name) != getattr(first, name):
@@ -121,8 +127,10 @@ def check_fits(folder: Path, record: Record, store: Store, first: Record) -> Non
         raise EarthSSLError(f"{folder} does not fit the store {store.path}: {'; '.join(map(str, said))}")
 
 
-def _same_scaling(record: Record, store: Store) -> bool:
+def _same_scaling(record: Record, store: Store, kind_only: bool) -> bool:
     own, its = store.statistics, record.statistics
+    if kind_only:
+        return own.to_json() == its.to_json() and own.scale.shape == its.scale.shape
     return own.to_json() == its.to_json() and all(
         getattr(own, name).shape == getattr(its, name).shape
         and np.allclose(getattr(own, name), getattr(its, name), rtol=1e-5, equal_nan=True)

@@ -264,7 +264,9 @@ class Task(ABC, Generic[C]):
         """Return the encoders of the table, read once: pretrained ones, then untrained twins."""
         if not self._encoders:
             twins = max(self.config.untrained_seeds, 0 if self.config.checkpoints else 1)
-            self._encoders = contenders(self.store, self.config.checkpoints, twins, self.config.encoder)
+            self._encoders = contenders(
+                self.store, self.config.checkpoints, twins, self.config.encoder, self.config.other_statistics
+            )
             layers_to_read(self.config.layers, self._encoders[0].encoder.depth)  # a wrong one is refused at once
             self.check(self._encoders[0].encoder.config)
         return self._encoders

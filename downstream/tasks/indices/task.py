@@ -17,15 +17,18 @@ from ....ssl.sources.weather.recorded import recorded_weather
 from ....ssl.store.store import Store
 from ...evaluation.config import TaskConfig
 from ...evaluation.equal_input import RANDOM
+from ...evaluation.kernel_forecast import INPUTS, kernel_forecasts
 from ...evaluation.task import Decoders, Features
 from ...evaluation.window_labels import WindowLabels, block_rows
 from ...evaluation.window_task import WindowTask
+from ...features.eof import window_components
 from ...features.frozen_features import POOLINGS
 from ...features.predictable import predictable_directions
 from ...results.row import Role, Row
 from .label_table import LEAD, labels_of
 
 PERSISTENCE, REACHED = "damped persistence", "the true model"
+KERNEL = "forecast of the fields by a kernel"
 FEWEST_FOR_SEASON = 100  # labels; of fewer, the season would be noise
 FIT_STEPS = 4000  # components of tokens are fitted on at most so many training steps, evenly spread
 CONVENTION = (
@@ -33,7 +36,8 @@ CONVENTION = (
     "year, fitted on the labelled training steps). Skill: 1 - squared error / that of the season. Labels of {units} "
     "calendar years ({first} … {last}) train the heads; features, layer and penalty are chosen on the validation "
     "block, and nothing is refitted with it. Principal components and predictable directions are fitted on all "
-    "training steps, labelled or not. Intervals: years drawn in blocks of {block}."
+    "training steps, labelled or not, and so are forecasts of the fields by a kernel. Intervals: years drawn in blocks of "
+    "{block}."
 )
 
 
@@ -46,7 +50,8 @@ class IndicesConfig(TaskConfig):
             of the weather planet that the store was made from.
         columns: Those to be told; none: all. A name such as height_3d says its lead, in days.
         labelled: First and last date of the training labels; null for all of the training block.
-        ahead: Steps ahead that the predictable directions are fitted for.
+        ahead: Steps ahead that the predictable directions and the kernel's forecasts of the fields are fitted for.
+        kernel: Whether a head on forecasts of the fields by a kernel stands beside: the strongest row without a network.
         poolings: Of the features.
         components: Of the tokens and of the window, to choose from.
         reachable_members: Ensemble of the true model beside the table (weather planet only); 0 leaves it out.
@@ -58,6 +63,7 @@ class IndicesConfig(TaskConfig):
     columns: list[str] = field(default_factory=list)
     labelled: list[str] | None = None
     ahead: list[int] = field(default_factory=lambda: [1, 2, 3])
+    kernel: bool = True
     poolings: list[str] = field(default_factory=lambda: ["mean", "pcs"])
     components: list[int] = field(default_factory=lambda: [20, 80, 400])
     reachable_members: int = 0
@@ -150,6 +156,18 @@ class Indices(WindowTask[IndicesConfig]):
         now = {one.name: self._present(one.name) for one in self.labels}
         if any(found is not None for found in now.values()):
             yield self._persistence(now)
+        if forecast := self._kernel_forecasts(window):
+            yield self.fitted(f"{KERNEL} [{self.head}]", Role.BASELINE, forecast)
+
+    def _kernel_forecasts(self, window: int) -> Features:
+        if not self.config.kernel:
+            return {}
+        raw, training = self.raw(window), self.training_samples()
+        fitted = training[np.isin(training, np.flatnonzero(self.fitted_steps()))]
+        (components,) = window_components(raw, fitted, [min(INPUTS, raw.shape[-1], len(fitted))]).values()
+        validation = np.flatnonzero(self.store.splits.inside(self.store.times.astype("datetime64[ns]"), "val"))
+        wanted = np.unique(np.concatenate([rows for one in self.labels for rows in one.rows.values()]))
+        return kernel_forecasts(components, training, validation, self.config.ahead, wanted)
 
     def _present(self, name: str) -> np.ndarray | None:
         """Return the column that a label at a lead is of the present day, where the table has it."""

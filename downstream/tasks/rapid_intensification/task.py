@@ -197,7 +197,7 @@ class RapidIntensification(Task[RapidIntensificationConfig]):
         tuned = config.finetune_seeds if seeds is None else 0
         twins = [one for one in encoders if one.kind == Role.UNTRAINED]
         if len(twins) < count:
-            found = contenders(self.store, config.checkpoints, count, config.encoder)
+            found = contenders(self.store, config.checkpoints, count, config.encoder, config.other_statistics)
             twins = [one for one in found if one.kind == Role.UNTRAINED]
         whole = models.from_scratch(config.scratch, config.finetune)
         starts = [(models.SCRATCH, Role.SCRATCH, whole, one) for one in twins[:count]]

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from earthssl.downstream.evaluation.encoders import check_fits
 from earthssl.downstream.evaluation.pretraining_leaks import seen_by_pretraining
@@ -68,3 +69,16 @@ def test_data_sets_beside_home_and_earlier_checkpoints_count(small_run: Path, st
             continue
         with pytest.raises(EarthSSLError, match=r"train block .* reaches into the store's test block"):
             check_fits(small_run, own, store, own)
+
+
+def test_another_climatology_is_taken_where_it_is_said(small_run: Path, store: Store) -> None:
+    """Another planet's mean state and scale; but not another kind of climatology, nor silently."""
+    _, record = read(small_run / "checkpoint")
+    old = record.statistics
+    warmer = replace(record, fingerprint="other", statistics=replace(old, coefficients=old.coefficients + 1))
+    with pytest.raises(EarthSSLError, match=r"normalised otherwise .* set other_statistics"):
+        check_fits(small_run, warmer, store, warmer)
+    check_fits(small_run, warmer, store, warmer, other_statistics=True)
+    scaled = replace(warmer, statistics=replace(old, scale=np.repeat(old.scale[..., :1, :1], 2, axis=-1)))
+    with pytest.raises(EarthSSLError, match="normalised otherwise"):
+        check_fits(small_run, scaled, store, scaled, other_statistics=True)

@@ -11,7 +11,7 @@ import pytest
 from earthssl.downstream.evaluation.task import run
 from earthssl.downstream.results.row import Role
 from earthssl.downstream.tasks.indices.label_table import read_label_table
-from earthssl.downstream.tasks.indices.task import PERSISTENCE, Indices, IndicesConfig
+from earthssl.downstream.tasks.indices.task import KERNEL, PERSISTENCE, Indices, IndicesConfig
 from earthssl.downstream.training.from_scratch import ScratchConfig
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.fields.splits import SplitsConfig
@@ -39,6 +39,7 @@ def config(weather: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> In
     return IndicesConfig(
         str(weather), str(tmp_path / "out"), columns=["height_3d", "blocking_3d"], encoder=SHAPE, components=[5, 20],
         untrained_seeds=1, random_seeds=1, scratch=ScratchConfig(0), fractions=[0.5, 1.0], label_draws=1, draws=1000,
+        kernel=False,
     )  # fmt: skip
 
 
@@ -104,6 +105,21 @@ def test_persistence_is_the_regression_on_the_present_value(config: IndicesConfi
     own = np.polyfit(x[label.rows["test"]], row.forecast["height_3d"], 1)[0]
     assert own == pytest.approx(slope, rel=0.2)
     assert (task.labels[1].values[label.rows["test"]] > 0.5).any()  # some days are blocked
+
+
+def test_forecasts_by_a_kernel_tell_of_tomorrow(config: IndicesConfig, tmp_path: Path) -> None:
+    """The leading component of the fields a day on, with four labelled years; in the label curve; not where unasked."""
+    store = Store(config.store)
+    raw = Indices(config, store).raw(2)
+    first = raw @ np.linalg.svd(raw[1:] - raw[1:].mean(0), full_matrices=False)[2][0]
+    tomorrow = np.append(first[1:], np.nan)
+    task = Indices(replace(with_labels(config, tmp_path, tomorrow=tomorrow), kernel=True, ahead=[1]), store)
+    row = next(row for row in task.baselines(2) if row.name == f"{KERNEL} [ridge]")
+    label = task.labels[0]
+    truth = label.values[label.rows["test"], 0]
+    assert 1 - ((truth - row.forecast["tomorrow"]) ** 2).mean() / (truth**2).mean() > 0.5
+    assert task.curved(row)
+    assert not any(row.name.startswith(KERNEL) for row in Indices(config, store).baselines(2))
 
 
 def test_a_whole_run_has_every_row_and_the_curve(config: IndicesConfig) -> None:
