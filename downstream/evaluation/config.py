@@ -20,8 +20,8 @@ class TaskConfig:
         checkpoints: Checkpoint folders (or run folders) of one recipe at several seeds; empty: untrained only.
         task: Name of the task.
         encoder: Shape of the untrained encoders where there are no checkpoints.
-        other_statistics: Take encoders whose data had another climatology (another model, another planet): they are given
-            the store's anomalies by its own climatology and scale. Else they are refused.
+        other_statistics: Take encoders whose data had another climatology (another model, another planet): they are
+            given the store's anomalies by its own climatology and scale. Else they are refused.
         layers: Blocks to read, counted from 0, negative from the end; null for the last third, at least two.
         untrained_seeds: Number of randomly initialised twins.
         random_seeds: Number of sets of random features of the raw window.

@@ -36,8 +36,8 @@ CONVENTION = (
     "year, fitted on the labelled training steps). Skill: 1 - squared error / that of the season. Labels of {units} "
     "calendar years ({first} … {last}) train the heads; features, layer and penalty are chosen on the validation "
     "block, and nothing is refitted with it. Principal components and predictable directions are fitted on all "
-    "training steps, labelled or not, and so are forecasts of the fields by a kernel. Intervals: years drawn in blocks of "
-    "{block}."
+    "training steps, labelled or not, and so are forecasts of the fields by a kernel. Intervals: years drawn in blocks "
+    "of {block}."
 )
 
 
@@ -51,7 +51,7 @@ class IndicesConfig(TaskConfig):
         columns: Those to be told; none: all. A name such as height_3d says its lead, in days.
         labelled: First and last date of the training labels; null for all of the training block.
         ahead: Steps ahead that the predictable directions and the kernel's forecasts of the fields are fitted for.
-        kernel: Whether a head on forecasts of the fields by a kernel stands beside: the strongest row without a network.
+        kernel: Whether a head on forecasts of the fields by a kernel stands beside: the strongest row without network.
         poolings: Of the features.
         components: Of the tokens and of the window, to choose from.
         reachable_members: Ensemble of the true model beside the table (weather planet only); 0 leaves it out.
