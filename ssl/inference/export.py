@@ -22,21 +22,22 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..common.errors import EarthSSLError, nearest
 from ..common.files import disk_full_is_clear, write_json
 from ..hub.pull import load_folder
+from .compare_export import Inputs, Program, cases, compare_dates, difference
 from .frozen_encoder import FrozenEncoder
 from .load import load_encoder
 from .portable_encoder import PortableEncoder, example
 
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "torchscript": ".pt"}
 OPSET = 18
+INPUTS = ["fields", "seconds"]
 # Features come out of a layer norm, so they are of order 1; fp32 in another order of sums differs by some 1e-6.
 TOLERANCE = 1e-4
-Inputs = tuple[Tensor, Tensor]
-Program = Callable[[Tensor, Tensor], np.ndarray]
+REFUSED = f"the file was not kept: try another kind ({', '.join(SUFFIXES)})"
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,14 @@ class Exported:
         difference: Largest absolute difference of a feature from the encoder's, over all inputs compared.
         tolerance: What it may be at most.
         inputs: Windows compared.
+        dates: Dates at which the calendar was compared.
     """
 
     path: Path
     difference: float
     tolerance: float
     inputs: int
+    dates: int
 
 
 def export(
@@ -66,8 +69,9 @@ def export(
 ) -> Exported:
     """Write an encoder to a file that needs none of this package, read it back, and compare.
 
-    The written file is loaded and run on the golden input (where an address was given), on random fields with gaps, on
-    one window and on several, and on fields without one of the variables.
+    The calendar, written alone in the same way, is run at every hour of 1800–2200 and about each midnight, and equals
+    numpy's. The written file is loaded and run on the golden input (where an address was given), on one window and on
+    several, and on a hundred windows spread over these years, with gaps of all kinds.
 
     Args:
         checkpoint: What `load_encoder` takes, or a `FrozenEncoder`.
@@ -86,22 +90,14 @@ def export(
     frozen = checkpoint if folder is None else load_encoder(folder)
     assert isinstance(frozen, FrozenEncoder)
     model = PortableEncoder(frozen, pooling, layer)
-    cases = [example(frozen, 3), example(frozen, 1, seed=1), _lacking(frozen)]
-    if folder is not None:
-        cases.append(_golden(frozen, folder / "golden.safetensors"))
     temporary = out.with_name(f".{out.name}.{os.getpid()}{out.suffix}")
     try:
         with disk_full_is_clear(out), _quiet():
-            WRITERS[kind](model, cases[0], temporary)
-            program = READERS[kind](temporary)
-            # numpy's maximum, which is NaN where any is: Python's would pass over a NaN that does not come first
-            difference = float(np.max([_difference(program, frozen, case, pooling, layer) for case in cases]))
-        if not difference <= TOLERANCE:
-            raise EarthSSLError(
-                f"{out}: expected features within {TOLERANCE:.0e} of the encoder's, got a difference of "
-                f"{difference:.1e}; the file was not kept: try another kind ({', '.join(SUFFIXES)})"
-            )
-        done = Exported(out, difference, TOLERANCE, sum(len(case[0]) for case in cases))
+            dates = _compare_dates(frozen, model, kind, out, temporary)
+            WRITERS[kind](model, example(frozen, 3), temporary)
+            golden = [] if folder is None else [("the golden input", _golden(frozen, folder / "golden.safetensors"))]
+            worst, windows = _compare_features(READERS[kind](temporary), frozen, model, layer, out, golden)
+        done = Exported(out, worst, TOLERANCE, windows, dates)
         write_json(description(out), _describe(frozen, model, kind, layer, done))
         try:
             os.replace(temporary, out)
@@ -111,6 +107,32 @@ def export(
     finally:
         temporary.unlink(missing_ok=True)
     return done
+
+
+def _compare_dates(frozen: FrozenEncoder, model: PortableEncoder, kind: str, out: Path, temporary: Path) -> int:
+    """Write the calendar alone, as the whole is written, and compare it; returns at how many dates."""
+    WRITERS[kind](model.dates, example(frozen, 3)[1:], temporary)
+    try:
+        return compare_dates(READERS[kind](temporary), frozen.record)
+    except EarthSSLError as error:
+        raise EarthSSLError(f"{out}: {error}; {REFUSED}") from None
+
+
+def _compare_features(
+    program: Program, frozen: FrozenEncoder, model: PortableEncoder, layer: int, out: Path,
+    golden: list[tuple[str, Inputs]],
+) -> tuple[float, int]:  # fmt: skip
+    """Return the largest difference of a feature, and the number of windows compared."""
+    worst, windows = 0.0, 0
+    for name, case in [*golden, *cases(frozen)]:
+        found = difference(program, frozen, case, model.pooling, layer)
+        if not found <= TOLERANCE:  # NaN neither
+            raise EarthSSLError(
+                f"{out}: expected features within {TOLERANCE:.0e} of the encoder's, got a difference of {found:.1e} "
+                f"({name}); {REFUSED}"
+            )
+        worst, windows = max(worst, found), windows + len(case[0])
+    return worst, windows
 
 
 def description(out: Path) -> Path:
@@ -141,14 +163,17 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _free(windows: Any) -> tuple[dict[int, Any], dict[int, Any]]:
-    return {0: windows}, {0: windows}
+def _free(inputs: Inputs) -> tuple[dict[int, Any], ...]:
+    windows = torch.export.Dim("window")
+    return tuple({0: windows} for _ in inputs)
 
 
-def _write_onnx(model: PortableEncoder, inputs: Inputs, path: Path) -> None:
+def _write_onnx(model: nn.Module, inputs: Inputs, path: Path) -> None:
+    """Write a `PortableEncoder`, or the `Dates` of one, which take the last of the inputs alone."""
+    names, output = (INPUTS[-len(inputs) :], "features" if len(inputs) == len(INPUTS) else "dates")
     program = torch.onnx.export(
-        model, inputs, dynamo=True, opset_version=OPSET, input_names=["fields", "seconds"], output_names=["features"],
-        dynamic_shapes=_free(torch.export.Dim("window")), verbose=False,
+        model, inputs, dynamo=True, opset_version=OPSET, input_names=names, output_names=[output],
+        dynamic_shapes=_free(inputs), verbose=False,
     )  # fmt: skip
     assert program is not None
     program.save(str(path), external_data=False)
@@ -158,45 +183,41 @@ def _read_onnx(path: Path) -> Program:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_inputs()]
 
-    def run(fields: Tensor, seconds: Tensor) -> np.ndarray:
-        return np.asarray(session.run(None, {"fields": fields.numpy(), "seconds": seconds.numpy()})[0])
+    def run(*inputs: Tensor) -> np.ndarray:
+        given = {name: one.numpy() for name, one in zip(names, inputs, strict=True)}
+        return np.asarray(session.run(None, given)[0])
 
     return run
 
 
-def _write_torch(model: PortableEncoder, inputs: Inputs, path: Path) -> None:
-    torch.export.save(torch.export.export(model, inputs, dynamic_shapes=_free(torch.export.Dim("window"))), path)
+def _write_torch(model: nn.Module, inputs: Inputs, path: Path) -> None:
+    torch.export.save(torch.export.export(model, inputs, dynamic_shapes=_free(inputs)), path)
 
 
 def _read_torch(path: Path) -> Program:
     return _numpy(torch.export.load(path).module())
 
 
-def _write_torchscript(model: PortableEncoder, inputs: Inputs, path: Path) -> None:
-    torch.jit.freeze(torch.jit.trace(model, inputs, check_trace=False)).save(str(path))
+def _write_torchscript(model: nn.Module, inputs: Inputs, path: Path) -> None:
+    torch.jit.freeze(torch.jit.trace(model.eval(), inputs, check_trace=False)).save(str(path))
 
 
 def _read_torchscript(path: Path) -> Program:
     return _numpy(torch.jit.load(str(path)))
 
 
-def _numpy(module: Callable[[Tensor, Tensor], Tensor]) -> Program:
-    def run(fields: Tensor, seconds: Tensor) -> np.ndarray:
+def _numpy(module: Callable[..., Tensor]) -> Program:
+    def run(*inputs: Tensor) -> np.ndarray:
         with torch.no_grad():
-            return module(fields, seconds).numpy()
+            return module(*inputs).numpy()
 
     return run
 
 
 WRITERS = {"onnx": _write_onnx, "torch": _write_torch, "torchscript": _write_torchscript}
 READERS = {"onnx": _read_onnx, "torch": _read_torch, "torchscript": _read_torchscript}
-
-
-def _lacking(frozen: FrozenEncoder) -> Inputs:
-    fields, seconds = example(frozen, 2, seed=2)
-    fields[:, :, -1] = torch.nan
-    return fields, seconds
 
 
 def _golden(frozen: FrozenEncoder, file: Path) -> Inputs:
@@ -206,23 +227,6 @@ def _golden(frozen: FrozenEncoder, file: Path) -> Inputs:
     times = golden["times"].numpy().reshape(-1).astype("datetime64[s]")
     raw = frozen.record.statistics.denormalise(values.numpy().reshape(len(times), *values.shape[2:]), times)
     return torch.from_numpy(raw.astype(np.float32)).reshape(values.shape), golden["times"]
-
-
-def _difference(program: Program, frozen: FrozenEncoder, inputs: Inputs, pooling: str, layer: int) -> float:
-    """Return the largest absolute difference of the program's features from what `embed` computes."""
-    fields, seconds = inputs
-    expected = embedded(frozen, fields, seconds, pooling, layer)
-    found = program(fields, seconds)
-    if found.shape != expected.shape:
-        raise EarthSSLError(f"export: expected features of shape {expected.shape}, got {found.shape}; report this")
-    return float(np.abs(found - expected).max())
-
-
-def embedded(frozen: FrozenEncoder, fields: Tensor, seconds: Tensor, pooling: str, layer: int) -> np.ndarray:
-    """Return the features of raw windows by the way `FrozenEncoder.embed` goes; shapes as in `PortableEncoder`."""
-    times = seconds.numpy().astype("datetime64[s]")
-    view = frozen.view(pooling, layer, 64, check_range=False)
-    return frozen.of_windows(fields.numpy(), times, frozen.record.variables, view)[:, 0]
 
 
 def _describe(frozen: FrozenEncoder, model: PortableEncoder, kind: str, layer: int, done: Exported) -> dict[str, Any]:
@@ -249,7 +253,12 @@ def _describe(frozen: FrozenEncoder, model: PortableEncoder, kind: str, layer: i
         "climatology": {"by": record.statistics.groups, "keys": list(record.statistics.keys)},
         "pooling": model.pooling,
         "layer": layer % frozen.encoder.depth,
-        "compared": {"windows": done.inputs, "difference": done.difference, "tolerance": done.tolerance},
+        "compared": {
+            "dates": done.dates,
+            "windows": done.inputs,
+            "difference": done.difference,
+            "tolerance": done.tolerance,
+        },
         "fingerprint": record.fingerprint,
         "licence": record.licence,
     }

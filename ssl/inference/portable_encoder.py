@@ -7,17 +7,19 @@ nor Python: the calendar, the climatology, the patches and their places are all 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..common.errors import EarthSSLError
-from ..fields.month_stamps import DAY_S, NEAR_S
-from ..fields.normalisation import YEAR_DAYS
+from ..fields.month_stamps import DAY_S
+from ..fields.normalisation import YEAR_DAYS, Statistics
+from ..fields.plausible import limits
+from ..fields.variables import lookup
 from ..model.tokens import YEAR_S
 from .frozen_encoder import POOLINGS, FrozenEncoder
+from .portable_calendar import Dates
 
 
 class PortableEncoder(nn.Module):
@@ -30,7 +32,6 @@ class PortableEncoder(nn.Module):
 
     coefficients: Tensor
     scale: Tensor
-    rows: Tensor
     kept: Tensor
     step: Tensor
     last: Tensor
@@ -52,15 +53,13 @@ class PortableEncoder(nn.Module):
         if not -encoder.depth <= layer < encoder.depth:
             raise EarthSSLError(f"layer: expected {-encoder.depth} to {encoder.depth - 1}, got {layer}")
         config, statistics = encoder.config, record.statistics
-        self.pooling, self.width, self.stamp_s = pooling, encoder.width, record.stamp_s
+        self.pooling, self.width = pooling, encoder.width
         self.patch, self.shape = config.patch, record.grid.shape
-        self.monthly, self.harmonics = statistics.groups == "month", statistics.harmonics
+        self.harmonics = statistics.harmonics
         self.transforms = tuple(statistics.transforms) if any(statistics.transforms) else ()
         self.keep("coefficients", torch.from_numpy(np.ascontiguousarray(statistics.coefficients)))
         self.keep("scale", torch.from_numpy(np.ascontiguousarray(statistics.scale)))
-        rows = torch.full((13 if self.monthly else 24,), -1, dtype=torch.int64)
-        rows[list(statistics.keys)] = torch.arange(len(statistics.keys))
-        self.keep("rows", rows)
+        self.dates = Dates(record)
         self._place(frozen)
         self.keep("weights", torch.cat([encoder.embedding.blocks[name] for name in record.variables], 0))
         self.season = encoder.encodings.season
@@ -94,14 +93,9 @@ class PortableEncoder(nn.Module):
             seconds: int64 (window, step), since 1970-01-01 UTC; months may be stamped on any of their days. NaN comes
                 back for a window with a month or an hour that the climatology does not know.
         """
-        # By way of float64: the writer of ONNX divides whole numbers in float32, which beyond 2^31 s (2038) rounds a
-        # midnight down to the day before. The other quotients here are of numbers that float32 holds.
-        days = torch.floor(seconds.double() / DAY_S).long()
-        month, day_of_year, day_of_month = calendar(days)
-        of_day = seconds - days * DAY_S
-        rows = self.rows[month if self.monthly else torch.div(of_day, 3600, rounding_mode="floor")]
+        rows, day_of_year, of_day, stamped = self.dates(seconds).unbind(-1)
         normal = (self._transformed(fields) - self._climatology(rows.clamp(min=0), day_of_year, of_day)) / self.scale
-        x = self._tokens(normal, self._stamped(seconds, (days - day_of_month) * DAY_S))
+        x = self._tokens(normal, stamped)
         for block in self.blocks:
             x = block(x)
         x = self.norm(x)
@@ -111,12 +105,6 @@ class PortableEncoder(nn.Module):
             x = (x * self.last[:, None]).sum(1)
         strange = (rows < 0).any(1).reshape(-1, *(1,) * (x.ndim - 1))
         return torch.where(strange, torch.full_like(x, math.nan), x)
-
-    def _stamped(self, seconds: Tensor, begin: Tensor) -> Tensor:
-        """Return what `month_stamps.stamped` gives, from the beginning of each month."""
-        if self.stamp_s is None:
-            return seconds
-        return torch.where((seconds - begin - self.stamp_s).abs() > NEAR_S, begin + self.stamp_s, seconds)
 
     def _transformed(self, fields: Tensor) -> Tensor:
         if not self.transforms:
@@ -157,50 +145,45 @@ class PortableEncoder(nn.Module):
         return x.reshape(-1, t * r * c, fields.shape[2], steps * rows * columns)[:, self.kept]
 
 
-def calendar(days: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the month (1–12) and the days since 1 January and since the month's first, of any shape.
-
-    Args:
-        days: Gregorian days since 1970-01-01.
-
-    Years are counted from March, so that the leap day comes last; eras are the 400 years after which the calendar
-    repeats itself. Whole numbers only; right from the year 1 on.
-    """
-
-    def div(x: Tensor, by: int) -> Tensor:
-        return torch.div(x, by, rounding_mode="floor")
-
-    since = days + 719468  # since 1 March of the year 0
-    in_era = since - div(since, 146097) * 146097
-    year = div(in_era - div(in_era, 1460) + div(in_era, 36524) - div(in_era, 146096), 365)
-    from_march = in_era - (365 * year + div(year, 4) - div(year, 100))
-    march_month = div(5 * from_march + 2, 153)
-    early = march_month >= 10  # January and February belong to the next year
-    month = torch.where(early, march_month - 9, march_month + 3)
-    leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
-    of_year = torch.where(early, from_march - 306, from_march + 59 + leap.to(days.dtype))
-    return month, of_year, from_march - div(153 * march_month + 2, 5)
-
-
 def example(frozen: FrozenEncoder, windows: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Return random fields near the climatology, a tenth of the cells missing, and times all over a century.
 
     Shapes are those of `PortableEncoder.forward`.
     """
-    record: Any = frozen.record
     rng = np.random.default_rng(seed)
-    window, statistics = record.encoder.window, record.statistics
+    first = rng.integers(-10_000, 18_000, windows).astype("datetime64[D]")
+    return near_climatology(frozen, times_from(frozen, first, rng), rng, 0.1)
+
+
+def times_from(frozen: FrozenEncoder, first: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return times of windows that the climatology knows, from each first date on; datetime64[s] (window, step).
+
+    Months are stamped at the beginning, or at any hour of their first 28 days; each window's alike.
+    """
+    statistics, count = frozen.record.statistics, len(frozen.record.statistics.keys)
+    place = rng.integers(0, count, (len(first), 1)) + np.arange(frozen.record.encoder.window)
+    keys, turns = np.array(statistics.keys)[place % count], place // count
     if statistics.groups == "month":
-        first = rng.integers(-360, 600, windows)
-        months = (first[:, None] + np.arange(window)).astype("datetime64[M]")
-        times = months.astype("datetime64[s]") + rng.integers(0, 28, (windows, 1)).astype("timedelta64[D]")
-    else:
-        day = rng.integers(-10_000, 18_000, windows).astype("datetime64[D]").astype("datetime64[s]")
-        hours = np.array(statistics.keys)[(np.arange(window)) % len(statistics.keys)]
-        later = np.arange(window) // len(statistics.keys)
-        times = day[:, None] + (hours * 3600 + later * DAY_S).astype("timedelta64[s]")
+        months = first.astype("datetime64[Y]").astype("datetime64[M]")[:, None] + (keys - 1 + 12 * turns)
+        stamp = rng.integers(0, 28 * 24, (len(first), 1)).astype("timedelta64[h]")
+        stamp[::2] = 0  # midnights on the first are the dates at which rounding moves a month
+        return np.asarray(months.astype("datetime64[s]") + stamp)
+    later = (keys * 3600 + turns * DAY_S).astype("timedelta64[s]")
+    return np.asarray(first.astype("datetime64[D]").astype("datetime64[s]")[:, None] + later)
+
+
+def near_climatology(
+    frozen: FrozenEncoder, times: np.ndarray, rng: np.random.Generator, missing: float
+) -> tuple[Tensor, Tensor]:
+    """Return random fields near the climatology of the times, a share of the cells missing, and the seconds.
+
+    Values are possible ones: what no place on Earth has, `embed` refuses.
+    """
+    statistics: Statistics = frozen.record.statistics
     flat = times.reshape(-1)
     noise = rng.standard_normal((len(flat), *statistics.scale.shape)).astype(np.float32)
-    noise[rng.random(noise.shape) < 0.1] = np.nan
-    fields = statistics.denormalise(noise, flat).astype(np.float32).reshape(windows, window, *statistics.scale.shape)
+    noise[rng.random(noise.shape) < missing] = np.nan
+    fields = statistics.denormalise(noise, flat).astype(np.float32).reshape(*times.shape, *statistics.scale.shape)
+    for k, name in enumerate(frozen.record.variables):
+        fields[:, :, k] = np.clip(fields[:, :, k], *limits(lookup(name)))
     return torch.from_numpy(fields), torch.from_numpy(times.astype("datetime64[s]").astype(np.int64))

@@ -10,6 +10,7 @@ import xarray as xr
 
 LIMITS = ("valid_range", "valid_min", "valid_max")
 FLAGS = "flag_values"
+UNMASKED = "values that mean missing"  # where the reader does not find them: the attribute is of another type
 FINAL = ("1", "0001")  # ECMWF's experiment of final data; 5 is preliminary (ERA5T)
 
 
@@ -29,6 +30,9 @@ def understood(ds: xr.Dataset) -> xr.Dataset:
                 found = _decoded(attrs.pop(key), var.encoding)
                 if found is not None:
                     attrs[key] = found
+        unmasked = _unmasked(var)
+        if unmasked:
+            attrs[UNMASKED] = unmasked
         if attrs.keys() != var.attrs.keys() or any(attrs[key] is not var.attrs[key] for key in attrs):
             ds[name].attrs = attrs
     return ds
@@ -47,6 +51,20 @@ def as_text(value: Any) -> str:
             return f"{only:g}"
         return as_text(only) if isinstance(only, (bytes, str)) else str(only)
     return "; ".join(str(item) for item in array.reshape(-1)) or "an empty list"
+
+
+def _unmasked(var: xr.Variable) -> list[float]:
+    """Return values that mean missing and are left by a reader that compares them in double precision, or as text."""
+    if var.dtype.kind != "f" or any(key in var.encoding for key in ("scale_factor", "add_offset")):
+        return []
+    found = []
+    for key in ("missing_value", "_FillValue"):
+        value = var.encoding.get(key, var.attrs.get(key))
+        for number in [] if value is None else _decoded(value, {}) or []:
+            rounded = var.dtype == np.float32 and float(np.float32(number)) != number
+            if np.isfinite(number) and (rounded or isinstance(value, (str, bytes))):
+                found.append(number)
+    return found
 
 
 def _decoded(value: Any, encoding: Mapping[str, Any]) -> list[float] | None:
@@ -75,7 +93,7 @@ def limited(data: xr.DataArray, missing: Sequence[float] = ()) -> xr.DataArray:
     if both is not None and len(both) == 2:
         low, high = both
     low, high = max([low, *attrs.pop("valid_min", [])[:1]]), min([high, *attrs.pop("valid_max", [])[:1]])
-    gone = [*attrs.pop(FLAGS, []), *missing]
+    gone = [*attrs.pop(FLAGS, []), *attrs.pop(UNMASKED, []), *missing]
     if np.isfinite([low, high]).any() and low < high:
         slack = 1e-6 * max(abs(edge) for edge in (low, high) if np.isfinite(edge))
         data = data.where((data >= low - slack) & (data <= high + slack))
@@ -92,7 +110,7 @@ def _with_attrs(data: xr.DataArray, attrs: dict[Any, Any]) -> xr.DataArray:
 
 def has_limits(data: xr.DataArray) -> bool:
     """Whether the attributes of a field say that some of its values are none."""
-    return any(key in data.attrs for key in (*LIMITS, FLAGS))
+    return any(key in data.attrs for key in (*LIMITS, FLAGS, UNMASKED))
 
 
 def joined_experiments(ds: xr.Dataset) -> xr.Dataset:

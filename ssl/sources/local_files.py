@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import glob
 import importlib.util
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -112,33 +114,38 @@ def matched(path: str | Path | Sequence[str | Path]) -> list[Path]:
 def open_zarr(store: Any, where: str, *, consolidated: bool | None, **kwargs: Any) -> xr.Dataset:
     """Return a Zarr store (format 2 or 3), nothing read yet.
 
-    The fill value 0 of format 2 is what writers put that were told none: it does not make zeros missing.
+    The fill value 0 of format 2 is what writers put that were told none: it does not make zeros missing, unless they
+    are the least of unsigned packed numbers.
 
     Raises:
         EarthSSLError: If it is none, or its times cannot be decoded.
     """
-
-    def opened(**how: Any) -> xr.Dataset:
-        return xr.open_zarr(
-            store, chunks=None, consolidated=consolidated, decode_timedelta=False, **how, **kwargs
-        )  # fmt: skip
-
     try:
-        ds = opened()
-        zeros = [name for name, var in ds.variables.items() if _filled_with_zero(var.encoding.get("_FillValue"))]
-        return opened(mask_and_scale=_but(ds, zeros)) if zeros else ds
+        with _quiet():
+            ds = xr.open_zarr(store, chunks=None, consolidated=consolidated, decode_cf=False, **kwargs)
+            for var in ds.variables.values():
+                if _by_default(var):
+                    del var.attrs["_FillValue"]
+            return xr.decode_cf(ds, decode_timedelta=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise _unreadable(where, "Zarr", error) from None
 
 
-def _filled_with_zero(fill: Any) -> bool:
-    return isinstance(fill, (int, float, np.number)) and float(fill) == 0.0
+def _by_default(var: xr.Variable) -> bool:
+    """Whether a Zarr array's fill value is the 0 that format 2 has by default."""
+    fill = var.attrs.get("_FillValue")
+    packed = "scale_factor" in var.attrs or "add_offset" in var.attrs
+    unsigned = var.dtype.kind == "u" or str(var.attrs.get("_Unsigned", "")).lower() == "true"
+    named = "serializer" in var.encoding  # format 3, where an attribute says it
+    return isinstance(fill, (int, float, np.number)) and not fill and not named and not (packed and unsigned)
 
 
-def _but(ds: xr.Dataset, plain: list[Any]) -> dict[Any, bool]:
-    """Return which variables are masked and scaled: all but those whose zeros are values, unless they are packed."""
-    packed = ("scale_factor", "add_offset")
-    return {n: n not in plain or any(key in var.encoding for key in packed) for n, var in ds.variables.items()}
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the reader's remarks on attributes from users: several values that mean missing are all taken for that."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", xr.SerializationWarning)
+        yield
 
 
 def _open_one(path: Path, engine: str | None, grib_filter: Mapping[str, Any], group: str | None) -> xr.Dataset:
@@ -148,7 +155,8 @@ def _open_one(path: Path, engine: str | None, grib_filter: Mapping[str, Any], gr
     if kind == "netcdf4":
         check_whole(path)
         try:
-            ds = xr.open_dataset(path, engine="netcdf4", decode_timedelta=False, group=group)
+            with _quiet():
+                ds = xr.open_dataset(path, engine="netcdf4", decode_timedelta=False, group=group)
             if group is None and not ds.data_vars:
                 _refuse_groups(path)
             return ds

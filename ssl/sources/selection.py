@@ -87,6 +87,8 @@ class Selection:
             EarthSSLError: If it is none, or not positive.
         """
         text = re.sub(r"(?<=\d)d", "D", self.every) if isinstance(self.every, str) else ""
+        if not text.startswith(("P", "-P")):  # of ISO, as PT6H; else pandas is giving the capital up
+            text = re.sub(r"(?<=\d)H", "h", text)
         try:  # pandas takes a bare number for nanoseconds
             step = pd.Timedelta(text) if re.search(r"[A-Za-z]|\d:\d+:\d", text) else pd.Timedelta(0)
         except ValueError:

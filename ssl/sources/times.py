@@ -111,7 +111,7 @@ def _with_absolute_times(ds: xr.Dataset) -> xr.Dataset:
         if axis.ndim <= 1 and axis.size and axis.dtype.kind in "iufOSU" and not is_time(axis):
             found = absolute(axis.values)
             if found is not None:
-                ds = ds.assign_coords({name: (axis.dims, found.reshape(axis.shape), {})})
+                ds = ds.assign_coords({name: (axis.dims, found.reshape(axis.shape), {"standard_name": "time"})})
     return ds
 
 

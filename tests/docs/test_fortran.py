@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from earthssl.ssl.inference.export import TOLERANCE, embedded, export
+from earthssl.ssl.inference.compare_export import embedded
+from earthssl.ssl.inference.export import TOLERANCE, export
 from earthssl.ssl.inference.load import load_encoder
 from earthssl.ssl.inference.portable_encoder import example
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,15 @@ import pytest
 import torch
 from earthssl.cli.main import main
 from earthssl.ssl.common.errors import EarthSSLError
+from earthssl.ssl.inference import compare_export, portable_calendar
 from earthssl.ssl.inference import export as module
-from earthssl.ssl.inference.export import SUFFIXES, TOLERANCE, embedded, export
+from earthssl.ssl.inference.compare_export import compare_dates, embedded
+from earthssl.ssl.inference.export import SUFFIXES, TOLERANCE, export
 from earthssl.ssl.inference.load import load_encoder
-from earthssl.ssl.inference.portable_encoder import PortableEncoder, example
+from earthssl.ssl.inference.portable_calendar import Dates
+from earthssl.ssl.inference.portable_encoder import example
 
+REGISTRY = Path(__file__).resolve().parents[3] / "registry"
 SMALL = Path(__file__).resolve().parents[2] / "data" / "checkpoint-v1"
 
 
@@ -59,16 +64,25 @@ def test_the_other_kinds_and_the_verb(tmp_path: Path, kind: str, capsys: pytest.
         np.testing.assert_allclose(program(fields, times), expected, atol=TOLERANCE, err_msg=f"{years} years later")
 
 
+def in_memory(monkeypatch: pytest.MonkeyPatch, change: Callable[[module.Program], module.Program]) -> None:
+    """Make kind torch keep the module instead of writing it, and read back what `change` makes of its features."""
+    kept: list[torch.nn.Module] = []
+
+    def write(model: torch.nn.Module, inputs: tuple[torch.Tensor, ...], path: Path) -> None:
+        path.write_bytes(b"0")
+        kept.append(model)
+
+    def read(path: Path) -> module.Program:
+        program = module._numpy(kept[-1])
+        return program if isinstance(kept[-1], Dates) else change(program)
+
+    monkeypatch.setitem(module.WRITERS, "torch", write)
+    monkeypatch.setitem(module.READERS, "torch", read)
+
+
 def test_a_file_that_differs_is_not_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A weight that is a little off after loading is caught by the comparison."""
-
-    def wrong(path: Path) -> module.Program:
-        model = PortableEncoder(load_encoder(SMALL))
-        model.weights *= 1.01
-        return module._numpy(model)
-
-    monkeypatch.setitem(module.READERS, "torch", wrong)
-    monkeypatch.setitem(module.WRITERS, "torch", lambda model, inputs, path: path.write_bytes(b"0"))
+    """Features that are a little off after loading are caught by the comparison."""
+    in_memory(monkeypatch, lambda program: lambda *inputs: program(*inputs) * 1.01)
     with pytest.raises(EarthSSLError, match="features within 1e-04 of the encoder's, got a difference of"):
         export(SMALL, tmp_path / "e.pt2", "torch")
     assert list(tmp_path.iterdir()) == []
@@ -76,16 +90,97 @@ def test_a_file_that_differs_is_not_left(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_nan_in_any_of_the_inputs_compared_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that works for several windows and not for one is no export."""
-
-    def wrong(path: Path) -> module.Program:
-        right = module._numpy(PortableEncoder(load_encoder(SMALL)))
-        return lambda fields, seconds: right(fields, seconds) * (np.nan if len(fields) == 1 else 1)
-
-    monkeypatch.setitem(module.READERS, "torch", wrong)
-    monkeypatch.setitem(module.WRITERS, "torch", lambda model, inputs, path: path.write_bytes(b"0"))
+    in_memory(monkeypatch, lambda right: lambda *inputs: right(*inputs) * (np.nan if len(inputs[0]) == 1 else 1))
     with pytest.raises(EarthSSLError, match="got a difference of nan"):
         export(SMALL, tmp_path / "e.pt2", "torch")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("gap", range(len(compare_export.GAPS)))
+def test_a_fault_that_one_kind_of_gap_alone_shows_is_seen(
+    gap: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each kind is among the windows: a program that is wrong for it alone is refused."""
+
+    def kind(window: torch.Tensor) -> str:
+        gone = torch.isnan(window)
+        if gone.all():
+            return "everything"
+        if not gone.any():
+            return "nothing"
+        if gone.flatten(2).all(2).all(0).any():
+            return "a variable"
+        if gone.flatten(1).all(1).any():
+            return "a step"
+        if (~gone).sum((2, 3)).max() == 1:
+            return "all but a cell"
+        return "a region" if (gone == gone[0, 0]).all() else "some cells"
+
+    def wrong(right: module.Program) -> module.Program:
+        def run(fields: torch.Tensor, seconds: torch.Tensor) -> np.ndarray:
+            found = right(fields, seconds)
+            for k in range(len(fields)):
+                found[k] += 0.01 * (kind(fields[k]) == compare_export.GAPS[gap])
+            return found
+
+        return run
+
+    in_memory(monkeypatch, wrong)
+    with pytest.raises(EarthSSLError, match=r"got a difference of 1\.0e-02"):
+        export(SMALL, tmp_path / "e.pt2", "torch")
+
+
+def in_single_precision(x: torch.Tensor, by: int) -> torch.Tensor:
+    """What exporters make of a division of whole numbers that rounds down."""
+    return torch.floor(x.float() / by).long()
+
+
+def test_dates_divided_in_single_precision_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Midnights on the first fell into the month before at some dates only: all are compared."""
+    monkeypatch.setattr(portable_calendar, "whole", in_single_precision)
+    in_memory(monkeypatch, lambda program: program)
+    said = r"expected the day of the year .* at 18\d\d-\d\d-\d\dT.* of \d+ dates differ"
+    with pytest.raises(EarthSSLError, match=said):
+        export(SMALL, tmp_path / "e.pt2", "torch")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_writer_of_onnx_is_not_trusted_with_floor_division(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fault as it was: right in torch, wrong in the file."""
+    monkeypatch.setattr(portable_calendar, "whole", lambda x, by: torch.div(x, by, rounding_mode="floor"))
+    model = Dates(load_encoder(SMALL).record)
+    assert compare_dates(module._numpy(model), load_encoder(SMALL).record) > 3_800_000
+    with pytest.raises(EarthSSLError, match=r"of \d+ dates differ\); the file was not kept: try another kind"):
+        export(SMALL, tmp_path / "e.onnx", "onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_wrong_second_is_seen() -> None:
+    """The comparison misses no date: the last second before 2100, a year without a leap day, is wrong."""
+    record = load_encoder(SMALL).record
+    program, second = module._numpy(Dates(record)), np.datetime64("2099-12-31T23:59:59").astype(np.int64)
+
+    def wrong(seconds: torch.Tensor) -> np.ndarray:
+        found = program(seconds)
+        found[..., 1] += seconds.numpy() == second
+        return found
+
+    with pytest.raises(EarthSSLError, match=r"day of the year 364 at 2099-12-31T23:59:59, got 365 \(1 of"):
+        compare_dates(wrong, record)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+@pytest.mark.parametrize("kind", SUFFIXES)
+@pytest.mark.parametrize("name", ["kaplan-sst", "planet-daily", "planet-tropics"])
+def test_the_starting_checkpoints_export_to_every_kind(name: str, kind: str, tmp_path: Path) -> None:
+    """At all dates, and their features at a hundred windows and the golden ones."""
+    done = export(REGISTRY / name, tmp_path / f"e{SUFFIXES[kind]}", kind)
+    assert done.difference <= 5e-6
+    assert done.dates > 3_800_000
+    assert done.inputs >= 104
+    compared = json.loads((tmp_path / f"e{SUFFIXES[kind]}.json").read_text())["compared"]
+    assert compared["dates"] == done.dates
 
 
 def test_mistakes_are_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

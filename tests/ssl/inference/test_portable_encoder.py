@@ -10,10 +10,11 @@ import pytest
 import torch
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.fields.normalisation import Statistics
-from earthssl.ssl.inference.export import embedded
+from earthssl.ssl.inference.compare_export import embedded
 from earthssl.ssl.inference.frozen_encoder import FrozenEncoder
 from earthssl.ssl.inference.load import load_encoder
-from earthssl.ssl.inference.portable_encoder import PortableEncoder, calendar, example
+from earthssl.ssl.inference.portable_calendar import calendar
+from earthssl.ssl.inference.portable_encoder import PortableEncoder, example
 
 SMALL = Path(__file__).resolve().parents[2] / "data" / "checkpoint-v1"
 
@@ -29,8 +30,9 @@ def hourly(frozen: FrozenEncoder) -> FrozenEncoder:
     old = frozen.record.statistics
     rng = np.random.default_rng(0)
     shape = (4, 5, *old.scale.shape)
-    coefficients = (old.coefficients[:1].repeat(4, 0).repeat(5, 1) * 0.01).astype(np.float32)
-    coefficients = np.where(np.isnan(coefficients), np.nan, rng.normal(size=shape)).astype(np.float32)
+    constant = old.coefficients[:1].repeat(4, 0)
+    coefficients = np.where(np.isnan(constant), np.nan, rng.normal(size=shape)).astype(np.float32)
+    coefficients[:, :1, 0] = constant[:, :, 0]  # sst, K
     statistics = Statistics("hour", (0, 6, 12, 18), 2, coefficients, old.scale, (0.0, 1e-2))
     return FrozenEncoder(frozen.encoder, replace(frozen.record, statistics=statistics))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import netCDF4
 import numpy as np
 import pandas as pd
 import pytest
@@ -219,6 +220,27 @@ def test_values_that_mean_missing_are_told_by_an_option(tmp_path):
     assert not got[:7].isnull().any()
 
 
+@pytest.mark.parametrize("said", [np.float64(-9999.9), "-9999.9", [-9999.9, -888.0]])
+def test_a_value_that_means_missing_may_be_of_another_type(said, tmp_path):
+    """Compared in double precision, -9999.9 is not the single one; as text it is no number at all."""
+    path = tmp_path / "a.nc"
+    field().to_netcdf(path)
+    with netCDF4.Dataset(path, "a") as handle:
+        handle["t2m"].setncattr("missing_value", np.array(said) if isinstance(said, list) else said)
+        handle["t2m"][3, 2, 1] = -9999.9
+    got = open_source("files", path=str(path)).load().t2m
+    assert np.isnan(got[3, 2, 1])
+    assert int(got.isnull().sum()) == 1
+
+
+@pytest.mark.parametrize("name", ["t", "day", "month of the data"])
+def test_dates_as_numbers_on_an_axis_of_any_name(name, tmp_path):
+    ds = field().assign_coords(time=[int(f"{y}{m:02d}01") for y in (1980, 1981) for m in range(1, 13)])
+    ds.time.attrs = {"standard_name": "time", "units": "day as %Y%m%d.%f"}
+    got = opened(ds.rename(time=name), folder=tmp_path)
+    np.testing.assert_array_equal(got.time, field().time)
+
+
 # axes
 
 
@@ -324,6 +346,26 @@ def test_zeros_of_zarr_are_values(form, fill, tmp_path):
         array.attrs.update({"_ARRAY_DIMENSIONS": dims, **attrs})
     got = open_source("files", path=str(tmp_path / "a.zarr")).load()
     np.testing.assert_allclose(got.siconc, ds.siconc, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "zero"), [("i2", 50.0), ("u2", np.nan), ("f4", 50.0)])
+def test_zeros_of_packed_zarr(kind, zero, tmp_path):
+    """Signed numbers lie on both sides of the 0 that writers put by default; below unsigned ones lies nothing."""
+    stored = np.arange(24 * 7 * 12).reshape(24, 7, 12) % 90
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w", zarr_format=2)
+    for name, values, dims, attrs in [
+        ("time", np.arange(24), ["time"], {"units": "days since 1980-01-01"}),
+        ("lat", LAT, ["lat"], {}),
+        ("lon", LON, ["lon"], {}),
+        ("siconc", stored.astype(kind), ["time", "lat", "lon"],
+         {"units": "%", "scale_factor": 0.5, "add_offset": 50.0, "missing_value": 91}),
+    ]:  # fmt: skip
+        array = group.create_array(name, shape=values.shape, dtype=values.dtype)
+        array[...] = values
+        array.attrs.update({"_ARRAY_DIMENSIONS": dims, **attrs})
+    got = open_source("files", path=str(tmp_path / "a.zarr")).load()
+    expected = np.where(stored == 0, zero, 50 + 0.5 * stored) / 100
+    np.testing.assert_allclose(got.siconc, expected, rtol=1e-6)
 
 
 # values
