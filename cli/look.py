@@ -22,7 +22,7 @@ def add_look_options(parser: argparse.ArgumentParser, verb: str) -> None:
         parser.add_argument("--port", type=int, default=0, help="to listen at (default: a free one)")
         parser.add_argument("--export", metavar="FILE", help="write one HTML file that needs no server, and stop")
         parser.add_argument("--dates", metavar="FIRST:LAST", default="", help="of --export (default: all)")
-        parser.add_argument("--steps", type=int, default=120, help="most steps in --export, evenly spread (default 120)")
+        parser.add_argument("--steps", type=int, default=120, help="most steps in --export (default 120)")
         return
     parser.add_argument("--simulate", action="store_true", help="take the known labels for what a person would say")
     parser.add_argument("--target", metavar="COLUMN", help="column of two classes, 0 and 1")

@@ -48,7 +48,7 @@ VERBS = {
     "verify": "check a checkpoint: hashes, weights, and that it does what it did at home",
     "card": "print a checkpoint's model card; --probe FOLDER attaches the table of a probe of it first",
     "embed": "checkpoint and data → features as NetCDF or Zarr, chunk by chunk",
-    "look": "store and checkpoint → a local page: fields, feature space, analogues, labelling (--export: one HTML file)",
+    "look": "store and checkpoint → a local page: fields, feature space, analogues, labelling (--export FILE)",
     "active": "known labels → how many of them active learning needs, beside random choice (--simulate)",
     "export": "checkpoint → ONNX, torch.export or TorchScript file that takes raw fields, compared with the encoder",
 }

@@ -6,7 +6,6 @@ Lewis & Gale 1994 (uncertainty); Sener & Savarese 2018, arXiv 1708.00489 (core s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -131,8 +130,3 @@ def held_out(features: np.ndarray, labels: np.ndarray, years: np.ndarray, draws:
     score = float(np.mean([right[labels == c].mean() for c in classes]))
     low, high = np.quantile(scores, [0.05, 0.95]) if scores else (score, score)
     return HeldOut(len(labels), score, float(low), float(high), 1 / len(classes))
-
-
-def as_json(score: HeldOut | None) -> dict[str, Any] | None:
-    """Return a score as plain JSON."""
-    return None if score is None else dict(vars(score))

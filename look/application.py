@@ -18,7 +18,7 @@ from ..ssl.common.errors import EarthSSLError
 from ..ssl.common.files import sha256
 from ..ssl.inference.frozen_encoder import FrozenEncoder
 from ..ssl.store.store import Store
-from .active import STRATEGIES, as_json as score_json, held_out, propose
+from .active import STRATEGIES, held_out, propose
 from .fields import Fields
 from .label_journal import Journal, Mark
 from .server import Answer, as_json
@@ -190,7 +190,8 @@ class Look:
             chosen = propose(states.features, days, labelled, numbers, query.get("how", "both"),
                              min(_whole(query, "count", 8), 64), max(APART_DAYS, self.store.step_days))  # fmt: skip
             score = self._score(states, labelled, numbers)
-        return as_json({"steps": [int(states.rows[k]) for k in chosen], "score": score_json(score), "scores": self._scores})
+        steps = [int(states.rows[k]) for k in chosen]
+        return as_json({"steps": steps, "score": None if score is None else vars(score), "scores": self._scores})
 
     def _score(self, states: States, labelled: np.ndarray, numbers: np.ndarray) -> Any:
         years = self.store.times[states.rows[labelled]].astype("datetime64[Y]").astype(int)
@@ -241,7 +242,7 @@ def _columns(file: Path) -> list[str]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise EarthSSLError(f"--labels {file}: expected a CSV file in UTF-8, got none ({error})") from None
     if "time" not in header or len(header) < 2:
-        raise EarthSSLError(f"{file}, line 1: expected a column 'time' and one of labels, got {', '.join(header)[:200]}")
+        raise EarthSSLError(f"{file}, line 1: expected columns 'time' and of labels, got {', '.join(header)[:200]}")
     return [name for name in header if name not in ("time", "lat", "lon")][:MOST_COLUMNS]
 
 

@@ -62,7 +62,7 @@ def check_class(word: str) -> str:
     if not name or len(name) > LONGEST or not name.isprintable():
         raise EarthSSLError(f"class: expected a word of 1 to {LONGEST} signs, got '{name[: LONGEST + 1]}'")
     if number or name.lower() in NO_VALUE or name[0] in "=+-@'\"":
-        raise EarthSSLError(f"class: expected a word such as blocked, got '{name}'; numbers and marks of nothing are none")
+        raise EarthSSLError(f"class: expected a word such as blocked, got '{name}', which is read as something else")
     return name
 
 

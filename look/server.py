@@ -25,8 +25,8 @@ ADDRESS = 4 * 1024  # of a path with its query
 AT_ONCE = 16  # answers being made
 IDLE_S = 20.0
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
 
@@ -190,7 +190,8 @@ class _Handler(BaseHTTPRequestHandler):
             "Referrer-Policy": "no-referrer",
             "X-Content-Type-Options": "nosniff",
         }
-        for name, value in {**own, **answer.headers, **({"Connection": "close"} if self.close_connection else {})}.items():
+        ends = {"Connection": "close"} if self.close_connection else {}
+        for name, value in {**own, **answer.headers, **ends}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(answer.body)

@@ -4,7 +4,7 @@ import { FieldView } from "./fieldview.js";
 import { rangeOf, tables } from "./fieldpanel.js";
 import { byId, dateOf, element, on, state, stepCount, tried } from "./state.js";
 
-const TITLES = { features: "Frozen features", components: "Components of the fields", fields: "Fields" };
+const TITLES = { features: "Frozen features", components: "PCs of the fields", fields: "Fields" };
 
 export function analoguePanel(data, meta, fields) {
   const cards = [];
@@ -36,6 +36,11 @@ export function analoguePanel(data, meta, fields) {
   async function find() {
     if (!visible() || state.mean) return;
     if (!state.ready) { byId("analogues-said").textContent = "The features are being computed; analogues come when they are ready."; return; }
+    if (!state.ends(state.step)) {
+      byId("analogues-said").textContent = `The encoder's window of ${meta.window} steps does not fit before ${dateOf(state.step)}; choose a later date.`;
+      byId("analogues").replaceChildren();
+      return;
+    }
     const mine = ++asked, exclude = Math.max(0, Number(byId("exclude").value) || 0);
     byId("analogues-said").textContent = "Looking …";
     const columns = byId("analogues");
@@ -44,10 +49,10 @@ export function analoguePanel(data, meta, fields) {
     if (!found) { byId("analogues-said").textContent = ""; columns.replaceChildren(); return; }
     cards.length = 0;
     columns.replaceChildren(...meta.spaces.map((space) => {
-      const list = found[space].map(({ step, distance }) => card(step, `${(100 * distance).toFixed(0)} % of the usual distance`));
+      const list = found[space].map(({ step, distance }) => card(step, `distance ${distance.toFixed(2)}`));
       return element("section", {}, element("h3", { textContent: TITLES[space] }), ...list);
     }));
-    byId("analogues-said").textContent = `Most like ${dateOf(state.step)}, at least ${exclude} days from it and from each other. Features see ${meta.window} steps, the others the last one.`;
+    byId("analogues-said").textContent = `Most like ${dateOf(state.step)}, at least ${exclude} days from it and from each other. Distance 1 is the usual one. Features see ${meta.window} steps, the others the last one.`;
     await draw();
   }
 

@@ -27,14 +27,19 @@ export function featurePanel(data, meta, fields) {
     axes = points.values.length / points.rows.length;
     for (const id of ["x-axis", "y-axis"]) {
       byId(id).replaceChildren(...Array.from({ length: axes }, (_, k) =>
-        element("option", { value: k, textContent: `PC ${k + 1} (${(100 * explained[k]).toFixed(1)} %)` })));
+        element("option", { value: k, textContent: `PC ${k + 1} · ${(100 * explained[k]).toFixed(0)} %` })));
       byId(id).value = id === "x-axis" ? 0 : Math.min(1, axes - 1);
     }
-    byId("points-said").textContent = `${points.rows.length} states. Click: its date. Drag: the mean of those inside. Keys: arrows, Enter; Shift and arrows to brush.`;
+    hint();
     byId("points-box").hidden = byId("axes").hidden = false;
     state.ready = true;
+    state.ends = (step) => index(step) >= 0; // whether a window of the encoder ends there
     place();
     tell("ready");
+  }
+
+  function hint() {
+    byId("points-said").textContent = `${points.rows.length} states. Click: its date. ${data.readOnly ? "" : "Drag: the mean of those inside. "}Keys: arrows, Enter${data.readOnly ? "" : "; Shift and arrows to brush"}.`;
   }
 
   function place() {
@@ -104,18 +109,33 @@ export function featurePanel(data, meta, fields) {
   }
 
   function mark() {
+    if (!points) return;
     scatter.current = state.mean ? -1 : index(state.step);
     scatter.marked = state.labels.marks.filter((one) => one.lat === null).map((one) => ({ index: index(one.step), colour: one.colour })).filter((one) => one.index >= 0);
   }
 
   function clear() {
-    scatter.brush = null;
+    const shown = state.mean;
+    scatter.brush = state.mean = null;
+    mark();
+    hint();
     scatter.drawOver();
-    if (state.mean) { state.mean = null; tell("shown"); }
+    if (shown) tell("shown");
+  }
+
+  function pick(k) {
+    scatter.brush = null;
+    fields.go(points.rows[k]);
+    const away = points.rows[k] === state.step ? "" : `: not in this file; the nearest date that is, ${dateOf(state.step)}, is shown`;
+    byId("points-said").textContent = dateOf(points.rows[k]) + away;
   }
 
   async function brushed(box) {
-    if (data.readOnly) return;
+    if (!scatter.x.some((x, k) => x >= box.x0 && x <= box.x1 && scatter.y[k] >= box.y0 && scatter.y[k] <= box.y1)) {
+      clear();
+      byId("points-said").textContent = "No states inside.";
+      return;
+    }
     const brush = { ...box, x: byId("x-axis").value, y: byId("y-axis").value };
     const first = await tried(() => data.mean(brush, state.variable, state.kind));
     if (!first) { clear(); return; }
@@ -134,14 +154,14 @@ export function featurePanel(data, meta, fields) {
     tell("shown");
   }
 
-  scatter.listen({ pick: (k) => { scatter.brush = null; fields.go(points.rows[k]); byId("points-said").textContent = dateOf(points.rows[k]); }, brushed, cleared: clear });
+  scatter.listen({ brushes: !data.readOnly, pick, brushed, cleared: clear });
   for (const id of ["x-axis", "y-axis"]) byId(id).addEventListener("change", place);
   for (const name of meta.known) byId("colour-by").append(element("option", { value: `known:${name}`, textContent: name }));
   byId("colour-by").addEventListener("change", colour);
   const follow = () => { if (points) { mark(); scatter.drawOver(); } };
   on("step", follow);
   on("played", follow);
-  on("mean-ended", clear);
+  on("mean-ended", () => { if (points) clear(); });
   on("labels", () => (byId("colour-by").value === "own" ? colour() : follow()));
   on("tab", () => { if (points && byId("panel-space").offsetParent) colour(); });
   new ResizeObserver(() => { if (points && scatter.colour) { scatter.scale(); scatter.draw(); } }).observe(byId("points"));

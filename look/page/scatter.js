@@ -59,10 +59,14 @@ export class Scatter {
         for (let i = Math.max(0, left); i < Math.min(width, left + size); i++) pixels[j * width + i] = value;
       }
     };
+    const counts = new Int32Array(colours.length);
+    for (let k = 0; k < n; k++) if (colour[k] >= 0) counts[colour[k]]++;
+    const rare = (k) => counts[colour[k]] < 0.15 * n;
+    const stride = n % 7919 ? 7919 : 7907; // primes: neighbours in time do not cover each other in order
     for (let k = 0; k < n; k++) if (colour[k] < 0) dot(k, rest);
-    const stride = 7919; // a prime: neighbours in time do not cover each other in order
-    for (let i = 0, k = 0; i < n; i++, k = (k + stride) % n) if (n % stride && colour[k] >= 0) dot(k, colours[colour[k]]);
-    if (n % stride === 0) for (let k = 0; k < n; k++) if (colour[k] >= 0) dot(k, colours[colour[k]]);
+    for (const last of [false, true]) { // rare colours lie on top
+      for (let i = 0, k = 0; i < n; i++, k = (k + stride) % n) if (colour[k] >= 0 && rare(k) === last) dot(k, colours[colour[k]]);
+    }
     this.canvas.getContext("2d").putImageData(image, 0, 0);
     this.drawOver();
   }
@@ -113,8 +117,8 @@ export class Scatter {
     return best;
   }
 
-  // Clicks, drags and keys: `pick(index)`, `brushed({x0, x1, y0, y1} in coordinates)`, `cleared()`.
-  listen({ pick, brushed, cleared }) {
+  // Clicks, drags (where there are brushes) and keys: `pick(index)`, `brushed({x0, x1, y0, y1} in coordinates)`, `cleared()`.
+  listen({ brushes, pick, brushed, cleared }) {
     const { overlay } = this, own = (event) => {
       const box = overlay.getBoundingClientRect();
       return [event.clientX - box.left, event.clientY - box.top];
@@ -131,7 +135,7 @@ export class Scatter {
       overlay.setPointerCapture(event.pointerId);
     });
     overlay.addEventListener("pointermove", (event) => {
-      if (!start) return;
+      if (!start || !brushes) return;
       const [x, y] = own(event);
       if (this.brush?.dragged || Math.hypot(x - start[0], y - start[1]) > 5) {
         this.brush = { x0: start[0], y0: start[1], x1: x, y1: y, dragged: true };
@@ -157,7 +161,7 @@ export class Scatter {
       if (moves[event.key]) {
         const [dx, dy] = moves[event.key], from = this.hand || (this.current >= 0 ? [this.px[this.current], this.py[this.current]] : [this.width / 2, this.height / 2]);
         this.hand = [Math.min(this.width, Math.max(0, from[0] + dx)), Math.min(this.height, Math.max(0, from[1] + dy))];
-        if (event.shiftKey) this.brush = { x0: this.brush?.x0 ?? from[0], y0: this.brush?.y0 ?? from[1], x1: this.hand[0], y1: this.hand[1] };
+        if (event.shiftKey && brushes) this.brush = { x0: this.brush?.x0 ?? from[0], y0: this.brush?.y0 ?? from[1], x1: this.hand[0], y1: this.hand[1] };
         this.drawOver();
       } else if (event.key === "Enter") {
         if (this.brush) finish();

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from earthssl.look import fields as module
 from earthssl.look.fields import Fields
 from earthssl.ssl.common.errors import EarthSSLError
@@ -46,7 +45,9 @@ def test_blocks_end_with_the_store_and_are_bounded(fields: Fields, monkeypatch: 
      ("sst", "value", -1, 1, "step: expected"), ("sst", "value", 360, 1, "step: expected"),
      ("sst", "value", 0, 0, "step: expected")],
 )  # fmt: skip
-def test_what_is_not_there_is_refused(fields: Fields, variable: str, kind: str, first: int, count: int, said: str) -> None:
+def test_what_is_not_there_is_refused(
+    fields: Fields, variable: str, kind: str, first: int, count: int, said: str
+) -> None:
     with pytest.raises(EarthSSLError, match=said):
         fields.block(variable, kind, first, count)
 

@@ -6,7 +6,6 @@ import threading
 from pathlib import Path
 
 import pytest
-
 from earthssl.downstream.finetune.read_labels import read_labels
 from earthssl.look.label_journal import DATES, JOURNAL, MOST, PLACES, Journal, Mark
 from earthssl.ssl.common.errors import EarthSSLError

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-
 from earthssl.look.server import AT_ONCE, BODY, Answer, Server, as_json
 from earthssl.ssl.common.errors import EarthSSLError
 

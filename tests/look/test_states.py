@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from earthssl.look.states import Progress, States, analogues, cached, compute, fits
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.inference.load import load_encoder
