@@ -26,6 +26,7 @@ from .checkpoint_verbs import (
     run_hub_verb,
     run_use_verb,
 )
+from .look import LOOK_VERBS, add_look_options, run_look_verb
 
 VERBS = {
     "quickstart": "synthetic planets → prepare → pretrain → probe → report, in minutes, no network, no GPU",
@@ -47,6 +48,8 @@ VERBS = {
     "verify": "check a checkpoint: hashes, weights, and that it does what it did at home",
     "card": "print a checkpoint's model card; --probe FOLDER attaches the table of a probe of it first",
     "embed": "checkpoint and data → features as NetCDF or Zarr, chunk by chunk",
+    "look": "store and checkpoint → a local page: fields, feature space, analogues, labelling (--export FILE)",
+    "active": "known labels → how many of them active learning needs, beside random choice (--simulate)",
     "export": "checkpoint → ONNX, torch.export or TorchScript file that takes raw fields, compared with the encoder",
 }
 WORLDS = {"weather": "quickstart", "linear": "quickstart-linear"}
@@ -166,6 +169,8 @@ def _add_options(parser: argparse.ArgumentParser, verb: str) -> None:
         parser.add_argument("--probe", metavar="FOLDER", help="what `earthssl probe` wrote")
     if verb in USE_VERBS:
         add_use_options(parser, verb)
+    if verb in LOOK_VERBS:
+        add_look_options(parser, verb)
 
 
 def _help(parser: argparse.ArgumentParser, verb: str) -> None:
@@ -197,9 +202,12 @@ def _run(options: argparse.Namespace, rest: list[str], command: str) -> None:
         _plan(options, rest)
     elif verb == "check":
         _check(options, rest)
-    elif verb in (*HUB_VERBS, *USE_VERBS, "card"):
+    elif verb in (*HUB_VERBS, *USE_VERBS, *LOOK_VERBS, "card"):
         if rest:
             raise EarthSSLError(f"unknown option '{rest[0]}'; see `earthssl {verb} --help`")
+        if verb in LOOK_VERBS:
+            run_look_verb(options)
+            return
         _card(options) if verb == "card" else run_hub_verb(options) if verb in HUB_VERBS else run_use_verb(options)
     else:
         from ..ssl.common.config import override, section

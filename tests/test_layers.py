@@ -61,13 +61,14 @@ LAYERS = {
     "downstream/report": 15,
     "downstream/tasks": 16,
     "downstream": 15,
+    "look": 19,
     "cli": 20,
     "configs": 20,
     "": 21,  # __init__.py and __main__.py
 }
 # Folders that count as the one above them.
 PARTS = {"ssl/sources/planet", "ssl/sources/weather", "ssl/sources/controls"}
-ROOMS = ("cli", "configs", "downstream", "pretext", "ssl")
+ROOMS = ("cli", "configs", "downstream", "look", "pretext", "ssl")
 MOST_FILES = 15  # a folder
 LONGEST = 450  # lines of a file
 MODULES = sorted([*ROOT.glob("*.py"), *(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))])

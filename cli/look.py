@@ -1,0 +1,116 @@
+"""The verbs look and active: what they take, and what they print."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from ..ssl.common.errors import EarthSSLError
+
+LOOK_VERBS = ("look", "active")
+
+
+def add_look_options(parser: argparse.ArgumentParser, verb: str) -> None:
+    """Add the options of one of `LOOK_VERBS`."""
+    parser.add_argument("store", nargs="?", help="a training store: a folder or an address")
+    parser.add_argument("--checkpoint", metavar="FOLDER", help="a checkpoint folder, that of its run, or an address")
+    parser.add_argument("--labels", metavar="FILE", help="CSV of labels that are known: a column time, and others")
+    if verb == "look":
+        parser.add_argument("--out", metavar="FOLDER", default="look", help="for labels and features (default look)")
+        parser.add_argument("--port", type=int, default=0, help="to listen at (default: a free one)")
+        parser.add_argument("--export", metavar="FILE", help="write one HTML file that needs no server, and stop")
+        parser.add_argument("--dates", metavar="FIRST:LAST", default="", help="of --export (default: all)")
+        parser.add_argument("--steps", type=int, default=120, help="most steps in --export (default 120)")
+        return
+    parser.add_argument("--simulate", action="store_true", help="take the known labels for what a person would say")
+    parser.add_argument("--target", metavar="COLUMN", help="column of two classes, 0 and 1")
+    parser.add_argument("--out", metavar="FOLDER", default="active", help="for tables and features (default active)")
+    parser.add_argument("--seeds", type=int, default=10, help="of the first labels and of random choice (default 10)")
+    parser.add_argument("--start", type=int, default=20, help="labels at random to begin with (default 20)")
+    parser.add_argument("--batch", type=int, default=20, help="labels in a round (default 20)")
+    parser.add_argument("--budget", type=int, default=400, help="labels at the end (default 400)")
+    parser.add_argument("--share", type=float, default=0.9, help="of the full-label score to reach (default 0.9)")
+
+
+def run_look_verb(options: argparse.Namespace) -> None:
+    """Run one of `LOOK_VERBS`.
+
+    Raises:
+        EarthSSLError: What the verb refuses.
+    """
+    if not options.store:
+        raise EarthSSLError(f"expected a training store, got none; earthssl {options.verb} STORE --checkpoint FOLDER")
+    if options.verb == "look":
+        _look(options)
+    else:
+        _active(options)
+
+
+def _look(options: argparse.Namespace) -> None:
+    from ..look.label_journal import DATES, Journal
+    from ..look.server import Server
+    from ..ssl.common.files import locked
+
+    folder = Path(options.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        journal = Journal(folder)
+        look, weights = _opened(options, journal)
+        if options.export:
+            from ..look.export import export
+
+            print(export(look, weights, Path(options.export), options.steps, options.dates))
+            return
+        with Server(look, options.port) as server:
+            print(f"open {server.address}\nlabels: {folder / DATES}\nCtrl-C ends it", flush=True)
+            thread = look.start(weights) if weights else None
+            try:
+                server.serve_forever(poll_interval=0.2)
+            except KeyboardInterrupt:
+                print(f"closed; {len(journal.current())} labels in {folder}", file=sys.stderr)
+            finally:
+                look.progress.stopped.set()
+                if thread is not None:
+                    thread.join(timeout=10)
+
+
+def _opened(options: argparse.Namespace, journal: Any) -> tuple[Any, Path | None]:
+    """Return what the page asks, and the file of the encoder's weights where there is one."""
+    from ..look.application import Look
+    from ..ssl.store.store import Store
+
+    store = Store(options.store)
+    labels = Path(options.labels) if options.labels else None
+    if not options.checkpoint:
+        return Look(store, journal, labels=labels), None
+    frozen, weights = _encoder(options.checkpoint)
+    name = Path(options.checkpoint.rstrip("/")).name
+    return Look(store, journal, frozen=frozen, checkpoint=name, labels=labels), weights
+
+
+def _encoder(address: str) -> tuple[Any, Path]:
+    from ..ssl.hub.pull import load_folder
+    from ..ssl.inference.load import load_encoder
+
+    folder = load_folder(address)
+    folder = folder / "checkpoint" if (folder / "checkpoint").is_dir() else folder
+    return load_encoder(folder), folder / "encoder.safetensors"
+
+
+def _active(options: argparse.Namespace) -> None:
+    if not options.simulate:
+        raise EarthSSLError("active: expected --simulate, got nothing to do; to label yourself, take `earthssl look`")
+    for name in ("checkpoint", "labels", "target"):
+        if not getattr(options, name):
+            raise EarthSSLError(f"active: expected --{name}, got none")
+    from ..look.simulate import Plan, simulate
+    from ..ssl.common.files import sha256
+    from ..ssl.store.store import Store
+
+    plan = Plan(options.seeds, options.start, options.batch, options.budget, options.share)
+    frozen, weights = _encoder(options.checkpoint)
+    table = simulate(Store(options.store), frozen, sha256(weights), Path(options.labels), options.target, plan,
+                     Path(options.out))  # fmt: skip
+    print(f"\n{table}\n\n{Path(options.out)}")

@@ -1,0 +1,180 @@
+// One field on a canvas: cells, coastlines, graticule, marks. Which cell a pixel shows is kept, so that a new time step
+// costs one look-up a pixel.
+
+import { cssColour, packed } from "./colours.js";
+import { cellFinder, extent, orthographic, plain } from "./projection.js";
+
+const OFF = -2; // a pixel that shows no place
+
+export class FieldView {
+  constructor(canvas, meta, coastlines) {
+    this.canvas = canvas;
+    this.meta = meta;
+    this.coastlines = coastlines;
+    this.finder = cellFinder(meta);
+    this.view = "map";
+    const box = extent(meta);
+    this.home = meta.periodic ? [0, 35] : [(box.west + box.east) / 2, (box.south + box.north) / 2];
+    this.centre = [...this.home];
+    this.zoom = 1;
+    this.field = null;
+    this.marks = [];
+    this.cursor = null;
+    this.buffer = document.createElement("canvas");
+  }
+
+  // Take the size that the page gives the canvas; true where it changed.
+  fit() {
+    const dpr = Math.min(2, window.devicePixelRatio || 1), width = this.canvas.clientWidth, height = this.canvas.clientHeight;
+    if (!width || !height) return false;
+    if (this.width === width && this.height === height && this.dpr === dpr) return false;
+    Object.assign(this, { width, height, dpr, cells: null });
+    this.canvas.width = Math.round(width * dpr);
+    this.canvas.height = Math.round(height * dpr);
+    return true;
+  }
+
+  turned(centre, zoom = this.zoom) {
+    this.centre = [centre[0], Math.max(-90, Math.min(90, centre[1]))];
+    this.zoom = Math.max(1, Math.min(8, zoom));
+    this.cells = null;
+  }
+
+  show(view) {
+    this.view = view;
+    this.cells = null;
+  }
+
+  project() {
+    const { width, height } = this;
+    this.projection = this.view === "globe" ? orthographic(width, height, this.centre, this.zoom) : plain(width, height, extent(this.meta));
+    const cells = new Int32Array(width * height), { inverse } = this.projection;
+    for (let y = 0, k = 0; y < height; y++) {
+      for (let x = 0; x < width; x++, k++) {
+        const place = inverse(x + 0.5, y + 0.5);
+        cells[k] = place ? this.finder(place[0], place[1]) : OFF;
+      }
+    }
+    this.cells = cells;
+    this.buffer.width = width;
+    this.buffer.height = height;
+    this.image = new ImageData(width, height);
+  }
+
+  draw(field = this.field, range = this.range, table = this.table) {
+    Object.assign(this, { field, range, table });
+    this.fit();
+    if (!this.width || !field) return;
+    if (!this.cells) this.project();
+    const pixels = new Uint32Array(this.image.data.buffer), { cells, width } = this, [low, high] = range;
+    const scale = 255.999 / (high - low), dark = packed(cssColour("--hatch-dark")), light = packed(cssColour("--hatch-light"));
+    const outside = packed(cssColour("--outside"));
+    for (let k = 0; k < cells.length; k++) {
+      const cell = cells[k];
+      if (cell === OFF) pixels[k] = 0;
+      else if (cell < 0) pixels[k] = outside;
+      else {
+        const value = field[cell];
+        if (value === value) {
+          const at = (value - low) * scale;
+          pixels[k] = table[at < 0 ? 0 : at > 255 ? 255 : at | 0];
+        } else pixels[k] = ((k % width) + ((k / width) | 0)) % 8 < 3 ? dark : light; // hatched: nothing is known here
+      }
+    }
+    this.buffer.getContext("2d").putImageData(this.image, 0, 0);
+    const context = this.canvas.getContext("2d");
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.clearRect(0, 0, this.canvas.width, this.canvas.height);
+    context.imageSmoothingEnabled = false;
+    context.drawImage(this.buffer, 0, 0, this.canvas.width, this.canvas.height);
+    context.setTransform(this.dpr, 0, 0, this.dpr, 0, 0);
+    this.drawLines(context);
+    this.drawMarks(context);
+  }
+
+  drawLines(context) {
+    const { projection } = this, line = (places, width, style) => {
+      context.beginPath();
+      let last = null;
+      for (const [lon, lat] of places) {
+        const at = projection.forward(lon, lat);
+        if (at && last && Math.abs(at[0] - last[0]) < this.width / 3) context.lineTo(at[0], at[1]);
+        else if (at) context.moveTo(at[0], at[1]);
+        last = at;
+      }
+      context.lineWidth = width;
+      context.strokeStyle = style;
+      context.stroke();
+    };
+    context.save();
+    if (projection.kind === "map") {
+      context.beginPath();
+      context.rect(projection.left, projection.top, projection.w, projection.h);
+      context.clip();
+    }
+    const small = this.width < 260;
+    if (!small) for (const places of graticule()) line(places, 0.5, "rgba(0,0,0,.22)");
+    for (const places of this.coastlines) line(places, small ? 0.6 : 1, "rgba(10,12,16,.8)");
+    context.restore();
+    if (projection.kind === "globe") {
+      context.beginPath();
+      context.arc(projection.cx, projection.cy, projection.radius, 0, 2 * Math.PI);
+      context.lineWidth = 1;
+      context.strokeStyle = cssColour("--muted");
+      context.stroke();
+    }
+  }
+
+  drawMarks(context) {
+    context.font = "600 12px system-ui, sans-serif";
+    for (const { lon, lat, label, colour } of this.marks) {
+      const at = this.projection.forward(lon, lat);
+      if (!at) continue;
+      ring(context, at, 6, colour);
+      context.lineWidth = 3;
+      context.strokeStyle = "#fff";
+      context.strokeText(label, at[0] + 10, at[1] + 4);
+      context.fillStyle = "#14171a";
+      context.fillText(label, at[0] + 10, at[1] + 4);
+    }
+    const at = this.cursor && this.projection.forward(...this.cursor);
+    if (at) ring(context, at, 4, "#14171a");
+  }
+
+  // What lies under a pixel of the canvas.
+  at(x, y) {
+    const place = this.projection && this.projection.inverse(x, y);
+    if (!place) return null;
+    const cell = this.finder(...place);
+    return { lon: place[0], lat: place[1], cell, value: cell < 0 || !this.field ? NaN : this.field[cell] };
+  }
+}
+
+function ring(context, [x, y], radius, colour) {
+  for (const [width, style] of [[4, "#fff"], [2, colour]]) {
+    context.beginPath();
+    context.arc(x, y, radius, 0, 2 * Math.PI);
+    context.lineWidth = width;
+    context.strokeStyle = style;
+    context.stroke();
+  }
+}
+
+let lines = null;
+function graticule() {
+  if (lines) return lines;
+  lines = [];
+  for (let lon = -180; lon < 180; lon += 30) lines.push(Array.from({ length: 61 }, (_, k) => [lon, -90 + 3 * k]));
+  for (let lat = -60; lat <= 60; lat += 30) lines.push(Array.from({ length: 121 }, (_, k) => [-180 + 3 * k, lat]));
+  return lines;
+}
+
+// Tenths of a degree, each as the difference from the one before: see coastlines.json.
+export function unpackCoastlines(record) {
+  return record.lines.map((flat) => {
+    let lon = 0, lat = 0;
+    const places = [];
+    for (let k = 0; k < flat.length; k += 2) places.push([(lon += flat[k]) / 10, (lat += flat[k + 1]) / 10]);
+    return places;
+  });
+}

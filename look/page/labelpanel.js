@@ -1,0 +1,137 @@
+// Labelling: a class for a date or a place at it, saved by the server before it is shown; undo; what to label next.
+
+import { classColour, classNames } from "./featurepanel.js";
+import { byId, dateOf, element, on, secondsOf, state, stepAt, tell, tried } from "./state.js";
+
+export function labelPanel(data, fields) {
+  let queue = [];
+  state.classes = [];
+
+  function take(found) {
+    state.labels = { ...found, marks: found.marks.map((mark) => ({ ...mark, step: stepAt(Date.parse(`${mark.time}Z`) / 1000) })) };
+    for (const mark of state.labels.marks) mark.colour = classColour(mark.label);
+    show();
+    tell("labels");
+  }
+
+  async function mark(name, place = null) {
+    state.activeClass = name || state.activeClass;
+    if (state.mean) return;
+    const found = await tried(() => data.mark(state.step, name, place));
+    if (!found) return;
+    take(found);
+    const at = queue.indexOf(state.step);
+    if (!place && name && at >= 0) { // on to the next one that was proposed
+      queue.splice(at, 1);
+      showQueue();
+      if (queue.length) fields.go(queue[0]);
+      else propose();
+    }
+  }
+
+  async function undo() {
+    const found = await tried(() => data.undo());
+    if (!found) return;
+    take(found);
+    if (found.undone) fields.go(stepAt(Date.parse(`${found.undone}Z`) / 1000));
+  }
+
+  async function propose() {
+    byId("proposals-said").textContent = "Looking for what to label next …";
+    const found = await tried(() => data.propose(byId("how").value));
+    byId("proposals-said").textContent = "";
+    if (!found) return;
+    queue = found.steps;
+    showQueue();
+    showScore(found);
+    if (queue.length) fields.go(queue[0]);
+  }
+
+  function show() {
+    const counts = {};
+    for (const one of state.labels.marks) counts[one.label] = (counts[one.label] || 0) + 1;
+    byId("classes").replaceChildren(...classNames().map((name, k) => {
+      const swatch = element("i", { className: "swatch" });
+      swatch.style.background = classColour(name);
+      const key = k < 9 ? element("kbd", { textContent: k + 1 }) : "";
+      const button = element("button", { type: "button" }, swatch, `${name} (${counts[name] || 0}) `, key);
+      button.setAttribute("aria-pressed", String(state.activeClass === name));
+      button.addEventListener("click", () => (byId("mark-place").checked ? ((state.activeClass = name), show()) : mark(name)));
+      return button;
+    }));
+    const last = state.labels.marks.slice(-8).reverse();
+    byId("marks").replaceChildren(...last.map((one) => {
+      const to = element("button", { type: "button", className: "link", textContent: dateOf(one.step) });
+      to.addEventListener("click", () => fields.go(one.step));
+      const place = one.lat === null ? "" : ` at ${one.lat.toFixed(1)}°, ${one.lon.toFixed(1)}°`;
+      const away = element("button", { type: "button", className: "link", textContent: "remove" });
+      away.setAttribute("aria-label", `remove ${one.label} of ${dateOf(one.step)}`);
+      away.addEventListener("click", async () => {
+        const found = await tried(() => data.mark(one.step, "", one.lat === null ? null : [one.lat, one.lon]));
+        if (found) take(found);
+      });
+      return element("li", {}, to, ` ${one.label}${place} `, away);
+    }));
+    byId("saved").textContent = `${state.labels.marks.length} labels, all saved`;
+    byId("undo").disabled = !state.labels.given;
+  }
+
+  function showQueue() {
+    byId("proposals").replaceChildren(...queue.map((step) => {
+      const button = element("button", { type: "button", textContent: dateOf(step) });
+      button.setAttribute("aria-current", String(step === state.step));
+      button.addEventListener("click", () => fields.go(step));
+      return button;
+    }));
+  }
+
+  function showScore({ score, scores }) {
+    byId("score").textContent = score
+      ? `Held-out balanced accuracy with ${score.labels} labels: ${score.score.toFixed(2)} (90 %: ${score.low.toFixed(2)} to ${score.high.toFixed(2)}; guessing: ${score.chance.toFixed(2)})`
+      : "The head is scored once two classes are labelled in five years.";
+    const svg = byId("score-curve");
+    svg.replaceChildren();
+    if (scores.length < 2) return;
+    const most = scores.at(-1).labels, x = (n) => 30 + (260 * n) / most, y = (s) => 92 - 84 * s, draw = (kind, values, text) => {
+      const made = document.createElementNS("http://www.w3.org/2000/svg", kind);
+      for (const [name, value] of Object.entries(values)) made.setAttribute(name, value);
+      if (text) made.textContent = text;
+      svg.append(made);
+    };
+    for (const level of [0, 0.5, 1]) {
+      draw("line", { x1: 30, x2: 290, y1: y(level), y2: y(level), class: "grid" });
+      draw("text", { x: 25, y: y(level) + 3, class: "tick" }, String(level));
+    }
+    for (const one of scores) draw("line", { x1: x(one.labels), x2: x(one.labels), y1: y(one.low), y2: y(one.high), class: "interval" });
+    draw("polyline", { points: scores.map((one) => `${x(one.labels)},${y(one.score)}`).join(" "), class: "curve" });
+    draw("text", { x: 290, y: 106, class: "tick" }, `${most} labels`);
+  }
+
+  byId("add-class").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const name = byId("new-class").value.trim();
+    if (!name) return;
+    state.classes = [...new Set([...state.classes, name])];
+    state.activeClass = name;
+    byId("new-class").value = "";
+    show();
+  });
+  byId("undo").addEventListener("click", undo);
+  byId("propose").addEventListener("click", propose);
+  on("step", showQueue);
+  on("place", () => { if (byId("mark-place").checked && state.activeClass) mark(state.activeClass, state.place); });
+  on("ready", () => { byId("propose").disabled = false; });
+  const reread = () => tried(async () => take(await data.labels()));
+  document.addEventListener("visibilitychange", () => { if (!document.hidden) reread(); }); // another tab may have labelled
+  window.addEventListener("focus", reread);
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea")) return;
+    const name = classNames()[Number(event.key) - 1];
+    if (/^[1-9]$/.test(event.key) && name) mark(name);
+    else if (event.key === "u") undo();
+    else if (event.key === "n" && queue.length) fields.go(queue[(queue.indexOf(state.step) + 1) % queue.length]);
+    else return;
+    event.preventDefault();
+  });
+  return reread();
+}
