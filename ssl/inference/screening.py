@@ -65,7 +65,8 @@ def screen(
         units: Units by variable, where the data do not say or misstate them.
         rename: Canonical names by the data's own, where a name is not understood.
         missing: Value or values by variable, in the data's units, that mean missing.
-        check_range: Refuse values that lie far from the climatology of training: their units are probably wrong.
+        check_range: Refuse values that lie far from the climatology of training (their units are probably wrong), and
+            what no place on Earth has.
         use: What the data are wanted for, in what is said.
 
     Raises:
@@ -77,7 +78,7 @@ def screen(
     present = [name for name in record.variables if name in there]
     canonical = canonicalise(
         ds, where=where, eager_bytes=EAGER_BYTES, variables=tuple(present) or None, units=units or {},
-        rename=rename or {}, missing=missing or {},
+        rename=rename or {}, missing=missing or {}, check_range=check_range,
     )  # fmt: skip
     names = [str(name) for name in canonical.data_vars]
     times = canonical["time"].values

@@ -42,6 +42,7 @@ def canonicalise(
     assume_units: bool = False,
     eager_bytes: int = EAGER_BYTES,
     exhaustive: bool = True,
+    check_range: bool = True,
     **options: Any,
 ) -> xr.Dataset:
     """Return the dataset in canonical form: dims (time, lat, lon), canonical names and units, float32.
@@ -58,6 +59,7 @@ def canonicalise(
         assume_units: Take canonical units for granted where the file says nothing (ERA5 is in SI units).
         eager_bytes: Read everything at once up to this size; larger data stay lazy (dask, chunked in time).
         exhaustive: Search all steps, not 12, before refusing a variable whose first ones hold nothing.
+        check_range: Refuse what no place on Earth has; False where such values are meant.
         **options: Fields of `Selection`.
 
     Raises:
@@ -73,7 +75,7 @@ def canonicalise(
     def finished(part: xr.Dataset) -> xr.Dataset:
         part = joined_experiments(part)
         part = oriented(_convert_all(part, fields, selection, assume_units, where), where)
-        for one in fields:
+        for one in fields if check_range else ():
             units = selection.units_of(one.variable, one.raw, ds[one.raw].attrs)
             data = part[one.variable.name]
             part[one.variable.name] = all_possible(data, one.variable, units, one.raw, selection, where)
