@@ -190,8 +190,8 @@ class Look:
             chosen = propose(states.features, days, labelled, numbers, query.get("how", "both"),
                              min(_whole(query, "count", 8), 64), max(APART_DAYS, self.store.step_days))  # fmt: skip
             score = self._score(states, labelled, numbers)
-        steps = [int(states.rows[k]) for k in chosen]
-        return as_json({"steps": steps, "score": None if score is None else vars(score), "scores": self._scores})
+        proposed = [int(states.rows[k]) for k in chosen]
+        return as_json({"steps": proposed, "score": None if score is None else vars(score), "scores": self._scores})
 
     def _score(self, states: States, labelled: np.ndarray, numbers: np.ndarray) -> Any:
         years = self.store.times[states.rows[labelled]].astype("datetime64[Y]").astype(int)

@@ -111,7 +111,7 @@ def _labels(look: Look, steps: set[int]) -> dict[str, Any]:
     at = {str(time): k for k, time in enumerate(look.store.times)}
     found = look.journal.describe()
     marks = [{**mark, "step": at[mark["time"]]} for mark in found["marks"] if at.get(mark["time"]) in steps]
-    return {"marks": marks, "given": 0, "file": ""}
+    return {"marks": marks, "given": 0, "classes": found["classes"]}
 
 
 def _packed(values: np.ndarray, kind: str) -> str:

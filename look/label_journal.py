@@ -119,7 +119,8 @@ class Journal:
             standing = {mark.key: mark for mark in self._marks}
             order = {mark.key: k for k, mark in enumerate(self._marks)}
             kept = sorted((m for m in standing.values() if m.label), key=lambda m: order[m.key])
-            return {"marks": [asdict(mark) for mark in kept], "given": len(self._marks), "file": DATES}
+            classes = list(dict.fromkeys(mark.label for mark in self._marks if mark.label))  # in order of first use
+            return {"marks": [asdict(mark) for mark in kept], "given": len(self._marks), "classes": classes}
 
     def _current(self) -> list[Mark]:
         standing = {mark.key: mark for mark in self._marks}
