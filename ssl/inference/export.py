@@ -221,7 +221,7 @@ def _difference(program: Program, frozen: FrozenEncoder, inputs: Inputs, pooling
 def embedded(frozen: FrozenEncoder, fields: Tensor, seconds: Tensor, pooling: str, layer: int) -> np.ndarray:
     """Return the features of raw windows by the way `FrozenEncoder.embed` goes; shapes as in `PortableEncoder`."""
     times = seconds.numpy().astype("datetime64[s]")
-    view = frozen.view(pooling, layer, 64)
+    view = frozen.view(pooling, layer, 64, check_range=False)
     return frozen.of_windows(fields.numpy(), times, frozen.record.variables, view)[:, 0]
 
 

@@ -81,8 +81,8 @@ class FrozenEncoder:
             lazy: Return dask chunks that are computed when they are asked for (`compute`, `to_netcdf`, `to_zarr`; by
                 threads or by processes). None does where the data themselves are made of dask chunks.
             check_range: Refuse values far from the climatology of training (8 standard deviations, root mean square;
-                from 3 on a warning): most often wrong units. False where such values are meant. What no place on
-                Earth has is refused all the same, and a wrong factor below about 3 is not seen.
+                from 3 on a warning), most often wrong units, and what no place on Earth has. False where such values
+                are meant. A wrong factor below about 3 is not seen.
             units: Units by variable, where the data do not say or misstate them.
             rename: Canonical names by the data's own, where a name is not understood.
 
@@ -94,7 +94,7 @@ class FrozenEncoder:
         Raises:
             EarthSSLError: If the data do not fit the record; every difference is listed.
         """
-        view = self.view(pooling, layer, batch_size)
+        view = self.view(pooling, layer, batch_size, check_range)
         screened = screen(data, self.record, units=units, rename=rename, check_range=check_range)
         for text in screened.said:
             warnings.warn(text, stacklevel=2)
@@ -151,7 +151,7 @@ class FrozenEncoder:
         batch = _batch(fields, times, np.arange(length)[None], tuple(variables), record)
         return patchify(batch, self.encoder.config.patch)
 
-    def view(self, pooling: str, layer: int | Sequence[int], batch_size: int) -> View:
+    def view(self, pooling: str, layer: int | Sequence[int], batch_size: int, check_range: bool = True) -> View:
         """Return what is wanted, checked.
 
         Raises:
@@ -161,7 +161,7 @@ class FrozenEncoder:
             raise EarthSSLError(f"pooling: expected {', '.join(POOLINGS)}, got '{pooling}'")
         if batch_size < 1:
             raise EarthSSLError(f"batch_size: expected at least 1 window, got {batch_size}")
-        return View(pooling, self._layers(layer), isinstance(layer, (int, np.integer)), batch_size)
+        return View(pooling, self._layers(layer), isinstance(layer, (int, np.integer)), batch_size, check_range)
 
     def _layers(self, layer: int | Sequence[int]) -> tuple[int, ...]:
         depth = self.encoder.depth
@@ -231,12 +231,14 @@ class FrozenEncoder:
 
 @dataclass(frozen=True)
 class View:
-    """What is taken of the encoder: pooling, blocks, whether one was named and not a list, windows at once."""
+    """What is taken of the encoder: pooling, blocks, whether one was named and not a list, windows at once; whether
+    values that no place on Earth has are refused."""
 
     pooling: str
     layers: tuple[int, ...]
     single: bool
     batch_size: int
+    check_range: bool = True
 
 
 @dataclass(frozen=True)
@@ -319,7 +321,8 @@ class _Work:
             steps, places = np.unique(windows[k : k + size], return_inverse=True)
             raw = np.stack([field[steps] for field in fields], 1)
             normal = self.statistics.normalise(raw, times[steps])
-            self.refuse_impossible(raw, times[steps])
+            if self.view.check_range:
+                self.refuse_impossible(raw, times[steps])
             places = places.reshape(-1, windows.shape[1])
             batch = _batch(normal, times[steps], places, self.variables, self.frozen.record)
             parts.append(self.frozen.encode(batch, self.view))

@@ -76,7 +76,7 @@ class EncoderTransformer(TransformerMixin, BaseEstimator):
             EarthSSLError: Whatever `load_encoder` and `embed` refuse.
         """
         frozen = self._load()
-        self._view = frozen.view(self.pooling, self.layer, self.batch_size)
+        self._view = frozen.view(self.pooling, self.layer, self.batch_size, self.check_range)
         if is_windows(X):
             self._see_windows(X, frozen)
             self.times_, self.variables_ = X["time"].values, tuple(str(name) for name in X["variable"].values)

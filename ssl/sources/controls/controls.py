@@ -20,7 +20,7 @@ from ..planet.recorded import CONTROL
 from .designs import COLUMNS, DESIGNS, ROWS, Design, Hidden, generator
 
 VARIABLE = "z500"
-MEAN, UNIT = 54_000.0, 1_000.0  # m2 s-2: of the fields, and of a value of 1
+MEAN, UNIT = 54_000.0, 500.0  # m2 s-2: of the fields, and of a value of 1
 CELL_NOISE = 0.3
 START = np.datetime64("1900-01-01")
 FEWEST, MOST = 200, 130_000

@@ -179,7 +179,7 @@ def test_every_set_is_validated_apart(whole: Path) -> None:
     found = history(whole)
     assert {name for step, name in found if name.startswith("val-")} == {
         "val-winds/loss", "val-winds/masking/loss", "val-winds/masking/skill", "val-winds/masking/skill_u10",
-        "val-winds/masking/skill_v10",
+        "val-winds/masking/skill_v10", "val-winds/skill",
     }  # fmt: skip
     assert ("6", "val/masking/skill_sst") in found
     assert found["12", "val/loss"] != found["12", "val-winds/loss"]

@@ -175,7 +175,7 @@ def test_a_duration_needs_a_unit(every, tmp_path):
     refused("option every: expected a duration such as '6h'", field(n=48, freq="h"), folder=tmp_path, every=every)
 
 
-@pytest.mark.parametrize("every", ["6h", "6 h", "6H", "360min", "0.25D", "6 hours"])
+@pytest.mark.parametrize("every", ["6h", "6 h", "360min", "0.25D", "6 hours"])
 def test_durations_with_units(every, tmp_path):
     assert opened(field(n=48, freq="h"), folder=tmp_path, every=every).sizes["time"] == 8
 

@@ -183,7 +183,7 @@ def test_only_rank_0_writes(both: Path) -> None:
     """One history, one state, one checkpoint; nothing half-written is left."""
     names = {entry.name for entry in (both / "masking").iterdir()}
     assert names == {
-        "checkpoint", "config.json", "example.nc", "history.csv", "last.ckpt", "run.json", "tensorboard",
+        ".lock", "checkpoint", "config.json", "example.nc", "history.csv", "last.ckpt", "run.json", "tensorboard",
         "seen0.json", "seen1.json",
     }  # fmt: skip
 

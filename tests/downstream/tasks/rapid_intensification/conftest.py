@@ -32,7 +32,7 @@ def tracks() -> pd.DataFrame:
         parts.append(pd.DataFrame({
             "storm": f"{year}-{number}", "basin": basin, "time": start + np.arange(records) * np.timedelta64(6, "h"),
             "lat": (-1 if south else 1) * (10 + 0.3 * np.arange(records)), "lon": 60.0 + rng.uniform(),
-            "wind_kt": np.maximum(rng.uniform(30, 80) + np.cumsum(gain), 15), "category": 0, "over_water": True,
+            "wind_kt": np.clip(rng.uniform(30, 80) + np.cumsum(gain), 15, 200), "category": 0, "over_water": True,
             "hidden": hidden,
         }))  # fmt: skip
     return tidy(pd.concat(parts, ignore_index=True))
