@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,7 @@ def _look(options: argparse.Namespace) -> None:
 def _opened(options: argparse.Namespace, journal: Any) -> tuple[Any, Path | None]:
     """Return what the page asks, and the file of the encoder's weights where there is one."""
     from ..look.application import Look
+    from ..look.rebuilt import Decoders
     from ..ssl.store.store import Store
 
     store = Store(options.store)
@@ -87,7 +89,17 @@ def _opened(options: argparse.Namespace, journal: Any) -> tuple[Any, Path | None
         return Look(store, journal, labels=labels), None
     frozen, weights = _encoder(options.checkpoint)
     name = Path(options.checkpoint.rstrip("/")).name
-    return Look(store, journal, frozen=frozen, checkpoint=name, labels=labels), weights
+    decoders = Decoders(partial(_objectives, weights.parent), frozen.record, store)
+    return Look(store, journal, frozen=frozen, checkpoint=name, labels=labels, decoders=decoders), weights
+
+
+def _objectives(folder: Path) -> tuple[Any, Any]:
+    """Return the encoder and its trained objectives by name: wired here, where pretext tasks are known."""
+    from ..pretext import TASKS
+    from ..ssl.training.pretrain import load_objectives
+
+    encoder, objectives = load_objectives(folder, TASKS)
+    return encoder, objectives.tasks()
 
 
 def _encoder(address: str) -> tuple[Any, Path]:

@@ -21,6 +21,7 @@ from ..ssl.store.store import Store
 from .active import STRATEGIES, held_out, propose
 from .fields import Fields
 from .label_journal import Journal, Mark
+from .rebuilt import Decoders
 from .server import Answer, as_json
 from .states import SPACES, Progress, States, analogues, cached, fits, points
 
@@ -48,7 +49,7 @@ class Look:
     """
 
     def __init__(self, store: Store, journal: Journal, *, frozen: FrozenEncoder | None = None, checkpoint: str = "",
-                 labels: Path | None = None) -> None:  # fmt: skip
+                 labels: Path | None = None, decoders: Decoders | None = None) -> None:  # fmt: skip
         """Look at the store; nothing of the encoder is computed before `start`.
 
         Args:
@@ -57,6 +58,7 @@ class Look:
             frozen: The encoder, if there is one.
             checkpoint: What it is called.
             labels: A table of labels that are known already, to colour points by.
+            decoders: Of the encoder's pretext tasks.
 
         Raises:
             EarthSSLError: If the store or the labels cannot be read, or the encoder does not fit.
@@ -67,7 +69,7 @@ class Look:
         self.fields = Fields(store)
         self.files = page_files()
         self.progress = Progress()
-        self.labels = labels
+        self.labels, self.decoders = labels, decoders
         self.columns = _columns(labels) if labels else []
         self._scores: list[dict[str, Any]] = []
         self._heavy = threading.Lock()  # one at a time: memory is bounded, and two would take longer than one
@@ -88,7 +90,7 @@ class Look:
         answers = {
             "meta": self._meta, "times": self._times, "field": self._field, "mean": self._mean, "states": self._states,
             "points": self._points, "analogues": self._analogues, "known": self._column, "labels": self._labels,
-            "proposals": self._proposals,
+            "proposals": self._proposals, "tasks": self._tasks, "rebuilt": self._rebuilt,
         }  # fmt: skip
         how = answers.get(name.removeprefix("api/"))
         return None if how is None else how(query)
@@ -121,6 +123,7 @@ class Look:
             **self.fields.describe(), "store": Path(self.store.address).name, "checkpoint": self.checkpoint,
             "encoder": self.frozen is not None, "known": self.columns, "spaces": list(SPACES),
             "strategies": list(STRATEGIES), "window": self.frozen.record.encoder.window if self.frozen else 1,
+            "decoders": self.decoders is not None,
         }  # fmt: skip
 
     def _times(self, query: Mapping[str, str]) -> Answer:
@@ -167,6 +170,21 @@ class Look:
                 for space in query.get("spaces", ",".join(SPACES)).split(",")
             }
         return as_json(found)
+
+    def _tasks(self, query: Mapping[str, str]) -> Answer:
+        with self._heavy:
+            return as_json([] if self.decoders is None else self.decoders.describe())
+
+    def _rebuilt(self, query: Mapping[str, str]) -> Answer:
+        if self.decoders is None:
+            raise EarthSSLError("expected a checkpoint with its pretext tasks, got none; start with --checkpoint")
+        step, draw, lead = _whole(query, "step"), _whole(query, "draw", 0), _whole(query, "lead", 0)
+        with self._heavy:
+            found = self.decoders.show(query.get("task", ""), query.get("variable", ""), step, draw, lead)
+        fields = np.stack([found.truth, found.shown, found.made, found.error])
+        return Answer(
+            fields.astype("<f4").tobytes(), headers={"X-RMS": f"{found.rms:g}", "X-Usual": f"{found.usual:g}"}
+        )
 
     def _column(self, query: Mapping[str, str]) -> Answer:
         name = query.get("column", "")
