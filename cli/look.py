@@ -19,7 +19,10 @@ def add_look_options(parser: argparse.ArgumentParser, verb: str) -> None:
     parser.add_argument("--checkpoint", metavar="FOLDER", help="a checkpoint folder, that of its run, or an address")
     parser.add_argument("--labels", metavar="FILE", help="CSV of labels that are known: a column time, and others")
     if verb == "look":
-        parser.add_argument("--out", metavar="FOLDER", default="look", help="for labels and features (default look)")
+        parser.add_argument("--out", metavar="FOLDER", help="for labels and features (default runs/look-STORE)")
+        parser.add_argument(
+            "--merge", metavar="FILE", action="append", default=[], help="take labels of others; list conflicts"
+        )
         parser.add_argument("--port", type=int, default=0, help="to listen at (default: a free one)")
         parser.add_argument("--export", metavar="FILE", help="write one HTML file that needs no server, and stop")
         parser.add_argument("--dates", metavar="FIRST:LAST", default="", help="of --export (default: all)")
@@ -27,7 +30,9 @@ def add_look_options(parser: argparse.ArgumentParser, verb: str) -> None:
         return
     parser.add_argument("--simulate", action="store_true", help="take the known labels for what a person would say")
     parser.add_argument("--target", metavar="COLUMN", help="column of two classes, 0 and 1")
-    parser.add_argument("--out", metavar="FOLDER", default="active", help="for tables and features (default active)")
+    parser.add_argument(
+        "--out", metavar="FOLDER", default="runs/active", help="for tables and features (default runs/active)"
+    )
     parser.add_argument("--seeds", type=int, default=10, help="of the first labels and of random choice (default 10)")
     parser.add_argument("--start", type=int, default=20, help="labels at random to begin with (default 20)")
     parser.add_argument("--batch", type=int, default=20, help="labels in a round (default 20)")
@@ -54,11 +59,19 @@ def _look(options: argparse.Namespace) -> None:
     from ..look.server import Server
     from ..ssl.common.files import locked
 
-    folder = Path(options.out)
+    folder = Path(options.out or f"runs/look-{Path(options.store.rstrip('/')).name or 'store'}")
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         journal = Journal(folder)
         look, weights = _opened(options, journal)
+        if options.merge:
+            from ..look.merge import CONFLICTS, merge
+
+            for file, found in zip(
+                options.merge, merge(journal, list(map(Path, options.merge)), look.store.times), strict=True
+            ):
+                print(f"{file}: {found}")
+            print(f"conflicts: {folder / CONFLICTS}")
         if options.export:
             from ..look.export import export
 
