@@ -26,6 +26,13 @@ STEP = """async button => {
   while (field.dataset.drawn === before) await new Promise(requestAnimationFrame);
   return performance.now() - start;
 }"""
+JUMP = """async step => {
+  const field = document.querySelector("#field"), slider = document.querySelector("#slider"), start = performance.now();
+  slider.value = step;
+  slider.dispatchEvent(new Event("input"));
+  while (!field.dataset.drawn.endsWith(`/${step}`)) await new Promise(requestAnimationFrame);
+  return performance.now() - start;
+}"""
 TURN = """async () => {
   const field = document.querySelector("#field"), start = performance.now();
   for (let k = 0; k < 20; k++) field.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" }));
@@ -57,7 +64,9 @@ def measure(page: Page, address: str) -> None:
         page.click(f"#as-{view}")
         steps = [page.evaluate(STEP, "#after") for _ in range(60)]
         print(f"time step, {view}: median {statistics.median(steps):.0f}, largest {max(steps):.0f}")
-    page.evaluate("document.querySelector('#date').value = ''")
+    last = int(page.get_attribute("#slider", "max") or 0)
+    jumps = [page.evaluate(JUMP, last - k * (last // 32)) for k in range(20)]
+    print(f"jump to a date that was not read: median {statistics.median(jumps):.0f}, largest {max(jumps):.0f}")
     print(f"turn of the globe: {page.evaluate(TURN):.0f}")
     print(f"100 000 points: median {statistics.median(page.evaluate(POINTS)):.0f}")
 

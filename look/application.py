@@ -28,6 +28,7 @@ from .states import SPACES, Progress, States, analogues, cached, fits, points
 KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".json": "application/json",
          ".svg": "image/svg+xml"}  # fmt: skip
 MOST_COLUMNS = 64
+CURVE = 8  # points of the curve of scores
 APART_DAYS = 5.0  # between two proposals, or the steps of a store where they are longer
 
 
@@ -71,7 +72,7 @@ class Look:
         self.progress = Progress()
         self.labels, self.decoders = labels, decoders
         self.columns = _columns(labels) if labels else []
-        self._scores: list[dict[str, Any]] = []
+        self._scores: dict[bytes, dict[str, Any] | None] = {}
         self._heavy = threading.Lock()  # one at a time: memory is bounded, and two would take longer than one
         self._known = cache(self._read_known)
 
@@ -167,7 +168,7 @@ class Look:
         with self._heavy:
             found = {
                 space: [vars(one) for one in analogues(states, self.store, step, space, count, exclude)]
-                for space in query.get("spaces", ",".join(SPACES)).split(",")
+                for space in dict.fromkeys(query.get("spaces", ",".join(SPACES)).split(","))
             }
         return as_json(found)
 
@@ -207,22 +208,26 @@ class Look:
         with self._heavy:
             chosen = propose(states.features, days, labelled, numbers, query.get("how", "both"),
                              min(_whole(query, "count", 8), 64), max(APART_DAYS, self.store.step_days))  # fmt: skip
-            score = self._score(states, labelled, numbers)
+            sizes = np.unique(np.linspace(0, len(labelled), CURVE + 1).astype(int)[1:])
+            scores = [self._score(states, labelled[:n], numbers[:n]) for n in sizes]
         proposed = [int(states.rows[k]) for k in chosen]
-        return as_json({"steps": proposed, "score": None if score is None else vars(score), "scores": self._scores})
+        last = scores[-1] if scores else None
+        return as_json({"steps": proposed, "score": last, "scores": [one for one in scores if one is not None]})
 
-    def _score(self, states: States, labelled: np.ndarray, numbers: np.ndarray) -> Any:
-        years = self.store.times[states.rows[labelled]].astype("datetime64[Y]").astype(int)
-        score = held_out(states.features[labelled], numbers, years)
-        if score is not None and (not self._scores or self._scores[-1]["labels"] != score.labels):
-            self._scores.append(dict(vars(score)))
-        return score
+    def _score(self, states: States, labelled: np.ndarray, numbers: np.ndarray) -> dict[str, Any] | None:
+        """Return the head's score with these labels, kept for the next time; None where they are too few."""
+        key = labelled.tobytes() + numbers.tobytes()
+        if key not in self._scores:
+            years = self.store.times[states.rows[labelled]].astype("datetime64[Y]").astype(int)
+            found = held_out(states.features[labelled], numbers, years)
+            self._scores[key] = None if found is None else dict(vars(found))
+        return self._scores[key]
 
     def _marked(self, states: States) -> tuple[np.ndarray, list[str]]:
-        """Return the steps with a mark of the whole field at which a window ends, ascending, and their classes."""
+        """Return the steps with a mark of the whole field at which a window ends, the newest last, and their classes."""
         at = {str(time): k for k, time in enumerate(self.store.times)}
         ends = set(states.rows.tolist())
-        found = [(at[mark.time], mark.label) for mark in self.journal.current() if mark.lat is None and mark.time in at]
+        found = [(at[mark.time], mark.label) for mark in self.journal.ordered() if mark.lat is None and mark.time in at]
         found = [(step, word) for step, word in found if step in ends]
         return np.array([step for step, _ in found], int), [word for _, word in found]
 

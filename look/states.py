@@ -205,6 +205,8 @@ def analogues(states: States, store: Store, step: int, space: str, count: int, e
     Raises:
         EarthSSLError: If no window ends at the step, or there is no such space.
     """
+    if not exclude_days >= 0:
+        raise EarthSSLError(f"exclude: expected days from 0, got {exclude_days:g}")
     if space not in SPACES:
         raise EarthSSLError(f"space: expected {', '.join(SPACES)}, got '{space}'")
     own = int(np.searchsorted(states.rows, step))

@@ -87,13 +87,23 @@ def test_analogues_stand_side_by_side(make_look: Any, serve: Any, visit: Any) ->
         visit.says(page, "#analogues-said", "400 days")
         for k, space in enumerate(SPACES):
             found = analogues(look.progress.states(), look.store, 108, space, 4, 400)
-            shown = page.locator(f"#analogues section:nth-child({k + 1}) strong").all_inner_texts()
+            shown = page.locator(f"#analogues section:nth-child({k + 1}) button strong").all_inner_texts()
             assert shown == [str(look.store.times[one.step].astype("datetime64[D]")) for one in found]
         assert visit.colours(page, "#analogues canvas >> nth=0") > 5
         first = analogues(look.progress.states(), look.store, 108, "features", 4, 400)[0].step
         page.focus("#later")
         page.keyboard.press("ArrowRight")
         page.wait_for_selector('#analogues[data-drawn="108/1/sst/anomaly"]')
+        members = analogues(look.progress.states(), look.store, 108, "features", 4, 400)
+        later = np.concatenate([look.fields.block("sst", "anomaly", one.step + 1, 1) for one in members])
+        truth, now = (look.fields.block("sst", "anomaly", step, 1)[0] for step in (109, 108))
+        weight = np.where(np.isfinite(truth), look.store.grid.area, 0) / look.store.grid.area[np.isfinite(truth)].sum()
+        error, still = (np.sqrt((weight * np.nan_to_num(gap**2)).sum()) for gap in (later.mean(0) - truth, now - truth))
+        spread = np.sqrt((weight * np.nan_to_num(later.var(0, ddof=1))).sum())
+        said = (
+            page.inner_text("#analogues section:nth-child(1) div.card span").replace(";", " ").replace(",", " ").split()
+        )
+        assert [float(said[k]) for k in (1, 3, -1)] == pytest.approx([spread, error, still], rel=2e-3)
         after = str(look.store.times[first + 1].astype("datetime64[D]"))
         assert page.locator("#analogues strong").first.inner_text() == after
         page.locator("#analogues .card").first.click()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from pathlib import Path
 
@@ -83,6 +84,23 @@ def test_words_that_would_be_read_as_something_else_are_refused(tmp_path: Path, 
         journal.add(Mark(A, word))
     assert journal.current() == []
     assert not (tmp_path / JOURNAL).exists()
+
+
+def test_a_full_disk_spoils_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(tmp_path)
+    journal.add(Mark(A, "one"))
+    before = (tmp_path / JOURNAL).read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(EarthSSLError, match="no space left"):
+            journal.add(Mark(B, "two"))
+    assert (tmp_path / JOURNAL).read_bytes() == before
+    journal.add(Mark(B, "three"))
+    assert [mark.label for mark in Journal(tmp_path).current()] == ["three", "one"]
 
 
 def test_classes_are_few(tmp_path: Path) -> None:
