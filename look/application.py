@@ -224,7 +224,7 @@ class Look:
         return self._scores[key]
 
     def _marked(self, states: States) -> tuple[np.ndarray, list[str]]:
-        """Return the steps with a mark of the whole field at which a window ends, the newest last, and their classes."""
+        """Return the steps with a mark of the whole field where a window ends, the newest last, and their classes."""
         at = {str(time): k for k, time in enumerate(self.store.times)}
         ends = set(states.rows.tolist())
         found = [(at[mark.time], mark.label) for mark in self.journal.ordered() if mark.lat is None and mark.time in at]

@@ -14,6 +14,7 @@ from ..ssl.checkpoint.record import Record
 from ..ssl.common.errors import EarthSSLError
 from ..ssl.model.tokens import patchify, unpatchify
 from ..ssl.store.store import Store
+from ..ssl.training.objective import Objective
 from .windows import common, window_batch
 
 
@@ -57,7 +58,7 @@ class Decoders:
         shows = {
             name: one
             for name, one in objectives.items()
-            if hasattr(one, "leads") or type(one).example is not type(one).__mro__[1].example
+            if hasattr(one, "leads") or type(one).example is not Objective.example
         }
         return encoder, shows
 
