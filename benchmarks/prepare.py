@@ -26,6 +26,7 @@ import numpy as np
 import zarr
 from earthssl.ssl.fields.grid import LatLonGrid
 from earthssl.ssl.fields.normalisation import Calendar
+from earthssl.ssl.fields.plausible import limits
 from earthssl.ssl.fields.splits import SplitsConfig
 from earthssl.ssl.fields.variables import lookup
 from earthssl.ssl.prepare.config import PrepareConfig
@@ -71,7 +72,8 @@ def make_source(path: Path, years: int) -> None:
     season = np.cos(phase)[:, None, None] * np.sin(np.deg2rad(lat)).astype(np.float32)[:, None]
     for k, name in enumerate(VARIABLES):
         v = lookup(name)
-        middle, width = np.float32((v.low + v.high) / 2), np.float32((v.high - v.low) / 40)
+        low, high = limits(v)
+        middle, width = np.float32((low + high) / 2), np.float32((high - low) / 40)
         array = group.create_array(
             name, shape=(len(times), *GRID), chunks=(CHUNK, *GRID), dtype="float32", compressors=None,
             dimension_names=["time", "lat", "lon"], attributes={"units": v.units},

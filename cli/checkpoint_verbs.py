@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ..ssl.common.errors import EarthSSLError
 
 HUB_VERBS = ("pull", "push", "list", "verify")
@@ -127,6 +129,9 @@ def add_use_options(parser: argparse.ArgumentParser, verb: str) -> None:
             "--rename", action="append", metavar="NAME=CANONICAL", default=[], help="what a variable is (t2m, z500, …)"
         )
         parser.add_argument(
+            "--missing", action="append", metavar="NAME=VALUE", default=[], help="a value that means missing"
+        )
+        parser.add_argument(
             "--any-range", action="store_true", help="take values far from the climatology of training too"
         )
     else:
@@ -160,6 +165,7 @@ def _embed(options: argparse.Namespace) -> None:
             options.checkpoint, options.data, options.out, pooling=options.pooling,
             layer=layers[0] if len(layers) == 1 else layers, check_range=not options.any_range,
             units=_pairs("units", options.units), rename=_pairs("rename", options.rename),
+            missing=_marks(options.missing),
         )
     )  # fmt: skip
 
@@ -181,6 +187,17 @@ def _layers(texts: Sequence[str]) -> list[int]:
         return [int(word) for word in words]
     except ValueError:
         raise EarthSSLError(f"--layer: expected whole numbers such as --layer=0,-1, got '{','.join(words)}'") from None
+
+
+def _marks(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """Return values that mean missing by variable: t2m=-9999, several times or as {t2m: [-9999, -888]}."""
+    found: dict[str, list[Any]] = {}
+    for text in texts:
+        given: Any = yaml.safe_load(text) if text.lstrip().startswith("{") else _pairs("missing", [text])
+        for name, value in given.items():
+            value = yaml.safe_load(value) if isinstance(value, str) else value
+            found.setdefault(name, []).extend(value if isinstance(value, list) else [value])
+    return found
 
 
 def _pairs(option: str, texts: Sequence[str]) -> dict[str, Any]:

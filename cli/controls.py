@@ -46,6 +46,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "byol": {},
     "vicreg": {},
     "latent": {},
+    "eof_masking": {},
+    "temporal_latent": {"leads": [1, 2, 4]},
 }
 NOT_POSED = {
     "cross_variable": "needs two variables, and a control has one",

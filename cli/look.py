@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ def add_look_options(parser: argparse.ArgumentParser, verb: str) -> None:
     parser.add_argument("--checkpoint", metavar="FOLDER", help="a checkpoint folder, that of its run, or an address")
     parser.add_argument("--labels", metavar="FILE", help="CSV of labels that are known: a column time, and others")
     if verb == "look":
-        parser.add_argument("--out", metavar="FOLDER", default="look", help="for labels and features (default look)")
+        parser.add_argument("--out", metavar="FOLDER", help="for labels and features (default runs/look-STORE)")
+        parser.add_argument(
+            "--merge", metavar="FILE", action="append", default=[], help="take labels of others; list conflicts"
+        )
         parser.add_argument("--port", type=int, default=0, help="to listen at (default: a free one)")
         parser.add_argument("--export", metavar="FILE", help="write one HTML file that needs no server, and stop")
         parser.add_argument("--dates", metavar="FIRST:LAST", default="", help="of --export (default: all)")
@@ -26,7 +30,9 @@ def add_look_options(parser: argparse.ArgumentParser, verb: str) -> None:
         return
     parser.add_argument("--simulate", action="store_true", help="take the known labels for what a person would say")
     parser.add_argument("--target", metavar="COLUMN", help="column of two classes, 0 and 1")
-    parser.add_argument("--out", metavar="FOLDER", default="active", help="for tables and features (default active)")
+    parser.add_argument(
+        "--out", metavar="FOLDER", default="runs/active", help="for tables and features (default runs/active)"
+    )
     parser.add_argument("--seeds", type=int, default=10, help="of the first labels and of random choice (default 10)")
     parser.add_argument("--start", type=int, default=20, help="labels at random to begin with (default 20)")
     parser.add_argument("--batch", type=int, default=20, help="labels in a round (default 20)")
@@ -53,11 +59,19 @@ def _look(options: argparse.Namespace) -> None:
     from ..look.server import Server
     from ..ssl.common.files import locked
 
-    folder = Path(options.out)
+    folder = Path(options.out or f"runs/look-{Path(options.store.rstrip('/')).name or 'store'}")
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         journal = Journal(folder)
         look, weights = _opened(options, journal)
+        if options.merge:
+            from ..look.merge import CONFLICTS, merge
+
+            for file, found in zip(
+                options.merge, merge(journal, list(map(Path, options.merge)), look.store.times), strict=True
+            ):
+                print(f"{file}: {found}")
+            print(f"conflicts: {folder / CONFLICTS}")
         if options.export:
             from ..look.export import export
 
@@ -79,6 +93,7 @@ def _look(options: argparse.Namespace) -> None:
 def _opened(options: argparse.Namespace, journal: Any) -> tuple[Any, Path | None]:
     """Return what the page asks, and the file of the encoder's weights where there is one."""
     from ..look.application import Look
+    from ..look.rebuilt import Decoders
     from ..ssl.store.store import Store
 
     store = Store(options.store)
@@ -87,7 +102,17 @@ def _opened(options: argparse.Namespace, journal: Any) -> tuple[Any, Path | None
         return Look(store, journal, labels=labels), None
     frozen, weights = _encoder(options.checkpoint)
     name = Path(options.checkpoint.rstrip("/")).name
-    return Look(store, journal, frozen=frozen, checkpoint=name, labels=labels), weights
+    decoders = Decoders(partial(_objectives, weights.parent), frozen.record, store)
+    return Look(store, journal, frozen=frozen, checkpoint=name, labels=labels, decoders=decoders), weights
+
+
+def _objectives(folder: Path) -> tuple[Any, Any]:
+    """Return the encoder and its trained objectives by name: wired here, where pretext tasks are known."""
+    from ..pretext import TASKS
+    from ..ssl.training.pretrain import load_objectives
+
+    encoder, objectives = load_objectives(folder, TASKS)
+    return encoder, objectives.tasks()
 
 
 def _encoder(address: str) -> tuple[Any, Path]:

@@ -60,7 +60,7 @@ def plan(
         return _rate(config, given, Path(out or "lr-finder.png"), as_json)
     sketch = sketch_store(given) if store or (given and Path(given).exists()) else _from_source(file)
     if profile:
-        module, train, _ = assemble(config, sketch, TASKS)
+        module, train, _ = assemble(config, sketch, TASKS, settled=False)
         found = profile_steps(module, train, Path(out) if out else None)
         return (
             json.dumps(asdict(found)) if as_json else "\n".join([*found.lines(), *([f"trace: {out}"] if out else [])])

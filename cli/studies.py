@@ -194,6 +194,7 @@ def _rehearse(
     TrainLoader(windows, training.batch_size, training.seed, grouping=training.batches)
     with torch.no_grad():
         for objectives in built:
+            objectives.settle(windows)
             objectives.eval()(context.encoder, windows.batch([0, len(windows) // 2]))
     return longest
 

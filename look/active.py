@@ -59,15 +59,11 @@ def propose(
     for k in labelled:
         free[np.abs(days - days[k]) < max(apart_days, 1e-9)] = False
     scaled = features / (features.std(axis=0) + 1e-12)
-    far = np.full(len(features), np.inf)
-    for k in labelled:
-        far = np.minimum(far, np.square(scaled - scaled[k]).sum(axis=1))
-    if not len(labelled):
-        far = -np.square(scaled - scaled.mean(axis=0)).sum(axis=1)  # the most usual state first
     entropy = None
     if strategy != "core" and len(np.unique(labels)) > 1:
         chance = probabilities(features[labelled], labels, features, int(labels.max()) + 1)
         entropy = -(chance * np.log(np.maximum(chance, 1e-12))).sum(axis=1)
+    far = np.zeros(len(features)) if entropy is not None and strategy == "uncertain" else _distance(scaled, labelled)
     found: list[int] = []
     while len(found) < count and free.any():
         core = entropy is None or (strategy == "both" and len(found) % 2 == 1)
@@ -78,6 +74,21 @@ def propose(
         distance = np.square(scaled - scaled[k]).sum(axis=1)
         far = distance if not len(labelled) and len(found) == 1 else np.minimum(far, distance)
     return found
+
+
+def _distance(features: np.ndarray, labelled: np.ndarray) -> np.ndarray:
+    """Return each state's squared distance from the nearest that is labelled, (state,).
+
+    Where none is: less the distance from the mean, so that the most usual state comes first.
+    """
+    if not len(labelled):
+        return np.asarray(-np.square(features - features.mean(axis=0)).sum(axis=1))
+    own = np.square(features).sum(axis=1)
+    far = np.full(len(features), np.inf)
+    for part in np.array_split(labelled, max(1, len(labelled) // 64)):
+        gap = own[:, None] + own[part] - 2 * features @ features[part].T
+        far = np.minimum(far, gap.min(axis=1))
+    return np.maximum(far, 0)
 
 
 @dataclass(frozen=True)

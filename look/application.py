@@ -21,12 +21,14 @@ from ..ssl.store.store import Store
 from .active import STRATEGIES, held_out, propose
 from .fields import Fields
 from .label_journal import Journal, Mark
+from .rebuilt import Decoders
 from .server import Answer, as_json
 from .states import SPACES, Progress, States, analogues, cached, fits, points
 
 KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".json": "application/json",
          ".svg": "image/svg+xml"}  # fmt: skip
 MOST_COLUMNS = 64
+CURVE = 8  # points of the curve of scores
 APART_DAYS = 5.0  # between two proposals, or the steps of a store where they are longer
 
 
@@ -48,7 +50,7 @@ class Look:
     """
 
     def __init__(self, store: Store, journal: Journal, *, frozen: FrozenEncoder | None = None, checkpoint: str = "",
-                 labels: Path | None = None) -> None:  # fmt: skip
+                 labels: Path | None = None, decoders: Decoders | None = None) -> None:  # fmt: skip
         """Look at the store; nothing of the encoder is computed before `start`.
 
         Args:
@@ -57,6 +59,7 @@ class Look:
             frozen: The encoder, if there is one.
             checkpoint: What it is called.
             labels: A table of labels that are known already, to colour points by.
+            decoders: Of the encoder's pretext tasks.
 
         Raises:
             EarthSSLError: If the store or the labels cannot be read, or the encoder does not fit.
@@ -67,9 +70,9 @@ class Look:
         self.fields = Fields(store)
         self.files = page_files()
         self.progress = Progress()
-        self.labels = labels
+        self.labels, self.decoders = labels, decoders
         self.columns = _columns(labels) if labels else []
-        self._scores: list[dict[str, Any]] = []
+        self._scores: dict[bytes, dict[str, Any] | None] = {}
         self._heavy = threading.Lock()  # one at a time: memory is bounded, and two would take longer than one
         self._known = cache(self._read_known)
 
@@ -88,7 +91,7 @@ class Look:
         answers = {
             "meta": self._meta, "times": self._times, "field": self._field, "mean": self._mean, "states": self._states,
             "points": self._points, "analogues": self._analogues, "known": self._column, "labels": self._labels,
-            "proposals": self._proposals,
+            "proposals": self._proposals, "tasks": self._tasks, "rebuilt": self._rebuilt,
         }  # fmt: skip
         how = answers.get(name.removeprefix("api/"))
         return None if how is None else how(query)
@@ -121,6 +124,7 @@ class Look:
             **self.fields.describe(), "store": Path(self.store.address).name, "checkpoint": self.checkpoint,
             "encoder": self.frozen is not None, "known": self.columns, "spaces": list(SPACES),
             "strategies": list(STRATEGIES), "window": self.frozen.record.encoder.window if self.frozen else 1,
+            "decoders": self.decoders is not None,
         }  # fmt: skip
 
     def _times(self, query: Mapping[str, str]) -> Answer:
@@ -164,9 +168,24 @@ class Look:
         with self._heavy:
             found = {
                 space: [vars(one) for one in analogues(states, self.store, step, space, count, exclude)]
-                for space in query.get("spaces", ",".join(SPACES)).split(",")
+                for space in dict.fromkeys(query.get("spaces", ",".join(SPACES)).split(","))
             }
         return as_json(found)
+
+    def _tasks(self, query: Mapping[str, str]) -> Answer:
+        with self._heavy:
+            return as_json([] if self.decoders is None else self.decoders.describe())
+
+    def _rebuilt(self, query: Mapping[str, str]) -> Answer:
+        if self.decoders is None:
+            raise EarthSSLError("expected a checkpoint with its pretext tasks, got none; start with --checkpoint")
+        step, draw, lead = _whole(query, "step"), _whole(query, "draw", 0), _whole(query, "lead", 0)
+        with self._heavy:
+            found = self.decoders.show(query.get("task", ""), query.get("variable", ""), step, draw, lead)
+        fields = np.stack([found.truth, found.shown, found.made, found.error])
+        return Answer(
+            fields.astype("<f4").tobytes(), headers={"X-RMS": f"{found.rms:g}", "X-Usual": f"{found.usual:g}"}
+        )
 
     def _column(self, query: Mapping[str, str]) -> Answer:
         name = query.get("column", "")
@@ -189,22 +208,26 @@ class Look:
         with self._heavy:
             chosen = propose(states.features, days, labelled, numbers, query.get("how", "both"),
                              min(_whole(query, "count", 8), 64), max(APART_DAYS, self.store.step_days))  # fmt: skip
-            score = self._score(states, labelled, numbers)
-        steps = [int(states.rows[k]) for k in chosen]
-        return as_json({"steps": steps, "score": None if score is None else vars(score), "scores": self._scores})
+            sizes = np.unique(np.linspace(0, len(labelled), CURVE + 1).astype(int)[1:])
+            scores = [self._score(states, labelled[:n], numbers[:n]) for n in sizes]
+        proposed = [int(states.rows[k]) for k in chosen]
+        last = scores[-1] if scores else None
+        return as_json({"steps": proposed, "score": last, "scores": [one for one in scores if one is not None]})
 
-    def _score(self, states: States, labelled: np.ndarray, numbers: np.ndarray) -> Any:
-        years = self.store.times[states.rows[labelled]].astype("datetime64[Y]").astype(int)
-        score = held_out(states.features[labelled], numbers, years)
-        if score is not None and (not self._scores or self._scores[-1]["labels"] != score.labels):
-            self._scores.append(dict(vars(score)))
-        return score
+    def _score(self, states: States, labelled: np.ndarray, numbers: np.ndarray) -> dict[str, Any] | None:
+        """Return the head's score with these labels, kept for the next time; None where they are too few."""
+        key = labelled.tobytes() + numbers.tobytes()
+        if key not in self._scores:
+            years = self.store.times[states.rows[labelled]].astype("datetime64[Y]").astype(int)
+            found = held_out(states.features[labelled], numbers, years)
+            self._scores[key] = None if found is None else dict(vars(found))
+        return self._scores[key]
 
     def _marked(self, states: States) -> tuple[np.ndarray, list[str]]:
-        """Return the steps with a mark of the whole field at which a window ends, ascending, and their classes."""
+        """Return the steps with a mark of the whole field where a window ends, the newest last, and their classes."""
         at = {str(time): k for k, time in enumerate(self.store.times)}
         ends = set(states.rows.tolist())
-        found = [(at[mark.time], mark.label) for mark in self.journal.current() if mark.lat is None and mark.time in at]
+        found = [(at[mark.time], mark.label) for mark in self.journal.ordered() if mark.lat is None and mark.time in at]
         found = [(step, word) for step, word in found if step in ends]
         return np.array([step for step, _ in found], int), [word for _, word in found]
 

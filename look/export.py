@@ -17,7 +17,7 @@ from .fields import KINDS
 from .states import points
 
 MODULES = ("state", "colours", "projection", "fieldview", "source", "scatter", "fieldpanel", "featurepanel",
-           "analoguepanel", "labelpanel", "app")  # fmt: skip
+           "analoguepanel", "encoderpanel", "labelpanel", "app")  # fmt: skip
 MISSING = -32768
 MOST_POINTS = 20_000
 MOST_BYTES = 64 * 2**20
@@ -111,7 +111,7 @@ def _labels(look: Look, steps: set[int]) -> dict[str, Any]:
     at = {str(time): k for k, time in enumerate(look.store.times)}
     found = look.journal.describe()
     marks = [{**mark, "step": at[mark["time"]]} for mark in found["marks"] if at.get(mark["time"]) in steps]
-    return {"marks": marks, "given": 0, "file": ""}
+    return {"marks": marks, "given": 0, "classes": found["classes"]}
 
 
 def _packed(values: np.ndarray, kind: str) -> str:

@@ -7,6 +7,7 @@ lon, label) are written anew from it, atomically, after every mark. A last line 
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -19,7 +20,7 @@ import numpy as np
 
 from ..downstream.finetune.read_labels import NO_VALUE
 from ..ssl.common.errors import EarthSSLError
-from ..ssl.common.files import no_link, write_text
+from ..ssl.common.files import disk_full_is_clear, no_link, write_text
 
 JOURNAL, DATES, PLACES = "labels.jsonl", "labels.csv", "places.csv"
 LONGEST = 40
@@ -113,13 +114,18 @@ class Journal:
         with self._lock:
             return self._current()
 
-    def describe(self) -> dict[str, Any]:
-        """Return the marks and where they lie, as plain JSON; the newest last."""
+    def ordered(self) -> list[Mark]:
+        """Return the marks that stand, the newest last."""
         with self._lock:
-            standing = {mark.key: mark for mark in self._marks}
-            order = {mark.key: k for k, mark in enumerate(self._marks)}
-            kept = sorted((m for m in standing.values() if m.label), key=lambda m: order[m.key])
-            return {"marks": [asdict(mark) for mark in kept], "given": len(self._marks), "file": DATES}
+            standing = {mark.key: (k, mark) for k, mark in enumerate(self._marks)}
+            return [mark for _, mark in sorted(standing.values(), key=lambda one: one[0]) if mark.label]
+
+    def describe(self) -> dict[str, Any]:
+        """Return the marks that stand, the newest last, and the classes, as plain JSON."""
+        kept = self.ordered()
+        with self._lock:
+            classes = list(dict.fromkeys(mark.label for mark in self._marks if mark.label))  # in order of first use
+            return {"marks": [asdict(mark) for mark in kept], "given": len(self._marks), "classes": classes}
 
     def _current(self) -> list[Mark]:
         standing = {mark.key: mark for mark in self._marks}
@@ -150,10 +156,16 @@ class Journal:
             self._marks.append(mark)
 
     def _append(self, record: dict[str, Any]) -> None:
-        with open(self.folder / JOURNAL, "ab", opener=no_link) as handle:
-            handle.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
-            handle.flush()
-            os.fsync(handle.fileno())
+        file, line = self.folder / JOURNAL, json.dumps(record, ensure_ascii=False).encode() + b"\n"
+        with disk_full_is_clear(file), open(file, "ab", buffering=0, opener=no_link) as handle:
+            before = handle.seek(0, os.SEEK_END)
+            try:
+                if handle.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(handle.fileno())
+            except OSError:
+                handle.truncate(before)  # half a line would spoil the next one
+                raise
 
     def _write_tables(self) -> None:
         marks = self._current()

@@ -11,18 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ..downstream.features.eof import Eof
 from ..ssl.common.errors import EarthSSLError
 from ..ssl.common.files import digest, disk_full_is_clear
-from ..ssl.fields.batch import Batch, from_fields
-from ..ssl.fields.month_stamps import stamped
 from ..ssl.fields.splits import unbroken_starts
-from ..ssl.inference.frozen_encoder import FrozenEncoder, known_to
+from ..ssl.inference.frozen_encoder import FrozenEncoder
 from ..ssl.store.store import Store
+from .windows import common, window_batch
 
 SPACES = ("features", "components", "fields")
 COMPONENTS = 50
@@ -163,9 +161,7 @@ class _Work:
     def __init__(self, frozen: FrozenEncoder, store: Store, progress: Progress, total: int) -> None:
         self.frozen, self.store, self.progress = frozen, store, progress
         self.total, self.done = total, 0
-        self.names = tuple(name for name in frozen.record.variables if name in store.variables)
-        self.positions = [store.variables.index(name) for name in self.names]
-        patches = frozen.patches(self.names)
+        patches = frozen.patches(common(frozen.record, store))
         self.last = (patches.step == patches.shape[0] - 1).numpy()
         self.view = frozen.view("tokens", -1, BATCH)
 
@@ -178,25 +174,12 @@ class _Work:
                 raise EarthSSLError("stopped")
             steps = rows[k : k + BATCH, None] + np.arange(-length + 1, 1)
             fields_of = self.store.read(steps.ravel())
-            found = self.frozen.encode(self._batch(fields_of, steps), self.view)[:, 0]
+            found = self.frozen.encode(window_batch(self.frozen.record, self.store, fields_of, steps), self.view)[:, 0]
             tokens.append(found[:, self.last].reshape(len(found), -1))
             fields.append(fields_of.reshape(*steps.shape, -1)[:, -1])
             self.done += len(steps)
             self.progress.share = self.done / self.total
         return np.concatenate(tokens), np.concatenate(fields)
-
-    def _batch(self, fields: np.ndarray, steps: np.ndarray) -> Batch:
-        """Return windows of the store's fields as the encoder's own statistics normalise them."""
-        record, times = self.frozen.record, self.store.times[steps.ravel()]
-        own = fields[:, self.positions]
-        if record.fingerprint != self.store.fingerprint:  # prepared anew: with other statistics
-            raw = self.store.statistics.select(self.positions).denormalise(own, times)
-            chosen = [record.variables.index(name) for name in self.names]
-            own = record.statistics.select(chosen).normalise(raw, times)
-        seconds = stamped(times.astype(np.int64), record.stamp_s).reshape(steps.shape)
-        windows = torch.from_numpy(own.reshape(*steps.shape, *own.shape[1:]))
-        keys, known = torch.zeros(len(steps), dtype=torch.int64), known_to(record, len(self.names))
-        return from_fields(windows, torch.from_numpy(seconds), keys, known, self.names, record.grid)
 
 
 @dataclass(frozen=True)
@@ -222,6 +205,8 @@ def analogues(states: States, store: Store, step: int, space: str, count: int, e
     Raises:
         EarthSSLError: If no window ends at the step, or there is no such space.
     """
+    if not exclude_days >= 0:
+        raise EarthSSLError(f"exclude: expected days from 0, got {exclude_days:g}")
     if space not in SPACES:
         raise EarthSSLError(f"space: expected {', '.join(SPACES)}, got '{space}'")
     own = int(np.searchsorted(states.rows, step))

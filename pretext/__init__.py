@@ -7,9 +7,11 @@ from .joint_embedding.byol import BYOLConfig
 from .joint_embedding.simclr import SimCLRConfig
 from .joint_embedding.vicreg import VICRegConfig
 from .prediction.cross_variable import CrossVariableConfig
+from .prediction.eof_masking import EOFMaskingConfig
 from .prediction.latent import LatentConfig
 from .prediction.lead_time import LeadTimeConfig
 from .prediction.masking import MaskingConfig
+from .prediction.temporal_latent import TemporalLatentConfig
 from .spatial.jigsaw import JigsawConfig
 from .spatial.orientation import OrientationConfig
 from .spatial.relative_position import RelativePositionConfig
@@ -29,4 +31,6 @@ TASKS: dict[str, type[ObjectiveConfig]] = {
     "byol": BYOLConfig,
     "vicreg": VICRegConfig,
     "latent": LatentConfig,
+    "eof_masking": EOFMaskingConfig,
+    "temporal_latent": TemporalLatentConfig,
 }

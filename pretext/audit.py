@@ -38,6 +38,7 @@ from .censoring import KINDS, censoring
 
 ITSELF = "the task itself"
 COURSES = "courses"
+ENCODER = "encoder.safetensors"
 COLUMNS = ("task", "solver", "kind", "unit", "skill")
 
 
@@ -154,6 +155,7 @@ class _Solvers:
     def _trained(self, solver: str, kind: str, censor: str) -> pd.DataFrame:
         """Train the task on what the censor leaves, and score it on the validation batches that pose something."""
         module, objectives = self._new()
+        objectives.settle(self.train)
         run = self.folder / f"{censor or 'task'}-run"
         resume = (run / "last.ckpt").is_file()
         if not resume:
@@ -172,6 +174,7 @@ class _Solvers:
         if not censor:
             # What analytic cues are scored on too: a teacher's features are targets only once it is trained.
             save_file(objectives.state_dict(), self.folder / "task.safetensors")
+            save_file(module.encoder.state_dict(), self.folder / ENCODER)
         courses = self.folder / COURSES
         courses.mkdir(exist_ok=True)
         write_text(courses / f"{censor or 'task'}.csv", (run / HISTORY).read_text())
@@ -180,10 +183,13 @@ class _Solvers:
 
     def _analytic(self, number: int) -> pd.DataFrame:
         """Fit an analytic cue on training batches and score it on the validation batches."""
-        _module, objectives = self._new()
+        module, objectives = self._new()
         objectives.load_state_dict(load_file(self.folder / "task.safetensors"))
         objective: Objective = objectives.eval().tasks()[self.name]
         cue = objective.cues()[number]
+        if (self.folder / ENCODER).is_file():
+            module.encoder.load_state_dict(load_file(self.folder / ENCODER))
+            cue.encoder = module.encoder.eval()
         training, patch = self.training, self.config.encoder.patch
         loader = TrainLoader(self.train, training.batch_size, training.seed, grouping=training.batches)
         with torch.no_grad():

@@ -59,6 +59,7 @@ def standing(
             rows.append({"task": name, "solver": name, "kind": "task", "skill": own})
             rows.append({"task": name, "solver": TRIVIAL, "kind": "trivial", "skill": 0.0})
             for cue in objective.cues():
+                cue.encoder = encoder
                 cue.fit(objective, [loader.get(k) for k in range(fit_batches)], patch)
                 skill = float(np.mean([cue.skill(objective, batch, patch) for batch, _ in asked]))
                 rows.append({"task": name, "solver": cue.name, "kind": "analytic", "skill": skill})

@@ -36,6 +36,7 @@ LAYERS = {
     "ssl/planning": 7,
     "pretext/cues.py": 10,
     "pretext/teacher.py": 10,
+    "pretext/redundancy.py": 10,
     "pretext/prediction": 11,
     "pretext/temporal": 11,
     "pretext/spatial": 11,

@@ -54,6 +54,7 @@ class FinetunedEncoder:
         check_range: bool = True,
         units: Mapping[str, str] | None = None,
         rename: Mapping[str, str] | None = None,
+        missing: Mapping[str, Any] | None = None,
     ) -> xr.DataArray:
         """Return what the labels would be for every window of unbroken steps in the data.
 
@@ -62,7 +63,7 @@ class FinetunedEncoder:
                 checkpoint. Variables may be missing: the encoder takes any subset, and warns.
             places: Latitude and longitude, degrees, of each place to predict for, (place, 2), if the labels had places.
             batch_size: Windows at once.
-            check_range, units, rename: As for `FrozenEncoder.embed`.
+            check_range, units, rename, missing: As for `FrozenEncoder.embed`.
 
         Returns:
             Numbers (time, target) with their units, probabilities (time, class), or fields (time, lat, lon); with
@@ -73,7 +74,9 @@ class FinetunedEncoder:
             EarthSSLError: If the data do not fit the record, or places are missing or too many.
         """
         chosen = self._places(places)
-        screened = screen(data, self.record, units=units, rename=rename, check_range=check_range, use="predicting")
+        screened = screen(
+            data, self.record, units=units, rename=rename, missing=missing, check_range=check_range, use="predicting"
+        )
         for text in screened.said:
             warnings.warn(text, stacklevel=2)
         series = Series.of(screened, self.record.encoder.window)

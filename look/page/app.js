@@ -1,13 +1,14 @@
 // The page: opens its source, builds its parts, and takes the keys that work everywhere.
 
 import { analoguePanel } from "./analoguepanel.js";
+import { encoderPanel } from "./encoderpanel.js";
 import { featurePanel } from "./featurepanel.js";
 import { fieldPanel } from "./fieldpanel.js";
 import { labelPanel } from "./labelpanel.js";
 import { source } from "./source.js";
 import { byId, setTimes, state, tell, tried } from "./state.js";
 
-const TABS = ["space", "analogues", "label"];
+const TABS = ["space", "analogues", "encoder", "label"];
 
 function tabs(names) {
   const show = (name) => {
@@ -43,13 +44,14 @@ async function start() {
   document.title = `${meta.store} – earthssl look`;
   const fields = fieldPanel(data, meta, coastlines, shown);
   await fields.refresh();
-  tabs(data.readOnly ? ["space"] : TABS);
+  tabs(data.readOnly ? ["space"] : TABS.filter((name) => name !== "encoder" || meta.decoders));
   featurePanel(data, meta, fields);
   if (data.readOnly) {
     state.labels = await data.labels();
     tell("labels");
   } else {
     analoguePanel(data, meta, fields);
+    if (meta.decoders) encoderPanel(data, meta, fields);
     await labelPanel(data, fields);
   }
   document.addEventListener("keydown", (event) => {

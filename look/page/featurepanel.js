@@ -172,7 +172,7 @@ export function featurePanel(data, meta, fields) {
 
 // The classes in the order in which they came.
 export function classNames() {
-  return [...new Set([...(state.classes || []), ...state.labels.marks.map((mark) => mark.label)])];
+  return [...new Set([...(state.labels.classes || []), ...(state.classes || [])])];
 }
 
 export const classColour = (name) => CATEGORIES[Math.max(0, classNames().indexOf(name)) % CATEGORIES.length];

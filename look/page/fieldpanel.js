@@ -19,7 +19,7 @@ export function fieldPanel(data, meta, coastlines, shown) {
   const box = extent(meta), shape = (box.east - box.west) / (box.north - box.south);
   canvas.style.aspectRatio = String(shape);
   canvas.style.maxWidth = `calc((100vh - 15rem) * ${shape})`;
-  let wanted = 0, playing = 0, pointer = null;
+  let wanted = 0, playing = 0, turning = 0, pointer = null;
 
   const near = (step) => (steps ? steps.reduce((best, one) => (Math.abs(one - step) < Math.abs(best - step) ? one : best)) : step);
   const next = (step, by) => {
@@ -86,6 +86,8 @@ export function fieldPanel(data, meta, coastlines, shown) {
     view.turned([view.centre[0] + dLon, view.centre[1] + dLat], zoom);
     view.draw();
     readout();
+    clearTimeout(turning);
+    turning = setTimeout(() => view.settled(), 120);
   }
 
   function play(start) {

@@ -34,26 +34,38 @@ export class FieldView {
     return true;
   }
 
+  // Half as fine while it moves: `settled` draws it as it is.
   turned(centre, zoom = this.zoom) {
+    this.coarse = true;
     this.centre = [centre[0], Math.max(-90, Math.min(90, centre[1]))];
     this.zoom = Math.max(1, Math.min(8, zoom));
     this.cells = null;
   }
 
+  settled() {
+    if (!this.coarse) return;
+    this.coarse = false;
+    this.cells = null;
+    this.draw();
+  }
+
   show(view) {
     this.view = view;
+    this.coarse = false;
     this.cells = null;
   }
 
   project() {
     const { width, height } = this;
     this.projection = this.view === "globe" ? orthographic(width, height, this.centre, this.zoom) : plain(width, height, extent(this.meta));
-    const cells = new Int32Array(width * height), { inverse } = this.projection;
-    for (let y = 0, k = 0; y < height; y++) {
-      for (let x = 0; x < width; x++, k++) {
-        const place = inverse(x + 0.5, y + 0.5);
-        cells[k] = place ? this.finder(place[0], place[1]) : OFF;
+    const cells = new Int32Array(width * height), { inverse } = this.projection, step = this.coarse ? 2 : 1;
+    for (let y = 0; y < height; y += step) {
+      for (let x = 0, k = y * width; x < width; x += step, k += step) {
+        const place = inverse(x + step / 2, y + step / 2), cell = place ? this.finder(place[0], place[1]) : OFF;
+        cells[k] = cell;
+        if (step === 2 && x + 1 < width) cells[k + 1] = cell;
       }
+      if (step === 2 && y + 1 < height) cells.copyWithin((y + 1) * width, y * width, (y + 1) * width);
     }
     this.cells = cells;
     this.buffer.width = width;

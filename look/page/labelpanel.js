@@ -91,6 +91,7 @@ export function labelPanel(data, fields) {
       : "The head is scored once two classes are labelled in five years.";
     const svg = byId("score-curve");
     svg.replaceChildren();
+    svg.toggleAttribute("hidden", scores.length < 2);
     if (scores.length < 2) return;
     const most = scores.at(-1).labels, x = (n) => 30 + (260 * n) / most, y = (s) => 92 - 84 * s, draw = (kind, values, text) => {
       const made = document.createElementNS("http://www.w3.org/2000/svg", kind);

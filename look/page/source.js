@@ -65,6 +65,14 @@ export class ServerSource {
   }
 
   analogues(step, space, exclude) { return json(`api/analogues?${text({ step, exclude, spaces: space })}`); }
+  tasks() { return json("api/tasks"); }
+
+  async rebuilt(task, variable, step, draw, lead) {
+    const answer = await asked(`api/rebuilt?${text({ task, variable, step, draw, lead })}`), cells = this.meta.rows * this.meta.columns;
+    const all = new Float32Array(await answer.arrayBuffer()), [rms, usual] = ["X-RMS", "X-Usual"].map((name) => Number(answer.headers.get(name)));
+    return { fields: [0, 1, 2, 3].map((k) => all.subarray(k * cells, (k + 1) * cells)), rms, usual };
+  }
+
   known(column) { return json(`api/known?${text({ column })}`); }
   labels() { return json("api/labels"); }
   mark(step, label, place = null) { return post("api/labels", { step, label, place }); }

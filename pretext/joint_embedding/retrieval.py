@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from einops import rearrange, reduce
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ...ssl.common.errors import EarthSSLError
@@ -66,23 +65,6 @@ class Rivals:
         out[rows, rows] = False
         out[rows, rows.roll(times.shape[1])] = False
         return out
-
-
-def across_ranks(x: Shaped[Tensor, "2 sample *rest"]) -> Shaped[Tensor, "2 all_samples *rest"]:
-    """Return the samples of all ranks, with gradients; x itself where there is one process.
-
-    Every rank must bring equally many samples, and compute the whole loss from what it gets. A rank's own
-    samples carry its gradient, times the number of ranks: data-parallel training takes the mean over the ranks,
-    which is then the gradient of the loss of the joined batch. Nothing has to be sent on the way back.
-    """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return x
-    ranks = dist.get_world_size()
-    parts = [torch.empty_like(x) for _ in range(ranks)]
-    dist.all_gather(parts, x.detach().contiguous())
-    if x.requires_grad:
-        parts[dist.get_rank()] = x + (ranks - 1) * (x - x.detach())
-    return torch.cat(parts, 1)
 
 
 def cosines(z: Float[Tensor, "row width"]) -> Float[Tensor, "row row"]:

@@ -8,18 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
-
 from ...ssl.common.errors import EarthSSLError
 from ...ssl.fields.batch import Batch
 from ...ssl.model.encoder import Encoder
 from ...ssl.training.objective import Context, Outcome
+from ..redundancy import parts
 from .retrieval import cosines, retrieval
 from .views import TwoViews, TwoViewsConfig
-
-EPSILON = 1e-4
 
 
 @dataclass(frozen=True)
@@ -68,28 +63,3 @@ class VICReg(TwoViews):
         terms = {"invariance": invariance, "variance": variance, "covariance": covariance}
         found = retrieval(cosines(z.detach()), self.rivals(views))
         return Outcome(loss, {name: term.detach() for name, term in terms.items()} | found)
-
-
-def parts(
-    z: Float[Tensor, "2 sample width"],
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
-    """Return the three terms of the paper's algorithm 1, in single precision whatever the embeddings come in.
-
-    Invariance is the mean over samples and features of the squared difference (the weight of 25 is meant for the
-    mean over the features; equation 5 writes a sum). Variance is the mean over the features of the shortfall of
-    sqrt(var + 1e-4) from 1, covariance the sum of the squared off-diagonal covariances over the number of
-    features, each summed over the two views. Of a single sample the variance counts as 0.
-    """
-    with torch.autocast(z.device.type, enabled=False):
-        z = z.float()
-        centred = z - z.mean(1, keepdim=True)
-        matrix = centred.transpose(1, 2) @ centred / max(z.shape[1] - 1, 1)
-        diagonal = matrix.diagonal(dim1=1, dim2=2)
-        spread = (diagonal + EPSILON).sqrt()
-        off = matrix**2 - torch.diag_embed(diagonal**2)
-        width = z.shape[2]
-        return (
-            nn.functional.mse_loss(z[0], z[1]),
-            nn.functional.relu(1 - spread).mean(1).sum(),
-            off.sum() / width,
-        )

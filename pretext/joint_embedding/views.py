@@ -25,7 +25,8 @@ from ...ssl.fields.batch import Batch, drop_variables
 from ...ssl.model.encoder import EncoderConfig
 from ...ssl.model.tokens import PLACE, SEASON, Patches, patchify
 from ...ssl.training.objective import Context, Cue, Objective, ObjectiveConfig
-from .retrieval import Alike, Means, Rivals, across_ranks
+from ..redundancy import across_ranks
+from .retrieval import Alike, Means, Rivals
 
 
 @dataclass(frozen=True)

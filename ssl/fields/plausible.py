@@ -28,6 +28,8 @@ WETTEST = (
     1e-3, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3, 2e-3, 5e-3, 0.012, 0.03, 0.05, 0.07, 0.1, 0.1
 )  # fmt: skip
 
+FEW = 4  # different values that may be marks of nothing
+
 
 class ImpossibleValueError(EarthSSLError):
     """A value that no place on Earth has; `time` is the step it was found at, datetime64."""
@@ -72,6 +74,7 @@ def check_possible(
     where: str,
     units: str | None = None,
     called: str = "",
+    masked: Sequence[float] = (),
 ) -> None:
     """Refuse values that no place on Earth has.
 
@@ -83,6 +86,7 @@ def check_possible(
         where: What the data are called: the file.
         units: Those of the file, where they are known: the option that masks a value takes the file's.
         called: The variable's name in the file.
+        masked: Values that the option `missing` masks already, in the file's units.
 
     Raises:
         ImpossibleValueError: Names variable, time, place, value and the options that mend it.
@@ -96,11 +100,11 @@ def check_possible(
     k = int(steps[0])
     row, column = (int(i[0]) for i in np.nonzero(wrong[k]))
     value, name = values[k, row, column], called or variable.name
-    original = value
     try:
-        original = convert(float(value), variable, units, inverse=True) if units else value
+        found = [_of_file(float(one), variable, units) for one in _few(values[wrong], value)]
     except EarthSSLError:
-        units = None
+        units, found = None, [f"{value:.6g}"]
+    listed = ", ".join([*(_of_file(one, variable, None) for one in masked), *found])
     anomaly = anomaly_name(variable.name)
     hint = f"; for an anomaly: rename: {{{name}: {anomaly}}}" if anomaly else ""
     raise ImpossibleValueError(
@@ -108,10 +112,24 @@ def check_possible(
         f"{pd.Timestamp(times[k])}, {place(axes[0][row], axes[1][column])} ({int(wrong.sum())} values, in {len(steps)} "
         f"of the {len(values)} steps looked at"
         + (f"; after conversion from '{units}'" if units else "")
-        + f"); the units are wrong (option units), {original:g} means missing (option missing, as in missing: "
-        f"{{{name}: {original:.6g}}}), or it is another quantity (option rename){hint}",
+        + f"); the units are wrong (option units), {found[0]} means missing (option missing, as in missing: "
+        f"{{{name}: {f'[{listed}]' if ', ' in listed else listed}}}), or it is another quantity (option rename){hint}",
         times[k],
     )
+
+
+def _few(wrong: np.ndarray, first: float) -> list[float]:
+    """Return the values, the first one first; that alone where there are too many for marks of nothing."""
+    others = [float(one) for one in np.unique(wrong) if one != first]
+    return [first, *others] if len(others) < FEW else [first]
+
+
+def _of_file(value: float, variable: Variable, units: str | None) -> str:
+    """Return a value in the file's units as the option `missing` takes it: to a part in a million."""
+    original = convert(value, variable, units, inverse=True) if units else value
+    short = f"{original:.6g}"
+    text = short if abs(float(short) - original) <= 2e-7 * abs(original) else f"{original:.9g}"
+    return text if "." in text else text.replace("e", ".0e")  # YAML takes 1e+10 for a text
 
 
 def place(lat: float, lon: float) -> str:

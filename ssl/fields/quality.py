@@ -16,6 +16,8 @@ COLUMNS = ("valid", "mean", "spread", "low", "high")  # of one step: share of ce
 # deviation, as a standard deviation): weather, El Niño and trends stay far below.
 SUDDEN = 10.0
 SPREAD_RATIO = 2.0
+CACHED = 2**17  # cells summed at once: half a megabyte
+WIDE = 2**14  # cells
 AROUND = 12  # steps on either side that a change is measured over
 GAPPY = 0.2  # share of cells by which a step may miss more than most do
 
@@ -27,20 +29,41 @@ def summary(values: np.ndarray) -> np.ndarray:
         values: float32 (steps, rows, columns), NaN where missing.
     """
     found = np.full((len(values), len(COLUMNS)), np.nan)
-    for k, step in enumerate(values):
-        flat = step.reshape(-1)
-        total = flat.sum(dtype=np.float64)
-        if not np.isfinite(total):
-            valid = np.isfinite(flat)
-            flat = flat[valid]
-            total = flat.sum(dtype=np.float64)
-        found[k, 0] = flat.size / step.size
-        if flat.size:
-            mean = total / flat.size
-            around = flat - np.float32(mean)
-            squares = float(np.dot(around, around)) / flat.size - float(mean - np.float32(mean)) ** 2
-            found[k, 1:] = mean, np.sqrt(max(squares, 0.0)), flat.min(), flat.max()
+    wide = values.reshape(len(values), -1)
+    size = max(1, CACHED // max(1, wide.shape[1]))
+    for first in range(0, len(wide), size):
+        found[first : first + size] = _of_some(wide[first : first + size])
     return found
+
+
+def _of_some(wide: np.ndarray) -> np.ndarray:
+    """Return `COLUMNS` of a few steps, (step, cell), that fit the processor's cache."""
+    total = wide.sum(1)  # numpy adds pairwise: single precision is enough
+    whole = bool(np.isfinite(total).all())
+    valid = None if whole else np.isfinite(wide)
+    if valid is not None and wide.shape[1] > WIDE:  # cheaper without the gaps
+        return np.stack([_of_valid(step[there], step.size) for step, there in zip(wide, valid, strict=True)])
+    count = np.full(len(wide), wide.shape[1]) if valid is None else valid.sum(1)
+    low, high = np.fmin.reduce(wide, 1), np.fmax.reduce(wide, 1)
+    if valid is not None:
+        low, high = np.where(count > 0, low, np.nan), np.where(count > 0, high, np.nan)
+        wide = np.where(valid, wide, np.float32(0))
+        total = wide.sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = total / count.astype(np.float32)
+        around = wide - mean[:, None]
+        if valid is not None:
+            around[~valid] = 0
+        np.multiply(around, around, out=around)
+        spread = np.sqrt(around.sum(1) / count)
+    return np.stack([count / wide.shape[1], mean, spread, low, high], 1)
+
+
+def _of_valid(values: np.ndarray, cells: int) -> np.ndarray:
+    """Return `COLUMNS` of one step from its valid values."""
+    if not values.size:
+        return np.array([0.0, *[np.nan] * 4])
+    return np.array([values.size / cells, *_of_some(values[None])[0, 1:]])
 
 
 def findings(steps: np.ndarray, times: np.ndarray, variable: Variable) -> list[str]:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import dask
 import xarray as xr
@@ -32,6 +33,7 @@ def embed_file(
     check_range: bool = True,
     units: Mapping[str, str] | None = None,
     rename: Mapping[str, str] | None = None,
+    missing: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write the features of every window in the data, and return where they lie.
 
@@ -56,7 +58,7 @@ def embed_file(
     if not out.absolute().parent.is_dir():
         raise EarthSSLError(f"expected a folder to write {out} into, {out.absolute().parent} does not exist; make it")
     source = str(data) if isinstance(data, (str, Path)) else [str(path) for path in data]
-    ds = open_source("files", path=source, units=units or {}, rename=rename or {})
+    ds = open_source("files", path=source, units=units or {}, rename=rename or {}, missing=missing or {})
     features = load_encoder(checkpoint).embed(ds, pooling, layer, lazy=True, check_range=check_range)
     write(features, out)
     return out

@@ -63,6 +63,7 @@ class FrozenEncoder:
         check_range: bool = True,
         units: Mapping[str, str] | None = None,
         rename: Mapping[str, str] | None = None,
+        missing: Mapping[str, Any] | None = None,
     ) -> xr.DataArray:
         """Return features of every window of unbroken steps in the data.
 
@@ -85,6 +86,7 @@ class FrozenEncoder:
                 are meant. A wrong factor below about 3 is not seen.
             units: Units by variable, where the data do not say or misstate them.
             rename: Canonical names by the data's own, where a name is not understood.
+            missing: Value or values by variable, in the data's units, that mean missing.
 
         Returns:
             (time, feature), or (time, token, feature) with the latitude and longitude of each token and its
@@ -95,7 +97,7 @@ class FrozenEncoder:
             EarthSSLError: If the data do not fit the record; every difference is listed.
         """
         view = self.view(pooling, layer, batch_size, check_range)
-        screened = screen(data, self.record, units=units, rename=rename, check_range=check_range)
+        screened = screen(data, self.record, units=units, rename=rename, missing=missing, check_range=check_range)
         for text in screened.said:
             warnings.warn(text, stacklevel=2)
         series = Series.of(screened, self.record.encoder.window)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -51,6 +52,7 @@ def screen(
     *,
     units: Mapping[str, str] | None = None,
     rename: Mapping[str, str] | None = None,
+    missing: Mapping[str, Any] | None = None,
     check_range: bool = True,
     use: str = "embedding",
 ) -> Screened:
@@ -62,7 +64,9 @@ def screen(
         record: What the encoder was trained on.
         units: Units by variable, where the data do not say or misstate them.
         rename: Canonical names by the data's own, where a name is not understood.
-        check_range: Refuse values that lie far from the climatology of training: their units are probably wrong.
+        missing: Value or values by variable, in the data's units, that mean missing.
+        check_range: Refuse values that lie far from the climatology of training (their units are probably wrong), and
+            what no place on Earth has.
         use: What the data are wanted for, in what is said.
 
     Raises:
@@ -74,7 +78,7 @@ def screen(
     present = [name for name in record.variables if name in there]
     canonical = canonicalise(
         ds, where=where, eager_bytes=EAGER_BYTES, variables=tuple(present) or None, units=units or {},
-        rename=rename or {},
+        rename=rename or {}, missing=missing or {}, check_range=check_range,
     )  # fmt: skip
     names = [str(name) for name in canonical.data_vars]
     times = canonical["time"].values
@@ -87,10 +91,10 @@ def screen(
     statistics.rows(times)  # refuses months or hours without a climatology
     before = [name for name in str(ds.attrs.get("left_out", "")).split(", ") if name]
     unused = (*before, *left_out, *(name for name in there if name not in record.variables))
-    missing = tuple(name for name in record.variables if name not in present)
+    absent = tuple(name for name in record.variables if name not in present)
     canonical = canonical[present]
     odd = _doubts_of(canonical, statistics, where) if check_range else ()
-    return Screened(canonical, statistics, missing, unused, (*_incomplete(record, missing, unused, use), *odd))
+    return Screened(canonical, statistics, absent, unused, (*_incomplete(record, absent, unused, use), *odd))
 
 
 def as_dataset(data: xr.Dataset | xr.DataArray, where: str) -> xr.Dataset:

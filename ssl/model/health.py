@@ -47,10 +47,11 @@ class Health:
         Features that never were spread out (tokens share their positions' constants, so pooled ones point
         much the same way in an untrained network, too) are no collapse: with the health at the `start` of
         training given, what counts is what was lost since; of the effective rank, more than half. A smaller spread
-        counts for nothing while the effective rank is above that of the start.
+        counts for nothing while the effective rank is above that of the start (or, not known, above width / 8).
         """
         said = []
-        richer = start is not None and self.effective_rank > start.effective_rank and self.std > SPREAD_LEFT
+        rank = width / 8 if start is None else start.effective_rank
+        richer = self.effective_rank > rank and self.std > SPREAD_LEFT
         if not richer and self.std < (0.1 if start is None else max(0.005, 0.3 * start.std)):
             said.append(f"features hardly vary between windows (std {self.std:.3f}): the encoder has collapsed")
         if self.effective_rank < (

@@ -188,7 +188,7 @@ def run_trial(job: TrialJob, tasks: dict[str, type[ObjectiveConfig]]) -> Trial:
     device = device_of(config.training.accelerator)
     meter = Meter(device)
     free = meter.free()
-    module, train, val = assemble(config, store, tasks)
+    module, train, val = assemble(config, store, tasks, settled=False)
     with torch.no_grad():
         module.objectives(module.encoder, train.batch([0]))
     loading = Loading(config.training.data, processes=config.training.devices)
@@ -308,7 +308,7 @@ def _work(
     Tokens: of all in a window, and that the encoder's blocks get for a window in all its calls.
     """
     training = replace(config.training, compile=False)  # compiled blocks hide their products
-    module, train, _ = assemble(replace(config, training=training), store, tasks)
+    module, train, _ = assemble(replace(config, training=training), store, tasks, settled=False)
     stepper = Stepper(module)
     loader = TrainLoader(train, batch_size, training.seed, grouping=training.batches)
     seen: list[int] = []

@@ -21,7 +21,6 @@ from ..common.errors import EarthSSLError
 from ..common.files import digest, disk_full_is_clear, read_json, write_json
 from ..fields.grid import LatLonGrid
 from ..fields.normalisation import Calendar, Statistics
-from ..fields.plausible import check_possible
 from ..fields.quality import COLUMNS, quality, summary
 from ..fields.splits import Splits
 from ..fields.variables import lookup
@@ -98,8 +97,6 @@ class Job:
         """Return steps [first, last) of a variable, (steps, rows, columns), NaN where missing."""
         name = self.template.variables[variable]
         values = read_variable(self.data, name, first - self.skip, last - self.skip)
-        where, grid = str(self.data.attrs.get("source", "the source")), self.template.grid
-        check_possible(values, lookup(name), self.times[first:last], (grid.lat, grid.lon), where)
         return values
 
     def pieces(self, first: int, last: int) -> list[tuple[int, int]]:

@@ -11,11 +11,11 @@ import numpy as np
 import xarray as xr
 
 from ..common.errors import EarthSSLError, nearest
-from ..fields.plausible import check_possible
 from ..fields.splits import repeated_month
 from ..fields.variables import Variable, convert, lookup, resolve
 from .axes import canonical_axes
-from .conventions import joined_experiments, limited
+from .conventions import CONVERTED, joined_experiments, limited
+from .possible import all_possible
 from .regrid import coarsened, oriented, region_of, regridded
 from .selection import Selection
 
@@ -42,6 +42,7 @@ def canonicalise(
     assume_units: bool = False,
     eager_bytes: int = EAGER_BYTES,
     exhaustive: bool = True,
+    check_range: bool = True,
     **options: Any,
 ) -> xr.Dataset:
     """Return the dataset in canonical form: dims (time, lat, lon), canonical names and units, float32.
@@ -58,6 +59,7 @@ def canonicalise(
         assume_units: Take canonical units for granted where the file says nothing (ERA5 is in SI units).
         eager_bytes: Read everything at once up to this size; larger data stay lazy (dask, chunked in time).
         exhaustive: Search all steps, not 12, before refusing a variable whose first ones hold nothing.
+        check_range: Refuse what no place on Earth has; False where such values are meant.
         **options: Fields of `Selection`.
 
     Raises:
@@ -73,20 +75,24 @@ def canonicalise(
     def finished(part: xr.Dataset) -> xr.Dataset:
         part = joined_experiments(part)
         part = oriented(_convert_all(part, fields, selection, assume_units, where), where)
+        for one in fields if check_range else ():
+            units = selection.units_of(one.variable, one.raw, ds[one.raw].attrs)
+            data = part[one.variable.name]
+            part[one.variable.name] = all_possible(data, one.variable, units, one.raw, selection, where)
         part = regridded(part, selection.resolution, where, selection.least_valid)
         part = region_of(part, selection.region, where)
         return coarsened(part, selection.coarsen, where, selection.least_valid)
 
     whole = _read_or_chunk(ds, eager_bytes, where)  # reads `ds` itself where it is small
-    steps = ds.sizes["time"]
-    with reading(where):  # exactly these steps, without the rest of a chunk: they may come over a network
-        sample = finished(ds.isel(time=sorted({0, steps // 2, steps - 1})).load())
-    result = finished(whole)
+    result, steps = finished(whole), ds.sizes["time"]
+    some = sorted({0, steps // 2, steps - 1})
+    if any(var.chunks for var in whole.variables.values()):
+        with reading(where):  # exactly these steps, without the rest of a chunk: they may come over a network
+            sample = finished(ds.isel(time=some).load())
+    else:
+        sample = result.isel(time=some)
     for field in fields:
-        name = field.variable.name
-        looked = result[name] if result[name].chunks is None else sample[name]  # lazy data are checked as they are read
-        _check_range(looked, field, selection.units_of(field.variable, field.raw, ds[field.raw].attrs), where)
-        _refuse_if_empty(sample[name], result[name], exhaustive, where)
+        _refuse_if_empty(sample[field.variable.name], result[field.variable.name], exhaustive, where)
     result.attrs = _attributes(ds.attrs, attrs or {}, left_out if selection.variables is None else [])
     return result
 
@@ -165,9 +171,10 @@ def _known(ds: xr.Dataset, selection: Selection, where: str) -> tuple[dict[str, 
         else:
             left_out.append(raw)
     if not known:
+        first = next(iter(ds.data_vars), "name_in_file")
         raise EarthSSLError(
             f"{where}: none of its gridded variables is known ({_listed(ds.data_vars)}); "
-            "say what they are with the option rename, as in rename: {name_in_file: t2m}"
+            f"say what they are with the option rename, as in rename: {{{first}: t2m}}"
         )
     return known, left_out
 
@@ -274,7 +281,7 @@ def _one_member(ds: xr.Dataset, selection: Selection, where: str) -> xr.Dataset:
     if selection.member is None and len(labels) > 1:
         raise EarthSSLError(
             f"{where}: it holds an ensemble of {len(labels)} members (dimension 'member' or 'number'); "
-            f"choose one with the option member: {_listed(labels)}"
+            f"choose one with the option member, as in member: {labels[0]}; there are {_listed(labels)}"
         )
     wanted = labels[0] if selection.member is None else str(selection.member)
     if wanted not in labels:
@@ -338,7 +345,8 @@ def _convert_all(
         units = selection.units_of(variable, field.raw, data.attrs)
         if not units and assume_units:
             units = variable.units
-        data = limited(data, selection.missing_of(variable, field.raw))
+        own = () if data.attrs.get(CONVERTED) else selection.missing_of(variable, field.raw)
+        data = limited(data, own)
         try:
             data = convert(data.transpose("time", "lat", "lon"), variable, units)
         except EarthSSLError as error:
@@ -348,12 +356,6 @@ def _convert_all(
         arrays[variable.name].attrs = dict(variable.attributes)
     result = xr.Dataset(arrays)
     return result.drop_vars([name for name in result.coords if name not in ("time", "lat", "lon")]).drop_encoding()
-
-
-def _check_range(data: xr.DataArray, field: _Field, units: str | None, where: str) -> None:
-    """Refuse values that no place on Earth has."""
-    axes = (data["lat"].values, data["lon"].values)
-    check_possible(data.values, field.variable, data["time"].values, axes, where, units, field.raw)
 
 
 def _refuse_if_empty(sample: xr.DataArray, data: xr.DataArray, exhaustive: bool, where: str) -> None:

@@ -11,6 +11,7 @@ import xarray as xr
 LIMITS = ("valid_range", "valid_min", "valid_max")
 FLAGS = "flag_values"
 UNMASKED = "values that mean missing"  # where the reader does not find them: the attribute is of another type
+CONVERTED = "limited and converted"  # a file's values among those of files in other units
 FINAL = ("1", "0001")  # ECMWF's experiment of final data; 5 is preliminary (ERA5T)
 
 

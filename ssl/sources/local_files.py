@@ -19,8 +19,9 @@ from ..fields.plausible import ImpossibleValueError
 from ..fields.variables import Variable, convert, lookup, resolve
 from .axes import canonical_axes
 from .canonical import EAGER_BYTES, canonicalise, reading
-from .conventions import has_limits, joined_experiments, limited
+from .conventions import CONVERTED, has_limits, joined_experiments, limited
 from .netcdf3 import expected_bytes
+from .possible import all_possible
 from .selection import Selection
 
 NEAR = 1e-3  # of the distance of two cells: axes that differ by less differ by rounding
@@ -319,7 +320,10 @@ def _of_one_kind(group: list[tuple[str, xr.Dataset]], selection: Selection) -> l
                     data = convert(data.astype(np.float32), variable, unit).assign_attrs(data.attrs)
                 except EarthSSLError as error:
                     raise EarthSSLError(f"{file}: {error}") from None
-                data.attrs["units"] = variable.units
+                data.attrs |= {"units": variable.units, CONVERTED: True}
+                if set(data.dims) == {"time", "lat", "lon"}:
+                    data = data.transpose("time", "lat", "lon")
+                    data = all_possible(data, variable, str(unit), raw, selection, file)
             ds[raw] = data
     return parts
 

@@ -139,11 +139,19 @@ class Selection:
         return _as_slice(order[keep])
 
 
+def _number(value: Any) -> Any:
+    """Return the number that a text is, such as 1e20, which YAML takes for one; anything else as it is."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
 def _missing(given: Any) -> dict[str, tuple[float, ...]]:
     found = {}
     pairs: Iterable[tuple[Any, Any]] = given.items() if isinstance(given, Mapping) else [("", None)]
     for name, values in pairs:
-        listed = values if isinstance(values, (list, tuple)) else [values]
+        listed = [_number(value) for value in (values if isinstance(values, (list, tuple)) else [values])]
         if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in listed):
             raise EarthSSLError(f"option missing: expected values by variable such as {{t2m: -9999}}, got {given!r}")
         found[str(name)] = tuple(float(value) for value in listed)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..common.errors import EarthSSLError, nearest
 from ..common.randomness import key, uniform
+from ..data.windows import Windows
 from ..fields.batch import Batch
 from ..model.encoder import Encoder, EncoderConfig
 from ..runtime.distributed import averaged
@@ -122,6 +123,11 @@ class Multitask(nn.Module):
     def tasks(self) -> dict[str, Objective]:
         """Return the objectives by name."""
         return dict(self.objectives.items())  # type: ignore[arg-type]
+
+    def settle(self, windows: Windows) -> None:
+        """Let every task learn what it needs to know of the training windows before training starts."""
+        for objective in self.tasks().values():
+            objective.settle(windows)
 
     def forward(self, encoder: Encoder, batch: Batch) -> Outcome:
         """Return the weighted sum, with every task's own loss and terms by name."""

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..common.errors import EarthSSLError, nearest
+from ..data.windows import Windows
 from ..fields.batch import Batch
 from ..fields.grid import LatLonGrid
 from ..model.encoder import Encoder, EncoderConfig
@@ -71,9 +72,11 @@ class Cue(ABC):
 
     Attributes:
         name: What it looks at, in a few words.
+        encoder: The encoder that was trained with the task, set before `fit`: for tasks whose targets are its features.
     """
 
     name: str
+    encoder: Encoder | None = None
 
     def fit(self, objective: Objective, batches: Iterable[Batch], patch: tuple[int, int, int]) -> None:  # noqa: B027
         """Learn what is to be learnt, from batches of training windows; nothing by default."""
@@ -95,6 +98,13 @@ class Objective(nn.Module, ABC):
 
     censors: ClassVar[tuple[str, ...]] = CENSORS
     compares: ClassVar[bool] = False
+
+    def settle(self, windows: Windows) -> None:
+        """Learn, before training, what the task itself needs to know of the training windows; nothing by default.
+
+        It belongs to the state (buffers), so that a resumed run goes on with it. Called once, on every rank alike; the
+        windows may be longer than the task's span.
+        """
 
     @abstractmethod
     def forward(self, encoder: Encoder, batch: Batch) -> Outcome:

@@ -197,9 +197,12 @@ def _rehearse(module: Pretraining, config: PretrainConfig, data: Data) -> None:
 
 
 def assemble(
-    config: PretrainConfig, store: Store, tasks: dict[str, type[ObjectiveConfig]]
+    config: PretrainConfig, store: Store, tasks: dict[str, type[ObjectiveConfig]], settled: bool = True
 ) -> tuple[Pretraining, Windows, Windows]:
-    """Return what is trained, untrained yet, and the windows of training and validation."""
+    """Return what is trained, untrained yet, and the windows of training and validation.
+
+    The tasks have seen the training windows (`Objective.settle`) unless `settled` is false: for stores without data.
+    """
     settings = parse_objectives(config.objectives, tasks)
     training = config.training
     torch.manual_seed(key(training.seed, "init") & (2**63 - 1))
@@ -211,6 +214,8 @@ def assemble(
     loading = _loading(training)
     train = Windows(store, "train", objectives.span, training.seed, loading)
     val = Windows(store, "val", objectives.span, training.seed, loading)
+    if settled:
+        objectives.settle(train)
     kind = Sharded if training.strategy == "fsdp" and training.processes > 1 else Pretraining
     module = kind(encoder, objectives, training)
     module.transfer = transfer

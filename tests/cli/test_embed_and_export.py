@@ -42,6 +42,23 @@ def test_embed_takes_layers_and_units(file: Path, capsys: pytest.CaptureFixture[
         xr.testing.assert_equal(found.load(), expected)
 
 
+def test_embed_masks_what_it_refuses(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The value, in the file's units, as it is printed; written as NAME=VALUE too."""
+    with xr.open_dataset(file) as ds:
+        ds = ds.load()
+    ds["sst"].values[5, :2] = -9999 + 273.15
+    ds["sst"] = (ds["sst"] - 273.15).assign_attrs(units="degC")
+    ds.to_netcdf(file.with_name("bad.nc"))
+    words = ["embed", SMALL, str(file.with_name("bad.nc"))]
+    assert main([*words, "--out", str(file.with_name("a.nc"))]) == 2
+    assert "missing: {sst: -9999}" in capsys.readouterr().err
+    for name, option in (("a.nc", "{sst: -9999}"), ("b.nc", "sst=-9999")):
+        assert main([*words, "--out", str(file.with_name(name)), "--missing", option]) == 0
+    with xr.open_dataarray(file.with_name("a.nc")) as a, xr.open_dataarray(file.with_name("b.nc")) as b:
+        xr.testing.assert_equal(a, b)
+        assert not bool(a.isnull().any())
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -30,8 +30,15 @@ def make_look(small_store: Path, small_run: Path, look_states: Path, tmp_path: P
     """Maker of a `Look` with its states ready: `make_look(store, labels)`."""
     from earthssl.look.application import Look
     from earthssl.look.label_journal import Journal
+    from earthssl.look.rebuilt import Decoders
+    from earthssl.pretext import TASKS
     from earthssl.ssl.inference.load import load_encoder
     from earthssl.ssl.store.store import Store
+    from earthssl.ssl.training.pretrain import load_objectives
+
+    def load() -> tuple[Any, Any]:
+        encoder, objectives = load_objectives(small_run / "checkpoint", TASKS)
+        return encoder, objectives.tasks()
 
     def make(labels: Path | None = None, store: Path | None = None) -> Any:
         folder = tmp_path / "look"
@@ -40,9 +47,9 @@ def make_look(small_store: Path, small_run: Path, look_states: Path, tmp_path: P
         folder.mkdir(exist_ok=True)
         for file in look_states.iterdir():
             shutil.copy(file, folder)
-        look = Look(
-            Store(small_store), Journal(folder), frozen=load_encoder(small_run), checkpoint="<b>run</b>", labels=labels
-        )
+        opened, frozen = Store(small_store), load_encoder(small_run)
+        decoders = Decoders(load, frozen.record, opened)
+        look = Look(opened, Journal(folder), frozen=frozen, checkpoint="<b>run</b>", labels=labels, decoders=decoders)
         look.start(small_run / "checkpoint/encoder.safetensors").join()
         assert look.progress.error == ""
         return look
@@ -69,3 +76,110 @@ def serving(application: Any) -> Iterator[Any]:
 def serve() -> Callable[[Any], Any]:
     """Context that serves an application on a thread."""
     return serving
+
+
+# ---- A real browser --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium; tests that need it are skipped where it is not at hand."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra `browser` (playwright)")
+    named = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with sync_api.sync_playwright() as playwright:
+        try:
+            found = playwright.chromium.launch(executable_path=named)
+        except sync_api.Error as error:
+            pytest.skip(f"needs Chromium: {str(error).splitlines()[0]}")
+        yield found
+        found.close()
+
+
+class Visit:
+    """Opens pages and looks at them.
+
+    Attributes:
+        said: Whatever a page complained of, or asked of another address.
+    """
+
+    def __init__(self, browser: Any) -> None:
+        self.browser, self.contexts = browser, []
+        self.said: list[str] = []
+
+    def __call__(self, address: str, size: Any = None, *, dark: bool = False, touch: bool = False) -> Any:
+        """Return a page that has drawn its first field."""
+        context = self.browser.new_context(
+            viewport=size or {"width": 1400, "height": 900},
+            color_scheme="dark" if dark else "light",
+            has_touch=touch,
+            timezone_id="America/Los_Angeles",
+        )
+        self.contexts.append(context)
+        page, root = context.new_page(), address.rsplit("/", 2)[0]
+        page.set_default_timeout(15_000)
+        page.on("console", lambda one: self.said.append(one.text) if one.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: self.said.append(str(error)))
+        page.on("request", lambda one: None if one.url.startswith((root, "data:")) else self.said.append(one.url))
+        page.goto(address)
+        page.wait_for_selector("#field[data-drawn]")
+        return page
+
+    @staticmethod
+    def drawn(page: Any, what: str) -> None:
+        """Wait until the large picture shows this: variable/kind/step."""
+        page.wait_for_selector(f'#field[data-drawn="{what}"]')
+
+    @staticmethod
+    def says(page: Any, selector: str, text: str) -> None:
+        """Wait until an element says this."""
+        page.locator(selector).filter(has_text=text).wait_for()
+
+    @staticmethod
+    def counts(page: Any, selector: str, number: int) -> None:
+        """Wait until there are so many elements."""
+        for _ in range(300):
+            if page.locator(selector).count() == number:
+                return
+            page.wait_for_timeout(50)
+        raise AssertionError(f"expected {number} of {selector}, got {page.locator(selector).count()}")
+
+    @staticmethod
+    def colours(page: Any, canvas: str = "#field") -> int:
+        """Return how many different colours a canvas shows."""
+        script = """canvas => new Set(new Uint32Array(canvas.getContext("2d").getImageData(
+            0, 0, canvas.width, canvas.height).data.buffer)).size"""
+        return int(page.eval_on_selector(canvas, script))
+
+    @staticmethod
+    def pixel(page: Any, x: float, y: float) -> list[int]:
+        """Return the colour at a share of the picture's width and height."""
+        script = """(canvas, [x, y]) => Array.from(canvas.getContext("2d").getImageData(
+            Math.round(x * canvas.width), Math.round(y * canvas.height), 1, 1).data)"""
+        return list(page.eval_on_selector("#field", script, [x, y]))
+
+    @staticmethod
+    def hover(page: Any, x: float, y: float, click: bool = False) -> str:
+        """Move to a share of the picture, or click there, and return what stands under it."""
+        box = page.locator("#field").bounding_box()
+        at = (box["x"] + x * box["width"], box["y"] + y * box["height"])
+        if click:
+            page.mouse.click(*at)
+        else:
+            page.mouse.move(*at)
+        return str(page.inner_text("#readout"))
+
+    @staticmethod
+    def share(lat: float, lon: float) -> tuple[float, float]:
+        """Return where a place lies on the map of the whole Earth, as shares of its width and height."""
+        return (lon + 180) % 360 / 360, (90 - lat) / 180
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Visit]:
+    """Opener of pages; whatever a page complains of, or asks of another address, fails the test."""
+    opener = Visit(browser)
+    yield opener
+    for context in opener.contexts:
+        context.close()
+    # that one is on these tests' own reading of canvases
+    assert [line for line in opener.said if "willReadFrequently" not in line] == []

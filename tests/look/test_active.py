@@ -12,6 +12,7 @@ from earthssl.cli.main import main
 from earthssl.look.active import held_out, probabilities, propose
 from earthssl.look.simulate import Plan, Pool, curve, summary
 from earthssl.ssl.common.errors import EarthSSLError
+from earthssl.ssl.common.files import locked
 
 LINE = np.linspace(-3, 3, 61)[:, None]  # states along a line; the classes part at 0
 DAYS = np.arange(61.0) * 10
@@ -130,6 +131,9 @@ def test_the_page_says_what_it_needs(small_store: Path, small_run: Path, tmp_pat
     assert "on the checkpoint's grid" in capsys.readouterr().err
     assert main([*command, "--labels", str(tmp_path / "none.csv")]) == 2
     assert "expected a CSV file" in capsys.readouterr().err
+    with locked(tmp_path / "o"):
+        assert main(command) == 2
+        assert "in use by another process" in capsys.readouterr().err
     page = tmp_path / "page.html"
     assert main([*command, "--checkpoint", str(small_run), "--export", str(page), "--steps", "3"]) == 0
     assert capsys.readouterr().out.strip() == str(page)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from pathlib import Path
 
@@ -85,6 +86,23 @@ def test_words_that_would_be_read_as_something_else_are_refused(tmp_path: Path, 
     assert not (tmp_path / JOURNAL).exists()
 
 
+def test_a_full_disk_spoils_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(tmp_path)
+    journal.add(Mark(A, "one"))
+    before = (tmp_path / JOURNAL).read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(EarthSSLError, match="no space left"):
+            journal.add(Mark(B, "two"))
+    assert (tmp_path / JOURNAL).read_bytes() == before
+    journal.add(Mark(B, "three"))
+    assert [mark.label for mark in Journal(tmp_path).current()] == ["three", "one"]
+
+
 def test_classes_are_few(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     for k in range(MOST):
@@ -116,3 +134,24 @@ def test_a_link_in_place_of_the_journal_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EarthSSLError, match="found a link"):
         journal.add(Mark(A, "one"))
     assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.slow
+def test_finetune_takes_the_labels_of_the_page(small_store: Path, small_run: Path, tmp_path: Path) -> None:
+    from earthssl.cli.main import main
+    from earthssl.ssl.store.store import Store
+
+    store, journal = Store(small_store), Journal(tmp_path / "look")
+    index = store.read_all()[:, 1].mean((1, 2))
+    for k in range(2, 360):
+        journal.add(Mark(str(store.times[k]), "high" if index[k] > 0 else "low"))
+    command = [
+        "finetune", "--checkpoint", str(small_run), "--store", str(small_store), "--labels",
+        str(tmp_path / "look" / DATES), "--target", "label", "--kind", "classification",
+        "--out", str(tmp_path / "tuned"),
+        "--steps", "6", "--check_every", "3", "--warmup_steps", "2", "--seeds", "1", "--scratch_seeds", "1",
+        "--untrained_seeds", "1", "--compare", "[]", "--random_seeds", "1", "--fractions", "[1.0]",
+        "--label_draws", "1",
+    ]  # fmt: skip
+    assert main(command) == 0
+    assert (tmp_path / "tuned" / "table.txt").is_file()

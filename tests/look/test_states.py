@@ -69,6 +69,8 @@ def test_what_cannot_be_asked_is_refused(states: States, small_store: Path) -> N
     store = Store(small_store)
     with pytest.raises(EarthSSLError, match="a window of the encoder ends"):
         analogues(states, store, 1, "features", 3, 0)  # before the first whole window
+    with pytest.raises(EarthSSLError, match="exclude: expected"):
+        analogues(states, store, 9, "features", 3, -1)
     with pytest.raises(EarthSSLError, match="space: expected"):
         analogues(states, store, 9, "colours", 3, 0)
 

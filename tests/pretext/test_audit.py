@@ -61,6 +61,23 @@ def test_every_solver_is_scored_on_the_same_batches_and_kept(config: AuditConfig
     assert pd.read_csv(again / "scores.csv").equals(table)
 
 
+def test_cues_see_what_was_trained(config: AuditConfig) -> None:
+    """Components fitted on training windows, and a trained encoder's features, reach the analytic cues."""
+    tasks = {"eof_masking": {"components": 24}, "temporal_latent": {"leads": [1]}}
+    table = pd.read_csv(audit(replace(config, objectives=tasks)) / "scores.csv")
+    rows = {name: set(own.row) for name, own in table.groupby("target")}
+    regression, persistence = "linear regression on the visible components", "damped persistence of the features"
+    assert rows["eof_masking"] == {ITSELF, "validity mask only", "position and season only", regression}
+    assert rows["temporal_latent"] == {ITSELF, persistence}
+    value = table.set_index("row")["value"]
+    assert value[regression] < 0.05
+    assert value[persistence] < 1
+    (Path(config.out) / "solvers" / "temporal_latent" / "encoder.safetensors").unlink()
+    (Path(config.out) / "solvers" / "temporal_latent" / "cue0.csv").unlink()
+    with pytest.raises(EarthSSLError, match="audit in a new folder"):
+        audit(replace(config, objectives=tasks))
+
+
 def test_batches_that_pose_nothing_are_no_unit(config: AuditConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A task that can ask nothing in the first validation batch is scored on the others, and so are its cues."""
     ask = Orientation.forward

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 from earthssl.pretext.joint_embedding.byol import BYOLConfig
-from earthssl.pretext.joint_embedding.retrieval import Alike, Means, Rivals, across_ranks, cosines, retrieval
+from earthssl.pretext.joint_embedding.retrieval import Alike, Means, Rivals, cosines, retrieval
 from earthssl.pretext.joint_embedding.simclr import SimCLRConfig
 from earthssl.pretext.joint_embedding.vicreg import VICRegConfig
 from earthssl.pretext.joint_embedding.views import ViewsConfig
+from earthssl.pretext.redundancy import across_ranks
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.common.randomness import fold
 from earthssl.ssl.fields.batch import Batch, from_fields

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 from earthssl.pretext.joint_embedding.retrieval import Rivals
-from earthssl.pretext.joint_embedding.vicreg import VICReg, VICRegConfig, parts
+from earthssl.pretext.joint_embedding.vicreg import VICReg, VICRegConfig
 from earthssl.pretext.joint_embedding.views import ViewsConfig
+from earthssl.pretext.redundancy import parts
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.fields.batch import Batch
 from earthssl.ssl.fields.grid import LatLonGrid

@@ -18,8 +18,8 @@ FOLDERS = sorted(file.parent for file in (ROOT / "registry").glob("*/record.json
 
 def test_they_are_at_hand_and_small() -> None:
     assert "planet-tropics" in [folder.name for folder in FOLDERS]
-    total = sum(file.stat().st_size for file in (ROOT / "registry").rglob("*") if file.is_file())
-    assert total <= 3_000_000
+    for folder in FOLDERS:
+        assert sum(file.stat().st_size for file in folder.iterdir()) <= 3_000_000, folder.name
 
 
 def test_the_index_says_what_the_folders_are() -> None:

@@ -50,6 +50,20 @@ def test_a_summary_is_that_of_the_values():
     assert np.isnan(got[4, 1:]).all()
 
 
+@pytest.mark.parametrize("cells", [60, 20_000])
+def test_a_summary_does_not_depend_on_the_steps_beside(cells):
+    """With gaps and without, of small grids and large ones: each step's own numbers, to the bit."""
+    values = (101_325 + 900 * np.random.default_rng(3).standard_normal((7, 5, cells // 5))).astype(np.float32)
+    values[2, 1], values[4], values[5, :, ::3] = np.nan, np.nan, np.nan
+    together = summary(values)
+    np.testing.assert_array_equal(together, np.concatenate([summary(values[k : k + 1]) for k in range(7)]))
+    for k in (0, 2, 5):
+        own = values[k][np.isfinite(values[k])].astype(float)
+        expected = [own.size / cells, own.mean(), own.std(), own.min(), own.max()]
+        np.testing.assert_allclose(together[k], expected, rtol=1e-5)
+    assert together[4, 0] == 0
+
+
 def test_steps_that_repeat_are_counted():
     values = series(MONTHS)
     values[101:105] = values[100]

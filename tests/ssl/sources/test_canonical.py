@@ -198,7 +198,7 @@ def test_absent_levels():
 def test_ensembles_need_a_member():
     ds = xr.concat([planet(), planet() + 1], xr.IndexVariable("number", [0, 7]), combine_attrs="override")
     ds.sst.attrs["units"] = "degC"
-    with pytest.raises(EarthSSLError, match=r"ensemble of 2 members.*option member: 0, 7"):
+    with pytest.raises(EarthSSLError, match=r"ensemble of 2 members.*option member, as in member: 0; there are 0, 7"):
         canonicalise(ds)
     with pytest.raises(EarthSSLError, match=r"no ensemble member '3'"):
         canonicalise(ds, member=3)

@@ -66,6 +66,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, int]]] = {
         {"ema": 0.9, "accumulate": 2, "drop_path": 0.2, "variable_dropout": 0.3},
         ("batch", 2 * 7 + 1),
     ),
+    "components fitted before the run, variance terms": (
+        {"eof_masking": {"components": 24}, "temporal_latent": {}},
+        {"variable_dropout": 0.3},
+        ("batch", 8),
+    ),
     "while a state is being saved": ({"orientation": {}}, {"drop_path": 0.2}, ("replace", 3)),
     "trained, averaged, not yet exported": ({"masking": {}}, {"ema": 0.8}, ("export", 0)),
     "steady, stopped by its skill": (

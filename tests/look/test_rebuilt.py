@@ -1,0 +1,87 @@
+"""What the pretext tasks make of a window is what the objectives themselves say, in units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from earthssl.look.rebuilt import Decoders
+from earthssl.pretext import TASKS
+from earthssl.ssl.checkpoint.read import read_record
+from earthssl.ssl.common.errors import EarthSSLError
+from earthssl.ssl.store.store import Store
+from earthssl.ssl.training.pretrain import load_objectives
+
+
+def decoders(store: Path, run: Path) -> Decoders:
+    folder = run / "checkpoint"
+
+    def load() -> tuple[Any, Any]:
+        encoder, objectives = load_objectives(folder, TASKS)
+        return encoder, objectives.tasks()
+
+    return Decoders(load, read_record(folder), Store(store))
+
+
+def test_masked_cells_are_hidden_and_the_rest_is_the_truth(small_store: Path, small_run: Path) -> None:
+    made = decoders(small_store, small_run)
+    assert made.describe() == [{"name": "masking", "leads": []}]
+    store = made.store
+    for draw in (0, 1):
+        found = made.show("masking", "sst", 40, draw)
+        own = store.read([40])[0, 0] * store.statistics.scale[0]
+        np.testing.assert_allclose(found.truth, own, atol=1e-3)
+        seen = np.isfinite(found.shown)
+        hidden = np.isfinite(found.truth) & ~seen
+        assert hidden.any()
+        np.testing.assert_allclose(found.made[seen], found.truth[seen], atol=1e-3)
+        np.testing.assert_allclose(found.error[hidden], (found.made - found.truth)[hidden], atol=1e-3)
+        assert np.isnan(found.error[~hidden]).all()
+        weight = store.grid.area[hidden]
+        expected = np.sqrt((weight * found.error[hidden] ** 2).sum() / weight.sum())
+        assert found.rms == pytest.approx(expected, rel=1e-5)
+    other = made.show("masking", "sst", 40, 7)
+    assert not np.array_equal(np.isnan(other.shown), np.isnan(found.shown))  # masks are drawn anew
+    again = made.show("masking", "sst", 40, 7)
+    np.testing.assert_array_equal(again.shown, other.shown)
+
+
+def test_forecasts_are_those_of_the_head_at_the_lead(
+    small_store: Path, small_pretrain: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = small_pretrain(tmp_path / "run", {"lead_time": {"leads": [1, 3], "residual": True}}).parent
+    made = decoders(small_store, run)
+    assert made.describe() == [{"name": "lead_time", "leads": [1, 3]}]
+    found, store = made.show("lead_time", "u10", 50, lead=3), made.store
+    scale = store.statistics.scale[1]
+    np.testing.assert_allclose(found.truth, store.read([53])[0, 1] * scale, atol=1e-3)
+    np.testing.assert_allclose(found.shown, store.read([50])[0, 1] * scale, atol=1e-3)
+    assert np.abs(found.made - found.shown).max() < np.abs(found.made).max()  # 12 steps from persistence
+    assert not np.array_equal(found.made, made.show("lead_time", "u10", 50, lead=1).made)
+    assert found.usual > 0
+    for said, how in (
+        ("task: expected", {"name": "masking"}),
+        ("variable: expected", {"variable": "z500"}),
+        ("lead: expected", {"lead": 2}),
+        ("step: expected", {"step": 357}),
+        ("step: expected", {"step": 1}),
+    ):
+        with pytest.raises(EarthSSLError, match=said):
+            made.show(**{"name": "lead_time", "variable": "u10", "step": 50, "lead": 3, **how})  # type: ignore[arg-type]
+
+
+def test_a_store_without_all_variables_has_nothing_to_show(small_data: Any, small_run: Path, tmp_path: Path) -> None:
+    from earthssl.ssl.fields.splits import SplitsConfig
+    from earthssl.ssl.prepare.config import PrepareConfig
+    from earthssl.ssl.prepare.prepare import prepare
+
+    small_data[["sst", "u10"]].to_netcdf(tmp_path / "two.nc")
+    splits = SplitsConfig(("1981", "2000"), ("2002", "2005"), ("2007", "2010"), 365)
+    store = prepare(PrepareConfig("files", str(tmp_path / "store"), splits, {"path": str(tmp_path / "two.nc")}))
+    made = decoders(store, small_run)
+    assert made.describe() == []
+    with pytest.raises(EarthSSLError, match="task: expected none"):
+        made.show("masking", "sst", 40)
