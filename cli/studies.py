@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..downstream.results.summary import Summary
 from ..downstream.studies.audit_table import excess_summary
 from ..downstream.studies.courses import Trained
 from ..downstream.studies.matrix import (
+    REFERENCES,
     UNTRAINED,
     MatrixConfig,
     cell_file,
@@ -36,13 +38,14 @@ from ..pretext import TASKS
 from ..pretext.audit import AuditConfig, audit_task, task_courses
 from ..pretext.standing import below_cue, standing
 from ..ssl.common.errors import EarthSSLError
-from ..ssl.common.files import read_json, refuse_filled, write_json, write_text
+from ..ssl.common.files import locked, read_json, refuse_filled, write_json, write_text
 from ..ssl.common.versions import versions
 from ..ssl.data.loaders import TrainLoader
 from ..ssl.data.windows import Windows
 from ..ssl.fields.splits import is_monthly
 from ..ssl.inference.load import load_encoder
 from ..ssl.model.encoder import SIZES, EncoderConfig
+from ..ssl.runtime.cluster import Cell, Cluster
 from ..ssl.runtime.parallel import run_jobs
 from ..ssl.runtime.signals import between_steps
 from ..ssl.store.store import Store
@@ -50,7 +53,7 @@ from ..ssl.training.budget import Course
 from ..ssl.training.config import TrainingConfig
 from ..ssl.training.multitask import build_objectives
 from ..ssl.training.objective import Context
-from ..ssl.training.pretrain import HISTORY, PretrainConfig, parse_objectives
+from ..ssl.training.pretrain import CHECKPOINT, HISTORY, PretrainConfig, parse_objectives
 from .pretrain import pretrain_once
 
 STANDING = "standing.csv"
@@ -71,13 +74,24 @@ def audit(config: AuditConfig, command: str = "") -> Path:
             f"audit.eval_batch: expected at least {FEWEST_UNITS} validation batches of {config.eval_batch} windows for "
             f"intervals, got {batches}; lower eval_batch or lengthen splits.val"
         )
-    open_study(out, "audit", {**asdict(config), "fingerprint": store.fingerprint}, ("out", "store", "jobs", "draws"))
     jobs = [(name, own, config) for name, own in settings.items()]
-    table = pd.concat(run_jobs(audit_task, jobs, config.jobs), ignore_index=True)
-    title = f"Shortcut audit on {_source(store)}, up to {_budget(config.training)}"
-    trained = _trained_solvers(config, table)
-    summary = excess_summary(table, title, _record(store, config, begun), config.draws, trained)
-    return finish(summary, out / "report", command)
+    free = ("out", "store", "jobs", "scheduler", "draws")
+    with _cluster(config.scheduler, "audit") as cluster:
+        marker = open_study(out, "audit", {**asdict(config), "fingerprint": store.fingerprint}, free)
+        with locked(out):
+            if cluster is None:
+                found = run_jobs(audit_task, jobs, config.jobs)
+            else:
+                found = cluster.run([Cell(own[0], audit_task, own) for own in jobs], marker)
+            table = pd.concat(found, ignore_index=True)
+            title = f"Shortcut audit on {_source(store)}, up to {_budget(config.training)}"
+            trained = _trained_solvers(config, table)
+            summary = excess_summary(table, title, _record(store, config, begun), config.draws, trained)
+            return finish(summary, out / "report", command)
+
+
+def _cluster(address: str, verb: str) -> AbstractContextManager[Cluster | None]:
+    return Cluster(address, verb) if address else nullcontext()
 
 
 def _budget(training: TrainingConfig) -> str:
@@ -104,19 +118,40 @@ def matrix(config: MatrixConfig, command: str = "") -> Path:
     layers_of(config, untrained(config.encoder, store, 0))
     for task, options in config.tasks.items():
         matrix_task(task, store, options, config.encoder)
-    free = ("out", "store", "jobs", "draws", "block", "recipes", "leave_one_out")
-    open_study(out, "matrix", {**asdict(config), "fingerprint": store.fingerprint}, free)
-    for name, objectives in recipes.items():
-        # A recipe may be added to a matrix that has begun, but none may change under its name.
-        open_study(out / "recipes" / folder_name(name), f"recipe '{name}'", {"objectives": objectives}, ())
-    work: list[tuple[Any, ...]] = [(config, UNTRAINED, None, seed) for seed in config.seeds]
-    work += [(config, name, own, seed) for name, own in recipes.items() for seed in config.seeds]
-    run_jobs(_matrix_references, [(config, task) for task in config.tasks], config.jobs)
-    run_jobs(_matrix_encoder, work, config.jobs)
-    title = f"Pretext × downstream × layer on {_source(store)}, up to {_budget(config.training)} each"
-    trained, below = _trained_encoders(config)
-    summary = matrix_summary(out / "cells", config, title, _record(store, config, begun), trained, below)
-    return finish(summary, out / "report", command)
+    free = ("out", "store", "jobs", "scheduler", "draws", "block", "recipes", "leave_one_out")
+    with _cluster(config.scheduler, "matrix") as cluster:
+        marker = open_study(out, "matrix", {**asdict(config), "fingerprint": store.fingerprint}, free)
+        with locked(out):
+            for name, objectives in recipes.items():
+                # A recipe may be added to a matrix that has begun, but none may change under its name.
+                open_study(out / "recipes" / folder_name(name), f"recipe '{name}'", {"objectives": objectives}, ())
+            if cluster is None:
+                encoders = [(name, own, seed) for name, own in _encoders(recipes) for seed in config.seeds]
+                run_jobs(_matrix_references, [(config, task) for task in config.tasks], config.jobs)
+                run_jobs(_matrix_encoder, [(config, *encoder) for encoder in encoders], config.jobs)
+            else:
+                cluster.run(_cells(config, recipes), marker)
+            title = f"Pretext × downstream × layer on {_source(store)}, up to {_budget(config.training)} each"
+            trained, below = _trained_encoders(config)
+            summary = matrix_summary(out / "cells", config, title, _record(store, config, begun), trained, below)
+            return finish(summary, out / "report", command)
+
+
+def _encoders(recipes: Mapping[str, dict[str, Any]]) -> list[tuple[str, dict[str, Any] | None]]:
+    """Return the rows of a matrix that hold an encoder, with their pretext tasks."""
+    return [(UNTRAINED, None), *recipes.items()]
+
+
+def _cells(config: MatrixConfig, recipes: Mapping[str, dict[str, Any]]) -> list[Cell]:
+    """Return the pretrainings, which take longest, then what is read without them, then what is read off them."""
+    trained = {(row, seed): f"{row}|{seed}" for row in recipes for seed in config.seeds}
+    made = [Cell(name, _pretrained, (config, row, recipes[row], seed)) for (row, seed), name in trained.items()]
+    made += [Cell(f"{REFERENCES}||{task}", _matrix_references, (config, task)) for task in config.tasks]
+    for row, _ in _encoders(recipes):
+        for seed in config.seeds:
+            after = (trained[row, seed],) if row in recipes else ()
+            made += [Cell(f"{row}|{seed}|{task}", _read, (config, row, seed, task), after) for task in config.tasks]
+    return made
 
 
 def worth(config: WorthConfig, command: str = "") -> str:
@@ -173,28 +208,43 @@ def _matrix_references(config: MatrixConfig, task: str) -> None:
 
 def _matrix_encoder(config: MatrixConfig, row: str, objectives: dict[str, Any] | None, seed: int) -> None:
     """Pretrain one encoder unless it is there, and probe it on every task that is not done."""
+    if objectives is not None:
+        _pretrained(config, row, objectives, seed)
+        between_steps()
+    for task in config.tasks:
+        _read(config, row, seed, task)
+
+
+def _pretrained(config: MatrixConfig, row: str, objectives: dict[str, Any], seed: int) -> None:
+    """Pretrain one encoder and say where it stands beside its cues, unless that is there or no longer needed."""
+    run, cells = _run_folder(config, row, seed), Path(config.out) / "cells"
+    if (run / STANDING).is_file() and all(cell_file(cells, row, seed, task).is_file() for task in config.tasks):
+        return
+    training = _training(config, seed)
+    checkpoint = pretrain_once(
+        PretrainConfig(config.store, str(run), objectives, config.multitask, config.encoder, training)
+    )
+    between_steps()
+    if not (run / STANDING).is_file():
+        write_text(run / STANDING, standing(checkpoint, Store(config.store), training, TASKS).to_csv(index=False))
+
+
+def _read(config: MatrixConfig, row: str, seed: int, task: str) -> None:
+    """Read a task off every layer of one encoder, which is there, unless that is done."""
     store, cells = Store(config.store), Path(config.out) / "cells"
     cells.mkdir(parents=True, exist_ok=True)
-    run = Path(config.out) / "recipes" / folder_name(row) / f"seed{seed}"
-    done = all(cell_file(cells, row, seed, task).is_file() for task in config.tasks)
-    if done and (objectives is None or (run / STANDING).is_file()):
+    if cell_file(cells, row, seed, task).is_file():
         return
-    if objectives is None:
+    if row == UNTRAINED:
         encoder = untrained(config.encoder, store, seed)
     else:
-        training = _training(config, seed)
-        checkpoint = pretrain_once(
-            PretrainConfig(config.store, str(run), objectives, config.multitask, config.encoder, training)
-        )
-        between_steps()
-        if not (run / STANDING).is_file():
-            write_text(run / STANDING, standing(checkpoint, store, training, TASKS).to_csv(index=False))
-        between_steps()
-        encoder = load_encoder(checkpoint).encoder
-    layers = layers_of(config, encoder)
-    for task, options in config.tasks.items():
-        make = partial(matrix_task, task, store, options, config.encoder)
-        evaluate_once(cells, row, seed, task, make, encoder, layers)
+        encoder = load_encoder(_run_folder(config, row, seed) / CHECKPOINT).encoder
+    make = partial(matrix_task, task, store, config.tasks[task], config.encoder)
+    evaluate_once(cells, row, seed, task, make, encoder, layers_of(config, encoder))
+
+
+def _run_folder(config: MatrixConfig, row: str, seed: int) -> Path:
+    return Path(config.out) / "recipes" / folder_name(row) / f"seed{seed}"
 
 
 def _training(config: MatrixConfig, seed: int) -> TrainingConfig:
@@ -208,7 +258,7 @@ def _trained_encoders(config: MatrixConfig) -> tuple[list[Trained], dict[str, li
     for name in config.all_recipes():
         below[name] = []
         for seed in config.seeds:
-            run = Path(config.out) / "recipes" / folder_name(name) / f"seed{seed}"
+            run = _run_folder(config, name, seed)
             found = pd.read_csv(run / STANDING)
             cues = found[found["kind"] == "analytic"]
             single = found["task"].nunique() == 1
@@ -221,8 +271,8 @@ def _trained_encoders(config: MatrixConfig) -> tuple[list[Trained], dict[str, li
     return trained, below
 
 
-def open_study(folder: Path, what: str, settings: dict[str, Any], free: tuple[str, ...]) -> None:
-    """Make a folder that can be gone on with, or check that it was begun with the same settings.
+def open_study(folder: Path, what: str, settings: dict[str, Any], free: tuple[str, ...]) -> Path:
+    """Make a folder that can be gone on with, or check that it was begun with the same settings; return the file.
 
     Raises:
         EarthSSLError: If a setting that is not `free` differs, or the folder holds something else.
@@ -233,13 +283,14 @@ def open_study(folder: Path, what: str, settings: dict[str, Any], free: tuple[st
         refuse_filled(folder, f"the {what}")
         folder.mkdir(parents=True, exist_ok=True)
         write_json(marker, kept)
-        return
+        return marker
     begun = read_json(marker, f"the settings of the {what}")
     changed = [name for name in kept if begun.get(name) != kept[name]]
     if changed:
         raise EarthSSLError(
             f"{folder}: the {what} was begun with another '{changed[0]}'; restore it, or choose another --out"
         )
+    return marker
 
 
 def finish(summary: Summary, folder: Path, command: str, also: Callable[[Path], None] = lambda folder: None) -> Path:

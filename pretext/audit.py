@@ -24,6 +24,7 @@ from ..ssl.common.randomness import key
 from ..ssl.data.loaders import EvalLoader, TrainLoader
 from ..ssl.data.windows import Windows
 from ..ssl.model.encoder import SIZES, EncoderConfig
+from ..ssl.runtime.workers import check_address
 from ..ssl.store.store import Store
 from ..ssl.training.budget import Course, StudyTraining
 from ..ssl.training.data_module import Data
@@ -55,6 +56,8 @@ class AuditConfig:
         fit_batches: Training batches that the analytic cues are fitted on.
         draws: Bootstrap draws over the validation batches.
         jobs: Tasks audited at the same time, each in its own process with one thread.
+        scheduler: Address of a dask.distributed scheduler, tcp://…, whose workers audit the tasks instead (see
+            docs/evaluate.md); "" for this machine.
     """
 
     store: str
@@ -66,8 +69,10 @@ class AuditConfig:
     fit_batches: int = 30
     draws: int = 2000
     jobs: int = 1
+    scheduler: str = ""
 
     def __post_init__(self) -> None:
+        check_address("audit", self.scheduler)
         if not self.objectives:
             raise EarthSSLError("audit.objectives: expected at least one pretext task, got none; name some")
         for name in ("eval_batch", "fit_batches", "draws", "jobs"):

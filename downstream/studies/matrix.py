@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from ...ssl.common.errors import EarthSSLError, nearest
 from ...ssl.common.files import write_text
 from ...ssl.model.encoder import Encoder, EncoderConfig
+from ...ssl.runtime.workers import check_address
 from ...ssl.training.budget import StudyTraining
 from ...ssl.training.multitask import MultitaskConfig
 from ..evaluation.evaluate import Evaluation, evaluate, references
@@ -61,6 +62,8 @@ class MatrixConfig:
         draws: Bootstrap draws.
         block: Units (test years) drawn together.
         jobs: Encoders worked on at the same time, each in its own process with one thread.
+        scheduler: Address of a dask.distributed scheduler, tcp://…, whose workers do the cells instead (see
+            docs/evaluate.md); "" for this machine.
     """
 
     store: str
@@ -76,8 +79,10 @@ class MatrixConfig:
     draws: int = 2000
     block: int = 2
     jobs: int = 1
+    scheduler: str = ""
 
     def __post_init__(self) -> None:
+        check_address("matrix", self.scheduler)
         if not self.recipes or not self.tasks:
             raise EarthSSLError("matrix: expected at least one recipe and one task, got none; name some")
         empty = [name for name, own in self.recipes.items() if not isinstance(own, dict) or not own]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
 from threadpoolctl import threadpool_limits
 
@@ -47,7 +49,7 @@ class Workers(AbstractContextManager["Workers"]):
 
             self._executor, self.share = get_reusable_executor(max_workers=count, timeout=60), 1
         elif scheduler != "threads":
-            self._client = _connected(scheduler, self.timeout_s)
+            self._client = connected(scheduler, self.timeout_s, "prepare")
             threads = self._client.nthreads()
             self.count, self.share = sum(threads.values()), max(threads.values())
         elif count > 1:
@@ -105,23 +107,64 @@ class Workers(AbstractContextManager["Workers"]):
         return result
 
 
-def _connected(address: str, timeout_s: float) -> Any:
+def connected(address: str, timeout_s: float, where: str) -> Any:
+    """Return a client of the dask.distributed scheduler at an address.
+
+    Args:
+        address: tcp://host:port.
+        timeout_s: For the scheduler to answer, and again for a first worker.
+        where: The verb whose setting `scheduler` this is, for messages.
+
+    Raises:
+        EarthSSLError: If distributed is not installed, or no scheduler with workers answers.
+    """
     try:
         from distributed import Client
     except ImportError:
         raise EarthSSLError(
-            f"prepare.scheduler {address}: needs the package distributed: pip install earthssl[cluster]"
+            f"{where}.scheduler {address}: needs the package distributed: pip install 'earthssl[cluster]'"
         ) from None
+    client = None
     try:
+        _refuse_silence(address, timeout_s)
         client = Client(address, timeout=timeout_s, set_as_default=False)
         if not client.nthreads():
             client.wait_for_workers(1, timeout=timeout_s)
     except (OSError, TimeoutError, ValueError) as error:
+        if client is not None:
+            client.close()
         raise EarthSSLError(
-            f"prepare.scheduler: expected a dask.distributed scheduler with workers at {address}, found none "
-            f"({' '.join(str(error).split())[:120]}); start `dask scheduler` and `dask worker`, or take threads"
+            f"{where}.scheduler: expected a dask.distributed scheduler with workers at {address}, found none within "
+            f"{timeout_s:g} s ({' '.join(str(error).split())[:120]}); start `dask scheduler` and `dask worker`, or "
+            "leave the setting out"
         ) from None
     return client
+
+
+def _refuse_silence(address: str, timeout_s: float) -> None:
+    """Raise TimeoutError where something takes the connection and says nothing, on which a client would wait for long.
+
+    Both sides of a tcp:// connection of dask speak first; one that is refused is for the client to try again.
+    """
+    place = urlsplit(address)
+    if place.scheme != "tcp" or not place.hostname or not place.port:
+        return
+    try:
+        with socket.create_connection((place.hostname, place.port), timeout_s) as connection:
+            connection.recv(1)
+    except TimeoutError:
+        raise TimeoutError("something there takes connections, but says nothing") from None
+    except OSError:
+        return
+
+
+def check_address(where: str, address: str) -> None:
+    """Raise where the setting `scheduler` of a verb is neither empty nor an address."""
+    if address and "://" not in address:
+        raise EarthSSLError(
+            f"{where}.scheduler: expected the address of a dask.distributed scheduler, such as tcp://host:8786, or "
+            f"nothing, got '{address}'"
+        )
 
 
 def _plain(work: Callable[..., Any], own: tuple[Any, ...]) -> tuple[Any, float]:
