@@ -157,12 +157,18 @@ def is_monthly(times: np.ndarray) -> bool:
     return months_apart(times) == 1
 
 
+EVEN = 5  # steps; of months stamped in their middle, four are equal at most
+
+
 def months_apart(times: np.ndarray) -> int:
     """Return how many calendar months lie between the steps (1, 2, 3, 4, 6 or years), 0 where they are no months."""
     if len(times) < 2:
         return 0
-    step_days = float(np.median(np.diff(times) / DAY))
+    steps = np.diff(times)
+    step_days = float(np.median(steps / DAY))
     months = round(step_days / MONTH_DAYS)
+    if months == 1 and len(steps) >= EVEN and (steps == steps[0]).all():
+        return 0  # every 30 days: the lengths of months change sooner
     if months == 1:
         return int(28 <= step_days <= 31)
     # the spacing of whole months varies by two days (December to February), that of years by one

@@ -10,7 +10,7 @@ import xarray as xr
 from ..common.errors import EarthSSLError
 from ..fields.units import SPELLINGS
 from .conventions import understood
-from .times import rename_axis, with_time
+from .times import refuse_running_sums, rename_axis, with_time
 
 LAT_NAMES = ("lat", "latitude", "lats", "nav_lat", "ylat")
 LON_NAMES = ("lon", "longitude", "lons", "nav_lon", "xlong", "long")
@@ -52,6 +52,7 @@ def canonical_axes(ds: xr.Dataset, where: str) -> xr.Dataset:
         lat, lon = f"{lat} axis", f"{lon} axis"
     ds = rename_axis(rename_axis(ds, lat, "lat"), lon, "lon")
     ds = with_time(ds, where)
+    refuse_running_sums(ds, where)
     ds = _with_level(ds, where)
     member = _first(ds, MEMBER_NAMES, dims_only=True)
     if member is not None:

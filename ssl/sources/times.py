@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from ..common.errors import EarthSSLError
+from ..fields.variables import resolve
 
 TIME_NAMES = ("valid_time", "time", "date", "datetime", "time_counter")
 LEAD_NAMES = ("step", "lead", "lead_time", "leadtime", "forecast_period", "forecast_hour", "prediction_timedelta")
@@ -55,6 +56,32 @@ def with_time(ds: xr.Dataset, where: str) -> xr.Dataset:
     ds = rename_axis(ds, flat[0], "time")
     attrs = {key: value for key, value in ds["time"].attrs.items() if key == "bounds"}
     return ds.assign_coords(time=("time", np.atleast_1d(values), attrs))
+
+
+def refuse_running_sums(ds: xr.Dataset, where: str) -> None:
+    """Refuse sums that run on from the start of a forecast: by the bounds of their times, several begin at once.
+
+    Raises:
+        EarthSSLError: Names the variable and what to do.
+    """
+    bounds = ds.variables.get(str(ds["time"].attrs.get("bounds", "")))
+    sums = [str(name) for name, var in ds.data_vars.items() if "time" in var.dims and _is_sum(str(name), var.attrs)]
+    if bounds is None or not sums or bounds.ndim != 2 or bounds.dims[0] != "time" or bounds.shape[1] != 2:
+        return
+    begins = pd.Series(np.asarray(bounds.values)[:, 0])
+    if begins.duplicated().any() and not pd.Series(np.asarray(bounds.values)[:, 1]).duplicated().any():
+        first = begins[begins.duplicated()].iloc[0]
+        raise EarthSSLError(
+            f"{where}: expected sums over one step each, got '{sums[0]}' summed from {first} "
+            "to several times (the bounds of its times); write the differences of successive steps of a forecast first"
+        )
+
+
+def _is_sum(name: str, attrs: Mapping[str, Any]) -> bool:
+    try:
+        return resolve(name, attrs).kind == "accumulation"
+    except EarthSSLError:
+        return False
 
 
 def rename_axis(ds: xr.Dataset, name: Hashable, new: str) -> xr.Dataset:

@@ -19,6 +19,52 @@ from earthssl.ssl.sources import open_source
 LAT, LON = np.arange(60.0, -61, -20), np.arange(0.0, 360, 30)
 
 
+@pytest.mark.parametrize(("name", "refused"), [("tp", True), ("ttr", True), ("t2m", False)])
+@pytest.mark.parametrize("running", [True, False])
+def test_sums_that_run_on_from_the_start_of_a_forecast(name, refused, running, tmp_path):
+    """6, 12, 18, 24 h from midnight on: the bounds of the times say so. Means and sums of one step are taken."""
+    ends = np.datetime64("2000-01-01T06", "ns") + np.arange(8) * np.timedelta64(6, "h")
+    begins = ends - np.timedelta64(6, "h")
+    if running:
+        begins = begins.astype("datetime64[D]").astype("datetime64[ns]")
+    value, units = {"tp": (0.01, "m"), "ttr": (-2e6, "J m-2"), "t2m": (280, "K")}[name]
+    values = value * (1 + 0.01 * np.random.default_rng(0).uniform(-1, 1, (8, 3, 4)))
+    ds = xr.Dataset(
+        {
+            name: (("time", "lat", "lon"), values, {"units": units}),
+            "time_bnds": (("time", "bnds"), np.stack([begins, ends], 1)),
+        },
+        {"time": ("time", ends, {"bounds": "time_bnds"}), "lat": [10.0, 0, -10], "lon": np.arange(4.0) * 90},
+    )
+    ds["time"].encoding["units"] = "hours since 2000-01-01"
+    ds.to_netcdf(tmp_path / "a.nc")
+    if running and refused:
+        with pytest.raises(EarthSSLError, match=f"'{name}' summed from 2000-01-01 00:00:00 to several times"):
+            open_source("files", path=str(tmp_path / "a.nc"))
+    else:
+        assert open_source("files", path=str(tmp_path / "a.nc")).sizes["time"] == 8
+
+
+@pytest.mark.parametrize("days", [28, 29, 30, 31])
+def test_steps_of_as_many_days_as_a_month_are_no_months(days, tmp_path):
+    """Two of them may lie in one month; all follow each other."""
+    times = np.datetime64("1981-12-01", "ns") + np.arange(40) * np.timedelta64(days, "D")
+    values = 280 + np.random.default_rng(0).uniform(-1, 1, (40, 3, 4)).astype("f4")
+    ds = xr.Dataset({"t2m": (("time", "lat", "lon"), values, {"units": "K"})},
+                    {"time": times, "lat": [10.0, 0, -10], "lon": np.arange(4.0) * 90})  # fmt: skip
+    ds.to_netcdf(tmp_path / "a.nc")
+    got = open_source("files", path=str(tmp_path / "a.nc"))
+    assert follows(got.time.values).all()
+    months = np.arange("1981-12", "1985-12", dtype="datetime64[M]").astype("datetime64[ns]")
+    for stamps in (
+        months,
+        months + np.timedelta64(15, "D"),
+        months + np.diff([*months, np.datetime64("1985-12", "ns")]) / 2,
+    ):
+        for k in range(12):
+            assert months_apart(stamps[k : k + 6]) == 1
+
+
 def field(value: float = 280.0, n: int = 24, name: str = "t2m", units: Any = "K", freq: str = "MS",
           start: str = "1980-01-01") -> xr.Dataset:  # fmt: skip
     """Return a field that differs in every cell and step, around a value."""
