@@ -36,7 +36,7 @@ from .field_scores import FieldScore, every_head, mean_over, score
 
 NAME = "eof_masking"
 READ = 64  # windows read at a time for the fit
-LARGEST = 2**29  # numbers in memory during the fit: 2 GiB
+LARGEST = 2**28  # numbers in memory during the fit, in single and in double precision: 3 GiB
 NEGLIGIBLE = 1e-6  # of the leading component's variance: below it a component is rounding
 JITTER = 1e-5  # on the diagonal of the products of patterns over observed cells
 

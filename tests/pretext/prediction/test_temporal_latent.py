@@ -123,7 +123,7 @@ def test_the_loss_by_loops(batch: Batch) -> None:
         variance += np.maximum(1 - np.sqrt(np.diag(found) + 1e-4), 0).mean()
         covariance += (found**2).sum() / 64 - (np.diag(found) ** 2).sum() / 64
     outcome = task(encoder, batch)
-    assert float(outcome.loss) == pytest.approx(2 * float(error) + 3 * variance + 0.5 * covariance, rel=1e-4)
+    assert outcome.loss.item() == pytest.approx(2 * error.item() + 3 * variance + 0.5 * covariance, rel=1e-4)
 
 
 def test_departures_have_the_variance_as_mean_square() -> None:
