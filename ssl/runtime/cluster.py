@@ -157,8 +157,8 @@ class Cluster(AbstractContextManager["Cluster"]):
             if type(error).__name__ == "KilledWorker":
                 tries = getattr(error, "allowed_failures", 0) + 1
                 raise EarthSSLError(
-                    f"{self.where}.scheduler: the cell '{name}' was begun {tries} times, and each time its worker died; "
-                    "expected workers that live: look into their logs (mostly memory: give a worker more, or lower "
+                    f"{self.where}.scheduler: the cell '{name}' was begun {tries} times, and each time its worker "
+                    "died; expected workers that live: see their logs (mostly memory: give a worker more, or lower "
                     "training.batch_size in a new folder); the same command goes on"
                 ) from None
             if type(error).__name__ in LOST:
@@ -166,9 +166,10 @@ class Cluster(AbstractContextManager["Cluster"]):
             raise
 
     def _lost(self, why: object) -> EarthSSLError:
+        said = " ".join(str(why).split())[:160]
         return EarthSSLError(
-            f"{self.where}.scheduler: expected workers at {self.address}, lost them ({' '.join(str(why).split())[:160]})"
-            "; start them again; finished cells are kept, and the same command goes on"
+            f"{self.where}.scheduler: expected workers at {self.address}, lost them ({said}); start them again; "
+            "finished cells are kept, and the same command goes on"
         )
 
 

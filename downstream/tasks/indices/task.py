@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+import pandas as pd
 
 from ....ssl.common.errors import EarthSSLError, check_known
 from ....ssl.fields.splits import unbroken_starts
@@ -16,19 +17,23 @@ from ....ssl.sources.weather.reachable import REACHABLE, forecast_labels
 from ....ssl.sources.weather.recorded import recorded_weather
 from ....ssl.store.store import Store
 from ...evaluation.config import TaskConfig
+from ...evaluation.encoders import Contender
 from ...evaluation.equal_input import RANDOM
 from ...evaluation.kernel_forecast import INPUTS, kernel_forecasts
-from ...evaluation.task import Decoders, Features
+from ...evaluation.task import Decoders, Extras, Features, merged
 from ...evaluation.window_labels import WindowLabels, block_rows
 from ...evaluation.window_task import WindowTask
 from ...features.eof import window_components
 from ...features.frozen_features import POOLINGS
 from ...features.predictable import predictable_directions
+from ...heads.trained import MlpHead
 from ...results.row import Role, Row
+from ...results.scores import tables
 from .label_table import LEAD, labels_of
 
 PERSISTENCE, REACHED = "damped persistence", "the true model"
 KERNEL = "forecast of the fields by a kernel"
+MLP = f"[{MlpHead.name}]"
 FEWEST_FOR_SEASON = 100  # labels; of fewer, the season would be noise
 FIT_STEPS = 4000  # components of tokens are fitted on at most so many training steps, evenly spread
 CONVENTION = (
@@ -52,6 +57,8 @@ class IndicesConfig(TaskConfig):
         labelled: First and last date of the training labels; null for all of the training block.
         ahead: Steps ahead that the predictable directions and the kernel's forecasts of the fields are fitted for.
         kernel: Whether a head on forecasts of the fields by a kernel stands beside: the strongest row without network.
+        mlp: Whether an MLP with one hidden layer reads every encoder's features too, stopped and damped as validation
+            says, and how much it gains over the linear head is told: what the features hold that is not linear in them.
         poolings: Of the features.
         components: Of the tokens and of the window, to choose from.
         reachable_members: Ensemble of the true model beside the table (weather planet only); 0 leaves it out.
@@ -64,6 +71,7 @@ class IndicesConfig(TaskConfig):
     labelled: list[str] | None = None
     ahead: list[int] = field(default_factory=lambda: [1, 2, 3])
     kernel: bool = True
+    mlp: bool = False
     poolings: list[str] = field(default_factory=lambda: ["mean", "pcs"])
     components: list[int] = field(default_factory=lambda: [20, 80, 400])
     reachable_members: int = 0
@@ -151,6 +159,36 @@ class Indices(WindowTask[IndicesConfig]):
         kept[inside[:: -(-len(inside) // FIT_STEPS)]] = True
         return kept
 
+    def rows(self, encoder: Contender, layers: Sequence[int]) -> Iterable[Row]:
+        yield from super().rows(encoder, layers)
+        if self.config.mlp:
+            features = {key: self.beside(values) for key, values in merged(self.pooled(encoder, layers)).items()}
+            head = MlpHead(classifies=False, seed=encoder.seed)
+            yield self.by_head(head, f"{encoder.kind} [{head.name}]", Role(encoder.kind), features, encoder.seed)
+
+    def extras(self, rows: Sequence[Row], scores: pd.DataFrame, differences: pd.DataFrame) -> Extras:
+        """Return what the MLP gains over the linear head on the features of the same encoders, paired."""
+        kinds = list(dict.fromkeys(row.role.value for row in rows if row.name.endswith(MLP)))
+        if not kinds:
+            return Extras()
+        targets, parts = self.targets(), []
+        for kind in kinds:
+            names = [f"{kind} {MLP}", f"{kind} [{self.head}]"]
+            own = [row for row in rows if row.name in names]
+            parts.append(tables(targets, own, draws=self.config.draws, references=names[1:])[1])
+        first = {(target.name, target.metrics[0].name) for target in targets}
+        # The encoder of the table alone is told in words: the pretrained one, where there is one.
+        notes = [
+            f"MLP − linear, {kinds[0]}, {one.target}, {one.metric}: {one.value:+.3f} "
+            f"[{one.low:+.3f}, {one.high:+.3f}], {one.verdict}"
+            for one in parts[0].itertuples()
+            if (one.target, one.metric) in first
+        ]
+        return Extras(tables={"mlp_gain": pd.concat(parts, ignore_index=True)}, notes=notes)
+
+    def speaks(self, row: Row) -> bool:
+        return not row.name.endswith(MLP)
+
     def baselines(self, window: int) -> Iterable[Row]:
         yield Row("climatology", Role.BASELINE, {one.name: one.climatology[:, 0] for one in self.labels})
         now = {one.name: self._present(one.name) for one in self.labels}
@@ -208,7 +246,7 @@ class Indices(WindowTask[IndicesConfig]):
         yield Row(f"{REACHED}, {self.config.reachable_members} members", Role.KNOWN, forecast)
 
     def curved(self, row: Row) -> bool:
-        return bool(row.features) and row.name != f"{RANDOM} [{self.head}]"
+        return bool(row.features) and row.name != f"{RANDOM} [{self.head}]" and not row.name.endswith(MLP)
 
     def check(self, shape: EncoderConfig) -> None:
         if shape.window > self.store.splits.embargo_days + 1:

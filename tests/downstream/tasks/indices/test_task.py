@@ -14,6 +14,7 @@ from earthssl.downstream.tasks.indices.label_table import read_label_table
 from earthssl.downstream.tasks.indices.task import KERNEL, PERSISTENCE, Indices, IndicesConfig
 from earthssl.downstream.training.from_scratch import ScratchConfig
 from earthssl.ssl.common.errors import EarthSSLError
+from earthssl.ssl.common.files import read_json
 from earthssl.ssl.fields.splits import SplitsConfig
 from earthssl.ssl.model.encoder import EncoderConfig
 from earthssl.ssl.prepare.config import PrepareConfig
@@ -132,6 +133,32 @@ def test_a_whole_run_has_every_row_and_the_curve(config: IndicesConfig) -> None:
     assert value["the true model, 1 members", "height_3d", "skill"] > 0.95
     curve = pd.read_csv(out / "label_curve.csv")
     assert {0.5, 1.0} == set(curve["used"])
+
+
+def test_an_mlp_gains_where_the_features_hold_what_is_not_linear(
+    config: IndicesConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A square of a feature, which no linear head finds; the feature itself, where there is nothing to gain."""
+    steps = len(Store(config.store).times)
+    features = np.random.default_rng(0).normal(size=(steps, 2)).astype(np.float32)
+    monkeypatch.setattr(Indices, "pooled", lambda self, encoder, layers: {"mean": {"layer 1, mean": features}})
+    x = features[:, 0].astype(float)
+    own = replace(with_labels(config, tmp_path, square=x**2, itself=x), mlp=True)
+    out = run(Indices(own, Store(config.store)))
+    scores = pd.read_csv(out / "scores.csv")
+    assert {"untrained [ridge]", "untrained [MLP]"} <= set(scores["row"])
+    value = scores[scores["seed"].isna()].set_index(["row", "target", "metric"])["value"]
+    assert value["untrained [ridge]", "square", "skill"] < 0.05
+    assert value["untrained [MLP]", "square", "skill"] > 0.7
+    gain = pd.read_csv(out / "mlp_gain.csv").set_index(["target", "metric"])
+    assert gain.loc["square", "skill"].verdict == "better"
+    assert abs(gain.loc["itself", "skill"].value) < 0.05
+    found = value["untrained [MLP]", "square", "skill"] - value["untrained [ridge]", "square", "skill"]
+    assert gain.loc["square", "skill"].value == pytest.approx(found)
+    notes = read_json(out / "result.json", "it")["notes"]
+    assert [note for note in notes if note.startswith(f"MLP − linear, untrained, square, skill: {found:+.3f} [")]
+    # The curve over labels follows the linear heads.
+    assert not pd.read_csv(out / "label_curve.csv")["row"].str.contains("MLP").any()
 
 
 @pytest.mark.parametrize(
