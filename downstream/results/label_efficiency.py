@@ -36,9 +36,10 @@ def fewer_labels(means: pd.DataFrame, row: str, reference: str) -> tuple[float, 
         reference: Name of the other.
     """
     own, wanted = means.loc[row].dropna(), means.loc[reference].dropna()
-    if own.empty or wanted.empty or own.iloc[-1] < wanted.iloc[-1]:
+    shares, values, others = own.index.to_numpy(float), own.to_numpy(float), wanted.to_numpy(float)
+    if not len(values) or not len(others) or values[-1] < others[-1]:
         return None
-    shares, values, goal = own.index.to_numpy(float), own.to_numpy(float), float(wanted.iloc[-1])
+    goal = float(others[-1])
     k = int(np.argmax(values >= goal))
     if k == 0:
         return float(wanted.index[-1] / shares[0]), True

@@ -139,9 +139,9 @@ class Summary:
         """Return the share of the best reachable skill of the pretrained rows, where that is above a twentieth."""
         if self.reachable not in wide.index:
             return []
-        best = wide.loc[self.reachable]
-        best = best.where(best > 0.05)
-        return [(row, [f"{share:.0%}" if share == share else "–" for share in wide.loc[row] / best])
+        best = wide.loc[self.reachable].to_numpy(float, copy=True)
+        best[best <= 0.05] = np.nan
+        return [(row, [f"{share:.0%}" if share == share else "–" for share in wide.loc[row].to_numpy(float) / best])
                 for row in self.told() if row in wide.index]  # fmt: skip
 
     def _curve_lines(self) -> list[str]:
