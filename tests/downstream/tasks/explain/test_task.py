@@ -127,7 +127,7 @@ def result(small_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     small = EncoderConfig("pico", 2, (1, 3, 4))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(summary, "_png", quick)
+        patch.setattr(summary, "png", quick)
         config = settings(small_store, tmp_path_factory.mktemp("explain") / "out", encoder=small)
         return run(Explain(config, Store(small_store)), "earthssl probe")
 
