@@ -23,6 +23,7 @@ from ..ssl.common.errors import EarthSSLError
 from ..ssl.common.files import disk_full_is_clear, no_link, write_text
 
 JOURNAL, DATES, PLACES = "labels.jsonl", "labels.csv", "places.csv"
+PLACES_DIGITS = 4  # of a degree
 LONGEST = 40
 MOST = 24  # classes
 
@@ -41,6 +42,12 @@ class Mark:
     label: str
     lat: float | None = None
     lon: float | None = None
+
+    def __post_init__(self) -> None:
+        """Round the place to what the table holds: people who click the same place mean the same."""
+        for name in ("lat", "lon"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, round(float(value), PLACES_DIGITS))
 
     @property
     def key(self) -> tuple[str, float | None, float | None]:
@@ -170,7 +177,11 @@ class Journal:
     def _write_tables(self) -> None:
         marks = self._current()
         dates = [(mark.time, mark.label) for mark in marks if mark.lat is None]
-        places = [(m.time, f"{m.lat:.4f}", f"{m.lon:.4f}", m.label) for m in marks if m.lat is not None]
+        places = [
+            (m.time, f"{m.lat:.{PLACES_DIGITS}f}", f"{m.lon:.{PLACES_DIGITS}f}", m.label)
+            for m in marks
+            if m.lat is not None
+        ]
         for name, header, rows in (
             (DATES, ("time", "label"), dates),
             (PLACES, ("time", "lat", "lon", "label"), places),

@@ -56,9 +56,7 @@ class Decoders:
     def _loaded(self) -> tuple[Any, dict[str, Any]]:
         encoder, objectives = self._load()
         shows = {
-            name: one
-            for name, one in objectives.items()
-            if hasattr(one, "leads") or type(one).example is not Objective.example
+            name: one for name, one in objectives.items() if one.forecasts or type(one).example is not Objective.example
         }
         return encoder, shows
 
@@ -66,7 +64,7 @@ class Decoders:
         """Return the tasks that have fields to show: their names, and the leads of forecasts."""
         if common(self.record, self.store) != self.record.variables:
             return []  # a decoder rebuilds all of its variables
-        return [{"name": name, "leads": list(one.config.leads) if hasattr(one, "leads") else []}
+        return [{"name": name, "leads": list(one.config.leads) if one.forecasts else []}
                 for name, one in self._loaded[1].items()]  # fmt: skip
 
     def show(self, name: str, variable: str, step: int, draw: int = 0, lead: int = 0) -> Rebuilt:
@@ -109,7 +107,9 @@ class Decoders:
                 truth, shown, made = (one[-1] for one in (example.truth, example.shown, example.rebuilt))
         values = [self._in_units(one[k].float().numpy(), k, when) for one, when in
                   ((truth, last), (shown, step), (made, last))]  # fmt: skip
-        hidden = np.isfinite(values[0]) if tasks[name] else np.isfinite(values[0]) & ~np.isfinite(values[1])
+        hidden = np.isfinite(values[0])
+        if not tasks[name] and not np.isfinite(values[1][hidden]).all():  # else all cells are seen in part, or ahead
+            hidden &= ~np.isfinite(values[1])
         error = np.where(hidden, values[2] - values[0], np.nan)
         made_known = np.where(np.isfinite(values[0]), values[2], np.nan)
         weight = np.where(hidden, self.store.grid.area, 0)

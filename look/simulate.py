@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..downstream.evaluation.pretraining_leaks import seen_by_pretraining
 from ..downstream.finetune.read_labels import read_labels
 from ..downstream.metrics.events import Ranking
 from ..ssl.common.errors import EarthSSLError
@@ -123,13 +124,27 @@ def curve(pool: Pool, strategy: str, seed: int, plan: Plan, apart_days: float) -
         if more <= 0:
             return counts, np.array(told)
         if strategy == RANDOM:
-            free = np.setdiff1d(np.arange(len(pool.labels)), labelled)
-            labelled += [int(k) for k in chooser.choice(free, min(more, len(free)), replace=False)]
-            continue
-        found = propose(pool.features, pool.days, np.array(labelled), numbers, strategy, more, apart_days)
+            found = _at_random(pool.days, labelled, chooser, more, apart_days)
+        else:
+            found = propose(pool.features, pool.days, np.array(labelled), numbers, strategy, more, apart_days)
         if not found:
             return counts, np.array(told)
         labelled += found
+
+
+def _at_random(
+    days: np.ndarray, labelled: list[int], chooser: np.random.Generator, count: int, apart_days: float
+) -> list[int]:
+    """Return states at random, as far from the labelled ones and from each other as the other strategies' are."""
+    free = np.ones(len(days), bool)
+    for k in labelled:
+        free[np.abs(days - days[k]) < max(apart_days, 1e-9)] = False
+    found: list[int] = []
+    while len(found) < count and free.any():
+        k = int(chooser.choice(np.flatnonzero(free)))
+        found.append(k)
+        free[np.abs(days - days[k]) < max(apart_days, 1e-9)] = False
+    return found
 
 
 def simulate(
@@ -138,10 +153,15 @@ def simulate(
     """Run the simulation; write `curves.csv`, `table.txt` and `result.json`; return the table.
 
     Raises:
-        EarthSSLError: As `pool_of`, or if the encoder does not fit the store.
+        EarthSSLError: As `pool_of`, if the encoder does not fit the store or saw its test block, or if the budget is
+            more than there are labels.
     """
+    if seen := seen_by_pretraining(frozen.record.trainings, store):
+        raise EarthSSLError(f"{store.path}: expected a test block that the encoder never saw, but {'; '.join(seen)}")
     pool = pool_of(store, cached(out, frozen, store, weights), labels, target)
     apart = max(APART_DAYS, store.step_days)
+    if plan.budget > len(pool.labels):
+        raise EarthSSLError(f"active: expected a budget of at most the {len(pool.labels)} labels, got {plan.budget}")
     full = probabilities(pool.features, pool.labels, pool.test_features, 2)[:, 1]
     runs: dict[str, list[tuple[list[int], np.ndarray]]] = {}
     jobs = [(strategy, seed) for strategy in (RANDOM, *STRATEGIES) for seed in range(plan.seeds)]

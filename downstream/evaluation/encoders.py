@@ -78,6 +78,8 @@ def contenders(
         digest, named = sha256(folder / "encoder.safetensors"), features_key(encoder)
         source = {"seed": record.seed, "path": str(folder), "fingerprint": record.fingerprint, "steps": record.steps,
                   "sha256": digest}  # fmt: skip
+        if record.fingerprint != store.fingerprint and not _same_scaling(record, store, kind_only=False):
+            source["other_statistics"] = str(record.source)
         found.append(Contender(PRETRAINED, record.seed, encoder.eval().requires_grad_(False), named, source))
     for seed in twin_seeds(seeds, untrained_seeds):
         twin = untrained(shape, store, seed)

@@ -375,7 +375,7 @@ def summarise(task: Task[Any]) -> Summary:
         tables={**curve.tables(), **own.tables},
         words={"label_curve": WORDS.format(all=config.label_draws, some=config.scratch_draws), **own.words},
         datasets=own.datasets,
-        notes=[*own.notes, *task.missing(), *_few_seeds(rows, config.random_seeds)],
+        notes=[*own.notes, *task.missing(), *_few_seeds(rows, config.random_seeds), *_others(encoders)],
         reachable=next((row.name for row in rows if row.role is Role.KNOWN), ""),
         unit=(counted, task.unit),
     )
@@ -397,6 +397,15 @@ def _few_seeds(rows: Sequence[Row], seeds: int) -> list[str]:
     if seeds >= FEWEST_RANDOM or not any(row.name.startswith(RAW) for row in rows):
         return []
     return [f"Random features of the raw window: {seeds} sets, fewer than {FEWEST_RANDOM}; their mean score is rough."]
+
+
+def _others(encoders: Sequence[Contender]) -> list[str]:
+    """Return a note where encoders were trained on data of another climatology."""
+    sources = sorted({one.source["other_statistics"] for one in encoders if "other_statistics" in one.source})
+    if not sources:
+        return []
+    return [f"Encoders were trained on {', '.join(sources)} of another climatology and scale (other_statistics): they "
+            "are given this store's anomalies by its own."]  # fmt: skip
 
 
 def merged(sets: Mapping[str, Features]) -> dict[str, np.ndarray]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from ...ssl.fields.splits import unbroken_starts
@@ -14,10 +16,11 @@ RAW_WORDS = (
 )
 
 
+@lru_cache(maxsize=1)  # several rows of a table ask for the same
 def raw_window(store: Store, window: int) -> np.ndarray:
     """Return the normalised anomalies of the window that ends at each step, float32 (time, value).
 
-    Missing values count as the climatology (0), cells that are never known are left out, and each value is multiplied
+    Not to be written to. Missing values count as the climatology (0), cells that are never known are left out, and each value is multiplied
     by the root of its area, so that principal components of it are area-weighted. Rows of steps at which no unbroken
     window ends are NaN. Where a window has more than `MOST_VALUES` values, cells are averaged over square blocks.
 
@@ -37,6 +40,7 @@ def raw_window(store: Store, window: int) -> np.ndarray:
     last = unbroken_starts(store.times.astype("datetime64[ns]"), window) + window - 1
     for back in range(window):
         made[last, back * values.shape[1] : (back + 1) * values.shape[1]] = values[last - back]
+    made.flags.writeable = False
     return made
 
 

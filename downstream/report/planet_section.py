@@ -15,7 +15,7 @@ WORDS = (
     "(colours) from above the pole and on the map; zonal mean winds by season; heights along 40 to 60°N through 90 "
     "days; how often each longitude is blocked; kinetic energy by total wavenumber."
 )
-EVERY = 10  # days between the samples of its statistics
+EVERY = 20  # days between the samples of its statistics
 
 
 def planet_section(store: Store) -> list[Section]:

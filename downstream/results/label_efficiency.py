@@ -27,8 +27,9 @@ def curve_means(curve: pd.DataFrame, main: Sequence[tuple[str, str]]) -> pd.Data
 def fewer_labels(means: pd.DataFrame, row: str, reference: str) -> tuple[float, bool] | None:
     """Return how many times fewer labels a row needs for what the reference reaches with all; None: never.
 
-    Between two shares the score is taken as a straight line of the logarithm of the share. The second value says
-    whether it is a lower bound: the row is above already at the smallest share.
+    Counted from the share from which on the row stays at that score; between two shares the score is taken as a
+    straight line of the logarithm of the share. The second value says whether it is a lower bound: the row is there
+    already at the smallest share.
 
     Args:
         means: As of `curve_means`.
@@ -40,7 +41,8 @@ def fewer_labels(means: pd.DataFrame, row: str, reference: str) -> tuple[float, 
     if not len(values) or not len(others) or values[-1] < others[-1]:
         return None
     goal = float(others[-1])
-    k = int(np.argmax(values >= goal))
+    below = np.flatnonzero(values < goal)
+    k = int(below[-1]) + 1 if len(below) else 0
     if k == 0:
         return float(wanted.index[-1] / shares[0]), True
     part = (goal - values[k - 1]) / (values[k] - values[k - 1])
@@ -59,4 +61,5 @@ def efficiency_words(means: pd.DataFrame, row: str, references: Sequence[str]) -
             said.append(f"{reference}: not reached")
         else:
             said.append(f"{reference}: {'≥ ' * found[1]}{found[0]:.1f}×")
-    return f"Fewer labels than others need, {row}, for what they reach with all: {'; '.join(said)}." if said else ""
+    about = f"Fewer labels, {row}, for what others reach with all (along the mean curve, no interval)"
+    return f"{about}: {'; '.join(said)}." if said else ""

@@ -165,7 +165,17 @@ class Summary:
         return [*lines, *(line for words in self._efficiency(means) for line in textwrap.wrap(words, SCREEN))]
 
     def _efficiency(self, means: pd.DataFrame) -> list[str]:
-        found = [efficiency_words(means, row, self.beaten(row)) for row in self.told()]
+        """Return how many times fewer labels the pretrained rows need than what they beat at every target averaged."""
+        if means.shape[1] < 2:
+            return []
+        d, main = self.differences, set(self.headline or self.main_scores())
+        pairs = pd.Series(list(zip(d["target"].astype(str), d["metric"].astype(str), strict=True)), d.index)
+        lost = d[pairs.isin(list(main)) & (d["verdict"] != "better")]
+        not_beaten = set(zip(lost["row"], lost["reference"], strict=True))
+        found = [
+            efficiency_words(means, row, [other for other in self.beaten(row) if (row, other) not in not_beaten])
+            for row in self.told()
+        ]
         return [words for words in found if words]
 
     def write(self, out: str | Path, command: str = "", also: Callable[[Path], None] = lambda folder: None) -> Path:

@@ -73,6 +73,7 @@ class LeadTime(Objective):
     """Predict every field some steps after the window from the tokens of its last step."""
 
     leads: Tensor
+    forecasts = True
 
     def __init__(self, config: LeadTimeConfig, context: Context) -> None:
         super().__init__()

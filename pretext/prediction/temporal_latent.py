@@ -3,7 +3,8 @@
 Bardes et al. 2022, arXiv 2105.04906).
 
 Both windows go through the same encoder, and gradients flow into both. What keeps the features from becoming constant
-is that at each token every feature must vary over the batch, and no two features may say the same.
+is that every feature must vary over the batch about its mean at each token, on the mean over the tokens, and that no
+two features may say the same.
 
 Trivial cues and how they are closed: constant features (the variance term; skill 0); place (variances and skill count
 from the mean of each token over the batch); season (not given, on neither side); overlap (the later window begins after

@@ -16,7 +16,7 @@ import xarray as xr
 from ..common.errors import EarthSSLError, nearest
 from ..common.files import disk_full_is_clear
 from ..common.progress import dask_progress
-from ..sources import open_source
+from ..sources.local_files import open_files
 from .frozen_encoder import READERS, TASK
 from .load import load_encoder
 
@@ -46,7 +46,7 @@ def embed_file(
         rename: Canonical names by the file's own.
 
     Raises:
-        EarthSSLError: If something is at `out` already, or whatever `load_encoder`, `open_source` and `embed` refuse.
+        EarthSSLError: If something is at `out` already, or whatever `load_encoder`, `open_files` and `embed` refuse.
     """
     out = Path(out)
     if out.suffix not in SUFFIXES:
@@ -58,7 +58,7 @@ def embed_file(
     if not out.absolute().parent.is_dir():
         raise EarthSSLError(f"expected a folder to write {out} into, {out.absolute().parent} does not exist; make it")
     source = str(data) if isinstance(data, (str, Path)) else [str(path) for path in data]
-    ds = open_source("files", path=source, units=units or {}, rename=rename or {}, missing=missing or {})
+    ds = open_files(source, units=units or {}, rename=rename or {}, missing=missing or {}, check_range=check_range)
     features = load_encoder(checkpoint).embed(ds, pooling, layer, lazy=True, check_range=check_range)
     write(features, out)
     return out

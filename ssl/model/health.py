@@ -14,8 +14,8 @@ from ..common.errors import EarthSSLError
 RANK_KEPT = 0.5
 # Features that vary less about their mean, but in more directions than at the start, are no collapse: heads standardise
 # them. Prediction in time on the weather planet went from std .49 to .10 and rank from 11 to 24, and beat every rival.
-# Below this std even that does not count.
-SPREAD_LEFT = 0.03
+# Of the std at the start this much must be left, or what varies may be noise; not known: this std.
+SHARE_LEFT, SPREAD_LEFT = 0.15, 0.05
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,10 @@ class Health:
         counts for nothing while the effective rank is above that of the start (or, not known, above width / 8).
         """
         said = []
-        rank = width / 8 if start is None else start.effective_rank
-        richer = self.effective_rank > rank and self.std > SPREAD_LEFT
+        if start is None:  # a rank next to the width is that of noise
+            richer = width / 8 < self.effective_rank < 3 * width / 4 and self.std > SPREAD_LEFT
+        else:
+            richer = self.effective_rank > start.effective_rank and self.std > SHARE_LEFT * start.std
         if not richer and self.std < (0.1 if start is None else max(0.005, 0.3 * start.std)):
             said.append(f"features hardly vary between windows (std {self.std:.3f}): the encoder has collapsed")
         if self.effective_rank < (

@@ -35,6 +35,7 @@ def open_files(
     grib_filter: Mapping[str, Any] | None = None,
     group: str | None = None,
     eager_bytes: int = EAGER_BYTES,
+    check_range: bool = True,
     **options: Any,
 ) -> xr.Dataset:
     """Return the files as one canonical dataset (see `canonicalise`).
@@ -49,6 +50,7 @@ def open_files(
             keys, such as {typeOfLevel: isobaricInhPa}.
         group: For NetCDF files that hold their fields in a group: its name.
         eager_bytes: Read everything at once up to this size; larger data stay lazy.
+        check_range: See `canonicalise`.
         **options: Fields of `Selection`: variables, levels, time, every, member, region, coarsen,
             resolution, least_valid, units, rename, missing.
 
@@ -69,7 +71,7 @@ def open_files(
     selection = Selection(**options)
     ds = opened[0] if len(opened) == 1 else _together(files, opened, selection, eager_bytes)
     try:
-        return canonicalise(ds, where=where, attrs=attrs, eager_bytes=eager_bytes, **options)
+        return canonicalise(ds, where=where, attrs=attrs, eager_bytes=eager_bytes, check_range=check_range, **options)
     except ImpossibleValueError as error:
         raise ImpossibleValueError(with_file(str(error), path, error.time, engine, group), error.time) from None
 

@@ -17,7 +17,7 @@ from .selection import Selection
 
 
 @dataclass(frozen=True)
-class Look:
+class Screen:
     """What is needed to look at a piece of a field, and to say what is wrong with it."""
 
     variable: Variable
@@ -63,12 +63,12 @@ def all_possible(
     """
     axes = (data["time"].values, data["lat"].values, data["lon"].values)
     masked = selection.missing_of(variable, called)
-    look = Look(variable, units, called, masked, where, axes, _inside(axes[1], axes[2], selection))
+    screen = Screen(variable, units, called, masked, where, axes, _inside(axes[1], axes[2], selection))
     if data.chunks is None:
-        look.at(data.values, [slice(0, size) for size in data.shape])
+        screen.at(data.values, [slice(0, size) for size in data.shape])
         return data
     blocks = da.map_blocks(
-        look.block, data.data, dtype=data.dtype, meta=data.data._meta, name=f"possible-{uuid4().hex}"
+        screen.block, data.data, dtype=data.dtype, meta=data.data._meta, name=f"possible-{uuid4().hex}"
     )
     return data.copy(data=blocks)
 

@@ -138,3 +138,13 @@ def test_the_page_says_what_it_needs(small_store: Path, small_run: Path, tmp_pat
     assert main([*command, "--checkpoint", str(small_run), "--export", str(page), "--steps", "3"]) == 0
     assert capsys.readouterr().out.strip() == str(page)
     assert page.stat().st_size > 50_000
+
+
+def test_all_choices_keep_the_same_distance_and_random_ends_where_nothing_is_left() -> None:
+    """Random labels lie apart as the chosen ones do; a pool that is used up ends the curve."""
+    days = np.arange(61.0)
+    pool = Pool(LINE, (LINE[:, 0] > 0).astype(int), days, LINE, (LINE[:, 0] > 0).astype(int), np.arange(61))
+    counts, _ = curve(pool, "random", 0, Plan(seeds=1, start=2, batch=5, budget=60), 10.0)
+    assert counts[-1] <= 2 + 7
+    counts, _ = curve(pool, "random", 0, Plan(seeds=1, start=20, batch=20, budget=200), 0.0)
+    assert counts[-1] == 61

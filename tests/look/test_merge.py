@@ -60,3 +60,14 @@ def test_the_verb_says_what_came_of_it(tmp_path: Path, small_store: Path, capsys
     assert "expected the column 'label'" in capsys.readouterr().err
     with pytest.raises(EarthSSLError):
         merge(Journal(tmp_path / "m"), [tmp_path / "none.csv"], Store(small_store).times)
+
+
+def test_places_are_those_of_the_table(tmp_path: Path, small_store: Path) -> None:
+    """Two people click the same place: what differs is a conflict, to the digits that the table holds."""
+    time = str(Store(small_store).times[5])
+    journal, theirs = Journal(tmp_path / "own"), Journal(tmp_path / "theirs")
+    journal.add(Mark(time, "storm", 12.345678, 201.987654))
+    theirs.add(Mark(time, "calm", 12.345678, 201.987654))
+    (found,) = merge(journal, [tmp_path / "theirs" / "places.csv"], Store(small_store).times)
+    assert (found.taken, len(found.conflicts)) == (0, 1)
+    assert len((tmp_path / "own" / "places.csv").read_text().splitlines()) == 2

@@ -85,3 +85,18 @@ def test_a_store_without_all_variables_has_nothing_to_show(small_data: Any, smal
     assert made.describe() == []
     with pytest.raises(EarthSSLError, match="task: expected none"):
         made.show("masking", "sst", 40)
+
+
+def test_objectives_without_a_forecast_of_fields_are_no_forecasts(
+    small_store: Path, small_pretrain: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Latent prediction has leads but no fields; hidden components are nowhere missing: all cells are scored."""
+    tasks = {"temporal_latent": {"leads": [1]}, "eof_masking": {}}
+    run = small_pretrain(tmp_path / "run", tasks).parent
+    made = decoders(small_store, run)
+    assert made.describe() == [{"name": "eof_masking", "leads": []}]
+    found = made.show("eof_masking", "u10", 50)
+    valid = np.isfinite(found.truth)
+    assert np.isfinite(found.error[valid]).all()
+    assert found.rms > 0
+    assert found.usual > 0

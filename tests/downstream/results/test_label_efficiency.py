@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -56,7 +58,15 @@ def test_above_at_the_smallest_share_is_a_bound() -> None:
     means = curve_means(curve(pretrained=LOG, raw=[0.01] * 5), MAIN)
     assert fewer_labels(means, "pretrained", "raw") == (pytest.approx(10.0), True)
     words = efficiency_words(means, "pretrained", ["raw", "absent"])
-    assert words == "Fewer labels than others need, pretrained, for what they reach with all: raw: ≥ 10.0×."
+    assert words.endswith("(along the mean curve, no interval): raw: ≥ 10.0×.")
+
+
+def test_a_score_that_does_not_last_does_not_count() -> None:
+    """Above the goal at a fifth of the labels, below it at two: counted from where it stays above."""
+    means = curve_means(curve(pretrained=[0.2, 0.31, 0.25, 0.32, 0.33], raw=[0.1, 0.1, 0.2, 0.2, 0.3]), MAIN)
+    found = fewer_labels(means, "pretrained", "raw")
+    assert found is not None
+    assert 1 < found[0] < 2.5
 
 
 def test_the_screen_shows_the_curve_and_the_share_of_what_can_be_known() -> None:
@@ -66,17 +76,21 @@ def test_the_screen_shows_the_curve_and_the_share_of_what_can_be_known() -> None
          ("truth", (0.6, 0.02))) for target, value in zip("ab", values, strict=True)],
         columns=["row", "seed", "target", "metric", "value"],
     ).assign(low=np.nan, high=np.nan)  # fmt: skip
-    differences = pd.DataFrame({"row": ["pretrained"], "reference": ["raw"], "target": ["a"], "metric": ["skill"],
-                                "value": [0.1], "low": [0.05], "high": [0.15], "verdict": ["better"]})  # fmt: skip
+    differences = pd.DataFrame({"row": ["pretrained"] * 2, "reference": ["raw"] * 2, "target": ["a", "b"],
+                                "metric": ["skill"] * 2, "value": [0.1, 0.01], "low": [0.05, 0.001],
+                                "high": [0.15, 0.02], "verdict": ["better"] * 2})  # fmt: skip
     raw = [value - np.log(4) for value in LOG]
-    text = Summary(
+    made = Summary(
         "test", "A test", "", scores, differences, {}, tables={"label_curve": curve(pretrained=LOG, raw=raw)},
         reachable="truth", unit=(20, "year"),
-    ).text()  # fmt: skip
+    )  # fmt: skip
+    text = made.text()
     lines = text.splitlines()
     (share,) = (line for line in lines if "share of reachable" in line)
     assert share.split()[-2:] == ["50%", "–"]
     k = next(k for k, line in enumerate(lines) if "training years with labels, mean over 2 target" in line)
     assert lines[k + 1].split() == ["2", "4", "8", "16", "20"]
     assert lines[k + 2].split() == ["pretrained", "0.693", "1.386", "2.079", "2.773", "2.996"]
-    assert "raw: 4.0×" in text
+    assert "raw: 4.0×" in " ".join(text.split())
+    unsure = replace(made, differences=differences.assign(verdict=["better", "undecided"]))
+    assert "Fewer labels" not in unsure.text()  # not beaten at every target

@@ -1,4 +1,4 @@
-"""What looking at every value costs `prepare`: python benchmarks/looking.py FOLDER [--years 10] [--times 5]
+"""What looking at every value costs `prepare`: python benchmarks/quality.py FOLDER [--years 10] [--times 5]
 
 A synthetic source (as in prepare.py; 5 variables, 60 MB a year) is written inside FOLDER and prepared in processes of
 their own. Processor seconds inside the pass over the values (possible ranges, the summary of each step, what is said of
