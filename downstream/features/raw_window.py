@@ -20,9 +20,10 @@ RAW_WORDS = (
 def raw_window(store: Store, window: int) -> np.ndarray:
     """Return the normalised anomalies of the window that ends at each step, float32 (time, value).
 
-    Not to be written to. Missing values count as the climatology (0), cells that are never known are left out, and each value is multiplied
+    Missing values count as the climatology (0), cells that are never known are left out, and each value is multiplied
     by the root of its area, so that principal components of it are area-weighted. Rows of steps at which no unbroken
-    window ends are NaN. Where a window has more than `MOST_VALUES` values, cells are averaged over square blocks.
+    window ends are NaN. Where a window has more than `MOST_VALUES` values, cells are averaged over square blocks. The
+    last result is kept and cannot be written to.
 
     Args:
         store: Any.
