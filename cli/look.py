@@ -126,10 +126,10 @@ def _encoder(address: str) -> tuple[Any, Path]:
 
 def _active(options: argparse.Namespace) -> None:
     if not options.simulate:
-        raise EarthSSLError("active: expected --simulate, got nothing to do; to label yourself, take `earthssl look`")
+        raise EarthSSLError("expected --simulate, got nothing to do; to label yourself, take `earthssl look`")
     for name in ("checkpoint", "labels", "target"):
         if not getattr(options, name):
-            raise EarthSSLError(f"active: expected --{name}, got none")
+            raise EarthSSLError(f"expected --{name}, got none")
     from ..look.simulate import Plan, simulate
     from ..ssl.common.files import sha256
     from ..ssl.store.store import Store

@@ -234,7 +234,7 @@ def _run_all(options: argparse.Namespace, rest: list[str], command: str) -> None
     from .run import run_all
 
     if options.verb == "quickstart" and options.source == "ersst" and options.world != "both":
-        raise EarthSSLError(f"quickstart: expected --source planet with --world {options.world}, got --source ersst")
+        raise EarthSSLError(f"expected --source planet with --world {options.world}, got --source ersst")
     if options.verb == "quickstart":
         name = "quickstart-ersst" if options.source == "ersst" else WORLDS.get(options.world, WORLDS["weather"])
         config = resources.files("earthssl.configs") / f"{name}.yaml"

@@ -51,10 +51,10 @@ class Plan:
     def __post_init__(self) -> None:
         if min(self.seeds, self.start, self.batch) < 1 or self.budget < self.start + self.batch:
             raise EarthSSLError(
-                f"active: expected seeds, start and batch from 1 and a budget of a round at least, got {self}"
+                f"expected seeds, start and batch from 1 and a budget of a round at least, got {self}"
             )
         if not 0 < self.share <= 1:
-            raise EarthSSLError(f"active: expected a share within 0…1, got {self.share}")
+            raise EarthSSLError(f"expected a share within 0…1, got {self.share}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +161,7 @@ def simulate(
     pool = pool_of(store, cached(out, frozen, store, weights), labels, target)
     apart = max(APART_DAYS, store.step_days)
     if plan.budget > len(pool.labels):
-        raise EarthSSLError(f"active: expected a budget of at most the {len(pool.labels)} labels, got {plan.budget}")
+        raise EarthSSLError(f"expected a budget of at most the {len(pool.labels)} labels, got {plan.budget}")
     full = probabilities(pool.features, pool.labels, pool.test_features, 2)[:, 1]
     runs: dict[str, list[tuple[list[int], np.ndarray]]] = {}
     jobs = [(strategy, seed) for strategy in (RANDOM, *STRATEGIES) for seed in range(plan.seeds)]
