@@ -116,11 +116,11 @@ def _objectives(folder: Path) -> tuple[Any, Any]:
 
 
 def _encoder(address: str) -> tuple[Any, Path]:
+    from ..downstream.evaluation.encoders import checkpoint_folder
     from ..ssl.hub.pull import load_folder
     from ..ssl.inference.load import load_encoder
 
-    folder = load_folder(address)
-    folder = folder / "checkpoint" if (folder / "checkpoint").is_dir() else folder
+    folder = checkpoint_folder(load_folder(address))
     return load_encoder(folder), folder / "encoder.safetensors"
 
 

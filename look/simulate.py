@@ -50,9 +50,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         if min(self.seeds, self.start, self.batch) < 1 or self.budget < self.start + self.batch:
-            raise EarthSSLError(
-                f"expected seeds, start and batch from 1 and a budget of a round at least, got {self}"
-            )
+            raise EarthSSLError(f"expected seeds, start and batch from 1 and a budget of a round at least, got {self}")
         if not 0 < self.share <= 1:
             raise EarthSSLError(f"expected a share within 0…1, got {self.share}")
 

@@ -70,12 +70,8 @@ def evaluate(task: Task[Any], encoder: Encoder, layers: Sequence[int]) -> dict[i
     task.check(encoder.config)
     one = Contender("pretrained", 0, encoder.eval(), features_key(encoder), {})
     targets = task.targets()
-    found: dict[int | str, Evaluation] = {}
-    for layer, row in task.by_layer(one, layers).items():
-        found[layer] = _errors(targets, [row])
-    for name, row in task.by_pooling(one, layers).items():
-        found[name] = _errors(targets, [row])
-    return found
+    rows: list[tuple[int | str, Row]] = [*task.by_layer(one, layers).items(), *task.by_pooling(one, layers).items()]
+    return {name: _errors(targets, [row]) for name, row in rows}
 
 
 def references(task: Task[Any]) -> dict[str, Evaluation]:

@@ -8,6 +8,11 @@ import numpy as np
 import pandas as pd
 
 
+def target_pairs(table: pd.DataFrame) -> pd.Series:
+    """Return the target and metric of each line of a table, as one value."""
+    return pd.Series(list(zip(table["target"].astype(str), table["metric"].astype(str), strict=True)), table.index)
+
+
 def curve_means(curve: pd.DataFrame, main: Sequence[tuple[str, str]]) -> pd.DataFrame:
     """Return rows × shares of the labels: the mean over the main targets, NaN where a row lacks one of them.
 
@@ -15,8 +20,7 @@ def curve_means(curve: pd.DataFrame, main: Sequence[tuple[str, str]]) -> pd.Data
         curve: Columns of `label_curve.MEANS`.
         main: Targets and metrics to average over; those that the curve does not follow are left out.
     """
-    pairs = pd.Series(list(zip(curve["target"].astype(str), curve["metric"].astype(str), strict=True)), curve.index)
-    own = curve[pairs.isin(list(main))]
+    own = curve[target_pairs(curve).isin(list(main))]
     counts = own.groupby(["row", "used"], sort=False)["value"].agg(["mean", "count"])
     whole = counts["mean"].where(counts["count"] == counts["count"].max())
     made = whole.unstack("used").reindex(list(dict.fromkeys(own["row"]))).sort_index(axis=1)

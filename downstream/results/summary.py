@@ -18,7 +18,7 @@ import pandas as pd
 from ...ssl.common.errors import EarthSSLError
 from ...ssl.common.files import disk_full_is_clear, refuse_filled, write_json, write_text
 from ...ssl.common.versions import versions
-from .label_efficiency import curve_means, efficiency_words
+from .label_efficiency import curve_means, efficiency_words, target_pairs
 from .numbers import number, plain, thinned
 from .page import Section, page
 
@@ -146,10 +146,8 @@ class Summary:
 
     def _curve_lines(self) -> list[str]:
         """Return the curve over labels: the mean over the targets by share of the labels; none without a curve."""
-        if "label_curve" not in self.tables:
-            return []
-        means = curve_means(self.tables["label_curve"], self.headline or self.main_scores())
-        if means.shape[1] < 2:
+        means = self._curve()
+        if means is None:
             return []
         shown = means[thinned(list(means.columns), MOST_COLUMNS)]
         width = min(max(len(str(row)) for row in means.index), SCREEN - (LEAST + 1) * shown.shape[1])
@@ -162,15 +160,25 @@ class Summary:
             f"{_cut(str(row), width):<{width}}" + "".join(f" {number(value):>{LEAST}}" for value in values)
             for row, values in zip(shown.index, shown.to_numpy(), strict=True)
         ]
-        return [*lines, *(line for words in self._efficiency(means) for line in textwrap.wrap(words, SCREEN))]
+        return [*lines, *(line for words in self._efficiency() for line in textwrap.wrap(words, SCREEN))]
 
-    def _efficiency(self, means: pd.DataFrame) -> list[str]:
+    def _averaged(self) -> list[tuple[str, str]]:
+        """Return the target and metric of each target that the curve is averaged over."""
+        return list(self.headline or self.main_scores())
+
+    def _curve(self) -> pd.DataFrame | None:
+        """Return the curve over labels, see `curve_means`; None where there are not two shares."""
+        if "label_curve" not in self.tables:
+            return None
+        means = curve_means(self.tables["label_curve"], self._averaged())
+        return means if means.shape[1] > 1 else None
+
+    def _efficiency(self) -> list[str]:
         """Return how many times fewer labels the pretrained rows need than what they beat at every target averaged."""
-        if means.shape[1] < 2:
+        means, d = self._curve(), self.differences
+        if means is None:
             return []
-        d, main = self.differences, set(self.headline or self.main_scores())
-        pairs = pd.Series(list(zip(d["target"].astype(str), d["metric"].astype(str), strict=True)), d.index)
-        lost = d[pairs.isin(list(main)) & (d["verdict"] != "better")]
+        lost = d[target_pairs(d).isin(self._averaged()) & (d["verdict"] != "better")]
         not_beaten = set(zip(lost["row"], lost["reference"], strict=True))
         found = [
             efficiency_words(means, row, [other for other in self.beaten(row) if (row, other) not in not_beaten])
@@ -292,9 +300,8 @@ class Summary:
             pictures: PNG by name.
         """
         words = {"scores": SCORE_WORDS, **self.words}
-        if "label_curve" in self.tables:
-            means = curve_means(self.tables["label_curve"], self.headline or self.main_scores())
-            words["label_curve"] = " ".join([words.get("label_curve", ""), *self._efficiency(means)])
+        if fewer := self._efficiency():
+            words["label_curve"] = " ".join([words.get("label_curve", ""), *fewer])
         drawn = {
             name: (words.get(name, name.replace("_", " ")), base64.b64encode(data).decode())
             for name, data in pictures.items()
@@ -351,8 +358,7 @@ class Summary:
         if not len(d):
             return {}
         shown = thinned(self._shown(), MOST_COLUMNS)
-        pairs = pd.Series(list(zip(d["target"].astype(str), d["metric"].astype(str), strict=True)), d.index)
-        main = pairs.isin(self.main_scores())
+        main = target_pairs(d).isin(self.main_scores())
         kept = pd.concat([d[main], d[~main]]).head(MOST_PAIRS)
         return {
             "columns": list(map(_heading, shown)),
