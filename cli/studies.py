@@ -21,6 +21,7 @@ from ..downstream.results.summary import Summary
 from ..downstream.studies.audit_table import excess_summary
 from ..downstream.studies.courses import Trained
 from ..downstream.studies.matrix import (
+    COLUMNS,
     REFERENCES,
     UNTRAINED,
     MatrixConfig,
@@ -120,7 +121,8 @@ def matrix(config: MatrixConfig, command: str = "") -> Path:
         matrix_task(task, store, options, config.encoder)
     free = ("out", "store", "jobs", "scheduler", "draws", "block", "recipes", "leave_one_out")
     with _cluster(config.scheduler, "matrix") as cluster:
-        marker = open_study(out, "matrix", {**asdict(config), "fingerprint": store.fingerprint}, free)
+        settings = {**asdict(config), "fingerprint": store.fingerprint, "errors": list(COLUMNS)}
+        marker = open_study(out, "matrix", settings, free)
         with locked(out):
             for name, objectives in recipes.items():
                 # A recipe may be added to a matrix that has begun, but none may change under its name.

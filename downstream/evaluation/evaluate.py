@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ...ssl.common.errors import EarthSSLError
 from ...ssl.model.encoder import Encoder
@@ -22,20 +23,26 @@ REFERENCE_SEEDS = 5  # of the random features, at least
 class Evaluation:
     """Errors of one method's test forecasts, sample by sample, beside those of the climatology.
 
+    In units of the climatology's mean error at each target.
+
     Attributes:
+        targets: Name of the target (label, lead) of each sample, shape (samples,).
         units: Independent unit (year, storm, week) of each sample, shape (samples,).
         error: Squared error (of probabilities, for classes), shape (samples,).
         reference: The same of the training climatology, shape (samples,).
     """
 
+    targets: np.ndarray
     units: np.ndarray
     error: np.ndarray
     reference: np.ndarray
 
     def __post_init__(self) -> None:
-        shapes = {self.units.shape, self.error.shape, self.reference.shape}
+        shapes = {self.targets.shape, self.units.shape, self.error.shape, self.reference.shape}
         if len(shapes) > 1 or self.error.ndim != 1 or not len(self.error):
-            raise EarthSSLError(f"expected unit, error and reference of each of some samples, got shapes {shapes}")
+            raise EarthSSLError(
+                f"expected target, unit, error and reference of each of some samples, got shapes {shapes}"
+            )
         if not (np.isfinite(self.error).all() and np.isfinite(self.reference).all() and self.reference.sum() > 0):
             raise EarthSSLError(
                 "expected finite errors and a climatology that is not perfect, got others; a target is missing"
@@ -47,10 +54,14 @@ class Evaluation:
         total = float((w * self.reference).sum())
         return 1 - float((w * self.error).sum()) / total if total > 0 else float("nan")
 
-    def by_unit(self) -> Evaluation:
-        """Return the same with one sample a unit, in the order of the units: sums lose nothing."""
-        found, at = np.unique(self.units, return_inverse=True)
-        return Evaluation(found, np.bincount(at, self.error), np.bincount(at, self.reference))
+    def by_unit(self) -> pd.DataFrame:
+        """Return the sums of `error` and `reference` by `target`, in the order met, and `unit`, in its own."""
+        own = {"target": self.targets, "unit": self.units, "error": self.error, "reference": self.reference}
+        names = list(dict.fromkeys(self.targets))
+        summed = pd.DataFrame(own).groupby(["target", "unit"], as_index=False).sum()
+        return summed.sort_values(
+            ["target", "unit"], key=lambda c: c.map(names.index) if c.name == "target" else c, ignore_index=True
+        )
 
 
 def evaluate(task: Task[Any], encoder: Encoder, layers: Sequence[int]) -> dict[int | str, Evaluation]:
@@ -87,11 +98,27 @@ def references(task: Task[Any]) -> dict[str, Evaluation]:
 
 
 def _errors(targets: Sequence[Target], rows: Sequence[Row]) -> Evaluation:
-    """Return the errors at all targets of the seeds of one row, their mean: skill is linear in them."""
-    own = [target for target in targets if target.errors is not None]
+    """Return the errors at all targets of the seeds of one row, their mean: skill is linear in them.
+
+    Each target's errors are divided by its climatology's mean error: metres, degrees and chances weigh alike, and the
+    skill is the mean of the targets' skills, weighted by their samples.
+    """
+    own = [
+        (target, target.errors, target.reference_errors)
+        for target in targets
+        if target.errors is not None and target.reference_errors is not None
+    ]
     if not own:
         raise EarthSSLError("expected a target with an additive error for the matrix, got none; leave the task out")
-    error = [np.mean([target.errors(row) for row in rows], axis=0) for target in own if target.errors is not None]
-    reference = [target.reference_errors for target in own if target.reference_errors is not None]
-    units = [target.units if target.matrix_units is None else target.matrix_units for target in own]
-    return Evaluation(np.concatenate(units), np.concatenate(error), np.concatenate(reference))
+    names, units, error, reference = [], [], [], []
+    for target, errors, of_climatology in own:
+        scale = float(np.mean(of_climatology))
+        if not scale > 0:
+            raise EarthSSLError(
+                f"expected a climatology that is not perfect, got none for the target '{target.name}'; leave it out"
+            )
+        names.append(np.full(len(of_climatology), target.name, dtype=object))
+        units.append(target.units if target.matrix_units is None else target.matrix_units)
+        error.append(np.mean([errors(row) for row in rows], axis=0) / scale)
+        reference.append(of_climatology / scale)
+    return Evaluation(*(np.concatenate(part) for part in (names, units, error, reference)))

@@ -30,11 +30,13 @@ from .courses import PICTURE, PICTURE_WORDS, TABLE, Trained, budget_note, budget
 UNTRAINED = "untrained"
 ALL = "all"
 REFERENCES = "references"
-COLUMNS = ("task", "row", "seed", "layer", "unit", "error", "reference")
+COLUMNS = ("task", "target", "row", "seed", "layer", "unit", "error", "reference")
+BY_TARGET, BEATEN_BY_TARGET = "by_target", "differences_by_target"
 CONVENTION = (
     "Skill on the test block: 1 - squared error / squared error of the training climatology (Brier skill for classes), "
-    "of a linear head on the frozen features of one layer; settings of the head chosen on validation. Every encoder "
-    "has the same architecture, start and batches, and trains until its validation skill stops rising, or to the "
+    "of a linear head on the frozen features of one layer, each target's errors divided by its climatology's mean; "
+    "settings of the head chosen on validation. Every encoder has the same architecture, start and batches, and "
+    "trains until its validation skill stops rising, or to the "
     "stated number of steps; they differ in the pretext task. A row is the mean over its seeds, and says where their "
     "pretext skill is below a cue that needs no training. Where a task reads whole windows, each layer stands with the "
     "pooling that validation chose, and beside it with the mean over the tokens and with their principal components "
@@ -192,9 +194,7 @@ def references_once(folder: Path, task: str, make: Callable[[], Task[Any]]) -> N
 
 
 def _rows(task: str, row: str, seed: Any, layer: Any, one: Evaluation) -> pd.DataFrame:
-    e = one.by_unit()
-    made = pd.DataFrame({"unit": e.units, "error": e.error, "reference": e.reference})
-    return made.assign(task=task, row=row, seed=seed, layer=layer)[list(COLUMNS)]
+    return one.by_unit().assign(task=task, row=row, seed=seed, layer=layer)[list(COLUMNS)]
 
 
 def label_of(recipe: str, seeds: int, below: int) -> str:
@@ -233,8 +233,9 @@ def matrix_summary(
     names = [UNTRAINED, *labels.values()]
     told = [f"{name}: pretext skill below its cue ({'; '.join(words)})" for name, words in short.items() if words]
     budgets = [note for note in (budget_note(trained),) if note]
-    parts = [part for task in config.tasks for part in _task_tables(table[table["task"] == task], task, names, config)]
-    scores, differences = (joined(*one) for one in zip(zip(*parts, strict=True), (SCORES, DIFFERENCES), strict=True))
+    whole = table.groupby([c for c in COLUMNS if c not in ("target", "error", "reference")], as_index=False, sort=False)
+    scores, differences = _tables(whole[["error", "reference"]].sum(), names, config, [UNTRAINED])
+    alone, beaten = _by_target(table, names, config)
     heat = _heat(scores, differences)
     return Summary(
         task="matrix",
@@ -247,16 +248,64 @@ def matrix_summary(
             "pretext_task_by_downstream_task_and_layer": _heat_map(heat, names),
             **({PICTURE: course_picture(trained)} if trained else {}),
         },
-        tables={"matrix": heat, **({TABLE: budget_table(trained)} if trained else {})},
+        tables={
+            "matrix": heat,
+            BY_TARGET: alone,
+            BEATEN_BY_TARGET: beaten,
+            **({TABLE: budget_table(trained)} if trained else {}),
+        },
         words={PICTURE: PICTURE_WORDS} if trained else {},
-        notes=[*_in_words(differences, names), *told, *budgets],
+        notes=[*_in_words(differences, names), *_winners(beaten), *told, *budgets],
     )
 
 
+def _tables(
+    table: pd.DataFrame, names: Sequence[str], config: MatrixConfig, references: Sequence[str]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return scores of all rows and differences from `references`, task by task and layer by layer."""
+    parts = [
+        part
+        for task in config.tasks
+        for part in _task_tables(table[table["task"] == task], task, names, config, references)
+    ]
+    scores, differences = (joined(*one) for one in zip(zip(*parts, strict=True), (SCORES, DIFFERENCES), strict=True))
+    return scores, differences
+
+
+def _by_target(table: pd.DataFrame, names: Sequence[str], config: MatrixConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return scores, and differences from the untrained encoder and rows without one, for each target alone."""
+    own = table[~table["layer"].str.contains(",")]  # what validation chose of the poolings
+    rivals = [UNTRAINED, *dict.fromkeys(own.loc[own["layer"] == "", "row"])]
+    parts = [
+        [part.rename(columns={"target": "task", "metric": "layer"}).assign(target=target) for part in found]
+        for target, one in own.groupby("target", sort=False)
+        for found in [_tables(one, names, config, rivals)]
+    ]
+    scores, differences = (pd.concat(each, ignore_index=True) for each in zip(*parts, strict=True))
+    return scores, differences[differences["row"].isin(list(names))]
+
+
+def _winners(differences: pd.DataFrame) -> list[str]:
+    """Return for each target which recipes are better at some layer than the untrained encoder and all without one."""
+    said = []
+    for (task, target), own in differences.groupby(["task", "target"], sort=False):
+        rivals = set(own["reference"])
+        won = [
+            str(row)
+            for (row, _), one in own[own["verdict"] == "better"].groupby(["row", "layer"], sort=False)
+            if set(one["reference"]) == rivals
+        ]
+        found = ", ".join(dict.fromkeys(won)) or "none"
+        said.append(
+            f"{task}, {target}: better at some layer than untrained and than every row without an encoder: {found}"
+        )
+    return said
+
+
 def _task_tables(
-    table: pd.DataFrame, task: str, names: Sequence[str], config: MatrixConfig
+    table: pd.DataFrame, task: str, names: Sequence[str], config: MatrixConfig, references: Sequence[str]
 ) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
-    """Return scores and differences from the untrained encoder of a task, for each layer."""
+    """Return scores and differences from `references` of a task, for each layer."""
 
     def skill(rows: Sequence[Row]) -> Statistic:
         errors, powers = np.stack([row.forecast[task] for row in rows], axis=-1)
@@ -285,7 +334,7 @@ def _task_tables(
                 )
         if units is not None:
             target = Target(task, units, [Metric(f"layer {layer}", skill)], config.block)
-            scores, paired = tables([target], rows, draws=config.draws, references=[UNTRAINED])
+            scores, paired = tables([target], rows, draws=config.draws, references=references)
             made.append((scores[scores["seed"] == ""], paired))
     return made
 

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from earthssl.downstream.evaluation.evaluate import Evaluation
+from earthssl.downstream.evaluation.evaluate import Evaluation, _errors
 from earthssl.downstream.results.numbers import number, plain
+from earthssl.downstream.results.row import Role, Row
 from earthssl.downstream.results.summary import Summary
+from earthssl.downstream.results.target import Metric, Target
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.common.files import read_json
 from matplotlib.figure import Figure
@@ -190,18 +192,36 @@ def test_numbers_and_plain_values() -> None:
 
 def test_skill_of_an_evaluation() -> None:
     """1 where nothing is wrong, 0 as good as the climatology, weights count, units add up."""
-    units, reference = np.array([1, 1, 2]), np.array([1.0, 3.0, 2.0])
-    assert Evaluation(units, np.zeros(3), reference).skill() == 1
-    assert Evaluation(units, reference, reference).skill() == 0
-    one = Evaluation(units, np.array([1.0, 0.0, 2.0]), reference)
+    names, units, reference = np.array(["a", "a", "b"]), np.array([1, 1, 1]), np.array([1.0, 3.0, 2.0])
+    assert Evaluation(names, units, np.zeros(3), reference).skill() == 1
+    assert Evaluation(names, units, reference, reference).skill() == 0
+    one = Evaluation(names, units, np.array([1.0, 0.0, 2.0]), reference)
     assert one.skill() == pytest.approx(0.5)
     assert one.skill(np.array([1.0, 1.0, 0.0])) == pytest.approx(0.75)
-    assert one.by_unit().skill() == pytest.approx(one.skill())
-    assert list(one.by_unit().error) == [1.0, 2.0]
+    summed = one.by_unit()
+    assert summed.to_numpy().tolist() == [["a", 1, 1.0, 4.0], ["b", 1, 2.0, 2.0]]
+    assert list(summed) == ["target", "unit", "error", "reference"]
     with pytest.raises(EarthSSLError, match="finite"):
-        Evaluation(units, np.array([1.0, np.nan, 0.0]), reference)
+        Evaluation(names, units, np.array([1.0, np.nan, 0.0]), reference)
     with pytest.raises(EarthSSLError, match="shapes"):
-        Evaluation(units, np.zeros(2), reference)
+        Evaluation(names[:2], units[:2], np.zeros(2), reference)
+
+
+def test_targets_of_all_units_weigh_alike() -> None:
+    """A label in metres does not drown one in chances: the skill is the mean of their skills."""
+
+    def target(name: str, size: float) -> Target:
+        skill = Metric("skill", lambda rows: lambda w: np.zeros(len(rows)))
+        reference = np.full(4, size)
+        return Target(name, np.arange(4), [skill], errors=lambda row: row.forecast[name], reference_errors=reference)
+
+    row = Row("x", Role.PRETRAINED, {"height": np.full(4, 600.0), "chance": np.full(4, 0.01)})
+    height, chance = target("height", 1000.0), target("chance", 0.1)
+    assert _errors([height], [row]).skill() == pytest.approx(0.4)
+    assert _errors([chance], [row]).skill() == pytest.approx(0.9)
+    assert _errors([height, chance], [row]).skill() == pytest.approx(0.65)
+    with pytest.raises(EarthSSLError, match="target 'none'; leave it out"):
+        _errors([target("none", 0.0)], [row])
 
 
 def test_rivals_are_ranked_by_means_over_the_same_targets() -> None:

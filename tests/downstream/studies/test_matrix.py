@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,29 @@ def test_the_table_holds_every_cell_and_nothing_is_done_twice(config: MatrixConf
     more = replace(config, recipes={**config.recipes, "both": {"order": {}, "orientation": {}}})
     studies.matrix(more)
     assert CALLS.count("embedded") == 3 * 2 * 2 * LAYERS + LAYERS + 4 * LAYERS
+
+
+def test_each_target_stands_alone_beside_the_rows_without_an_encoder(config: MatrixConfig) -> None:
+    """A recipe wins where it is better than the untrained encoder and PCA; beside PCA alone is not enough."""
+    folder = studies.matrix(config)
+    beaten = pd.read_csv(folder / "differences_by_target.csv")
+    assert set(beaten.reference) == {"untrained", "PCA"}
+    assert set(beaten.target) == {"it"}
+    scores = pd.read_csv(folder / "by_target.csv")
+    pooled = pd.read_csv(folder / "scores.csv")
+    assert scores.value.tolist() == pytest.approx(pooled[pooled.seed.isna()].value.tolist())  # one target: the same
+    assert not any("turns" in note for note in read_json(folder / "result.json", "it")["notes"] if "it: better" in note)
+    errors = {"untrained": 0.5, "turns": 0.1, "arrow of time": 0.6}  # PCA has .75
+    for name, seed in product(errors, config.seeds):
+        file = cell_file(Path(config.out) / "cells", name, seed, "fake")
+        one = pd.read_csv(file)
+        one.loc[one.layer == 2, "error"] = errors[name] * one.reference
+        file.write_text(one.to_csv(index=False))
+    notes = read_json(studies.matrix(config) / "result.json", "it")["notes"]
+    won = [note for note in notes if note.startswith("fake, it: better")]
+    assert len(won) == 1
+    assert "turns" in won[0]
+    assert "arrow" not in won[0]
 
 
 def test_single_poolings_stand_in_the_tables(config: MatrixConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,7 +150,7 @@ def test_a_network_from_scratch_is_refitted_as_the_heads_are_and_chosen_by_their
 
 
 def test_errors_are_those_of_the_probes_row(task: Enso) -> None:
-    """One layer, one pooling: mean squared error by lead = RMSE² of `select_and_refit`'s row."""
+    """One layer, one pooling: mean squared error by lead = RMSE² of the probe's row, over the climatology's."""
     torch.manual_seed(0)
     encoder = SHAPE.build(task.store.variables)
     found = evaluate(task, encoder, [2])[2]
@@ -162,11 +162,13 @@ def test_errors_are_those_of_the_probes_row(task: Enso) -> None:
     pairs = [len(target.units) for target in by_lead]
     rmse = [target.metrics[1].statistic([row])(np.ones(n))[0] for target, n in zip(by_lead, pairs, strict=True)]
     assert len(found.error) == sum(pairs)
-    assert found.error.sum() == pytest.approx(np.square(rmse) @ pairs)
+    climatology = [float(np.mean(target.reference_errors)) for target in by_lead]
+    assert found.error.sum() == pytest.approx((np.square(rmse) / climatology) @ pairs)
 
 
 def test_the_reference_is_the_squared_anomaly_by_target_year(task: Enso) -> None:
     observed = task.enso.array(task.enso.of_test(task.enso.target))
+    observed = observed / np.sqrt((observed**2).mean([dim for dim in observed.dims if dim != "lead"]))
     for one in references(task).values():
         assert one.reference.sum() == pytest.approx(float((observed**2).sum()))
         assert set(one.units) == {2007, 2008, 2009, 2010}
