@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..downstream.tasks.enso.labels import check_embargo
-from ..downstream.tasks.registry import ENSO
+from ..downstream.tasks.registry import ENSO, rehearse_task
 from ..pretext import TASKS
 from ..ssl.common.config import build, override, read_yaml, section
 from ..ssl.common.errors import EarthSSLError
@@ -70,6 +70,10 @@ def run_all(file: str | Path, out: str, words: list[str], say: Callable[[str], N
         if not made.exists():
             say(f"1/4 prepare: {own.get('source')} → {made}")
             run_verb("prepare", own)
+    if not folder.exists():
+        probed: Any = build(config_of("probe", settings["probe"]), settings["probe"], "probe")
+        trained = build(PretrainConfig, settings["pretrain"], "pretrain")
+        rehearse_task(probed, trained.encoder)
     for run, seed in zip(runs, seeds, strict=True):
         _pretrain_once(settings["pretrain"], run, seed, say)
         between_steps()

@@ -55,6 +55,21 @@ def run_task(config: Any, decoders: Decoders, command: str = "") -> Path:
     return run(task, command)
 
 
+def rehearse_task(config: Any, shape: EncoderConfig) -> None:
+    """Build a task on its store without any checkpoint, so that labels that do not fit cost no pretraining.
+
+    Args:
+        config: Of the task's own class; the store must be there.
+        shape: Of the encoders that will be pretrained.
+
+    Raises:
+        EarthSSLError: If the labels or the store do not suit the task, or the shape does not suit its samples.
+    """
+    kind = task_class(config.task)
+    if config.store:
+        kind(replace(config, checkpoints=[], encoder=shape), Store(config.store)).check(shape)
+
+
 def matrix_config(task: str, options: Mapping[str, Any], store: str) -> Any:
     """Return the settings of a task in the matrix: those of its probe, but for what the matrix sets itself.
 

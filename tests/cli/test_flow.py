@@ -165,6 +165,22 @@ def test_mistakes_end_in_one_line_and_status_2(
     assert not (folder / "x").exists()
 
 
+def test_labels_that_do_not_fit_cost_no_pretraining(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The task is built on the store before anything is trained; the store is kept for the next try."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("earthssl.cli.run._pretrain_once", lambda *a: pytest.fail("pretrained before labels were read"))
+    probe = {"task": "indices", "labels": "labels.csv", "columns": ["rain"]}
+    Path("tiny.yaml").write_text(yaml.safe_dump(CONFIG | {"probe": probe}))
+    Path("labels.csv").write_text("time,snow\n1981-01-01,1.0\n")
+    assert main(["run", "--config", "tiny.yaml", "--out", "out"]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "rain" in last
+    assert "snow" in last
+    assert Path("out/store/manifest.json").is_file()
+
+
 def test_help_imports_no_torch() -> None:
     code = (
         "import sys, earthssl.cli.main as cli\n"
