@@ -13,6 +13,8 @@ from scipy.linalg import eigh
 
 from ...ssl.common.errors import EarthSSLError
 
+AT_ONCE = 4096  # times projected together: tens of thousands of days need no copies of themselves in double precision
+
 
 @dataclass(frozen=True, eq=False)
 class Eof:
@@ -79,11 +81,18 @@ class Eof:
         half of its weight gives NaN.
         """
         used = self.weight > 0
-        data = np.asarray(fields, dtype=np.float64).reshape(len(fields), -1)[:, used] - self.mean[used]
-        valid = np.isfinite(data)
-        components = (np.where(valid, data, 0.0) * self.weight[used]) @ self.patterns[:, used].T
-        enough = valid @ self.weight[used] >= 0.5 * self.weight.sum()
-        return np.where(enough[:, None], components, np.nan)
+        flat = np.asarray(fields).reshape(len(fields), -1)
+        weight, patterns = self.weight[used], self.patterns[:, used].T
+        components = np.empty((len(flat), len(self.patterns)))
+        for first in range(0, len(flat), AT_ONCE):
+            own = slice(first, first + AT_ONCE)
+            data = flat[own][:, used].astype(np.float64) - self.mean[used]
+            valid = np.isfinite(data)
+            data[~valid] = 0.0
+            data *= weight
+            components[own] = data @ patterns
+            components[own][valid @ weight < 0.5 * self.weight.sum()] = np.nan
+        return components
 
     def reconstruct(self, components: np.ndarray) -> np.ndarray:
         """Return the fields of components (times, k): shape (times, cells), NaN at unused cells."""

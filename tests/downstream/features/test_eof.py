@@ -76,6 +76,19 @@ def test_missing_cells_count_as_no_departure_and_empty_fields_as_missing() -> No
     np.testing.assert_allclose(pcs[2], eof.project(data[2:3])[0])
 
 
+def test_many_times_are_projected_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same components, gaps and empty fields included, however many times go together."""
+    rng = np.random.default_rng(5)
+    fields = rng.normal(size=(23, 4, 5))
+    eof = Eof.fit(fields, rng.uniform(0.5, 1, (4, 5)), 6)
+    fields[3, 1, 2], fields[8] = np.nan, np.nan
+    whole = eof.project(fields)
+    monkeypatch.setattr("earthssl.downstream.features.eof.AT_ONCE", 7)
+    assert eof.project(fields) == pytest.approx(whole, rel=1e-12, abs=1e-12, nan_ok=True)
+    assert np.isnan(whole[8]).all()
+    assert np.isfinite(whole[3]).all()
+
+
 def test_more_eofs_than_the_data_carry_are_refused() -> None:
     with pytest.raises(EarthSSLError, match="between 1 and 4"):
         Eof.fit(fields(5), np.ones(20), 5)
