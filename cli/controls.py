@@ -48,6 +48,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "latent": {},
     "eof_masking": {},
     "temporal_latent": {"leads": [1, 2, 4]},
+    "linear_residual": {"leads": [1, 2, 4], "draw": "all", "components": 128, "fit": 10_000},
 }
 NOT_POSED = {
     "cross_variable": "needs two variables, and a control has one",

@@ -10,6 +10,7 @@ from .prediction.cross_variable import CrossVariableConfig
 from .prediction.eof_masking import EOFMaskingConfig
 from .prediction.latent import LatentConfig
 from .prediction.lead_time import LeadTimeConfig
+from .prediction.linear_residual import LinearResidualConfig
 from .prediction.masking import MaskingConfig
 from .prediction.temporal_latent import TemporalLatentConfig
 from .spatial.jigsaw import JigsawConfig
@@ -33,4 +34,5 @@ TASKS: dict[str, type[ObjectiveConfig]] = {
     "latent": LatentConfig,
     "eof_masking": EOFMaskingConfig,
     "temporal_latent": TemporalLatentConfig,
+    "linear_residual": LinearResidualConfig,
 }
