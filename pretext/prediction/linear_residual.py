@@ -64,7 +64,9 @@ class LinearResidualConfig(LeadsConfig):
         super().__post_init__()
         kinds = (COMPONENTS, POINT)
         if self.cue not in kinds:
-            raise EarthSSLError(f"{NAME}.cue: expected {' or '.join(kinds)}, got '{self.cue}'." + nearest(self.cue, kinds))
+            raise EarthSSLError(
+                f"{NAME}.cue: expected {' or '.join(kinds)}, got '{self.cue}'." + nearest(self.cue, kinds)
+            )
         if self.components < 1 or self.fit < 2 * self.components:
             raise EarthSSLError(
                 f"{NAME}: expected components ≥ 1 and at least two windows for each of them, got {self.components} "
@@ -218,9 +220,7 @@ class LinearResidual(LeadTime):
         with torch.no_grad():
             return replace(truth, values=(truth.values - self.cue(batch, picks)[:, None]) * truth.valid)
 
-    def cue(
-        self, batch: Batch, picks: Int[Tensor, "batch asked"]
-    ) -> Float[Tensor, "batch_asked variable row column"]:
+    def cue(self, batch: Batch, picks: Int[Tensor, "batch asked"]) -> Float[Tensor, "batch_asked variable row column"]:
         """Return the linear forecast at the picked leads.
 
         Raises:

@@ -180,7 +180,7 @@ def fair_crps(
     return points
 
 
-def cell_quantiles(values: Float[Tensor, "sample *cell"], levels: int) -> Float[Tensor, "level *cell"]:
+def cell_quantiles(values: Float[Tensor, sample * cell], levels: int) -> Float[Tensor, level * cell]:
     """Return the quantiles (k + 1/2) / levels of every cell's finite values, by nearest rank; 0 where it has none."""
     ordered = values.sort(0).values
     count = values.isfinite().sum(0)
@@ -230,7 +230,10 @@ class DressedOwnPast(OwnPast):
             power, count = torch.zeros(()), torch.zeros(())
             for batch in batches:
                 rest = batch.values[:, step] - self.forecast(batch.cut(0, objective.window), lead)
-                power, count = power + (rest.square() * batch.valid[:, step]).sum(0), count + batch.valid[:, step].sum(0)
+                power, count = (
+                    power + (rest.square() * batch.valid[:, step]).sum(0),
+                    count + batch.valid[:, step].sum(0),
+                )
             self._spread[lead] = (power / count.clamp(min=1)).sqrt().clamp(min=1e-6)
 
     def skill(self, objective: Objective, batch: Batch, patch: tuple[int, int, int]) -> float:

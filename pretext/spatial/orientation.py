@@ -79,6 +79,8 @@ class OrientationConfig(ObjectiveConfig):
 class Orientation(Objective):
     """Classify how a map was turned."""
 
+    bars: ClassVar[tuple[str, ...]] = ("mirror",)  # a mirrored planet is one of its classes
+
     def __init__(self, config: OrientationConfig, context: Context) -> None:
         super().__init__()
         self.config = config

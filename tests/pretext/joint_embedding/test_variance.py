@@ -47,8 +47,8 @@ def test_the_loss_by_loops(batch: Batch, of: list[str]) -> None:
     losses = []
     for kind in of:
         found = np.cov((apart.reshape(-1, 64) if kind == "tokens" else apart.mean(1)).T)
-        spread = np.sqrt(np.diag(found) + 1e-4)
-        losses.append(3 * np.maximum(1 - spread, 0).mean() + 0.5 * ((found**2).sum() - (np.diag(found) ** 2).sum()) / 64)
+        spread, own = np.sqrt(np.diag(found) + 1e-4), (np.diag(found) ** 2).sum()
+        losses.append(3 * np.maximum(1 - spread, 0).mean() + 0.5 * ((found**2).sum() - own) / 64)
     assert task(encoder, batch).loss.item() == pytest.approx(np.mean(losses), rel=1e-4)
 
 

@@ -111,7 +111,7 @@ def test_quantiles_by_hand() -> None:
 
 
 def test_the_climatology_has_loss_one(on_land: tuple[Any, StochasticLeadTime, Batch, Windows]) -> None:
-    """On all training windows, members that are shuffled quantiles of each cell; the settled ones are those of numpy."""
+    """The settled quantiles are those of numpy, and sixteen of them stand for a distribution."""
     _, task, _, windows = on_land
     values = torch.cat([windows.batch(part).values[:, 0] for part in torch.arange(len(windows)).split(64)])
     for row, column in ((3, 7), (0, 0), (5, 11)):
@@ -120,7 +120,7 @@ def test_the_climatology_has_loss_one(on_land: tuple[Any, StochasticLeadTime, Ba
     assert not task.quantiles[:, 0, 1:5, 2:5].any()
     truth = torch.randn(4000, 1, 1, 1, 1, generator=torch.Generator().manual_seed(0))
     normal = torch.special.ndtri((torch.arange(LEVELS) + 0.5) / LEVELS)[:, None, None, None]
-    # Sixteen quantiles stand for the normal distribution: its score is 1/√π.
+    # The score of the normal distribution: 1/√π.
     assert float(climatology_crps(normal, truth).mean()) == pytest.approx(np.pi**-0.5, rel=0.04)
 
 
