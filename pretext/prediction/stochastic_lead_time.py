@@ -28,6 +28,7 @@ from ...ssl.data.windows import Windows
 from ...ssl.fields.batch import Batch
 from ...ssl.model.encoder import Encoder
 from ...ssl.model.tokens import patchify
+from ...ssl.runtime.distributed import averaged
 from ...ssl.training.objective import Context, Cue, Objective, Outcome
 from .field_scores import FieldScore, by_variable, every_head, mean_over
 from .lead_time import LeadsConfig, LeadTime, OwnPast
@@ -121,9 +122,10 @@ class StochasticLeadTime(LeadTime):
 
     @staticmethod
     def scored(points: Tensor, usual: Tensor, weight: Tensor, joined: bool = False) -> FieldScore:
-        """Return scores of points beside those of the climatology, third axis the variable."""
+        """Return scores of points beside those of the climatology, third axis the variable; `joined` as in `score`."""
         total = weight.expand(points.shape).sum([axis for axis in range(points.ndim) if axis != 2])
-        return FieldScore(by_variable(points, weight, joined), by_variable(usual, weight, joined), total)
+        power = by_variable(usual, weight, joined)
+        return FieldScore(by_variable(points, weight, joined), averaged(power) if joined else power, total)
 
     def usual(self, truth: Batch) -> Float[Tensor, "batch_asked token variable cell"]:
         """Return the score of the climatology at every cell of patches.

@@ -12,6 +12,7 @@ is valid under every turn, so the mask is the same for all classes).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
