@@ -110,14 +110,14 @@ class LinearResidual(LeadTime):
         """Fit the linear forecast on training windows.
 
         Raises:
-            EarthSSLError: If the windows do not fit the memory.
+            EarthSSLError: If the windows do not fit the memory, or are too few.
         """
         chosen = torch.linspace(0, len(windows) - 1, min(self.config.fit, len(windows))).long().unique()
-        numbers = self.window * self.shape[0] * self.shape[1] * self.shape[2]
-        if self.config.cue == COMPONENTS and len(chosen) * numbers > LARGEST:
+        numbers = windows.length * self.shape[0] * self.shape[1] * self.shape[2]
+        if len(chosen) * numbers > LARGEST:
             raise EarthSSLError(
-                f"{NAME}: expected at most {LARGEST} numbers to fit the components on, got {len(chosen)} windows of "
-                f"{numbers}; lower {NAME}.fit to {LARGEST // numbers}, or take a coarser grid or a shorter window"
+                f"{NAME}: expected at most {LARGEST} numbers to fit the linear forecast on, got {len(chosen)} windows "
+                f"of {numbers}; lower {NAME}.fit to {LARGEST // numbers}, or take a coarser grid or a shorter window"
             )
         batches = [windows.batch(part).to("cpu") for part in chosen.split(READ)]
         with torch.no_grad():
@@ -127,6 +127,11 @@ class LinearResidual(LeadTime):
                 apart = windows.starts[chosen.numpy()]
                 first = len(chosen) - max(1, int(HELD_OUT * len(chosen)))
                 clear = int((apart + self.window - 1 + max(self.config.leads) < apart[first]).sum())
+                if clear < 2:
+                    raise EarthSSLError(
+                        f"{NAME}: expected training windows of which the last quarter can choose the components, apart "
+                        f"from those before, got {len(chosen)}; take more data, or cue {POINT}"
+                    )
                 self._fit_components(batches, clear, first)
             self._fit_spread(batches)
 

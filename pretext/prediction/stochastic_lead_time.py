@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
@@ -35,6 +35,7 @@ from .lead_time import LeadsConfig, LeadTime, OwnPast
 
 NAME = "stochastic_lead_time"
 READ = 64  # windows read at a time for the quantiles
+LARGEST = 2**28  # numbers in memory during the fit
 LEVELS = 16  # quantiles of the climatology at each cell
 
 
@@ -87,8 +88,18 @@ class StochasticLeadTime(LeadTime):
         self.register_buffer("quantiles", levels[:, None, None, None].repeat(1, *shape))
 
     def settle(self, windows: Windows) -> None:
-        """Fit the quantiles of each cell on the first steps of training windows."""
+        """Fit the quantiles of each cell on the first steps of training windows.
+
+        Raises:
+            EarthSSLError: If the windows do not fit the memory.
+        """
         chosen = torch.linspace(0, len(windows) - 1, min(self.config.fit, len(windows))).long().unique()
+        size = self.quantiles[0].numel()
+        if len(chosen) * size > LARGEST:
+            raise EarthSSLError(
+                f"{NAME}: expected at most {LARGEST} numbers to fit the climatology on, got {len(chosen)} fields of "
+                f"{size}; lower {NAME}.fit to {LARGEST // size}"
+            )
         firsts = [windows.batch(part).to("cpu").cut(0, 1) for part in chosen.split(READ)]
         values = torch.cat([torch.where(one.valid, one.values, torch.inf)[:, 0] for one in firsts])
         self.quantiles.copy_(cell_quantiles(values, LEVELS))
@@ -139,9 +150,7 @@ class StochasticLeadTime(LeadTime):
                 f"got {', '.join(truth.variables)} on {truth.grid}; leave the data or the task out"
             )
         points = climatology_crps(self.quantiles, truth.values)
-        patches = patchify(Batch(points, truth.valid, truth.times, truth.keys, truth.known, truth.variables,
-                                 truth.grid, truth.number), self.patch)  # fmt: skip
-        return patches.values
+        return patchify(replace(truth, values=points), self.patch).values
 
     def members(
         self, encoder: Encoder, batch: Batch, picks: Int[Tensor, "batch asked"]

@@ -33,7 +33,7 @@ class Series(Windows):
     """Windows of three steps, two and the one that is asked for, of one series of fields (step, row, column)."""
 
     def __init__(self, fields: torch.Tensor) -> None:
-        self.fields_of = fields
+        self.fields_of, self.length = fields, 3
         self.starts = np.arange(len(fields) - 2)
 
     def __len__(self) -> int:
@@ -247,6 +247,12 @@ def test_what_does_not_fit_is_refused(on_land: tuple[Any, LinearResidual, Batch]
     assert LinearResidualConfig(leads=[3, 1]).span(EncoderConfig("nano", 2, PATCH)) == 5
     assert not hasattr(LinearResidualConfig(), "residual")
     assert LeadTimeConfig().name != LinearResidualConfig.name
+    with pytest.raises(EarthSSLError, match="of which the last quarter"):
+        make(linear(6))
+    many = Series(linear(40))
+    many.length = 2**24
+    with pytest.raises(EarthSSLError, match=r"numbers to fit the linear forecast on, got 38 windows of .* lower"):
+        make(linear(40))[1].settle(many)
     encoder, task, batch = on_land
     with pytest.raises(EarthSSLError, match="expected sst, u10, v10 on the grid"):
         task(encoder, replace(batch, variables=("sst", "u10", "v850")))

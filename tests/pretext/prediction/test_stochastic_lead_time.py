@@ -218,7 +218,9 @@ def test_the_dressed_regression_is_right_for_linear_noise() -> None:
     assert cue.skill(task, walks(9), PATCH) == pytest.approx(0.2, abs=0.03)
 
 
-def test_what_does_not_fit_is_refused(on_land: tuple[Any, StochasticLeadTime, Batch, Windows]) -> None:
+def test_what_does_not_fit_is_refused(
+    on_land: tuple[Any, StochasticLeadTime, Batch, Windows], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for bad, said in (
         ({"leads": [0]}, "stochastic_lead_time.leads"),
         ({"members": 1}, "members: expected at least 2"),
@@ -227,6 +229,9 @@ def test_what_does_not_fit_is_refused(on_land: tuple[Any, StochasticLeadTime, Ba
     ):
         with pytest.raises(EarthSSLError, match=said):
             StochasticLeadTimeConfig(**bad)  # type: ignore[arg-type]
-    encoder, task, batch, _ = on_land
+    encoder, task, batch, windows = on_land
+    monkeypatch.setattr("earthssl.pretext.prediction.stochastic_lead_time.LARGEST", 1000)
+    with pytest.raises(EarthSSLError, match=r"got \d+ fields of 252; lower stochastic_lead_time.fit to 3"):
+        task.settle(windows)
     with pytest.raises(EarthSSLError, match="whose climatology was fitted"):
         task(encoder, replace(batch, variables=("sst", "u10", "v850")))
