@@ -48,8 +48,16 @@ RECIPES: dict[str, dict[str, Any]] = {
     "latent": {},
     "eof_masking": {},
     "temporal_latent": {"leads": [1, 2, 4]},
+    "linear_residual": {"leads": [1, 2, 4], "draw": "all", "components": 128, "fit": 10_000},
+    "stochastic_lead_time": {"leads": [1, 2, 4], "draw": "all"},
+}
+# Several on one encoder, with fixed weights: one row each.
+MIXES: dict[str, dict[str, dict[str, Any]]] = {
+    "masking+latent+variance": {"masking": {}, "latent": {}, "variance": {"weight": 0.1}},
+    "lead_time+variance": {"lead_time": RECIPES["lead_time"], "variance": {"weight": 0.1}},
 }
 NOT_POSED = {
+    "variance": "asks nothing of its own, and stands beside others",
     "cross_variable": "needs two variables, and a control has one",
     "relative_position": "needs room for two rows of tiles with a gap between them, twelve rows of cells",
 }
@@ -90,15 +98,16 @@ def refuse_wrong(folder: Path) -> None:
 def _named(config: ControlsConfig) -> tuple[ControlsConfig, list[str]]:
     """Return the config with the settings of every pretext task in it, and the names of those asked for."""
     asked = [config.objectives] if isinstance(config.objectives, str) else config.objectives
-    asked = [name for name in TASKS if name not in NOT_POSED] if asked == [ALL] else asked
-    check_known("controls.objectives", asked, (*TASKS, ALL))
+    asked = [name for name in (*TASKS, *MIXES) if name not in NOT_POSED] if asked == [ALL] else asked
+    check_known("controls.objectives", asked, (*TASKS, *MIXES, ALL))
     if config.recipes:
-        check_known("controls.recipes", list(config.recipes), tuple(TASKS))
+        check_known("controls.recipes", list(config.recipes), (*TASKS, *MIXES))
     refused = [name for name in asked if name in NOT_POSED or name == ALL]
     if refused:
         why = NOT_POSED.get(refused[0], "stands alone")
         raise EarthSSLError(f"controls.objectives: expected tasks that can be posed, got '{refused[0]}', which {why}")
-    return replace(config, recipes={name: config.recipes.get(name, RECIPES.get(name, {})) for name in TASKS}), asked
+    usual = {name: RECIPES.get(name, {}) for name in TASKS} | MIXES
+    return replace(config, recipes={name: config.recipes.get(name, own) for name, own in usual.items()}), asked
 
 
 def _store(config: ControlsConfig, design: str, seed: int) -> Store:
@@ -113,11 +122,11 @@ def _store(config: ControlsConfig, design: str, seed: int) -> Store:
 
 
 def _encoder(config: ControlsConfig, store: Store, design: str, name: str, seed: int) -> None:
-    """Pretrain with one task on one world, and score the encoder."""
+    """Pretrain with one task, or one mix of them, on one world, and score the encoder."""
     begun = time.perf_counter()
     run = Path(config.out) / "runs" / design / name / f"seed{seed}"
     training = config.training(name, seed)
-    settings = {name: config.recipes[name]}
+    settings = config.recipes[name] if name in MIXES else {name: config.recipes[name]}
     checkpoint = pretrain_once(
         PretrainConfig(store.address, str(run), settings, encoder=config.encoder, training=training)
     )
@@ -125,5 +134,5 @@ def _encoder(config: ControlsConfig, store: Store, design: str, name: str, seed:
     between_steps()
     history = pd.read_csv(run / HISTORY)
     last = history[history["step"] == training.steps].set_index("name")["value"]
-    about = {"pretext_skill": float(last[f"val/{name}/skill"]), "seconds": seconds}
+    about = {"pretext_skill": float(last[f"val/{next(iter(settings))}/skill"]), "seconds": seconds}
     encoder_once(config, store, design, name, seed, load_encoder(checkpoint).encoder, about)

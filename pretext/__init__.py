@@ -5,12 +5,15 @@ from __future__ import annotations
 from ..ssl.training.objective import ObjectiveConfig
 from .joint_embedding.byol import BYOLConfig
 from .joint_embedding.simclr import SimCLRConfig
+from .joint_embedding.variance import VarianceConfig
 from .joint_embedding.vicreg import VICRegConfig
 from .prediction.cross_variable import CrossVariableConfig
 from .prediction.eof_masking import EOFMaskingConfig
 from .prediction.latent import LatentConfig
 from .prediction.lead_time import LeadTimeConfig
+from .prediction.linear_residual import LinearResidualConfig
 from .prediction.masking import MaskingConfig
+from .prediction.stochastic_lead_time import StochasticLeadTimeConfig
 from .prediction.temporal_latent import TemporalLatentConfig
 from .spatial.jigsaw import JigsawConfig
 from .spatial.orientation import OrientationConfig
@@ -33,4 +36,7 @@ TASKS: dict[str, type[ObjectiveConfig]] = {
     "latent": LatentConfig,
     "eof_masking": EOFMaskingConfig,
     "temporal_latent": TemporalLatentConfig,
+    "linear_residual": LinearResidualConfig,
+    "stochastic_lead_time": StochasticLeadTimeConfig,
+    "variance": VarianceConfig,
 }

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from ..ssl.common.errors import EarthSSLError
 from ..ssl.common.files import write_text
 from ..ssl.common.randomness import key
+from ..ssl.data.augmentation import check_augmentation
 from ..ssl.data.loaders import EvalLoader, TrainLoader
 from ..ssl.data.windows import Windows
 from ..ssl.model.encoder import SIZES, EncoderConfig
@@ -129,6 +130,7 @@ class _Solvers:
     def all(self) -> Iterator[tuple[str, Callable[[], pd.DataFrame]]]:
         """Yield a file name and a maker for each solver."""
         objective = self._new()[0].objectives.tasks()[self.name]
+        check_augmentation(self.training.augment, self.store, objective.bars)
         self.compares = objective.compares
         yield "task", lambda: self._trained(ITSELF, "task", "")
         for kind in objective.censors:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 EPSILON = 1e-4
 
 
-def across_ranks(x: Shaped[Tensor, "2 sample *rest"]) -> Shaped[Tensor, "2 all_samples *rest"]:
+def across_ranks(x: Shaped[Tensor, "view sample *rest"]) -> Shaped[Tensor, "view all_samples *rest"]:
     """Return the samples of all ranks, with gradients; x itself where there is one process.
 
     Every rank must bring equally many samples, and compute the whole loss from what it gets. A rank's own
@@ -37,6 +37,13 @@ def parts(
     sqrt(var + 1e-4) from 1, covariance the sum of the squared off-diagonal covariances over the number of
     features, each summed over the two views. Of a single sample the variance counts as 0.
     """
+    variance, covariance = spread_terms(z)
+    with torch.autocast(z.device.type, enabled=False):
+        return nn.functional.mse_loss(z[0].float(), z[1].float()), variance, covariance
+
+
+def spread_terms(z: Float[Tensor, "view sample width"]) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Return the terms of variance and covariance alone, each summed over the views."""
     with torch.autocast(z.device.type, enabled=False):
         z = z.float()
         centred = z - z.mean(1, keepdim=True)
@@ -44,9 +51,10 @@ def parts(
         diagonal = matrix.diagonal(dim1=1, dim2=2)
         spread = (diagonal + EPSILON).sqrt()
         off = matrix**2 - torch.diag_embed(diagonal**2)
-        width = z.shape[2]
-        return (
-            nn.functional.mse_loss(z[0], z[1]),
-            nn.functional.relu(1 - spread).mean(1).sum(),
-            off.sum() / width,
-        )
+        return nn.functional.relu(1 - spread).mean(1).sum(), off.sum() / z.shape[2]
+
+
+def departures(features: Float[Tensor, "*two batch token width"]) -> Float[Tensor, "*two batch token width"]:
+    """Return features less the mean of their token over the batch, scaled so that their mean square is the variance."""
+    count = features.shape[-3]
+    return (features - features.mean(-3, keepdim=True)) * (count / max(count - 1, 1)) ** 0.5

@@ -33,7 +33,7 @@ class ControlsConfig:
     Attributes:
         out: Folder; what is finished there is not done again.
         designs: Of N0, P1, P2, P3, P4.
-        objectives: Names of pretext tasks, or one name, or all.
+        objectives: Names of pretext tasks, or of mixes of them (masking+latent+variance), or one name, or all.
         recipes: Settings of a pretext task in place of those of the study, by its name.
         seeds: Of worlds, networks and labels.
         steps: Optimiser steps of every pretraining.

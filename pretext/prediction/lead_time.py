@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from einops import rearrange, repeat
@@ -24,7 +25,7 @@ from ...ssl.fields.batch import Batch
 from ...ssl.model.encoder import Encoder, EncoderConfig
 from ...ssl.model.tokens import patchify
 from ...ssl.training.objective import Context, Cue, Objective, ObjectiveConfig, Outcome
-from .field_scores import every_head, score
+from .field_scores import FieldScore, every_head, score
 from .pointwise_regression import Pointwise, predict
 
 NAME = "lead_time"
@@ -32,41 +33,52 @@ DRAWS = ("one", "all")
 
 
 @dataclass(frozen=True)
-class LeadTimeConfig(ObjectiveConfig):
-    """Settings of forecasting.
+class LeadsConfig(ObjectiveConfig):
+    """Settings that all forecasts of fields share.
 
     Attributes:
         weight: Weight of the loss.
         leads: Steps after the window's last one.
         draw: "one" (each sample is asked for one of the leads) or "all".
-        residual: Whether the head gives the change since the last step instead of the field. The last step is then
-            added outside the encoder: in an audit even a blind solver has persistence.
         hidden: Width of the head's hidden layer; 0 for a linear head.
     """
+
+    name: ClassVar[str] = NAME
 
     weight: float = 1.0
     leads: list[int] = field(default_factory=lambda: [1, 3])
     draw: str = "one"
-    residual: bool = False
     hidden: int = 0
 
     def __post_init__(self) -> None:
         if not self.leads or min(self.leads) < 1 or len(set(self.leads)) < len(self.leads):
-            raise EarthSSLError(f"{NAME}.leads: expected different steps ≥ 1, at least one, got {self.leads}")
+            raise EarthSSLError(f"{self.name}.leads: expected different steps ≥ 1, at least one, got {self.leads}")
         if self.draw not in DRAWS:
             raise EarthSSLError(
-                f"{NAME}.draw: expected {' or '.join(DRAWS)}, got '{self.draw}'." + nearest(self.draw, DRAWS)
+                f"{self.name}.draw: expected {' or '.join(DRAWS)}, got '{self.draw}'." + nearest(self.draw, DRAWS)
             )
         if self.hidden < 0:
-            raise EarthSSLError(f"{NAME}.hidden: expected a width ≥ 1, or 0 for a linear head, got {self.hidden}")
-
-    def build(self, context: Context) -> LeadTime:
-        """Return the objective."""
-        return LeadTime(self, context)
+            raise EarthSSLError(f"{self.name}.hidden: expected a width ≥ 1, or 0 for a linear head, got {self.hidden}")
 
     def span(self, encoder: EncoderConfig) -> int:
         """Return the encoder's window and the longest lead."""
         return encoder.window + max(self.leads)
+
+
+@dataclass(frozen=True)
+class LeadTimeConfig(LeadsConfig):
+    """Settings of forecasting.
+
+    Attributes:
+        residual: Whether the head gives the change since the last step instead of the field. The last step is then
+            added outside the encoder: in an audit even a blind solver has persistence.
+    """
+
+    residual: bool = False
+
+    def build(self, context: Context) -> LeadTime:
+        """Return the objective."""
+        return LeadTime(self, context)
 
 
 class LeadTime(Objective):
@@ -75,7 +87,7 @@ class LeadTime(Objective):
     leads: Tensor
     forecasts = True
 
-    def __init__(self, config: LeadTimeConfig, context: Context) -> None:
+    def __init__(self, config: LeadsConfig, context: Context) -> None:
         super().__init__()
         rows, columns = context.encoder.config.patch[1:]
         width = context.encoder.width
@@ -95,16 +107,22 @@ class LeadTime(Objective):
         Terms are the skill over the climatology, overall, of each variable and of each lead.
         """
         picks = self.picks(batch)
-        target = patchify(self.truth(batch, picks), self.patch)
-        guess = self.predict(encoder, batch, picks)
+        found, terms = self.judged(self.predict(encoder, batch, picks), self.truth(batch, picks), picks)
+        return Outcome(found.loss, terms)
+
+    def judged(
+        self, guess: Float[Tensor, "batch_asked token variable cell"], truth: Batch, picks: Int[Tensor, "batch asked"]
+    ) -> tuple[FieldScore, dict[str, Tensor]]:
+        """Return the score of predicted patches, and its terms: overall, of each variable and of each lead."""
+        target = patchify(truth, self.patch)
         weight = target.valid * target.area[:, None]
         found = score(guess, target.values, weight, joined=self.training)
-        terms = found.terms(batch.variables)
+        terms = found.terms(truth.variables)
         with torch.no_grad():
             for k, lead in enumerate(self.config.leads):
                 own = (picks.flatten() == k)[:, None, None, None]
                 terms[f"skill_lead{lead}"] = score(guess, target.values, weight * own).skill
-        return Outcome(found.loss, terms)
+        return found, terms
 
     def picks(self, batch: Batch) -> Int[Tensor, "batch asked"]:
         """Return which of the leads each sample is asked for, by its key."""
@@ -129,17 +147,21 @@ class LeadTime(Objective):
         self, encoder: Encoder, batch: Batch, picks: Int[Tensor, "batch asked"]
     ) -> Float[Tensor, "batch_asked token variable cell"]:
         """Return the predicted patches at the picked leads, in the order of `truth`; later steps are not looked at."""
-        past = batch.cut(0, self.window)
-        patches = patchify(past, encoder.config.patch)
+        guess = every_head(self.heads, self.body(self.states(encoder, batch, picks)), batch.variables).float()
+        if isinstance(self.config, LeadTimeConfig) and self.config.residual:
+            last = patchify(batch.cut(self.window - 1, 1), self.patch).values
+            guess = guess + repeat(last, "b n v c -> (b k) n v c", k=picks.shape[1])
+        return guess
+
+    def states(
+        self, encoder: Encoder, batch: Batch, picks: Int[Tensor, "batch asked"]
+    ) -> Float[Tensor, "batch_asked token width"]:
+        """Return the features of the last step's tokens, told the lead by a factor and a shift."""
+        patches = patchify(batch.cut(0, self.window), encoder.config.patch)
         features = encoder(patches)[:, -(patches.count // patches.shape[0]) :]
         lead = self.leads[picks].to(features.dtype)[..., None] / max(self.config.leads)
         factor, shift = self.lead(lead)[:, :, None].chunk(2, -1)
-        x = self.body(rearrange(features[:, None] * (1 + factor) + shift, "b k n d -> (b k) n d"))
-        guess = every_head(self.heads, x, batch.variables).float()
-        if self.config.residual:
-            last = patchify(past.cut(self.window - 1, 1), self.patch).values
-            guess = guess + repeat(last, "b n v c -> (b k) n v c", k=picks.shape[1])
-        return guess
+        return rearrange(features[:, None] * (1 + factor) + shift, "b k n d -> (b k) n d")
 
     def cues(self) -> list[Cue]:
         """Return persistence, damped persistence and the regression of each cell on its own last steps."""

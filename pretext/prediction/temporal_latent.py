@@ -28,7 +28,7 @@ from ...ssl.fields.batch import Batch
 from ...ssl.model.encoder import Encoder, EncoderConfig, fuse_attention, transformer
 from ...ssl.model.tokens import SEASON, Encodings, Patches, patchify
 from ...ssl.training.objective import Context, Cue, Objective, ObjectiveConfig, Outcome
-from ..redundancy import across_ranks, parts
+from ..redundancy import across_ranks, departures, parts
 from .latent import explained
 from .masks import Mask
 
@@ -155,12 +155,6 @@ class TemporalLatent(Objective):
     def cues(self) -> list[Cue]:
         """Return damped persistence of the features."""
         return [FeaturePersistence()]
-
-
-def departures(features: Float[Tensor, "*two batch token width"]) -> Float[Tensor, "*two batch token width"]:
-    """Return features less the mean of their token over the batch, scaled so that their mean square is the variance."""
-    count = features.shape[-3]
-    return (features - features.mean(-3, keepdim=True)) * (count / max(count - 1, 1)) ** 0.5
 
 
 def variance_explained(

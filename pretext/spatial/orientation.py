@@ -12,6 +12,7 @@ is valid under every turn, so the mask is the same for all classes).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -78,6 +79,8 @@ class OrientationConfig(ObjectiveConfig):
 
 class Orientation(Objective):
     """Classify how a map was turned."""
+
+    bars: ClassVar[tuple[str, ...]] = ("mirror",)  # a mirrored planet is one of its classes
 
     def __init__(self, config: OrientationConfig, context: Context) -> None:
         super().__init__()

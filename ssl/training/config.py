@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..common.errors import EarthSSLError, nearest
+from ..data.augmentation import AugmentConfig
 from ..data.loaders import ORDERS
 from ..data.loading import DEVICES, MODES
 from .precision import AUTO, check
@@ -28,6 +29,7 @@ class TrainingConfig:
         batches: "random", or "season": the windows of a batch end in one calendar month, of different years, so
             that a contrastive task cannot tell them apart by the season.
         variable_dropout: Chance of leaving a variable out of a sample (one always stays).
+        augment: What else training batches are changed by.
         ema: Decay of an average of the weights, such as 0.999, which is then what is kept; 0 for none.
         accumulate: Batches a step.
         precision: 32-true, bf16-mixed or 16-mixed; auto is bf16-mixed where the device multiplies bf16 natively (on a
@@ -85,6 +87,7 @@ class TrainingConfig:
     strategy: str = "auto"
     schedule: str = COSINE
     gain: float = 0.0
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     @property
     def processes(self) -> int:

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..checkpoint.start_from import Transfer
 from ..common.randomness import key
+from ..data.augmentation import augmented
 from ..fields.batch import Batch, drop_variables
 from ..model.encoder import Encoder
 from ..runtime.distributed import summed
@@ -41,6 +42,7 @@ class Pretraining(pl.LightningModule):
     def __init__(self, encoder: Encoder, objectives: Multitask, config: TrainingConfig) -> None:
         super().__init__()
         self.encoder, self.objectives, self.config = encoder, objectives, config
+        self.window = encoder.config.window
         # By the names that came together: tasks drawn batch by batch have different terms.
         self._sums: dict[tuple[str, ...], tuple[Tensor, Tensor]] = {}
         self.latest: dict[str, float] = {}
@@ -62,6 +64,7 @@ class Pretraining(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss; terms are summed on the device and read only every `log_every` steps."""
+        batch = augmented(self.config.augment, batch, self.window)
         outcome = self.objectives(self.encoder, drop_variables(batch, self.config.variable_dropout))
         stacked = torch.stack([term.float() for term in outcome.terms.values()])
         finite = stacked.isfinite()

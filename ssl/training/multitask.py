@@ -120,6 +120,11 @@ class Multitask(nn.Module):
         """Whether a task tells the windows of a batch from one another."""
         return any(objective.compares for objective in self.tasks().values())
 
+    @property
+    def bars(self) -> tuple[str, ...]:
+        """Names of the augmentations that a task cannot bear."""
+        return tuple(name for objective in self.tasks().values() for name in objective.bars)
+
     def tasks(self) -> dict[str, Objective]:
         """Return the objectives by name."""
         return dict(self.objectives.items())  # type: ignore[arg-type]

@@ -94,12 +94,14 @@ class Objective(nn.Module, ABC):
             task (see pretext/censoring.py).
         compares: Whether the task tells the windows of a batch from one another, so that validation batches must
             hold windows that are far apart.
+        bars: Names of the augmentations that would make its answers untrue.
         forecasts: Whether it tells fields ahead, at each of `config.leads`, by `predict(encoder, batch, picks)`.
     """
 
     censors: ClassVar[tuple[str, ...]] = CENSORS
     compares: ClassVar[bool] = False
     forecasts: ClassVar[bool] = False
+    bars: ClassVar[tuple[str, ...]] = ()
 
     def settle(self, windows: Windows) -> None:
         """Learn, before training, what the task itself needs to know of the training windows; nothing by default.

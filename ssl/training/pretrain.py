@@ -24,6 +24,7 @@ from ..common.errors import EarthSSLError
 from ..common.files import digest, locked, read_json, refuse_filled, write_json
 from ..common.randomness import key
 from ..common.versions import versions
+from ..data.augmentation import AugmentConfig, check_augmentation
 from ..data.data_sets import describe_sets, open_sets, open_stores
 from ..data.loaders import TrainLoader
 from ..data.loading import Loading
@@ -146,6 +147,8 @@ def pretrain(
     config = _resolved(config)
     training = config.training
     module, train, val = assemble(config, store, tasks)
+    for own in opened.values():
+        check_augmentation(training.augment, own, module.objectives.bars)
     others = open_sets(config.stores, opened, train.length, training.seed, _loading(training))
     data = Data(train, val, training, module.objectives.compares, others, weights_of(config.stores))
     probe = OnlineProbe(label(store, train.shortened(config.encoder.window)), []) if label is not None else None
@@ -211,6 +214,7 @@ def assemble(
     if config.start_from:  # before the objectives: teachers begin as copies of the encoder
         transfer = start_from(config.start_from, encoder, store.grid, store.step_days)
     objectives = build_objectives(settings, Context(encoder, store.variables, store.grid), config.multitask)
+    check_augmentation(training.augment, store, objectives.bars)
     loading = _loading(training)
     train = Windows(store, "train", objectives.span, training.seed, loading)
     val = Windows(store, "val", objectives.span, training.seed, loading)
@@ -300,7 +304,7 @@ def _open_run(out: Path, config: PretrainConfig, identity: dict[str, Any]) -> No
         raise EarthSSLError(f"{out} is finished, its checkpoint is {out / CHECKPOINT}; there is nothing to resume")
     found = read_json(out / CONFIG, "the config of an interrupted run")["identity"]
     found["encoder"].setdefault("token_start", ENCODINGS)  # runs begun before there was a choice
-    found["training"] = {"schedule": COSINE, "gain": 0.0, **found["training"]}
+    found["training"] = {"schedule": COSINE, "gain": 0.0, "augment": asdict(AugmentConfig()), **found["training"]}
     names = {**identity, **found}
     changed = [name for name in names if digest(found.get(name)) != digest(identity.get(name))]
     if changed:

@@ -78,6 +78,26 @@ def test_cues_see_what_was_trained(config: AuditConfig) -> None:
         audit(replace(config, objectives=tasks))
 
 
+@pytest.mark.slow
+def test_forecasts_over_a_fitted_cue_are_audited(config: AuditConfig) -> None:
+    """Their blind solvers and cues are scored in the same unit: 0 is the linear forecast, or the climatology."""
+    tasks = {
+        "linear_residual": {"leads": [1], "components": 16},
+        "stochastic_lead_time": {"leads": [1]},
+        "variance": {},
+    }
+    table = pd.read_csv(audit(replace(config, objectives=tasks)) / "scores.csv")
+    rows = {name: set(own.row) for name, own in table.groupby("target")}
+    squares = "regression of the rest on own last steps and squares"
+    dressed = "per-point regression on own last steps, with the spread of its errors"
+    assert {ITSELF, squares} < rows["linear_residual"]
+    assert {ITSELF, dressed} < rows["stochastic_lead_time"]
+    assert rows["variance"] == {ITSELF}
+    value = table.set_index(["target", "row"])["value"]
+    assert value["stochastic_lead_time", dressed] > 0.1
+    assert value["linear_residual", squares] < 0.2
+
+
 def test_batches_that_pose_nothing_are_no_unit(config: AuditConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A task that can ask nothing in the first validation batch is scored on the others, and so are its cues."""
     ask = Orientation.forward

@@ -13,9 +13,9 @@ from earthssl.pretext.prediction.temporal_latent import (
     FeaturePersistence,
     TemporalLatent,
     TemporalLatentConfig,
-    departures,
     variance_explained,
 )
+from earthssl.pretext.redundancy import departures
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.common.randomness import fold
 from earthssl.ssl.fields.batch import Batch, from_fields

@@ -27,7 +27,16 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "masking": ({"masking": {}}, {"batch_size": 8}),
     "simclr": ({"simclr": {}}, {"batch_size": 16, "batches": "season", "accumulate": 2}),
     "teachers, averaged weights": ({"byol": {}, "vicreg": {}, "latent": {}}, {"batch_size": 16, "ema": 0.5}),
-    "components, later windows": ({"eof_masking": {"components": 24}, "temporal_latent": {}}, {"batch_size": 16}),
+    "components, later windows": (
+        {
+            "eof_masking": {"components": 24},
+            "temporal_latent": {},
+            "linear_residual": {"components": 16},
+            "stochastic_lead_time": {},
+            "variance": {},
+        },
+        {"batch_size": 16},
+    ),
 }
 SHORT = {"steps": 4, "val_every": 4, "log_every": 2, "warmup_steps": 1, "lr": 1e-3}
 TWO_SETS = "two data sets"

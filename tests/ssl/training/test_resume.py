@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from earthssl.ssl.common.errors import EarthSSLError
+from earthssl.ssl.data.augmentation import AugmentConfig
 from earthssl.ssl.training.multitask import MultitaskConfig
 
 # Starts one process a run and lets each kill itself, without any clean-up, at the moment asked for. The last
@@ -57,17 +58,18 @@ for config, moment in jobs[:-1]:
 pretrain.pretrain(jobs[-1][0], TASKS)
 """
 
+CHANGED = AugmentConfig(noise=0.3, step_dropout=0.2, region_dropout=0.5)
 MIXED = {"masking": {"masks": [{"kind": "random"}, {"kind": "last", "ratio": 0.5}]}, "order": {"frames": 3}}
 # name: objectives, training, moment. Saves are at steps 3, 6, 9 and 12, validations at 6 and 12.
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, int]]] = {
     "between saves": ({"masking": {}}, {}, ("batch", 5)),
     "averaged weights, half a step, two tasks": (
         MIXED,
-        {"ema": 0.9, "accumulate": 2, "drop_path": 0.2, "variable_dropout": 0.3},
+        {"ema": 0.9, "accumulate": 2, "drop_path": 0.2, "variable_dropout": 0.3, "augment": CHANGED},
         ("batch", 2 * 7 + 1),
     ),
     "components fitted before the run, variance terms": (
-        {"eof_masking": {"components": 24}, "temporal_latent": {}},
+        {"eof_masking": {"components": 24}, "temporal_latent": {}, "linear_residual": {"components": 16}},
         {"variable_dropout": 0.3},
         ("batch", 8),
     ),
@@ -86,6 +88,7 @@ LATER = [
     ("encoder", "token_start"),
     ("training", "schedule"),
     ("training", "gain"),
+    ("training", "augment"),
 ]  # settings that the first releases did not have
 
 
