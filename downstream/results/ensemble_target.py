@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import scoringrules
 
-from ..heads.uncertainty import crps_ensemble
 from .target import Metric, Target, additive
 
 # what is kept of each sample, means over the cells of a field by their area
@@ -53,17 +53,17 @@ def parts_of(members: Members, count: int, truth: np.ndarray, weight: np.ndarray
     step = max(1, VALUES_AT_ONCE // (count * truth.shape[1]))
     for begin in range(0, len(truth), step):
         part = slice(begin, begin + step)
-        own, seen = np.asarray(members(part), dtype=np.float64), truth[part]
+        own, seen = np.array(members(part), dtype=np.float64), truth[part]
         mean = own.mean(axis=1)
         error2 = (mean - seen) ** 2
         cells = {ERROR2: error2, MEAN: mean, TRUTH: seen, MEAN2: mean**2, TRUTH2: seen**2, PRODUCT: mean * seen}
         if count == 1:
             cells[CRPS] = np.abs(mean - seen)
         else:
-            cells[CRPS] = crps_ensemble(seen, np.moveaxis(own, 1, -1))
+            own.sort(axis=1)
+            cells[CRPS] = scoringrules.crps_ensemble(seen, own, m_axis=1, sorted_ensemble=True, estimator="qd")
             cells[VARIANCE] = own.var(axis=1, ddof=1) * (count + 1) / count
-            low, high = np.quantile(own, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1, method="weibull")
-            cells[COVERED] = (low <= seen) & (seen <= high)
+            cells[COVERED] = (_rank_value(own, (1 - LEVEL) / 2) <= seen) & (seen <= _rank_value(own, (1 + LEVEL) / 2))
         for k, values in cells.items():
             made[part, k] = values @ share
         made[part, ERROR] = np.sqrt(made[part, ERROR2])
@@ -115,7 +115,7 @@ def ensemble_target(name: str, climatology: np.ndarray, units: np.ndarray, block
     )  # fmt: skip
 
 
-def residual_quantiles(residuals: np.ndarray, count: int = 50) -> np.ndarray:
+def residual_quantiles(residuals: np.ndarray, count: int = 25) -> np.ndarray:
     """Return evenly spaced quantiles of residuals (sample, cell), their mean taken off, (count, cell)."""
     found = np.quantile(residuals, (np.arange(count) + 0.5) / count, axis=0)
     return np.asarray(found - found.mean(axis=0))
@@ -127,6 +127,13 @@ def dressed(forecast: np.ndarray, residuals: np.ndarray, truth: np.ndarray, weig
     return parts_of(lambda part: forecast[part][:, None] + shift, len(shift), truth, weight)
 
 
+def _rank_value(ordered: np.ndarray, share: float) -> np.ndarray:
+    """Return the value below which a share of truths like the sorted members (sample, member, cell) lies (Weibull)."""
+    place = min(max(share * (ordered.shape[1] + 1) - 1, 0), ordered.shape[1] - 1)
+    below, above = ordered[:, int(np.floor(place))], ordered[:, int(np.ceil(place))]
+    return np.asarray(below + (place - np.floor(place)) * (above - below))
+
+
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     return np.asarray(np.divide(above, below, out=np.full_like(above, np.nan), where=below > 1e-24))
 
@@ -134,5 +141,6 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 def _r(means: np.ndarray, centred: bool) -> np.ndarray:
     """Return correlations from means of x, y, x², y², xy, (5, row); 0 for a constant one."""
     x, y, xx, yy, xy = means if centred else (0 * means[0], 0 * means[1], *means[2:])
-    power = np.maximum(xx - x * x, 0) * np.maximum(yy - y * y, 0)
-    return np.where(power > 1e-24, (xy - x * y) / np.sqrt(np.maximum(power, 1e-24)), 0.0)
+    varies = (xx - x * x > 1e-9 * xx) & (yy - y * y > 1e-9 * yy)
+    power = np.where(varies, (xx - x * x) * (yy - y * y), 1.0)
+    return np.where(varies, (xy - x * y) / np.sqrt(power), 0.0)

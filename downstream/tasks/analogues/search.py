@@ -15,7 +15,7 @@ from ...heads.neighbours import neighbours
 SCALINGS = ("raw", "standardised", "whitened")
 MOST_WHITENED = 128  # features; of more, whitening would mostly raise noise
 CORRELATED = 0.1  # features with no larger correlation are white once standardised
-VALUES_AT_ONCE = 2**22
+MOST_CELLS = 200  # of a field that a choice is made by, evenly spread
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,8 @@ def mean_errors(
 ) -> np.ndarray:
     """Return the mean squared error of the mean of the nearest k, for each k of ascending counts, (count,).
 
+    Of a field, over at most 200 of its cells, evenly spread: they tell as well which search is best.
+
     Args:
         values: What followed each step, (time, cell).
         found: Steps of the analogues, nearest first, (query, analogue).
@@ -130,16 +132,15 @@ def mean_errors(
         weight: Of each cell.
         counts: Not more than every query has.
     """
-    total, share = np.zeros(len(counts)), weight / weight.sum()
-    at_once = max(1, VALUES_AT_ONCE // (max(counts, default=1) * values.shape[1]))
-    for begin in range(0, len(found) if counts else 0, at_once):
-        part = slice(begin, begin + at_once)
-        summed, done = np.zeros_like(truth[part]), 0
-        for j, k in enumerate(counts):
-            summed += values[found[part, done:k]].sum(axis=1)
-            done = k
-            total[j] += (((summed / k - truth[part]) ** 2) @ share).sum()
-    return total / len(found)
+    thin = slice(None, None, -(-values.shape[1] // MOST_CELLS))
+    values, truth, share = values[:, thin], truth[:, thin], weight[thin] / weight[thin].sum()
+    errors, summed, done = [], np.zeros_like(truth), 0
+    for k in counts:
+        for analogue in range(done, k):
+            summed += values[found[:, analogue]]
+        done = k
+        errors.append((((summed / k - truth) ** 2) @ share).mean())
+    return np.array(errors)
 
 
 def _axes(own: np.ndarray) -> np.ndarray | None:

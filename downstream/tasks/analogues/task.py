@@ -13,6 +13,7 @@ import xarray as xr
 
 from ....ssl.common.errors import EarthSSLError, check_known, nearest
 from ....ssl.fields.splits import unbroken_starts
+from ....ssl.sources.weather.recorded import of_weather
 from ....ssl.store.store import Store
 from ...evaluation.config import TaskConfig
 from ...evaluation.encoders import Contender
@@ -107,6 +108,9 @@ class AnaloguesConfig(TaskConfig):
         super().__post_init__()
         for name, valid in (("poolings", POOLINGS), ("scalings", SCALINGS), ("metrics", METRICS)):
             check_known(f"analogues.{name}", getattr(self, name), valid)
+        for name in ("fields", "neighbours", "scalings", "metrics"):
+            values = getattr(self, name)
+            self.expect(len(set(values)) == len(values), f"{name} each once", name)
         self.expect(min(self.leads, default=0) >= 1, "steps from 1, at least one", "leads")
         self.expect(min(self.neighbours, default=0) >= 2, "numbers from 2, at least one", "neighbours")
         self.expect(self.exclude_days >= 0, "days from 0", "exclude_days")
@@ -127,6 +131,10 @@ class Analogues(WindowTask[AnaloguesConfig]):
         self.leads, self.components = config.leads, config.components
         self._table = None
         if config.labels or config.columns or not (config.areas or config.fields):
+            if not (config.labels or of_weather(store.manifest["attributes"])):
+                raise EarthSSLError(
+                    "analogues: expected areas, fields, or a table of labels to be told, got none; set one"
+                )
             self._table = labels_of(store, config.labels, config.columns)
         self._refuse_what_does_not_fit()
         self._now: dict[str, np.ndarray] = {}  # value of the present, by target, (time, cell)
@@ -171,7 +179,9 @@ class Analogues(WindowTask[AnaloguesConfig]):
             here = f"{found[1]}_0d" if found else ""
             now = self._table[here].to_numpy() if here in self._table else None
             now = None if now is None else np.nan_to_num(now - label_season(times, now, rows["train"]))
-            yield self._label(name, values - label_season(times, values, rows["train"]), rows, now)
+            departure = values - label_season(times, values, rows["train"])
+            departure[np.abs(departure) < 1e-9 * np.nanmax(np.abs(values))] = 0  # rounding is nothing that varies
+            yield self._label(name, departure, rows, now)
 
     def _of_fields(self) -> Iterator[WindowLabels]:
         if not (self.config.areas or self.config.fields):
@@ -202,6 +212,11 @@ class Analogues(WindowTask[AnaloguesConfig]):
     ) -> WindowLabels:  # fmt: skip
         values = values.reshape(len(values), -1)
         years = self.store.times.astype("datetime64[Y]").astype(int) + 1970
+        for part in ("train", "test"):
+            if not (np.ptp(values[rows[part]], axis=0) > 0).any():
+                raise EarthSSLError(
+                    f"analogues, {name}: expected what varies in the {part} block, got a constant; leave it out"
+                )
         self._weights[name] = np.ones(1) if weight is None else weight
         if now is not None:
             self._now[name] = now.reshape(len(now), -1)
@@ -220,7 +235,7 @@ class Analogues(WindowTask[AnaloguesConfig]):
         return kept
 
     def predictable(self, window: int) -> Features:
-        return predictable_directions(self.store, window, self.config.leads, self.config.components)
+        return predictable_directions(self.store, window, self.config.leads)
 
     def targets(self) -> Sequence[Target]:
         usual = self._climatology

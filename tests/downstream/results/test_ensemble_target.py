@@ -54,6 +54,10 @@ def test_members_drawn_like_the_truth_are_calibrated() -> None:
     assert found["r"] == pytest.approx(np.corrcoef(mean, truth[:, 0])[0, 1])
     assert found["skill"] == pytest.approx(1 - ((mean - truth[:, 0]) ** 2).mean() / (truth**2).mean())
     assert found["spread_r"] > 0.3  # wide where it errs
+    constant = next(m for m in target.metrics if m.name == "spread_r").statistic(
+        [Row("c", Role.BASELINE, {"t": usual})]
+    )
+    assert constant(np.ones(4000)).tolist() == [0]  # a spread that never changes says nothing
 
 
 def test_residuals_shift_no_forecast() -> None:

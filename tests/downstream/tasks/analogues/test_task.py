@@ -176,6 +176,8 @@ def test_parts_are_those_of_one_row(config: AnaloguesConfig) -> None:
         ({"leads": [2, 2]}, "each once"),
         ({"neighbours": [1]}, "numbers from 2"),
         ({"neighbours": [300]}, "at most"),
+        ({"neighbours": [5, 5]}, "each once"),
+        ({"fields": ["u10", "u10"]}, "each once"),
         ({"exclude_days": -1.0}, "days from 0"),
         ({"exclude_days": 9000.0}, "lower neighbours or exclude_days"),
         ({"season_days": 0.0}, "days up to 183"),
@@ -187,7 +189,7 @@ def test_parts_are_those_of_one_row(config: AnaloguesConfig) -> None:
         ({"areas": {"a": AreaConfig("sst", [-5, 5, 190, 240])}}, "expected a variable of the store"),
         ({"areas": {"a": AreaConfig("u10", [1, 2, 0, 1])}}, "box"),
         ({"leads": [120]}, "got none"),
-        ({"areas": {}, "fields": []}, "a store of the weather planet"),
+        ({"areas": {}, "fields": []}, "areas, fields, or a table of labels"),
         ({"labels": "nowhere.csv"}, "found none"),
     ],
 )  # fmt: skip
@@ -198,6 +200,15 @@ def test_settings_that_mean_nothing_are_refused(config: AnaloguesConfig, change:
 
     with pytest.raises(EarthSSLError, match=words):
         told()
+
+
+def test_a_label_that_never_varies_is_refused(config: AnaloguesConfig, tmp_path: Path) -> None:
+    """Nor one that varies only by its season, which no analogue tells."""
+    times = Store(config.store).times
+    pd.DataFrame({"time": times, "x": np.ones(len(times))}).to_csv(tmp_path / "one.csv", index=False)
+    task = Analogues(replace(config, labels=str(tmp_path / "one.csv")), Store(config.store))
+    with pytest.raises(EarthSSLError, match="x: expected what varies in the train block, got a constant"):
+        _ = task.labels
 
 
 def test_a_box_has_four_sides() -> None:
