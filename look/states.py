@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from ..downstream.features.eof import Eof
+from ..downstream.heads.neighbours import picked
 from ..ssl.common.errors import EarthSSLError
 from ..ssl.common.files import digest, disk_full_is_clear
 from ..ssl.fields.splits import unbroken_starts
@@ -221,12 +222,9 @@ def analogues(states: States, store: Store, step: int, space: str, count: int, e
     taken = np.abs(days - days[own]) <= exclude_days
     usual = float(np.nanmean(distance[~taken])) if (~taken).any() else 1.0
     distance = np.where(taken | ~np.isfinite(distance), np.inf, distance)
-    found: list[Analogue] = []
-    while len(found) < count and np.isfinite(distance).any():
-        k = int(distance.argmin())
-        found.append(Analogue(int(states.rows[k]), float(distance[k] / (usual or 1.0))))
-        distance[np.abs(days - days[k]) <= exclude_days] = np.inf
-    return found
+    order = np.argsort(distance, kind="stable")[: int(np.isfinite(distance).sum())]
+    places = picked(days[order][None], days[[own]], min(count, len(order)), exclude=exclude_days, apart=True)[0]
+    return [Analogue(int(states.rows[k]), float(distance[k] / (usual or 1.0))) for k in order[places[places >= 0]]]
 
 
 def _field_distances(store: Store, step: int) -> np.ndarray:

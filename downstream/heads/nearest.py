@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from sklearn.neighbors import NearestNeighbors
 
 from ...ssl.common.errors import EarthSSLError
 from .base import Head, Samples, standardised
+from .neighbours import neighbours
 
 NEIGHBOURS = (5, 10, 20, 50, 100, 200)
 TEMPERATURE = 0.07  # of kNN votes in DINO's protocol (Caron et al. 2021)
-QUERIES_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -57,30 +56,17 @@ class NearestHead(Head):
             x, z = train.features - mean, queries.features - mean
         most = max(settings)
         out = np.empty((len(settings), len(z), train.targets.shape[1]))
-        for begin in range(0, len(z), QUERIES_AT_ONCE):
-            part = slice(begin, begin + QUERIES_AT_ONCE)
-            found, cosine = self._nearest(x, train.steps, z[part], queries.steps[part], most)
-            values = train.targets[found]
-            for j, k in enumerate(settings):
-                weight = np.exp((cosine[:, :k] - cosine[:, :1]) / self.temperature)
-                weight /= weight.sum(axis=1, keepdims=True)
-                out[j, part] = np.einsum("qk,qko->qo", weight, values[:, :k])
-        return out
-
-    def _nearest(
-        self, x: np.ndarray, steps: np.ndarray, z: np.ndarray, asked: np.ndarray, most: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return indices and cosines of the nearest neighbours, nearest first, both (queries, most)."""
-        index = NearestNeighbors(metric="cosine", algorithm="brute").fit(x)
-        # However a query lies, so many of its nearest may be forbidden to it.
-        wanted = min(len(x), most + int((np.abs(asked[:, None] - steps[None, :]) <= self.exclusion).sum(axis=1).max()))
-        distance, found = index.kneighbors(z, wanted)
-        forbidden = np.abs(asked[:, None] - steps[found]) <= self.exclusion
-        allowed = int((~forbidden).sum(axis=1).min())
+        found, distance = neighbours(
+            x, train.steps, z, queries.steps, most, exclude=self.exclusion, metric="cosine"
+        )  # fmt: skip
+        allowed = int((found >= 0).sum(axis=1).min(initial=most))
         if most > allowed:
             raise EarthSSLError(
                 f"kNN: expected k of at most {allowed}, the neighbours that every query has beyond ± {self.exclusion} "
                 f"steps among {len(x)} samples, got {most}; lower k or the exclusion"
             )
-        order = np.argsort(forbidden, axis=1, kind="stable")[:, :most]
-        return np.take_along_axis(found, order, 1), 1 - np.take_along_axis(distance, order, 1)
+        for j, k in enumerate(settings):
+            weight = np.exp((distance[:, :1] - distance[:, :k]) / self.temperature)
+            weight /= weight.sum(axis=1, keepdims=True)
+            out[j] = np.einsum("qk,qko->qo", weight, train.targets[found[:, :k]])
+        return out

@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 
 from ....ssl.common.errors import EarthSSLError, nearest
-from ....ssl.sources.weather.labels import label_table
+from ....ssl.sources.weather.labels import HARMONICS, label_table, season, season_at
 from ....ssl.sources.weather.recorded import recorded_weather
 from ....ssl.store.store import Store
 
 TIME = "time"
 LEAD = re.compile(r"(.+)_(\d+)d$")  # height_3d: the height of three days later
+FEWEST_FOR_SEASON = 100  # labels; of fewer, the season would be noise
 
 
 def labels_of(store: Store, path: str | None, columns: Sequence[str]) -> pd.DataFrame:
@@ -87,3 +88,10 @@ def read_label_table(path: str) -> pd.DataFrame:
             f"{file}, line {again[0] + 2}: expected each time once, got {table[TIME][again[0]]} again; keep one"
         )
     return table.set_index(TIME)
+
+
+def label_season(times: np.ndarray, values: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """Return the season of a label at all times, fitted on the known ones of some steps, (time,)."""
+    known = train[np.isfinite(values[train])]
+    harmonics = HARMONICS if len(known) >= FEWEST_FOR_SEASON else 0
+    return season_at(times, season(values[known], times[known], harmonics))

@@ -12,7 +12,7 @@ import pandas as pd
 from ....ssl.common.errors import EarthSSLError, check_known
 from ....ssl.fields.splits import unbroken_starts
 from ....ssl.model.encoder import EncoderConfig
-from ....ssl.sources.weather.labels import HARMONICS, season, season_at
+from ....ssl.sources.weather.labels import HARMONICS
 from ....ssl.sources.weather.reachable import REACHABLE, forecast_labels
 from ....ssl.sources.weather.recorded import recorded_weather
 from ....ssl.store.store import Store
@@ -29,12 +29,11 @@ from ...features.predictable import predictable_directions
 from ...heads.trained import MlpHead
 from ...results.row import Role, Row
 from ...results.scores import tables
-from .label_table import LEAD, labels_of
+from .label_table import LEAD, label_season, labels_of
 
 PERSISTENCE, REACHED = "damped persistence", "the true model"
 KERNEL = "forecast of the fields by a kernel"
 MLP = f"[{MlpHead.name}]"
-FEWEST_FOR_SEASON = 100  # labels; of fewer, the season would be noise
 FIT_STEPS = 4000  # components of tokens are fitted on at most so many training steps, evenly spread
 CONVENTION = (
     "Target: each column as a departure from its season (mean and, from 100 labels on, {harmonics} harmonics of the "
@@ -113,7 +112,7 @@ class Indices(WindowTask[IndicesConfig]):
             known = np.isfinite(values) & (inside | ~self.store.splits.inside(times, "train"))
             rows = block_rows(self.store, self._window, 0, known)
             rows["fit"] = rows["train"]
-            departure = (values - _season(times, values, rows["train"]))[:, None]
+            departure = (values - label_season(times, values, rows["train"]))[:, None]
             made.append(WindowLabels(name, departure, rows, years, np.zeros((len(rows["test"]), 1))))
         return made
 
@@ -220,7 +219,7 @@ class Indices(WindowTask[IndicesConfig]):
             values = now[label.name]
             forecast[label.name] = label.climatology[:, 0]
             if values is not None:
-                x = np.nan_to_num(values - _season(times, values, label.rows["train"]))
+                x = np.nan_to_num(values - label_season(times, values, label.rows["train"]))
                 y, train = label.values[:, 0], label.rows["train"]
                 slope = x[train] @ y[train] / max(x[train] @ x[train], np.finfo(float).tiny)
                 forecast[label.name] = slope * x[label.rows["test"]]
@@ -241,7 +240,7 @@ class Indices(WindowTask[IndicesConfig]):
         for label, name, lead in wanted:
             test = label.rows["test"]
             said = made[name][np.searchsorted(starts, test), leads.index(lead)]
-            usual = _season(times, self.table[label.name].to_numpy(), label.rows["train"])
+            usual = label_season(times, self.table[label.name].to_numpy(), label.rows["train"])
             forecast[label.name] = np.nan_to_num(said - usual[test])
         yield Row(f"{REACHED}, {self.config.reachable_members} members", Role.KNOWN, forecast)
 
@@ -259,10 +258,3 @@ class Indices(WindowTask[IndicesConfig]):
         return self.convention.format(
             harmonics=HARMONICS, units=len(units), first=units[0], last=units[-1], block=self.config.block
         )
-
-
-def _season(times: np.ndarray, values: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """Return the season of a label at all times, fitted on the known ones of some steps."""
-    known = train[np.isfinite(values[train])]
-    harmonics = HARMONICS if len(known) >= FEWEST_FOR_SEASON else 0
-    return season_at(times, season(values[known], times[known], harmonics))

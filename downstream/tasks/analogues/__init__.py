@@ -1,0 +1,1 @@
+"""Analogue forecasts: what came after the most alike states of the past."""
