@@ -57,6 +57,7 @@ LAYERS = {
     "downstream/tasks/storm_tiles": 15,
     "downstream/tasks/explain": 15,
     "downstream/tasks/indices": 15,
+    "downstream/tasks/parameterisation": 15,
     "downstream/finetune": 15,
     "downstream/studies": 15,
     "downstream/report": 15,

@@ -25,6 +25,7 @@ TASKS = {
     "storm_tiles": ("storm_tiles.task", "StormTiles"),
     "indices": ("indices.task", "Indices"),
     "explain": ("explain.task", "Explain"),
+    "parameterisation": ("parameterisation.task", "Parameterisation"),
 }
 # settings of a probe that the matrix sets itself
 NOT_IN_MATRIX = ("store", "out", "task", "checkpoints", "encoder", "layers", "cache")
