@@ -24,7 +24,12 @@ SOURCES = {
     "weatherbench2": ("weatherbench2", "open_weatherbench2"),
     "arco-era5": ("arco_era5", "open_arco_era5"),
 }
-CHECKS_ITSELF = ("planet", "weather", "controls", "lorenz96")  # their options are those of the planet, not of `Selection`
+CHECKS_ITSELF = (
+    "planet",
+    "weather",
+    "controls",
+    "lorenz96",
+)  # their options are those of the planet, not of `Selection`
 
 
 def open_source(source: str, **options: Any) -> xr.Dataset:

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from ....ssl.sources.lorenz96 import resolved, rk4
-from .closures import DETERMINISTIC, STATE_NOISE, Closure
+from .closures import Closure
 
+DETERMINISTIC, NOISE, STATE_NOISE = "", ", AR(1)", ", AR(1) by state"  # added to a row's name
 BOUND = 100.0  # |X| beyond which a run has blown up; the truth stays within 20
 X_BINS, U_BINS = np.arange(-25.0, 30.0, 0.5), np.arange(-30.0, 40.0, 0.5)
 QUANTILES = (0.01, 0.99)
@@ -143,7 +144,7 @@ def climate(course: Course, truth: Course) -> dict[str, float]:
 
 
 def closeness(course: Course, truth: Course) -> np.ndarray:
-    """Return 1 less the Hellinger distances of X, and of X and U, of each run to the truth, (2, run); 0 if it blew up."""
+    """Return 1 - the Hellinger distances of X, and of X and U, of each run to the truth, (2, run); 0 if it blew up."""
     x, both = density(truth.slow), density(truth.slow, truth.subgrid)
     found = np.zeros((2, len(course.ended)))
     for k in np.flatnonzero(course.ended < 0):

@@ -55,7 +55,7 @@ def spread_figure(scores: pd.DataFrame) -> Figure:
     axes = drawn.subplots()
     axes.axhline(1, color="k", lw=1)
     for k, (name, values) in enumerate(wide.iterrows()):
-        axes.plot(wide.columns, values, "o-", color=COLOURS[k % 7], ls=DASHES[k // 7 % 3], ms=4, label=str(name))
+        axes.plot(wide.columns, values, marker="o", color=COLOURS[k % 7], ls=DASHES[k // 7 % 3], ms=4, label=str(name))
     axes.set_ylabel("spread over RMSE of the mean", fontsize=8)
     axes.legend(fontsize=7, frameon=False, loc="best")
     return drawn
