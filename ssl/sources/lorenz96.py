@@ -1,7 +1,8 @@
 """The source `lorenz96`: the slow variables of the Lorenz '96 system with two scales. Always label it as synthetic.
 
 Lorenz (1996), "Predictability: a problem partly solved"; as a test of parameterisations Wilks (2005),
-doi:10.1256/qj.04.03, and Arnold et al. (2013), doi:10.1098/rsta.2011.0479. K slow variables X on a ring, J fast ones Y for each of them:
+doi:10.1256/qj.04.03, and Arnold et al. (2013), doi:10.1098/rsta.2011.0479. K slow variables X on a ring, J fast
+ones Y for each of them:
 
     dX_k/dt = -X_{k-1} (X_{k-2} - X_{k+1}) - X_k + F - U_k,    U_k = (h c / b) Σ_j Y_{j,k}
     dY_j/dt = -c b Y_{j+1} (Y_{j+2} - Y_{j-1}) - c Y_j + (h c / b) X_{k(j)}

@@ -154,8 +154,8 @@ class Parameterisation(Task[ParameterisationConfig]):
         if (whole != begun).any() or whole.sum() < least:
             raise EarthSSLError(
                 f"parameterisation.store: expected a {block} block of at least {least} whole members (one begins every "
-                f"{self.made.samples + GAP} days and has {self.made.samples}), got {begun.sum()}, of which {whole.sum()} "
-                "are whole; set its dates"
+                f"{self.made.samples + GAP} days and has {self.made.samples}), got {begun.sum()}, {whole.sum()} of "
+                "them whole; set its dates"
             )
         return np.flatnonzero(whole)
 
