@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -140,7 +141,8 @@ class ExportedReader:
             fingerprint=store.fingerprint, seed=0, steps=0, config={}, licence="", source=store.manifest["source"],
             versions={}, health={},
         )  # fmt: skip
-        with TemporaryDirectory() as folder:
+        with TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch calls TorchScript deprecated
             path = Path(folder) / f"encoder{SUFFIXES[kind]}"
             export(FrozenEncoder(encoder, record), path, kind, pooling="tokens", layer=layer)
             self._program = READERS[kind](path)
