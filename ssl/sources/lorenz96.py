@@ -108,11 +108,10 @@ class Lorenz96Config:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
                 raise _mistake(name, f"a whole number within {least}…{most}", value)
-        for name, least, most in (("interval", 0, 10), ("forcing", 0, 30), ("dt", 0, 0.005), ("spinup", 0, 1000)):
+        for name, above, top in (("interval", 0, 10), ("forcing", 0, 30), ("dt", 0, 0.005), ("spinup", -1e-9, 1000)):
             value = getattr(self, name)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not (least < value <= most or (name == "spinup" and value == 0)):
-                raise _mistake(name, f"a number above {least}, at most {most}", value)
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not above < value <= top:
+                raise _mistake(name, f"a number {'from' if above else 'above'} 0, at most {top}", value)
         if abs(self.interval / self.dt - round(self.interval / self.dt)) > 1e-6 or self.interval < self.dt:
             raise _mistake("interval", f"a multiple of dt ({self.dt})", self.interval)
         if self.members * (self.samples + GAP) > MOST_DAYS:
