@@ -18,12 +18,18 @@ SOURCES = {
     "planet": ("planet.planet", "open_planet"),
     "weather": ("weather.weather", "open_weather"),
     "controls": ("controls.controls", "open_controls"),
+    "lorenz96": ("lorenz96", "open_lorenz96"),
     "files": ("local_files", "open_files"),
     "ersst": ("ersst", "open_ersst"),
     "weatherbench2": ("weatherbench2", "open_weatherbench2"),
     "arco-era5": ("arco_era5", "open_arco_era5"),
 }
-CHECKS_ITSELF = ("planet", "weather", "controls")  # their options are those of the planet, not of `Selection`
+CHECKS_ITSELF = (
+    "planet",
+    "weather",
+    "controls",
+    "lorenz96",
+)  # their options are those of the planet, not of `Selection`
 
 
 def open_source(source: str, **options: Any) -> xr.Dataset:
@@ -34,7 +40,7 @@ def open_source(source: str, **options: Any) -> xr.Dataset:
     Attributes say source, licence and citation.
 
     Args:
-        source: planet, weather or controls (synthetic, no network), files, ersst, weatherbench2 or arco-era5.
+        source: planet, weather, controls or lorenz96 (synthetic, no network), files, ersst, weatherbench2 or arco-era5.
         **options: What the source takes: see its opener and `Selection`.
 
     Raises:

@@ -10,9 +10,13 @@ from ...common.errors import EarthSSLError
 from ...common.files import digest
 from .planet import Planet, PlanetConfig
 
-# What other synthetic planets write among their options: the weather planet, the controls.
-DYNAMICS, CONTROL = "quasi-geostrophic", "control"
-IDENTITY = {DYNAMICS: ("seed", "world", "truncation"), CONTROL: ("seed", "design", "amplitude")}
+# What other synthetic planets write among their options: the weather planet, the controls, Lorenz '96.
+DYNAMICS, CONTROL, LORENZ96 = "quasi-geostrophic", "control", "lorenz96"
+IDENTITY = {
+    DYNAMICS: ("seed", "world", "truncation"),
+    CONTROL: ("seed", "design", "amplitude"),
+    LORENZ96: ("dynamics", "seed", "slow", "fast", "forcing"),
+}
 
 
 def recorded_planet(attributes: Mapping[str, Any]) -> Planet:

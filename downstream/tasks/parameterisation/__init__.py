@@ -1,0 +1,1 @@
+"""parameterisation: what unresolved scales do to resolved ones, offline and coupled."""
