@@ -117,7 +117,7 @@ def add_use_options(parser: argparse.ArgumentParser, verb: str) -> None:
     parser.add_argument("checkpoint", nargs="?", help="a checkpoint folder, that of its run, or an address (see pull)")
     parser.add_argument("--pooling", default="mean", help="mean, last or tokens (default mean)")
     if verb == "embed":
-        parser.add_argument("data", nargs="?", help="NetCDF, GRIB or Zarr on the checkpoint's grid")
+        parser.add_argument("data", nargs="?", help="NetCDF, GRIB or Zarr on the checkpoint's grid, or a finer one")
         parser.add_argument("--out", metavar="FILE", default="features.nc", help="to write: .nc, or .zarr (a folder)")
         parser.add_argument(
             "--layer", action="append", metavar="K", help="block whose output is taken; several as --layer=0,-1"
@@ -131,6 +131,10 @@ def add_use_options(parser: argparse.ArgumentParser, verb: str) -> None:
         parser.add_argument(
             "--missing", action="append", metavar="NAME=VALUE", default=[], help="a value that means missing"
         )
+        parser.add_argument(
+            "--least-valid", type=float, default=0.5, metavar="SHARE",
+            help="from another grid: share of a cell's area that must hold values, or it is missing (default 0.5)",
+        )  # fmt: skip
         parser.add_argument(
             "--any-range", action="store_true", help="take values far from the climatology of training too"
         )
@@ -165,7 +169,7 @@ def _embed(options: argparse.Namespace) -> None:
             options.checkpoint, options.data, options.out, pooling=options.pooling,
             layer=layers[0] if len(layers) == 1 else layers, check_range=not options.any_range,
             units=_pairs("units", options.units), rename=_pairs("rename", options.rename),
-            missing=_marks(options.missing),
+            missing=_marks(options.missing), least_valid=options.least_valid,
         )
     )  # fmt: skip
 
