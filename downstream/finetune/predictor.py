@@ -57,6 +57,7 @@ class FinetunedEncoder:
         rename: Mapping[str, str] | None = None,
         missing: Mapping[str, Any] | None = None,
         least_valid: float = LEAST_VALID,
+        base: tuple[str, str] | None = None,
     ) -> xr.DataArray:
         """Return what the labels would be for every window of unbroken steps in the data.
 
@@ -66,7 +67,7 @@ class FinetunedEncoder:
                 warns.
             places: Latitude and longitude, degrees, of each place to predict for, (place, 2), if the labels had places.
             batch_size: Windows at once.
-            check_range, units, rename, missing, least_valid: As for `FrozenEncoder.embed`.
+            check_range, units, rename, missing, least_valid, base: As for `FrozenEncoder.embed`.
 
         Returns:
             Numbers (time, target) with their units, probabilities (time, class), or fields (time, lat, lon); with
@@ -79,7 +80,7 @@ class FinetunedEncoder:
         chosen = self._places(places)
         screened = screen(
             data, self.record, units=units, rename=rename, missing=missing, check_range=check_range,
-            least_valid=least_valid, use="predicting",
+            least_valid=least_valid, base=base, use="predicting",
         )  # fmt: skip
         for text in screened.said:
             warnings.warn(text, stacklevel=2)

@@ -12,6 +12,8 @@ from ..common.errors import EarthSSLError
 from ..fields.normalisation import Statistics
 from ..fields.variables import anomaly_name, lookup
 
+Period = tuple[np.datetime64, np.datetime64]  # first and last instant, both included
+
 FEWEST_YEARS = 10  # of every calendar month, for a climatology of the data's own
 
 
@@ -25,36 +27,60 @@ def counterparts(wanted: Collection[str], there: Collection[str]) -> dict[str, s
     return found
 
 
+def period(base: tuple[str, str] | None) -> Period | None:
+    """Return the first and last instant of two dates, "1982" and "2010" meaning the end of 2010; None for None.
+
+    Raises:
+        EarthSSLError: If they are no dates.
+    """
+    if base is None:
+        return None
+    try:
+        first, last = (np.datetime64(str(edge)) for edge in base)
+        if np.isnat([first, last]).any() or first > last:
+            raise ValueError("not two dates in order")
+    except ValueError as error:
+        raise EarthSSLError(f"base: expected two dates such as 1982 and 2010, got {base} ({error})") from None
+    return first.astype("datetime64[ns]"), (last + 1).astype("datetime64[ns]") - np.timedelta64(1, "ns")
+
+
 def as_trained(
-    data: xr.DataArray, name: str, statistics: Statistics, train: tuple[np.datetime64, np.datetime64], where: str
+    data: xr.DataArray, name: str, statistics: Statistics, train: Period, base: Period | None = None
 ) -> tuple[xr.DataArray, str]:
     """Return a field as the variable that an encoder was trained on, and in words how; lazy data stay lazy.
 
     An encoder reads departures from the climatology of its training. Where the data hold ten years of every calendar
     month within the training block, their own departures from their means over these years are taken, whatever they
     depart from already. Where they do not, anomalies are taken for departures from the climatology of training; a full
-    field cannot be turned, since the record knows the climatology of its anomaly alone.
+    field cannot be turned, since the record knows the climatology of its anomaly alone, unless a base period is given.
 
     Args:
         data: (time, lat, lon) on the encoder's grid, canonical.
         name: Variable of the record.
         statistics: Of that variable alone.
         train: First and last time of the training block.
-        where: What the data are called.
+        base: Years whose means are subtracted instead of those of the training block.
 
     Raises:
-        EarthSSLError: If the field is not an anomaly, and the data do not hold enough of the training block.
+        EarthSSLError: If the field is not an anomaly and the data do not hold enough of the training block, or they
+            do not hold enough of the base period.
     """
     have = str(data.name)
-    years = f"{train[0]!s:.7} … {train[1]!s:.7}"
-    own = _own_climatology(data, train) if statistics.groups == "month" else None
+    years = _words(train)
+    own = _own_climatology(data, base or train) if statistics.groups == "month" else None
+    if own is None and base is not None:
+        raise EarthSSLError(
+            f"base: expected {FEWEST_YEARS} years of each calendar month of the data within {_words(base)}, and an "
+            "encoder whose climatology is by months; choose other years"
+        )
     if own is None and lookup(have).kind != "anomaly":
         short = f"the data hold less than {FEWEST_YEARS} years of some month of its training block ({years})"
         hourly = "it is one by hours, which the data's own cannot stand for"
         why = f"{short} for one of their own" if statistics.groups == "month" else hourly
         raise EarthSSLError(
-            f"{where}: the encoder was trained on '{name}', and its record holds the climatology of that, not of "
-            f"'{have}'; {why}. Subtract a climatology first and call the field '{name}', or give data that reach back"
+            f"anomalies: the encoder was trained on '{name}', and its record holds the climatology of that, not of "
+            f"'{have}'; {why}. Say over which years of the data to take it (base, as in 1982:2010), or subtract one "
+            f"and call the field '{name}'"
         )
 
     def turned(values: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -64,7 +90,12 @@ def as_trained(
         return (values + change).astype(np.float32)
 
     made = _by_step(turned, data).rename(name).assign_attrs(lookup(name).attributes)
-    if own is not None:
+    if base is not None:
+        said = (
+            f"its departures from its own monthly means over {_words(base)}; the encoder's are from those over "
+            f"{years}, and how the climate of the two differs is lost"
+        )
+    elif own is not None:
         said = f"its departures from its own monthly means over the encoder's training block ({years})"
     else:
         said = (
@@ -74,13 +105,17 @@ def as_trained(
     return made, f"'{name}' was made of '{have}': {said}"
 
 
-def _own_climatology(data: xr.DataArray, train: tuple[np.datetime64, np.datetime64]) -> np.ndarray | None:
-    """Return the mean of every calendar month over the training block, (12, row, column), or None where it is short.
+def _words(block: Period) -> str:
+    return f"{block[0]!s:.7} … {block[1]!s:.7}"
+
+
+def _own_climatology(data: xr.DataArray, block: Period) -> np.ndarray | None:
+    """Return the mean of every calendar month over a block of time, (12, row, column), or None where it is short.
 
     A cell with fewer years than `FEWEST_YEARS` of a month has none: NaN.
     """
     times = data["time"].values
-    inside = np.flatnonzero((times >= train[0]) & (times <= train[1]))
+    inside = np.flatnonzero((times >= block[0]) & (times <= block[1]))
     counts = np.bincount(_months(times[inside]), minlength=12)
     if (counts[np.unique(_months(times))] < FEWEST_YEARS).any():
         return None

@@ -66,6 +66,7 @@ class FrozenEncoder:
         rename: Mapping[str, str] | None = None,
         missing: Mapping[str, Any] | None = None,
         least_valid: float = LEAST_VALID,
+        base: tuple[str, str] | None = None,
     ) -> xr.DataArray:
         """Return features of every window of unbroken steps in the data.
 
@@ -93,6 +94,8 @@ class FrozenEncoder:
             missing: Value or values by variable, in the data's units, that mean missing.
             least_valid: Share of the area of a cell that must hold values where fields come from another grid; else
                 the cell is missing.
+            base: First and last date of the years whose monthly means are subtracted, where `ssta` must stand for `sst`
+                or the other way round and the data do not reach into the training block.
 
         Returns:
             (time, feature), or (time, token, feature) with the latitude and longitude of each token and its
@@ -105,7 +108,7 @@ class FrozenEncoder:
         view = self.view(pooling, layer, batch_size, check_range)
         screened = screen(
             data, self.record, units=units, rename=rename, missing=missing, check_range=check_range,
-            least_valid=least_valid,
+            least_valid=least_valid, base=base,
         )  # fmt: skip
         for text in screened.said:
             warnings.warn(text, stacklevel=2)

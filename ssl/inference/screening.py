@@ -14,7 +14,7 @@ from ..common.errors import EarthSSLError
 from ..fields.normalisation import Statistics
 from ..sources.canonical import canonicalise, contents
 from ..sources.regrid import LEAST_VALID, onto
-from .anomalies import as_trained, counterparts
+from .anomalies import Period, as_trained, counterparts, period
 
 EAGER_BYTES = 64 * 2**20  # data that are not in memory are read at once up to this size; larger ones stay lazy
 SAMPLED_STEPS = 5
@@ -64,6 +64,7 @@ def screen(
     missing: Mapping[str, Any] | None = None,
     check_range: bool = True,
     least_valid: float = LEAST_VALID,
+    base: tuple[str, str] | None = None,
     use: str = "embedding",
 ) -> Screened:
     """Return the data in the form the encoder of the record takes.
@@ -82,6 +83,8 @@ def screen(
             what no place on Earth has.
         least_valid: Share of the area of a cell of the record's grid that must hold values, or else it is missing;
             where the data are on another.
+        base: First and last date of the years from whose means departures are taken, where the field is not the
+            quantity that the encoder was trained on; None for those of its training block.
         use: What the data are wanted for, in what is said.
 
     Raises:
@@ -100,13 +103,13 @@ def screen(
     times = canonical["time"].values
     steps = np.diff(times) / np.timedelta64(1, "D")
     step_days = float(np.median(steps)) if len(steps) else record.step_days
-    canonical, changes = _fitted(canonical, names, record, step_days, least_valid, where)
-    for want, have in instead.items():
-        own = record.statistics.select([record.variables.index(want)])
-        own.rows(times)
-        made, text = as_trained(canonical[have], want, own, record.splits.train, where)
-        canonical = canonical.drop_vars(have).assign({want: made})
-        changes["anomalies"] = "; ".join([changes["anomalies"], text] if "anomalies" in changes else [text])
+    said = differences(record, names, record.grid, step_days)
+    try:
+        canonical, changes = brought(canonical, record, instead, record.splits.train, least_valid, period(base))
+    except EarthSSLError as error:
+        said.append(str(error))
+    if said:
+        raise EarthSSLError(f"{where} do not fit the checkpoint: {'; '.join(said)}")
     present = [name for name in record.variables if name in present or name in instead]
     statistics = record.statistics.select([record.variables.index(name) for name in present])
     statistics.rows(times)  # refuses months or hours without a climatology
@@ -126,20 +129,48 @@ def screen(
     return Screened(canonical, statistics, absent, unused, tuple(said), changes)
 
 
-def _fitted(
-    data: xr.Dataset, names: Sequence[str], record: Record, step_days: float, least_valid: float, where: str
+def brought(
+    data: xr.Dataset,
+    record: Record,
+    instead: Mapping[str, str],
+    train: Period,
+    least_valid: float = LEAST_VALID,
+    base: Period | None = None,
 ) -> tuple[xr.Dataset, dict[str, str]]:
-    """Return canonical data on the record's grid, and what was done; refuse what does not fit, all of it at once."""
-    known = [record.statistics.known[record.variables.index(name)] for name in names if name in record.variables]
-    said = differences(record, names, record.grid, step_days)
-    text = ""
-    try:
-        data, text = onto(data, record.grid, "grid", least_valid, np.any(known, axis=0) if known else None)
-    except EarthSSLError as error:
-        said.append(str(error))
-    if said:
-        raise EarthSSLError(f"{where} do not fit the checkpoint: {'; '.join(said)}")
-    return data, {"regridded": text} if text else {}
+    """Return canonical data on the record's grid and as the variables it knows, and what was done, in words.
+
+    All that use an encoder pass here, with data of a user's own or with a store.
+
+    Args:
+        data: Canonical; variables that the record lacks stay as they are.
+        record: Of the encoder.
+        instead: `anomalies.counterparts` of the record's variables in the data.
+        train: Block of time whose climatology departures are from.
+        least_valid: See `sources.regrid.onto`.
+        base: Another block for these departures.
+
+    Returns:
+        The data and what was done to them: "regridded", "anomalies"; nothing where they fitted.
+
+    Raises:
+        EarthSSLError: If the grid is coarser or does not cover, or the climatology does not allow it.
+    """
+    wanted = [name for name in record.variables if name in data or name in instead]
+    known = record.statistics.known[[record.variables.index(name) for name in wanted]]
+    data, text = onto(data, record.grid, "grid", least_valid, known.any(0) if wanted else None)
+    changes = {"regridded": text} if text else {}
+    if base is not None and not instead:
+        raise EarthSSLError(
+            f"base: expected data to be made departures of, but they hold {', '.join(wanted) or 'nothing'} as the "
+            "encoder was trained on it; leave base out"
+        )
+    for want, have in instead.items():
+        own = record.statistics.select([record.variables.index(want)])
+        own.rows(data["time"].values)  # refuses months or hours without a climatology
+        made, text = as_trained(data[have], want, own, train, base)
+        data = data.drop_vars(have).assign({want: made})
+        changes["anomalies"] = "; ".join([changes["anomalies"], text] if "anomalies" in changes else [text])
+    return data, changes
 
 
 def as_dataset(data: xr.Dataset | xr.DataArray, where: str) -> xr.Dataset:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import xarray as xr
 
 from ..common.errors import EarthSSLError
+from ..common.files import read_json
 from ..fields.grid import LatLonGrid
 
 # Axes stored as float32 carry noise in the sixth decimal; rounding makes them equal to those in float64.
@@ -221,6 +224,28 @@ def onto(
         f"brought from {own} ({_size(own)}) to the grid of {of}, {grid} ({_size(grid)}): means weighted by the area "
         f"shared; cells with values on less than {100 * least_valid:g} % of their area are missing"
     )
+
+
+def grid_of(path: str) -> LatLonGrid:
+    """Return the grid of a checkpoint, a run or a store on this machine, or of a JSON file that has one.
+
+    Raises:
+        EarthSSLError: If there is none.
+    """
+    folder = Path(path).expanduser()
+    files = [folder, folder / "record.json", folder / "checkpoint" / "record.json", folder / "manifest.json"]
+    file = next((one for one in files if one.is_file()), None)
+    if file is None:
+        raise EarthSSLError(
+            f"option grid: expected the folder of a checkpoint, a run or a store, found none at {path}; bring one here "
+            "with `earthssl pull ADDRESS --out FOLDER`"
+        )
+    found = read_json(file, "a file with a grid").get("grid")
+    if not isinstance(found, dict) or {"lat", "lon"} - set(found):
+        raise EarthSSLError(
+            f"option grid: expected {file} to hold `grid` with `lat` and `lon`, found none; name another"
+        )
+    return LatLonGrid.from_json(found)
 
 
 def _refuse_coarser(own: LatLonGrid, grid: LatLonGrid, where: str, of: str) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from earthssl.cli.main import main
+from earthssl.ssl.checkpoint.record import Record
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.inference.anomalies import as_trained, counterparts
 from earthssl.ssl.inference.frozen_encoder import FrozenEncoder
@@ -129,52 +130,69 @@ def departures(ds: xr.Dataset, first: str, last: str) -> xr.Dataset:
 
 def test_anomalies_stand_for_the_full_field(frozen: FrozenEncoder, small_data: xr.Dataset) -> None:
     """Of any base period where the data reach into training; else as departures from training's climatology, aloud."""
-    own = frozen.embed(small_data)  # 30 years
-    with heard("'sst' was made of 'ssta': its departures from its own monthly means over the encoder's training block"):
-        found = frozen.embed(departures(small_data, "1995", "2008"))
+    screened = screen(departures(small_data, "1995", "2008"), frozen.record)
+    assert screened.said == tuple(screened.changes.values())
+    assert "its departures from its own monthly means over the encoder's training block" in screened.said[0]
+    assert "1981-01 … 2000-12" in screened.changes["anomalies"]
+    np.testing.assert_allclose(screened.data["sst"].values, small_data["sst"].values, atol=1e-3)
+    years = small_data.sel(time=slice("2007", None))
+    own = frozen.embed(years)
+    late = departures(small_data, "1981", "2000").sel(time=years["time"])
+    with heard("'sst' was made of 'ssta': its anomalies on the climatology"):
+        found = frozen.embed(late)
     np.testing.assert_allclose(found.values, own.values, atol=1e-4)
-    assert "1981-01 … 2000-12" in found.attrs["anomalies"]
+    assert "their own base period is not known" in found.attrs["anomalies"]
     assert "missing_variables" not in found.attrs
     assert "unused_variables" not in found.attrs
-    late = departures(small_data, "1981", "2000").sel(time=slice("2007", None))
-    with heard("their own base period is not known"):
-        found = frozen.embed(late)
-    np.testing.assert_allclose(found.values, own.sel(time=found["time"]).values, atol=1e-4)
-    other = departures(small_data, "2001", "2008").sel(time=slice("2007", None))
-    with heard("their own base period is not known"):
-        moved = frozen.embed(other)
-    assert np.abs(moved.values - found.values).max() > 1e-3  # the offset that is spoken of
+    other = screen(departures(small_data, "2001", "2008").sel(time=years["time"]), frozen.record).data["sst"]
+    assert np.abs(other - years["sst"]).max() > 0.1  # the offset that is spoken of
     eager, lazy = (screen(ds, frozen.record).data["sst"] for ds in (late, late.chunk(time=5)))
     assert lazy.chunks is not None
     xr.testing.assert_equal(lazy.compute(), eager)
-    both = small_data.assign(ssta=departures(small_data, "1995", "2008")["ssta"]).sel(time=slice("2007", None))
-    with heard("makes no use of ssta"):
-        xr.testing.assert_allclose(frozen.embed(both), own.sel(time=slice("2007-03", None)), atol=1e-5)
+    both = screen(years.assign(ssta=late["ssta"]), frozen.record)
+    assert both.unused == ("ssta",)
+    xr.testing.assert_equal(both.data["sst"], screen(years, frozen.record).data["sst"])
+
+
+def base_of(record: Record, data: xr.Dataset) -> np.ndarray:
+    """The climatology of the record's first variable at the times of the data."""
+    return record.statistics.climatology(data["time"].values)[:, 0]
 
 
 def test_a_full_field_for_anomalies_needs_its_own_climatology(frozen: FrozenEncoder, small_data: xr.Dataset) -> None:
     """Where it reaches into training it is its departures; where not it is refused, since the record cannot know it."""
     record = replace(frozen.record, variables=("ssta", "u10", "v10"))
-    base = record.statistics.climatology(small_data["time"].values)[:, 0]
     made = screen(small_data, record).data["ssta"]
     train = small_data["sst"].sel(time=slice("1981", "2000")).groupby("time.month").mean()
-    expected = (small_data["sst"].groupby("time.month") - train).values + base
+    expected = (small_data["sst"].groupby("time.month") - train).values + base_of(record, small_data)
     np.testing.assert_allclose(made.values, expected, atol=1e-4)
     with pytest.raises(
         EarthSSLError,
         match=r"trained on 'ssta', and its record holds the climatology of that, not of "
-        r"'sst'; the data hold less than 10 years .*\(1981-01 … 2000-12\).* call the field 'ssta'",
+        r"'sst'; the data hold less than 10 years .*\(1981-01 … 2000-12\).*as in 1982:2010.* call the field 'ssta'",
     ):
         screen(small_data.sel(time=slice("1992", None)), record)
+    late = small_data.sel(time=slice("1999", None))
+    base = late["sst"].sel(time=slice("2000", "2010")).groupby("time.month").mean()
+    based = screen(late, record, base=("2000", "2010"))
+    expected = (late["sst"].groupby("time.month") - base).values + base_of(record, late)
+    np.testing.assert_allclose(based.data["ssta"].values, expected, atol=1e-4)
+    assert "over 2000-01 … 2010-12; the encoder's are from those over 1981-01 … 2000-12" in based.changes["anomalies"]
+    with pytest.raises(EarthSSLError, match=r"base: expected 10 years of each .* within 2003-01 … 2010-12"):
+        screen(late, record, base=("2003", "2010"))
+    with pytest.raises(EarthSSLError, match="base: expected two dates such as 1982 and 2010"):
+        screen(late, record, base=("2010", "1982"))
+    with pytest.raises(EarthSSLError, match="they hold sst, u10, v10 as the encoder was trained on it; leave base out"):
+        screen(late, frozen.record, base=("2000", "2010"))
     years = small_data["sst"].sel(time=slice("1991", None))  # ten of training
     own, train_block = record.statistics.select([0]), record.splits.train
-    assert as_trained(years, "ssta", own, train_block, "x")[0].shape == years.shape
+    assert as_trained(years, "ssta", own, train_block)[0].shape == years.shape
     gappy = years.copy()
     gappy[{"time": 0, "lat": 0, "lon": 0}] = np.nan  # one January of ten is not enough for this cell
-    holes = as_trained(gappy, "ssta", own, train_block, "x")[0].isnull().sel(lat=90, lon=0)
+    holes = as_trained(gappy, "ssta", own, train_block)[0].isnull().sel(lat=90, lon=0)
     np.testing.assert_array_equal(holes.values, years["time"].dt.month.values == 1)
     with pytest.raises(EarthSSLError, match="by hours"):
-        as_trained(years, "ssta", replace(own, groups="hour"), train_block, "x")
+        as_trained(years, "ssta", replace(own, groups="hour"), train_block)
 
 
 def test_which_variable_may_stand_for_which() -> None:
