@@ -117,7 +117,7 @@ def add_use_options(parser: argparse.ArgumentParser, verb: str) -> None:
     parser.add_argument("checkpoint", nargs="?", help="a checkpoint folder, that of its run, or an address (see pull)")
     parser.add_argument("--pooling", default="mean", help="mean, last or tokens (default mean)")
     if verb == "embed":
-        parser.add_argument("data", nargs="?", help="NetCDF, GRIB or Zarr on the checkpoint's grid")
+        parser.add_argument("data", nargs="?", help="NetCDF, GRIB or Zarr on the checkpoint's grid, or a finer one")
         parser.add_argument("--out", metavar="FILE", default="features.nc", help="to write: .nc, or .zarr (a folder)")
         parser.add_argument(
             "--layer", action="append", metavar="K", help="block whose output is taken; several as --layer=0,-1"
@@ -130,6 +130,13 @@ def add_use_options(parser: argparse.ArgumentParser, verb: str) -> None:
         )
         parser.add_argument(
             "--missing", action="append", metavar="NAME=VALUE", default=[], help="a value that means missing"
+        )
+        parser.add_argument(
+            "--least-valid", type=float, default=0.5, metavar="SHARE",
+            help="from another grid: share of a cell's area that must hold values, or it is missing (default 0.5)",
+        )  # fmt: skip
+        parser.add_argument(
+            "--base", metavar="FIRST:LAST", help="years whose means are subtracted to make anomalies (sst, ssta)"
         )
         parser.add_argument(
             "--any-range", action="store_true", help="take values far from the climatology of training too"
@@ -165,7 +172,7 @@ def _embed(options: argparse.Namespace) -> None:
             options.checkpoint, options.data, options.out, pooling=options.pooling,
             layer=layers[0] if len(layers) == 1 else layers, check_range=not options.any_range,
             units=_pairs("units", options.units), rename=_pairs("rename", options.rename),
-            missing=_marks(options.missing),
+            missing=_marks(options.missing), least_valid=options.least_valid, base=_base(options.base),
         )
     )  # fmt: skip
 
@@ -179,6 +186,15 @@ def _export(options: argparse.Namespace) -> None:
     out = options.out or f"encoder{SUFFIXES.get(options.kind, '')}"
     done = export(options.checkpoint, Path(out), options.kind, pooling=options.pooling, layer=layers[0])
     print(f"{done.path}: differs from the encoder by {done.difference:.1e} (at most {done.tolerance:.0e})")
+
+
+def _base(text: str | None) -> tuple[str, str] | None:
+    if text is None:
+        return None
+    first, colon, last = text.partition(":")
+    if not colon:
+        raise EarthSSLError(f"--base: expected FIRST:LAST, as in 1982:2010, got '{text}'")
+    return first.strip(), last.strip()
 
 
 def _layers(texts: Sequence[str]) -> list[int]:

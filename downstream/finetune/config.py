@@ -10,6 +10,8 @@ from ..evaluation.label_fractions import FRACTIONS
 from ..training.fine_tuning import MODES, FinetuneConfig
 from ..training.from_scratch import ScratchConfig
 
+GRIDS = ("checkpoint", "store")
+
 
 @dataclass(frozen=True)
 class Table(TaskConfig):
@@ -39,6 +41,8 @@ class FinetuningConfig(FinetuneConfig):
         pooling: mean, last, mean+pcs; near, near+mean for labels with places; auto: chosen on validation.
         near: Patches whose features are pooled at a place.
         components: Numbers of principal components that mean+pcs chooses between.
+        grid: "checkpoint" brings a store on a finer or shifted grid to the checkpoint's, in a store beside the results;
+            "store" tunes on the store's own.
         window, patch: Steps of a window; steps, rows and columns of a patch; null for those of the checkpoint.
         layers: Blocks that the linear probe reads; null for the last third, at least two.
         random_seeds: Number of sets of random features of the raw window.
@@ -68,6 +72,7 @@ class FinetuningConfig(FinetuneConfig):
     pooling: str = "auto"
     near: int = 4
     components: list[int] | None = None
+    grid: str = "checkpoint"
     window: int | None = None
     patch: tuple[int, int, int] | None = None
     layers: list[int] | None = None
@@ -92,6 +97,10 @@ class FinetuningConfig(FinetuneConfig):
                     f"finetune.compare: expected modes beside '{self.mode}' out of {', '.join(MODES)}, got '{mode}'."
                     + nearest(mode, MODES)
                 )
+        if self.grid not in GRIDS:
+            raise EarthSSLError(
+                f"finetune.grid: expected {' or '.join(GRIDS)}, got '{self.grid}'." + nearest(self.grid, GRIDS)
+            )
         if min(self.near, self.seeds) < 1:
             raise EarthSSLError(f"finetune: expected near and seeds ≥ 1, got {self.near} and {self.seeds}")
         self.table()  # refuses the rest

@@ -12,6 +12,7 @@ from ...ssl.common.files import refuse_filled
 from ...ssl.store.store import Store
 from ..evaluation.task import summarise
 from .config import FinetuningConfig
+from .own_grid import on_grid_of_checkpoint
 from .save import predictions, save_tuned
 from .task import Finetuning, tuned_name
 
@@ -29,7 +30,7 @@ def finetune(config: FinetuningConfig, command: str = "") -> Path:
     refuse_filled(Path(config.out), "the results")
     # Many small problems: BLAS threads would only wait for one another.
     with threadpool_limits(1, "blas"):
-        task = Finetuning(config, Store(config.store))
+        task = Finetuning(config, on_grid_of_checkpoint(config, Store(config.store)))
         print("\n".join(task.parent.transfer.lines()), file=sys.stderr)
         summary = summarise(task)
 

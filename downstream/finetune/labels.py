@@ -35,6 +35,7 @@ class Labels:
         where: The file.
         grid: Of fields.
         dropped: Labels left out for want of a value.
+        regridded: What was done to bring fields to another grid, in words; "" for nothing.
     """
 
     kind: str
@@ -47,6 +48,7 @@ class Labels:
     where: str
     grid: LatLonGrid | None = None
     dropped: int = 0
+    regridded: str = ""
 
     def __len__(self) -> int:
         return len(self.times)

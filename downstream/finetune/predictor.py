@@ -23,6 +23,7 @@ from ...ssl.inference.frozen_encoder import Series, known_to
 from ...ssl.inference.screening import screen
 from ...ssl.model.encoder import Encoder
 from ...ssl.model.tokens import patchify
+from ...ssl.sources.regrid import LEAST_VALID
 from .head import LOCAL, TaskHead, TaskNetwork, cells_of
 from .samples import later
 
@@ -55,15 +56,18 @@ class FinetunedEncoder:
         units: Mapping[str, str] | None = None,
         rename: Mapping[str, str] | None = None,
         missing: Mapping[str, Any] | None = None,
+        least_valid: float = LEAST_VALID,
+        base: tuple[str, str] | None = None,
     ) -> xr.DataArray:
         """Return what the labels would be for every window of unbroken steps in the data.
 
         Args:
             data: Fields in any spelling that `open_source` understands (names, units, orientation), on the grid of the
-                checkpoint. Variables may be missing: the encoder takes any subset, and warns.
+                checkpoint or on a finer or shifted one. Variables may be missing: the encoder takes any subset, and
+                warns.
             places: Latitude and longitude, degrees, of each place to predict for, (place, 2), if the labels had places.
             batch_size: Windows at once.
-            check_range, units, rename, missing: As for `FrozenEncoder.embed`.
+            check_range, units, rename, missing, least_valid, base: As for `FrozenEncoder.embed`.
 
         Returns:
             Numbers (time, target) with their units, probabilities (time, class), or fields (time, lat, lon); with
@@ -75,8 +79,9 @@ class FinetunedEncoder:
         """
         chosen = self._places(places)
         screened = screen(
-            data, self.record, units=units, rename=rename, missing=missing, check_range=check_range, use="predicting"
-        )
+            data, self.record, units=units, rename=rename, missing=missing, check_range=check_range,
+            least_valid=least_valid, base=base, use="predicting",
+        )  # fmt: skip
         for text in screened.said:
             warnings.warn(text, stacklevel=2)
         series = Series.of(screened, self.record.encoder.window)
@@ -94,7 +99,8 @@ class FinetunedEncoder:
             keys = torch.zeros(len(steps), dtype=torch.int64)
             batch = from_fields(fields[steps], seconds[steps], keys, known, names, grid)
             parts.append(self._outputs(batch, when[begin : begin + batch_size], chosen))
-        return self._label(np.concatenate(parts), when, ends, chosen, grid)
+        made = self._label(np.concatenate(parts), when, ends, chosen, grid)
+        return made.assign_attrs(screened.changes)
 
     def _steps(self, times: np.ndarray) -> np.ndarray:
         """Return times that tell the spacing of the data: their own, or those of the record where there is but one."""

@@ -122,10 +122,6 @@ class LabelSamples:
             EarthSSLError: If labels and store do not fit together, or a block has too few.
         """
         check_gaps(store.splits, store.times, window, lead)
-        if labels.grid is not None and not store.grid.same_as(labels.grid):
-            raise EarthSSLError(
-                f"{labels.where}: expected fields on the store's grid {store.grid}, got {labels.grid}; regrid them"
-            )
         numbers, steps = step_numbers(labels.times, store.times), step_numbers(store.times, store.times)
         wanted = numbers - lead * _stride(store.times)
         found = np.minimum(np.searchsorted(steps, wanted), len(steps) - 1)

@@ -34,6 +34,7 @@ from ..results.target import Target, class_target, number_target
 from ..training.from_scratch import SCRATCH
 from .config import FinetuningConfig
 from .head import check_pooling
+from .own_grid import labels_onto
 from .read_labels import read_labels
 from .rows import components, field_target, forecasts, label_rows, near_cells, patch_values, pca_fields, season
 from .samples import LabelSamples, unit_numbers, unit_of
@@ -104,7 +105,7 @@ class Finetuning(Task[TaskConfig]):
                 f"{folder}: {self.seen}; so its score there would not be honest. Move the test block (and the gap "
                 "before it) beyond, or set allow_seen: true, and the table will say so"
             )
-        samples = LabelSamples.match(labels, store, self.encoder_shape.window, config.lead)
+        samples = LabelSamples.match(labels_onto(labels, store.grid), store, self.encoder_shape.window, config.lead)
         if config.pooling != "auto":
             check_pooling(config.pooling, config.kind, samples.places is not None)
         self.unit, self.units = unit_of(samples.times[samples.parts["test"]], config.unit)
@@ -332,6 +333,10 @@ class Finetuning(Task[TaskConfig]):
         lost = [f"{count} {why}" for why, count in samples.left_out.items() if count]
         if lost:
             said.append(f"Labels left out: {'; '.join(lost)}.")
+        attributes = self.store.manifest["attributes"]
+        said += [f"Fields: {attributes[name]}." for name in ("regridded", "anomalies") if name in attributes]
+        if samples.labels.regridded:
+            said.append(f"Labels: {samples.labels.regridded}.")
         if samples.classes:
             parts = (
                 f"{part}: " + ", ".join(f"{word} {n}" for word, n in own.items())

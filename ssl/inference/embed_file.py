@@ -17,6 +17,7 @@ from ..common.errors import EarthSSLError, nearest
 from ..common.files import disk_full_is_clear
 from ..common.progress import dask_progress
 from ..sources.local_files import open_files
+from ..sources.regrid import LEAST_VALID
 from .frozen_encoder import READERS, TASK
 from .load import load_encoder
 
@@ -34,6 +35,8 @@ def embed_file(
     units: Mapping[str, str] | None = None,
     rename: Mapping[str, str] | None = None,
     missing: Mapping[str, Any] | None = None,
+    least_valid: float = LEAST_VALID,
+    base: tuple[str, str] | None = None,
 ) -> Path:
     """Write the features of every window in the data, and return where they lie.
 
@@ -41,7 +44,7 @@ def embed_file(
         checkpoint: Where the encoder is: what `load_encoder` takes.
         data: NetCDF, GRIB or Zarr: a path, a glob or a list.
         out: File to write; `.nc` and `.nc4` mean NetCDF, `.zarr` a Zarr folder. It appears when it is whole.
-        pooling, layer, check_range: See `FrozenEncoder.embed`.
+        pooling, layer, check_range, least_valid, base: See `FrozenEncoder.embed`.
         units: Units by variable, where the file says nothing or something wrong.
         rename: Canonical names by the file's own.
 
@@ -59,7 +62,8 @@ def embed_file(
         raise EarthSSLError(f"expected a folder to write {out} into, {out.absolute().parent} does not exist; make it")
     source = str(data) if isinstance(data, (str, Path)) else [str(path) for path in data]
     ds = open_files(source, units=units or {}, rename=rename or {}, missing=missing or {}, check_range=check_range)
-    features = load_encoder(checkpoint).embed(ds, pooling, layer, lazy=True, check_range=check_range)
+    how = {"check_range": check_range, "least_valid": least_valid, "base": base}
+    features = load_encoder(checkpoint).embed(ds, pooling, layer, lazy=True, **how)
     write(features, out)
     return out
 

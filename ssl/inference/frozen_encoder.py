@@ -28,6 +28,7 @@ from ..fields.splits import unbroken_starts
 from ..fields.variables import lookup
 from ..model.encoder import Encoder, float32
 from ..model.tokens import Patches, patchify, token_places
+from ..sources.regrid import LEAST_VALID
 from .screening import Screened, screen
 
 POOLINGS = ("mean", "last", "tokens")
@@ -64,6 +65,8 @@ class FrozenEncoder:
         units: Mapping[str, str] | None = None,
         rename: Mapping[str, str] | None = None,
         missing: Mapping[str, Any] | None = None,
+        least_valid: float = LEAST_VALID,
+        base: tuple[str, str] | None = None,
     ) -> xr.DataArray:
         """Return features of every window of unbroken steps in the data.
 
@@ -74,8 +77,10 @@ class FrozenEncoder:
 
         Args:
             data: Fields in any spelling that `open_source` understands (names, units, orientation), on the grid of the
-                checkpoint; months may be stamped on any of their days. A DataArray is one variable under its name, or
-                several along a dimension `variable`.
+                checkpoint or on a finer or shifted one, from which they are averaged (`regridded` among the attributes
+                says how); months may be stamped on any of their days. A DataArray is one variable under its name, or
+                several along a dimension `variable`. `ssta` may stand for `sst` and the other way round where the
+                climatology allows it (attribute `anomalies`).
             pooling: "mean" (over all tokens), "last" (over the tokens of the last step) or "tokens" (none).
             layer: Block whose output is taken, counted from 0, or from the end if negative; or several.
             batch_size: Windows at once.
@@ -87,6 +92,10 @@ class FrozenEncoder:
             units: Units by variable, where the data do not say or misstate them.
             rename: Canonical names by the data's own, where a name is not understood.
             missing: Value or values by variable, in the data's units, that mean missing.
+            least_valid: Share of the area of a cell that must hold values where fields come from another grid; else
+                the cell is missing.
+            base: First and last date of the years whose monthly means are subtracted, where `ssta` must stand for `sst`
+                or the other way round and the data do not reach into the training block.
 
         Returns:
             (time, feature), or (time, token, feature) with the latitude and longitude of each token and its
@@ -97,16 +106,15 @@ class FrozenEncoder:
             EarthSSLError: If the data do not fit the record; every difference is listed.
         """
         view = self.view(pooling, layer, batch_size, check_range)
-        screened = screen(data, self.record, units=units, rename=rename, missing=missing, check_range=check_range)
+        screened = screen(
+            data, self.record, units=units, rename=rename, missing=missing, check_range=check_range,
+            least_valid=least_valid, base=base,
+        )  # fmt: skip
         for text in screened.said:
             warnings.warn(text, stacklevel=2)
         series = Series.of(screened, self.record.encoder.window)
         features = self._label(self._chunks(series, view), series, view)
-        features.attrs |= {
-            f"{kind}_variables": ", ".join(names)
-            for kind, names in (("missing", screened.missing), ("unused", screened.unused))
-            if names
-        }
+        features.attrs |= screened.attributes
         if lazy or (lazy is None and _is_lazy(data)):
             return features
         with dask_progress(TASK, features.data.npartitions, "embed"):

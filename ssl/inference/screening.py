@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,10 @@ import xarray as xr
 
 from ..checkpoint.record import Record, differences
 from ..common.errors import EarthSSLError
-from ..fields.grid import LatLonGrid
 from ..fields.normalisation import Statistics
 from ..sources.canonical import canonicalise, contents
+from ..sources.regrid import LEAST_VALID, onto
+from .anomalies import Period, as_trained, counterparts, period
 
 EAGER_BYTES = 64 * 2**20  # data that are not in memory are read at once up to this size; larger ones stay lazy
 SAMPLED_STEPS = 5
@@ -32,6 +33,7 @@ class Screened:
         missing: Variables of the record that the data lack.
         unused: Variables of the data that the encoder has no weights for, as the data call them.
         said: What the user must hear, one sentence each.
+        changes: What was done to the fields, in words: "regridded", "anomalies"; also in `said`.
     """
 
     data: xr.Dataset
@@ -39,6 +41,13 @@ class Screened:
     missing: tuple[str, ...]
     unused: tuple[str, ...]
     said: tuple[str, ...]
+    changes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """What a result says of its fields: what lacked, what was not used, what was done to them."""
+        names = {"missing_variables": ", ".join(self.missing), "unused_variables": ", ".join(self.unused)}
+        return {key: text for key, text in {**names, **self.changes}.items() if text}
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -54,9 +63,14 @@ def screen(
     rename: Mapping[str, str] | None = None,
     missing: Mapping[str, Any] | None = None,
     check_range: bool = True,
+    least_valid: float = LEAST_VALID,
+    base: tuple[str, str] | None = None,
     use: str = "embedding",
 ) -> Screened:
     """Return the data in the form the encoder of the record takes.
+
+    Fields on a finer or shifted grid are brought to the record's (`sources.regrid.onto`), and anomalies stand for the
+    full field or the other way round where they can (`anomalies.as_trained`); both is said.
 
     Args:
         data: Fields in any spelling that `open_source` understands. A DataArray is one variable under its name, or
@@ -67,6 +81,10 @@ def screen(
         missing: Value or values by variable, in the data's units, that mean missing.
         check_range: Refuse values that lie far from the climatology of training (their units are probably wrong), and
             what no place on Earth has.
+        least_valid: Share of the area of a cell of the record's grid that must hold values, or else it is missing;
+            where the data are on another.
+        base: First and last date of the years from whose means departures are taken, where the field is not the
+            quantity that the encoder was trained on; None for those of its training block.
         use: What the data are wanted for, in what is said.
 
     Raises:
@@ -76,25 +94,83 @@ def screen(
     ds = as_dataset(data, where)
     there, left_out = contents(ds, where, rename or {})
     present = [name for name in record.variables if name in there]
+    instead = counterparts(record.variables, there)
     canonical = canonicalise(
-        ds, where=where, eager_bytes=EAGER_BYTES, variables=tuple(present) or None, units=units or {},
+        ds, where=where, eager_bytes=EAGER_BYTES, variables=(*present, *instead.values()) or None, units=units or {},
         rename=rename or {}, missing=missing or {}, check_range=check_range,
     )  # fmt: skip
-    names = [str(name) for name in canonical.data_vars]
+    names = [next((want for want, have in instead.items() if have == name), str(name)) for name in canonical.data_vars]
     times = canonical["time"].values
     steps = np.diff(times) / np.timedelta64(1, "D")
     step_days = float(np.median(steps)) if len(steps) else record.step_days
-    said = differences(record, names, LatLonGrid(canonical["lat"].values, canonical["lon"].values), step_days)
+    said = differences(record, names, record.grid, step_days)
+    try:
+        canonical, changes = brought(canonical, record, instead, record.splits.train, least_valid, period(base))
+    except EarthSSLError as error:
+        said.append(str(error))
     if said:
-        raise EarthSSLError(f"the data do not fit the checkpoint: {'; '.join(said)}; regrid or choose other data")
+        raise EarthSSLError(f"{where} do not fit the checkpoint: {'; '.join(said)}")
+    present = [name for name in record.variables if name in present or name in instead]
     statistics = record.statistics.select([record.variables.index(name) for name in present])
     statistics.rows(times)  # refuses months or hours without a climatology
     before = [name for name in str(ds.attrs.get("left_out", "")).split(", ") if name]
-    unused = (*before, *left_out, *(name for name in there if name not in record.variables))
+    taken = (*record.variables, *instead.values())
+    unused = (*before, *left_out, *(name for name in there if name not in taken))
     absent = tuple(name for name in record.variables if name not in present)
     canonical = canonical[present]
-    odd = _doubts_of(canonical, statistics, where) if check_range else ()
-    return Screened(canonical, statistics, absent, unused, (*_incomplete(record, absent, unused, use), *odd))
+    some = canonical.isel(time=sampled(canonical.sizes["time"]))
+    if check_range or "regridded" in changes:
+        some = some.load()
+    if "regridded" in changes:
+        changes["regridded"] += f"; {_lacking(some, statistics)}"
+    said = [*changes.values(), *_incomplete(record, absent, unused, use)]
+    if check_range:
+        said += _doubts_of(some, statistics, where)
+    return Screened(canonical, statistics, absent, unused, tuple(said), changes)
+
+
+def brought(
+    data: xr.Dataset,
+    record: Record,
+    instead: Mapping[str, str],
+    train: Period,
+    least_valid: float = LEAST_VALID,
+    base: Period | None = None,
+) -> tuple[xr.Dataset, dict[str, str]]:
+    """Return canonical data on the record's grid and as the variables it knows, and what was done, in words.
+
+    All that use an encoder pass here, with data of a user's own or with a store.
+
+    Args:
+        data: Canonical; variables that the record lacks stay as they are.
+        record: Of the encoder.
+        instead: `anomalies.counterparts` of the record's variables in the data.
+        train: Block of time whose climatology departures are from.
+        least_valid: See `sources.regrid.onto`.
+        base: Another block for these departures.
+
+    Returns:
+        The data and what was done to them: "regridded", "anomalies"; nothing where they fitted.
+
+    Raises:
+        EarthSSLError: If the grid is coarser or does not cover, or the climatology does not allow it.
+    """
+    wanted = [name for name in record.variables if name in data or name in instead]
+    known = record.statistics.known[[record.variables.index(name) for name in wanted]]
+    data, text = onto(data, record.grid, "grid", least_valid, known.any(0) if wanted else None)
+    changes = {"regridded": text} if text else {}
+    if base is not None and not instead:
+        raise EarthSSLError(
+            f"base: expected data to be made departures of, but they hold {', '.join(wanted) or 'nothing'} as the "
+            "encoder was trained on it; leave base out"
+        )
+    for want, have in instead.items():
+        own = record.statistics.select([record.variables.index(want)])
+        own.rows(data["time"].values)  # refuses months or hours without a climatology
+        made, text = as_trained(data[have], want, own, train, base)
+        data = data.drop_vars(have).assign({want: made})
+        changes["anomalies"] = "; ".join([changes["anomalies"], text] if "anomalies" in changes else [text])
+    return data, changes
 
 
 def as_dataset(data: xr.Dataset | xr.DataArray, where: str) -> xr.Dataset:
@@ -134,9 +210,17 @@ def _incomplete(record: Record, missing: tuple[str, ...], unused: tuple[str, ...
     return said
 
 
-def _doubts_of(data: xr.Dataset, statistics: Statistics, where: str) -> tuple[str, ...]:
+def _lacking(sample: xr.Dataset, statistics: Statistics) -> str:
+    """Return in words how many of the cells that training saw values in hold none in some steps."""
+    said = []
+    for k, name in enumerate(sample.data_vars):
+        known, held = statistics.known[k], np.isfinite(sample[name].values).any(0)
+        said.append(f"{int((known & ~held).sum())} of {int(known.sum())} of {name}")
+    return f"known cells without a value in the {sample.sizes['time']} steps looked at: {', '.join(said)}"
+
+
+def _doubts_of(sample: xr.Dataset, statistics: Statistics, where: str) -> tuple[str, ...]:
     """Return `doubts` about some steps of a series."""
-    sample = data.isel(time=sampled(data.sizes["time"])).load()
     values = np.stack([sample[name].values for name in sample.data_vars], 1)
     units = [sample[name].attrs["units"] for name in sample.data_vars]
     return doubts(values, sample["time"].values, list(map(str, sample.data_vars)), units, statistics, where)

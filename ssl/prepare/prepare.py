@@ -32,18 +32,22 @@ from .tasks import Job, source_steps
 RECIPE = "recipe.json"
 
 
-def prepare(config: PrepareConfig) -> Path:
+def prepare(config: PrepareConfig, data: xr.Dataset | None = None) -> Path:
     """Write the training store that the config describes and return its folder; or append to one.
 
     Work goes on in `<out>.partial`, which is renamed to `out` when everything is whole. A run that was
     killed continues there: variables fitted and chunks written are kept. Memory is bounded by `memory_mb`; the bytes
     do not depend on it, nor on how many workers there are or where.
 
+    Args:
+        config: What to write.
+        data: The source, where it is open already: canonical, for threads of this process only. None opens it.
+
     Raises:
         EarthSSLError: If the source, the splits, the output folder, the memory or the disk do not fit.
     """
     try:
-        return append(config) if config.append is not None else _prepare(config)
+        return append(config) if config.append is not None else _prepare(config, data)
     except ImpossibleValueError as error:  # of data read piece by piece: those read at once are refused as they open
         if config.source != "files":
             raise
@@ -51,11 +55,11 @@ def prepare(config: PrepareConfig) -> Path:
         raise EarthSSLError(with_file(str(error), config.options["path"], error.time, **how)) from None
 
 
-def _prepare(config: PrepareConfig) -> Path:
+def _prepare(config: PrepareConfig, data: xr.Dataset | None) -> Path:
     """Write the training store that the config describes and return its folder."""
     out, run = Path(config.out), Run(config)
     refuse_filled(out, "the store")
-    data = open_source(config.source, **config.options)
+    data = open_source(config.source, **config.options) if data is None else data
     template = template_of(data, config)
     times = template.times.astype("datetime64[ns]")
     proof = template.splits.proof(times)

@@ -182,6 +182,8 @@ def seen(data: xr.Dataset) -> str:
 
 def _absolute(options: dict[str, Any]) -> dict[str, Any]:
     """Return the options with local paths as they are from any folder."""
+    if options.get("grid") is not None:
+        options = {**options, "grid": str(Path(options["grid"]).expanduser().absolute())}
     given = options.get("path")
     if given is None:
         return options

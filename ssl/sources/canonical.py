@@ -16,7 +16,7 @@ from ..fields.variables import Variable, convert, lookup, resolve
 from .axes import canonical_axes
 from .conventions import CONVERTED, joined_experiments, limited
 from .possible import all_possible
-from .regrid import coarsened, oriented, region_of, regridded
+from .regrid import coarsened, grid_of, onto, oriented, region_of, regridded
 from .selection import Selection
 
 EAGER_BYTES = 256 * 2**20  # local data up to this size are read at once; larger ones stay lazy
@@ -71,6 +71,7 @@ def canonicalise(
     known, left_out = _known(ds, selection, where)
     fields = _choose(ds, known, selection, where)
     ds = _selected(ds, fields, selection, where)
+    target = None if selection.grid is None else grid_of(selection.grid)
 
     def finished(part: xr.Dataset) -> xr.Dataset:
         part = joined_experiments(part)
@@ -81,7 +82,11 @@ def canonicalise(
             part[one.variable.name] = all_possible(data, one.variable, units, one.raw, selection, where)
         part = regridded(part, selection.resolution, where, selection.least_valid)
         part = region_of(part, selection.region, where)
-        return coarsened(part, selection.coarsen, where, selection.least_valid)
+        part = coarsened(part, selection.coarsen, where, selection.least_valid)
+        if target is None:
+            return part
+        part, text = onto(part, target, where, selection.least_valid, of=str(selection.grid))
+        return part.assign_attrs({"regridded": text} if text else {})
 
     whole = _read_or_chunk(ds, eager_bytes, where)  # reads `ds` itself where it is small
     result, steps = finished(whole), ds.sizes["time"]
@@ -93,7 +98,8 @@ def canonicalise(
         sample = result.isel(time=some)
     for field in fields:
         _refuse_if_empty(sample[field.variable.name], result[field.variable.name], exhaustive, where)
-    result.attrs = _attributes(ds.attrs, attrs or {}, left_out if selection.variables is None else [])
+    how = {"regridded": result.attrs["regridded"]} if "regridded" in result.attrs else {}
+    result.attrs = _attributes(ds.attrs, attrs or {}, left_out if selection.variables is None else []) | how
     return result
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import xarray as xr
 
 from ..common.errors import EarthSSLError
+from ..common.files import read_json
 from ..fields.grid import LatLonGrid
 
 # Axes stored as float32 carry noise in the sixth decimal; rounding makes them equal to those in float64.
@@ -13,6 +16,7 @@ DECIMALS = {2: 2, 4: 5, 8: 9}
 SAME = 1e-4  # of the distance of two columns: nearer ones are one
 LEAST_VALID = 0.5  # share of a coarse cell's area that must hold values
 LEAST_COVERED = 0.5  # share of a coarse row or column that the source must reach over
+SLACK = 0.02  # by how much cells may be larger than those they are brought to: Gaussian rows are not evenly spaced
 
 
 def oriented(ds: xr.Dataset, where: str) -> xr.Dataset:
@@ -161,20 +165,159 @@ def regridded(ds: xr.Dataset, degrees: float | None, where: str, least_valid: fl
     lat_edges = np.linspace(90, -90, round(180 / degrees) + 1)
     lon_edges = np.linspace(0, 360, round(360 / degrees) + 1)
 
-    def height(edges: np.ndarray) -> np.ndarray:
-        return np.asarray(-np.sin(np.deg2rad(edges)))
-
-    rows = _shared(height(lat_edges), height(grid.lat_bounds))
-    # A source cell may reach across 0°E from either side.
-    columns = np.sum([_shared(lon_edges, grid.lon_bounds + turn) for turn in (-360, 0, 360)], axis=0)
-    tall = rows.sum(1) >= LEAST_COVERED * np.diff(height(lat_edges))
+    rows = _shared(_height(lat_edges), _height(grid.lat_bounds))
+    columns = _columns_shared(lon_edges, grid.lon_bounds)
+    tall = rows.sum(1) >= LEAST_COVERED * np.diff(_height(lat_edges))
     wide = columns.sum(1) >= LEAST_COVERED * np.diff(lon_edges)
     if min(tall.sum(), wide.sum()) < 2:
         raise EarthSSLError(f"{where}: option resolution: {degrees:g}° leaves less than 2×2 cells of {grid}; lower it")
     lat, lon = (lat_edges[1:] + lat_edges[:-1])[tall] / 2, (lon_edges[1:] + lon_edges[:-1])[wide] / 2
-    down = xr.DataArray(rows[tall], dims=("row", "lat"))
-    along = xr.DataArray(columns[wide], dims=("column", "lon"))
-    total = down.sum("lat") * along.sum("lon")
+    rows, columns = rows[tall], columns[wide]
+    return _means(ds, (rows, columns), rows.sum(1)[:, None] * columns.sum(1), (lat, lon), least_valid)
+
+
+def onto(
+    ds: xr.Dataset,
+    grid: LatLonGrid,
+    where: str,
+    least_valid: float = LEAST_VALID,
+    needed: np.ndarray | None = None,
+    of: str = "the checkpoint",
+) -> tuple[xr.Dataset, str]:
+    """Return canonical data on another grid, and in words what was done; lazy data stay lazy.
+
+    A cell is the mean of the cells it shares an area with, weighted by that area, between cell bounds on the sphere
+    (first-order conservative); of whose own area less than `least_valid` holds values, it is missing. Data on the grid
+    already are returned as they are, and cells that the data have among others are taken as they are.
+
+    Args:
+        ds: Canonical: (time, lat, lon), north to south, eastward.
+        grid: To bring them to.
+        where: What the data are called.
+        least_valid: Share of a cell's area.
+        needed: Cells that matter (row, column); None for all. Data need not reach to rows and columns without any.
+        of: Whose grid it is.
+
+    Returns:
+        The data on the grid; "" where they were on it already.
+
+    Raises:
+        EarthSSLError: If the cells of the data are larger than those of the grid, or do not cover what is needed.
+    """
+    own = LatLonGrid(ds["lat"].values, ds["lon"].values)
+    if own.same_as(grid):
+        return ds, ""
+    if not 0 < least_valid <= 1:
+        raise EarthSSLError(f"least_valid: expected a share in (0, 1], got {least_valid!r}")
+    _refuse_coarser(own, grid, where, of)
+    rows = _shared(_height(grid.lat_bounds), _height(own.lat_bounds))
+    columns = _columns_shared(grid.lon_bounds, own.lon_bounds)
+    height, width = np.diff(_height(grid.lat_bounds)), np.diff(grid.lon_bounds)
+    _refuse_uncovered(own, grid, (rows.sum(1) / height, columns.sum(1) / width), needed, where, of)
+    taken = _same_cells(own.lat_bounds, grid.lat_bounds), _same_cells(own.lon_bounds, grid.lon_bounds)
+    if taken[0] is not None and taken[1] is not None:
+        made = ds.isel(lat=taken[0], lon=taken[1])
+        axes = {name: (name, getattr(grid, name), ds[name].attrs) for name in ("lat", "lon")}
+        return made.assign_coords(axes), f"the cells of {of}, {grid}, were taken out of {own}"
+    made = _means(ds, (rows, columns), height[:, None] * width, (grid.lat, grid.lon), least_valid)
+    return made, (
+        f"brought from {own} ({_size(own)}) to the grid of {of}, {grid} ({_size(grid)}): means weighted by the area "
+        f"shared; cells with values on less than {100 * least_valid:g} % of their area are missing"
+    )
+
+
+def grid_of(path: str) -> LatLonGrid:
+    """Return the grid of a checkpoint, a run or a store on this machine, or of a JSON file that has one.
+
+    Raises:
+        EarthSSLError: If there is none.
+    """
+    folder = Path(path).expanduser()
+    files = [folder, folder / "record.json", folder / "checkpoint" / "record.json", folder / "manifest.json"]
+    file = next((one for one in files if one.is_file()), None)
+    if file is None:
+        raise EarthSSLError(
+            f"option grid: expected the folder of a checkpoint, a run or a store, found none at {path}; bring one here "
+            "with `earthssl pull ADDRESS --out FOLDER`"
+        )
+    found = read_json(file, "a file with a grid").get("grid")
+    if not isinstance(found, dict) or {"lat", "lon"} - set(found):
+        raise EarthSSLError(
+            f"option grid: expected {file} to hold `grid` with `lat` and `lon`, found none; name another"
+        )
+    return LatLonGrid.from_json(found)
+
+
+def _refuse_coarser(own: LatLonGrid, grid: LatLonGrid, where: str, of: str) -> None:
+    if all(a <= (1 + SLACK) * b for a, b in zip(_spacing(own), _spacing(grid), strict=True)):
+        return
+    raise EarthSSLError(
+        f"{where}: expected cells no larger than those of {of} ({_size(grid)}), got {_size(own)} ({own}); means cannot "
+        f"bring back what larger cells have lost, nor does interpolating: take the data on a finer grid, or a "
+        f"checkpoint pretrained on one as coarse (`earthssl list` names grids)"
+    )
+
+
+def _refuse_uncovered(
+    own: LatLonGrid,
+    grid: LatLonGrid,
+    shares: tuple[np.ndarray, np.ndarray],
+    needed: np.ndarray | None,
+    where: str,
+    of: str,
+) -> None:
+    """Refuse data that reach over less than half of a row or column that matters; shares: of each row, each column."""
+    needed = np.ones(grid.shape, bool) if needed is None else needed
+    said = []
+    for axis, (name, share) in enumerate(zip(("latitude", "longitude"), shares, strict=True)):
+        lacking = needed.any(1 - axis) & (share < LEAST_COVERED - 1e-9)
+        if lacking.any():
+            places = (grid.lat, grid.lon)[axis][lacking]
+            said.append(f"{len(places)} of {len(share)} {name}s ({places.min():g}…{places.max():g}°)")
+    if said:
+        raise EarthSSLError(
+            f"{where}: expected fields that cover the region of {of}, {grid}, got {own}, which leaves out "
+            f"{' and '.join(said)}; take data of all of it, or a checkpoint of a smaller region"
+        )
+
+
+def _spacing(grid: LatLonGrid) -> tuple[float, float]:
+    """Return the widest distance of two rows and of two columns, degrees."""
+    return float(np.abs(np.diff(grid.lat)).max()), float(np.diff(grid.lon).max())
+
+
+def _size(grid: LatLonGrid) -> str:
+    return "×".join(f"{size:.4g}°" for size in _spacing(grid))
+
+
+def _same_cells(bounds: np.ndarray, wanted: np.ndarray) -> slice | None:
+    """Return where the wanted cells lie among others that have the same bounds, or None where they are others."""
+    first = int(np.abs(bounds - wanted[0]).argmin())
+    found = bounds[first : first + len(wanted)]
+    close = 1e-4 * np.abs(np.diff(wanted)).min()
+    if len(found) < len(wanted) or not np.allclose(found, wanted, rtol=0, atol=close):
+        return None
+    return slice(first, first + len(wanted) - 1)
+
+
+def _means(
+    ds: xr.Dataset,
+    weights: tuple[np.ndarray, np.ndarray],
+    total: np.ndarray,
+    axes: tuple[np.ndarray, np.ndarray],
+    least_valid: float,
+) -> xr.Dataset:
+    """Return means over new cells, missing where values lie on less than a share of the cell.
+
+    Args:
+        ds: Canonical.
+        weights: What each new row shares with each old one, (new, old), and the same of columns.
+        total: What a new cell would share were all valid, (row, column).
+        axes: Latitudes and longitudes of the new cells.
+        least_valid: The share.
+    """
+    down, along = xr.DataArray(weights[0], dims=("row", "lat")), xr.DataArray(weights[1], dims=("column", "lon"))
+    whole = xr.DataArray(total, dims=("row", "column"))
     arrays = {}
     for name, data in ds.data_vars.items():
         data = data.drop_vars(["lat", "lon"])
@@ -182,10 +325,20 @@ def regridded(ds: xr.Dataset, degrees: float | None, where: str, least_valid: fl
         valid = xr.dot(xr.dot(data.notnull().astype(np.float64), along, dim="lon"), down, dim="lat")
         mean = xr.dot(xr.dot(data.fillna(0).astype(np.float64), along, dim="lon"), down, dim="lat")
         mean = mean / valid.where(valid > 0)
-        mean = mean.where(valid >= least_valid * total * (1 - 1e-6)).rename(row="lat", column="lon")
+        mean = mean.where(valid >= least_valid * whole * (1 - 1e-6)).rename(row="lat", column="lon")
         arrays[name] = mean.transpose("time", "lat", "lon").astype(np.float32).assign_attrs(data.attrs)
-    coords = {"lat": ("lat", lat, ds["lat"].attrs), "lon": ("lon", lon, ds["lon"].attrs)}
-    return xr.Dataset(arrays, {"time": ds["time"], **coords})
+    coords = {name: (name, axis, ds[name].attrs) for name, axis in zip(("lat", "lon"), axes, strict=True)}
+    return xr.Dataset(arrays, {"time": ds["time"], **coords}, ds.attrs)
+
+
+def _height(bounds: np.ndarray) -> np.ndarray:
+    """Return how far south of the equator's plane bounds lie, as a share of the radius: differences are areas."""
+    return np.asarray(-np.sin(np.deg2rad(bounds)))
+
+
+def _columns_shared(new: np.ndarray, old: np.ndarray) -> np.ndarray:
+    """Return what columns share, degrees, (new, old): a cell may reach across 0°E from either side."""
+    return np.asarray(np.sum([_shared(new, old + turn) for turn in (-360, 0, 360)], axis=0))
 
 
 def _shared(new: np.ndarray, old: np.ndarray) -> np.ndarray:

@@ -30,6 +30,8 @@ class Selection:
         coarsen: Average blocks of this many cells along both axes, weighted by area over valid cells.
         resolution: Average onto cells of so many degrees whose edges are multiples of that, weighted by the
             area shared, over valid cells; for grids that whole blocks of cells do not fit. Done before `region`.
+        grid: Folder of a checkpoint, a run or a store (or a JSON file with `grid`): average onto its cells, weighted by
+            the area shared; instead of `coarsen`, `resolution` and `region`.
         least_valid: Share of an averaged cell's area that must hold values, or else it is missing.
         units: Units by variable, where the file says nothing or something wrong.
         missing: Value or values that mean missing, by variable, in the file's units: for fills that it does not
@@ -45,6 +47,7 @@ class Selection:
     region: tuple[float, float, float, float] | None = None
     coarsen: int = 1
     resolution: float | None = None
+    grid: str | None = None
     least_valid: float = 0.5
     units: Mapping[str, str] = field(default_factory=dict)
     rename: Mapping[str, str] = field(default_factory=dict)
@@ -67,6 +70,8 @@ class Selection:
             raise EarthSSLError(
                 f"option resolution: expected degrees of which whole cells make 180, such as 5, got {self.resolution!r}"
             )
+        if self.grid is not None and (self.coarsen, self.resolution, self.region) != (1, None, None):
+            raise EarthSSLError("option grid: expected no coarsen, resolution or region beside it; leave these out")
         if not 0 < self.least_valid <= 1:
             raise EarthSSLError(f"option least_valid: expected a share in (0, 1], got {self.least_valid!r}")
         if self.every is not None:

@@ -67,6 +67,7 @@ def test_embed_masks_what_it_refuses(file: Path, capsys: pytest.CaptureFixture[s
         (["embed", SMALL, "absent.nc"], "no such file"),
         (["embed", SMALL, "absent.nc", "--layer=a"], "--layer: expected whole numbers"),
         (["embed", SMALL, "absent.nc", "--units", "K"], "expected NAME=VALUE"),
+        (["embed", SMALL, "absent.nc", "--base", "1982"], "--base: expected FIRST:LAST"),
         (["embed", SMALL, "absent.nc", "--out", "f.csv"], "ends in .nc"),
         (["embed", SMALL, "absent.nc", "--lair", "1"], "unknown option '--lair'"),
         (["export", SMALL, "--kind", "onx"], "Did you mean 'onnx'"),

@@ -142,10 +142,7 @@ def test_layers_and_poolings(frozen: FrozenEncoder, two_years: xr.Dataset) -> No
 
 
 def test_data_that_do_not_fit_are_refused_with_every_difference(frozen: FrozenEncoder, two_years: xr.Dataset) -> None:
-    """Another grid, other variables, another time step: all in one line."""
-    other = two_years.assign_coords(lon=two_years["lon"] + 5)
-    with pytest.raises(EarthSSLError, match="grid: expected 7×12, -90…90°N, 0…330°E, got 7×12, -90…90°N, 5…335°E"):
-        frozen.embed(other)
+    """A region, other variables, another time step: all in one line."""
     daily = two_years[["u10"]].rename(u10="u850").isel(lat=slice(0, 4))
     daily = daily.assign_coords(time=np.datetime64("2007-01-01", "ns") + np.arange(24) * np.timedelta64(1, "D"))
     with pytest.raises(EarthSSLError) as caught:
