@@ -44,7 +44,7 @@ def patches(small_windows: Callable[..., Any]) -> Patches:
 
 def config(**more: Any) -> FinetuneConfig:
     usual: dict[str, Any] = {"steps": 4, "batch_size": 16, "warmup_steps": 1, "check_every": 2, "patience": 0,
-                             "lr": 1e-3}  # fmt: skip
+                             "lr": 1e-3, "average": 0.0}  # fmt: skip
     return FinetuneConfig(**{**usual, **more})
 
 
