@@ -109,8 +109,11 @@ def cells(args: argparse.Namespace, years: int, store: Store) -> None:
         network = make_network(problem, encoder, task._start("scratch" if new else "pretrained", encoder, None))
         state = out / f"{years}-{mode}.state.pt"
         done = tune(problem, network, task.own.training(mode), args.seed, f"{years} years, {mode}", (), state)
-        write(file, said=outputs(problem, network, test), steps=done.steps, averaged=done.averaged,
-              score=done.score, start=done.history[0][1], seconds=time.process_time() - begun, **known)  # fmt: skip
+        write(
+            file, said=outputs(problem, network, test), steps=done.steps, averaged=done.averaged,
+            again=done.solved_again, score=done.score, start=done.history[0][1],
+            seconds=time.process_time() - begun, **known,
+        )  # fmt: skip
         state.unlink()
         print(f"{years} {mode}: {done}", file=sys.stderr)
         print(table(args), flush=True)
@@ -137,7 +140,10 @@ def table(args: argparse.Namespace) -> str:
             paired = pairs[pairs.metric == "skill"].set_index(["row", "reference"])
             for mode, cell in found.items():
                 told = [_pair(paired, mode, other) for other in (PROBE, SCRATCH)]
-                step = f"{cell['steps']}{', averaged' if cell['averaged'] else ''}" if "steps" in cell else "–"
+                words = [
+                    word for word, key in (("averaged", "averaged"), ("head solved again", "again")) if cell.get(key)
+                ]
+                step = ", ".join([str(cell["steps"]), *words]) if "steps" in cell else "–"
                 lines.append(
                     f"| {target} | {years} | {NAMES[mode]} | {skill[mode]:.3f} | {' | '.join(told)} | {step} |"
                 )

@@ -264,6 +264,7 @@ class Finetuning(Task[TaskConfig]):
         else:
             network, trained, said = done
         settings = {"pooling": network.head.pooling, "steps": trained.steps, "averaged": trained.averaged,
+                    "head_solved_again": trained.solved_again,
                     "validation_error": trained.score, "trained_values": trained.trained,
                     "frozen": dict(trained.frozen)}  # fmt: skip
         name, role = (SCRATCH, Role.SCRATCH) if scratch else (tuned_name(mode), Role.TUNED)

@@ -270,7 +270,10 @@ def tune(
     new: Collection[str] = (),
     saved: Path | None = None,
 ) -> Finetuned:
-    """Train a network on the training labels, in place; validation chooses the step. Arguments: see `fine_tune`."""
+    """Train a network on the training labels, in place; validation chooses the step, and whether the head is new.
+
+    Arguments: see `fine_tune`.
+    """
     samples, patch = problem.samples, network.encoder.config.patch
 
     def error(out: Tensor, rows: np.ndarray) -> Tensor:
@@ -294,7 +297,46 @@ def tune(
             return float(squared_error(softmax(out, -1), one_hot(samples.target[rows], len(samples.classes))).mean())
         return float(error(torch.from_numpy(out), rows))
 
-    return fine_tune(network, network.encoder, samples.parts["train"], loss, score, config, seed, label, new, saved)
+    done = fine_tune(network, network.encoder, samples.parts["train"], loss, score, config, seed, label, new, saved)
+    if config.mode == "head" or not done.steps:
+        return done
+    better = solve_again(problem, network, done.score)
+    return done if better is None else replace(done, score=better, solved_again=True)
+
+
+def solve_again(problem: Problem, network: TaskNetwork, score: float) -> float | None:
+    """Solve the head anew on the tuned encoder's features; return its validation score where it is the better one.
+
+    The head moves slowly while the encoder learns, so that features have become better than what it makes of them. It
+    is solved on the training labels, its penalty chosen on validation, as that of the linear probe; where validation
+    does not prefer it, the network stays as it is. Fields keep their head.
+
+    Args:
+        problem: Labels beside fields.
+        network: Tuned, in evaluation mode; its head is replaced in place.
+        score: Its validation score.
+    """
+    samples, head = problem.samples, network.head
+    if samples.kind == "field" or head.kind == "field":
+        return None
+    rows = np.concatenate([samples.parts["train"], samples.parts["val"]])
+    made = np.zeros((len(samples.rows), head.linear.in_features), np.float32)
+    with torch.no_grad():
+        for part in np.array_split(rows, max(1, -(-len(rows) // BATCH))):
+            patches, places = problem.patches(part, network.encoder.config.patch), problem.places(part)
+            made[part] = head.inputs(network.encoder(patches), patches, places).numpy()
+    # The test samples are not asked for: validation stands in their place.
+    own = replace(samples, parts={**samples.parts, "test": samples.parts["val"]})
+    found = fit_linear(own, {"tuned": made})
+    # Ridge sums the squared errors of several targets, networks take their mean.
+    error = found.error / (found.weight.shape[0] if samples.kind == "regression" else 1)
+    if not error < score:
+        return None
+    with torch.no_grad():
+        for old, value in ((head.linear.weight, found.weight), (head.linear.bias, found.bias),
+                           (head.centre, found.centre), (head.spread, found.spread)):  # fmt: skip
+            old.copy_(torch.from_numpy(value))
+    return error
 
 
 def outputs(problem: Problem, network: TaskNetwork, rows: np.ndarray) -> np.ndarray:

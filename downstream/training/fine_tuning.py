@@ -107,6 +107,7 @@ class Finetuned:
         score: Validation score there; smaller is better.
         history: Step and validation score at each look, from step 0.
         averaged: Whether these are the running mean of the weights.
+        solved_again: Whether the head was then solved in closed form on the tuned features (finetune/tuning.py).
         trained: Number of trained values.
         frozen: The proof that the rest stayed as it was: number of tensors and values, their SHA-256 before and
             after, the steps after which none had a gradient, and the layers of them that additions of low rank were
@@ -119,6 +120,7 @@ class Finetuned:
     averaged: bool = False
     trained: int = 0
     frozen: Mapping[str, Any] = field(default_factory=dict)
+    solved_again: bool = False
 
 
 def first_trained_block(encoder: Encoder, config: FinetuneConfig) -> int:
