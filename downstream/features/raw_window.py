@@ -9,6 +9,7 @@ import numpy as np
 from ...ssl.fields.splits import unbroken_starts
 from ...ssl.store.store import Store
 
+PIECE = 256  # steps read at once
 MOST_VALUES = 6000  # of a window; more are averaged over blocks of cells, or a head would take hours
 RAW_WORDS = (
     "Raw window, and random features and principal components of it: all variables at all cells and steps, cells "
@@ -29,19 +30,43 @@ def raw_window(store: Store, window: int) -> np.ndarray:
         store: Any.
         window: Steps.
     """
-    fields = store.read_all()
-    known = np.isfinite(fields).any(axis=0)
+    made = values_of_windows(store, window, np.arange(len(store.times)))
+    made.flags.writeable = False
+    return made
+
+
+def values_of_windows(store: Store, window: int, last: np.ndarray) -> np.ndarray:
+    """Return the rows of `raw_window` for windows that end at some steps, without reading the whole store at once.
+
+    Args:
+        store: Any.
+        window: Steps.
+        last: Last step of each window, (window,).
+    """
+    steps = np.arange(len(store.times))
+    pieces = np.array_split(steps, -(-len(steps) // PIECE))
+    known = np.zeros(store.shape[1:], dtype=bool)
+    for part in pieces:
+        known |= np.isfinite(store.read(part)).any(axis=0)
     factor = 1
     while window * block_sums(known, factor).astype(bool).sum() > MOST_VALUES:
         factor += 1
-    share = block_sums(store.grid.area, factor)
-    means = np.nan_to_num(block_means(fields, factor, store.grid.area)) * np.sqrt(share / share.mean())
-    values = means[:, block_sums(known, factor).astype(bool)]
-    made = np.full((len(fields), window * values.shape[1]), np.nan, dtype=np.float32)
-    last = unbroken_starts(store.times.astype("datetime64[ns]"), window) + window - 1
-    for back in range(window):
-        made[last, back * values.shape[1] : (back + 1) * values.shape[1]] = values[last - back]
-    made.flags.writeable = False
+    share, kept = block_sums(store.grid.area, factor), block_sums(known, factor).astype(bool)
+    ends = unbroken_starts(store.times.astype("datetime64[ns]"), window) + window - 1
+    rows = np.flatnonzero(np.isin(last, ends))
+    cells = int(kept.sum())
+    made = np.full((len(last), window * cells), np.nan, dtype=np.float32)
+    needed = np.isin(steps, (last[rows][:, None] - np.arange(window)).ravel())
+    for part in pieces:
+        part = part[needed[part]]
+        if not len(part):
+            continue
+        means = np.nan_to_num(block_means(store.read(part), factor, store.grid.area)) * np.sqrt(share / share.mean())
+        values = means[:, kept]
+        for back in range(window):
+            at = np.searchsorted(part, last[rows] - back)
+            here = (at < len(part)) & (part[np.minimum(at, len(part) - 1)] == last[rows] - back)
+            made[rows[here], back * cells : (back + 1) * cells] = values[at[here]]
     return made
 
 

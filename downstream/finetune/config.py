@@ -56,6 +56,8 @@ class FinetuningConfig(FinetuneConfig):
         unit: year, month, week or day: drawn as a whole for intervals; auto for the longest of which there are eight.
         block: Neighbouring units drawn together.
         draws: Bootstrap draws.
+        lr, head_lr, patience: As in `FinetuneConfig`, with defaults of their own: the head begins as the solved linear
+            probe, so it moves slowly; no early stop, as the rates fall to 0 only at the end, where most is gained.
     """
 
     checkpoint: str
@@ -88,6 +90,9 @@ class FinetuningConfig(FinetuneConfig):
     unit: str = "auto"
     block: int = 1
     draws: int = 1000
+    lr: float = 1e-3
+    head_lr: float = 0.1
+    patience: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -125,6 +130,7 @@ class FinetuningConfig(FinetuneConfig):
         )  # fmt: skip
 
     def training(self, mode: str) -> FinetuneConfig:
-        """Return how a mode is trained; networks from scratch ("scratch") in full and without layer decay."""
+        """Return how a mode is trained; networks from scratch ("scratch") in full, every layer at the same rate."""
         own = {f.name: getattr(self, f.name) for f in fields(FinetuneConfig)}
-        return FinetuneConfig(**own | ({"mode": "full", "layer_decay": 1.0} if mode == "scratch" else {"mode": mode}))
+        plain = {"mode": "full", "layer_decay": 1.0, "head_lr": 1.0}
+        return FinetuneConfig(**own | (plain if mode == "scratch" else {"mode": mode}))

@@ -24,6 +24,7 @@ from ...ssl.inference.screening import screen
 from ...ssl.model.encoder import Encoder
 from ...ssl.model.tokens import patchify
 from ...ssl.sources.regrid import LEAST_VALID
+from .distribution import LEVELS, Spread
 from .head import LOCAL, TaskHead, TaskNetwork, cells_of
 from .samples import later
 
@@ -101,6 +102,48 @@ class FinetunedEncoder:
             parts.append(self._outputs(batch, when[begin : begin + batch_size], chosen))
         made = self._label(np.concatenate(parts), when, ends, chosen, grid)
         return made.assign_attrs(screened.changes)
+
+    def distribution(self, data: xr.Dataset | xr.DataArray, coverage: float = 0.9, **more: Any) -> xr.Dataset:
+        """Return what `predict` does with what may come instead: an interval and quantiles, fitted on validation.
+
+        The same width everywhere: the residuals of the validation labels, by blocks of time (see `spread`).
+
+        Args:
+            data: As for `predict`.
+            coverage: Share of the labels that the interval is to hold: one of those recorded.
+            more: As for `predict`: places, batch_size, …
+
+        Returns:
+            `prediction`, `low` and `high` (conformal), and `quantile` with a dimension `level`, in the targets' units.
+
+        Raises:
+            EarthSSLError: If the labels are no numbers, or the coverage is not recorded.
+        """
+        recorded = self.task.get("distribution")
+        if recorded is None:
+            what = {"classification": "classes: predict returns their calibrated chances", "field": "fields"}
+            raise EarthSSLError(
+                f"distribution: expected a checkpoint tuned on numbers that recorded one, got "
+                f"{what.get(self.task['kind'], 'an older one: tune it again')}"
+            )
+        spread = Spread.from_json(recorded)
+        if coverage not in spread.half_widths:
+            known = ", ".join(map(str, spread.half_widths)) or "none, for lack of blocks"
+            raise EarthSSLError(
+                f"distribution.coverage: expected {known} "
+                f"({spread.blocks} {spread.unit}s of validation labels), got {coverage}"
+            )
+        said = self.predict(data, **more)
+        single = "target" not in said.dims
+        half, quantiles = np.asarray(spread.half_widths[coverage]), np.asarray(spread.quantiles)
+        dims = () if single else ("target",)
+        width = xr.DataArray(half[0] if single else half, dims=dims)
+        shape = xr.DataArray(
+            quantiles[0] if single else quantiles, {"level": list(LEVELS)}, dims=(*dims, "level"), name="quantile"
+        )
+        attrs = {"coverage": coverage, "blocks": spread.blocks, "unit_of_blocks": spread.unit}
+        made = {"prediction": said, "low": said - width, "high": said + width, "quantile": said + shape}
+        return xr.Dataset({name: one.assign_attrs(said.attrs) for name, one in made.items()}, attrs=attrs)
 
     def _steps(self, times: np.ndarray) -> np.ndarray:
         """Return times that tell the spacing of the data: their own, or those of the record where there is but one."""

@@ -139,20 +139,40 @@ def season(problem: Problem) -> np.ndarray:
 def components(problem: Problem) -> dict[str, np.ndarray]:
     """Return principal components of all variables, of the last step and over the window, and the season."""
     samples, store = problem.samples, problem.windows.store
-    fields = problem.windows.fields.flatten(1).numpy()
     weight = np.tile(store.grid.area.ravel(), len(store.variables))
     training = np.flatnonzero(store.splits.inside(store.times.astype("datetime64[ns]"), "train"))
-    observed = np.isfinite(fields[training]).all(axis=0)
-    most = min(max(PCA_COMPONENTS), len(training) - 1, int((observed & (weight > 0)).sum()))
+    fitted = training[:: steps_between(len(training), len(weight))]
+    fields = np.concatenate([values.reshape(len(part), -1) for part, values in problem.windows.pieces(fitted)])
+    observed = np.isfinite(fields).all(axis=0)
+    most = min(max(PCA_COMPONENTS), len(fitted) - 1, int((observed & (weight > 0)).sum()))
     if most < 1:
         raise EarthSSLError("finetune: expected cells without gaps in training for the PCA baseline, got none")
-    found = np.nan_to_num(Eof.fit(fields[training], weight, most).project(fields))
+    eof = Eof.fit(fields, weight, most)
+    del fields
+    found = np.zeros((len(store.times), most))
+    needed = np.unique(samples.last[:, None] - np.arange(samples.window))
+    for part, values in problem.windows.pieces(needed):
+        found[part] = np.nan_to_num(eof.project(values.reshape(len(part), -1)))
     made = {}
     for count in sorted({min(k, most) for k in PCA_COMPONENTS}):
         for steps in sorted({1, samples.window}):
             lagged = [found[samples.last - lag, :count] for lag in range(steps)]
             made[f"{count} PCs × {steps} steps"] = np.concatenate([*lagged, season(problem)], 1)
     return made
+
+
+def steps_between(steps: int, values: int) -> int:
+    """Return every how manieth step principal components are fitted on: 1 where they fit into half the free memory.
+
+    Args:
+        steps: Of the training block.
+        values: Of a step.
+    """
+    free = free_ram()
+    if free is None:
+        return 1
+    held = steps * values * 3 * 8  # as read, widened, and centred, in double precision
+    return max(1, -(-held // max(free // 2, 1)))
 
 
 def patch_values(problem: Problem, patch: tuple[int, int, int]) -> np.ndarray:

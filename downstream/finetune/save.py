@@ -21,6 +21,7 @@ from ...ssl.sources.planet.recorded import seed_record
 from ...ssl.training.monitor import check_health
 from ..results.numbers import plain
 from ..training.fine_tuning import Finetuned
+from .distribution import LEVELS, Spread
 from .head import TaskNetwork
 from .samples import LabelSamples
 from .tuning import Problem
@@ -35,6 +36,7 @@ class Tuned:
         network: In evaluation mode.
         trained: How far training went, and the proof of what stayed frozen.
         predicted: What it says of the test labels: numbers in units, probabilities, or fields in units.
+        spread: Distribution of the labels around it; None but for numbers.
     """
 
     mode: str
@@ -42,6 +44,7 @@ class Tuned:
     network: TaskNetwork
     trained: Finetuned
     predicted: np.ndarray
+    spread: Spread | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +134,7 @@ def _task(tuned: Tuned, samples: LabelSamples, parent: Parent, scores: pd.DataFr
         "mode": tuned.mode,
         "parent": {"name": parent.name, "sha256": parent.sha256},
         "variables_added": list(parent.new),
+        "distribution": None if tuned.spread is None else tuned.spread.to_json(),
         "frozen": dict(tuned.trained.frozen),
         "labels_sha256": sha256(Path(labels.where)),
         "scores": [
@@ -144,8 +148,9 @@ def _licences(first: str, second: str) -> str:
     return first if not second or second == first else f"{first}; data of the fine-tuning: {second}"
 
 
-def predictions(problem: Problem, predicted: np.ndarray, title: str) -> xr.Dataset:
-    """Return a network's predictions of the test labels beside what was observed and the climatology."""
+def predictions(problem: Problem, tuned: Tuned, title: str) -> xr.Dataset:
+    """Return a network's predictions of the test labels, with quantiles of numbers, what was observed, climatology."""
+    predicted = tuned.predicted
     samples, labels = problem.samples, problem.samples.labels
     test = samples.parts["test"]
     times = samples.times[test].astype("datetime64[ns]")
@@ -171,4 +176,10 @@ def predictions(problem: Problem, predicted: np.ndarray, title: str) -> xr.Datas
     else:
         coords |= {"target": list(labels.names), "units": ("target", list(labels.units))}
         made = {name: (("sample", "target"), values) for name, values in three.items()}
+        if tuned.spread is not None:
+            coords["level"] = list(LEVELS)
+            made["quantile"] = (
+                ("sample", "target", "level"),
+                predicted[..., None] + np.asarray(tuned.spread.quantiles),
+            )
     return xr.Dataset(made, coords, {"title": title, "block": "test"})

@@ -15,7 +15,7 @@ from scipy.special import softmax
 from ...ssl.checkpoint.read import read
 from ...ssl.checkpoint.start_from import start_from
 from ...ssl.common.errors import EarthSSLError
-from ...ssl.common.files import sha256
+from ...ssl.common.files import digest, sha256
 from ...ssl.common.randomness import key
 from ...ssl.fields.splits import DAY
 from ...ssl.hub.pull import load_folder
@@ -27,7 +27,7 @@ from ..evaluation.equal_input import RAW
 from ..evaluation.pretraining_leaks import seen_by_pretraining
 from ..evaluation.task import Extras, Features, Task
 from ..features.predictable import predictable_directions
-from ..features.raw_window import MOST_VALUES, raw_window
+from ..features.raw_window import MOST_VALUES, values_of_windows
 from ..features.store_windows import StoreWindows
 from ..results.row import Role, Row
 from ..results.target import Target, class_target, number_target
@@ -35,11 +35,14 @@ from ..training.from_scratch import SCRATCH
 from .config import FinetuningConfig
 from .head import check_pooling
 from .own_grid import labels_onto
+from .distribution import LEVELS, Spread, divide_logits, temperature
+from .head import TaskNetwork, check_pooling
 from .read_labels import read_labels
 from .rows import components, field_target, forecasts, label_rows, near_cells, patch_values, pca_fields, season
 from .samples import LabelSamples, unit_numbers, unit_of
 from .save import Parent, Tuned
 from .tuning import FrozenTokens, Probe, Problem, make_network, outputs, tune
+from .unfinished import Unfinished
 
 PROBE = "linear probe"
 CONVENTION = (
@@ -68,6 +71,7 @@ class Finetuning(Task[TaskConfig]):
         problem: Labels beside fields.
         parent: The encoder that it begins with.
         tuned: The networks that were tuned.
+        unfinished: Keeps networks that are done; by default nothing.
     """
 
     name = "finetune"
@@ -115,6 +119,8 @@ class Finetuning(Task[TaskConfig]):
         )
         self.head = "logistic" if samples.kind == "classification" else "ridge"
         self.tuned: list[Tuned] = []
+        self.unfinished = Unfinished()
+        self._chosen: Tuned | None = None
         self._tokens: dict[str, FrozenTokens] = {}  # of the last layer, by encoder
         self._starts: dict[str, Probe] = {}
 
@@ -125,8 +131,11 @@ class Finetuning(Task[TaskConfig]):
 
     @property
     def chosen(self) -> Tuned:
-        """The network that is saved: of the main mode, the best on validation."""
-        return min((one for one in self.tuned if one.mode == self.own.mode), key=lambda one: one.trained.score)
+        """The network that is saved: of the main mode, the best on validation; with the distribution around it."""
+        if self._chosen is None:
+            best = min((one for one in self.tuned if one.mode == self.own.mode), key=lambda one: one.trained.score)
+            self._chosen = replace(best, spread=self._spread(best))
+        return self._chosen
 
     # ---- Labels ----
 
@@ -174,11 +183,11 @@ class Finetuning(Task[TaskConfig]):
             return patch_values(problem, patch)
         if problem.samples.places is not None:
             return near_cells(problem, patch).reshape(len(problem.samples.rows), -1)
-        return raw_window(self.store, window)[problem.samples.last]
+        return values_of_windows(self.store, window, problem.samples.last)
 
     def predictable(self, window: int) -> Features:
         samples = self.problem.samples
-        if not samples.lead or samples.kind == "field" or samples.places is not None:
+        if not samples.lead or samples.kind == "field" or samples.places is not None or self.problem.windows.streams:
             return {}
         found = predictable_directions(self.store, window, [samples.lead])
         return {name: values[samples.last] for name, values in found.items()}
@@ -244,20 +253,43 @@ class Finetuning(Task[TaskConfig]):
     def _trained(self, mode: str, seed: int, units: np.ndarray | None) -> tuple[Tuned, Row]:
         problem, scratch = self._on(units), mode == "scratch"
         label = "train from scratch" if scratch else f"fine-tune {mode}"
-        encoder = self._untrained(seed) if scratch else self.encoder
-        start = self._start(f"scratch {seed}" if scratch else PRETRAINED, encoder, units)
-        network = make_network(problem, encoder, start)
-        new = () if scratch else self.parent.new
-        trained = tune(problem, network, self.own.training(mode), seed, f"{label} seed {seed}", new)
-        out = outputs(problem, network, problem.samples.parts["test"])
-        out = softmax(out, -1) if problem.samples.kind == "classification" else out
-        said = problem.in_units(out, self.encoder_shape.patch)
-        settings = {"pooling": network.head.pooling, "steps": trained.steps, "validation_error": trained.score,
-                    "trained_values": trained.trained, "frozen": dict(trained.frozen)}  # fmt: skip
+        name = f"{mode}-seed{seed}" + ("" if units is None else f"-{digest(np.sort(units).tolist())[:16]}")
+        done = self.unfinished.network(name, self._untrained(seed))
+        if done is None:
+            encoder = self._untrained(seed) if scratch else self.encoder
+            start = self._start(f"scratch {seed}" if scratch else PRETRAINED, encoder, units)
+            network = make_network(problem, encoder, start)
+            new, state = () if scratch else self.parent.new, self.unfinished.state(name)
+            trained = tune(problem, network, self.own.training(mode), seed, f"{label} seed {seed}", new, state)
+            said = self._said(problem, network)
+            self.unfinished.keep(name, network, trained, said)
+        else:
+            network, trained, said = done
+        settings = {"pooling": network.head.pooling, "steps": trained.steps, "averaged": trained.averaged,
+                    "head_solved_again": trained.solved_again,
+                    "validation_error": trained.score, "trained_values": trained.trained,
+                    "frozen": dict(trained.frozen)}  # fmt: skip
         name, role = (SCRATCH, Role.SCRATCH) if scratch else (tuned_name(mode), Role.TUNED)
         return Tuned(mode, seed, network, trained, said), Row(
             name, role, forecasts(problem.samples, said), seed, settings
         )
+
+    def _said(self, problem: Problem, network: TaskNetwork) -> np.ndarray:
+        """Return what a network says of the test labels; chances are calibrated on validation, in the network."""
+        samples = problem.samples
+        if samples.kind == "classification":
+            val = samples.parts["val"]
+            divide_logits(network.head.linear, temperature(outputs(problem, network, val), samples.target[val]))
+        out = outputs(problem, network, samples.parts["test"])
+        return problem.in_units(softmax(out, -1) if samples.kind == "classification" else out, self.encoder_shape.patch)
+
+    def _spread(self, tuned: Tuned) -> Spread | None:
+        samples = self.problem.samples
+        if samples.kind != "regression":
+            return None
+        val = samples.parts["val"]
+        departures = outputs(self.problem, tuned.network, val) - samples.departures(val)
+        return Spread.fit(-departures * samples.base.scale, samples.times[val])
 
     def _start(self, name: str, encoder: Encoder, units: np.ndarray | None) -> Probe:
         """Return the linear probe of an encoder's last layer, which its training starts from."""
@@ -325,7 +357,30 @@ class Finetuning(Task[TaskConfig]):
             "saved": {"mode": chosen.mode, "seed": chosen.seed, "validation_error": chosen.trained.score},
             "config": asdict(self.own),
         }
-        return Extras(record=record, notes=self._notes())
+        found = self._distribution(chosen)
+        if found is None:
+            return Extras(record=record, notes=self._notes())
+        spread, tests = found
+        notes = [
+            f"Interval of {one.coverage:.0%}, {one.target}: ±{one.half_width:.4g}, holds {one.test_coverage:.0%} of "
+            f"the test labels (conformal, {spread.blocks} {spread.unit}s of validation); CRPS {one.crps:.4g}, that of "
+            f"climatology {one.crps_climatology:.4g}."
+            for one in tests.itertuples()
+            if one.coverage == tests["coverage"].max()
+        ]
+        return Extras(record=record, notes=[*self._notes(), *notes], tables={"distribution": tests})
+
+    def _distribution(self, chosen: Tuned) -> tuple[Spread, pd.DataFrame] | None:
+        """Return the distribution around the saved network and its scores on test."""
+        if chosen.spread is None:
+            return None
+        samples = self.problem.samples
+        train, test = samples.parts["train"], samples.parts["test"]
+        usual = np.quantile(samples.departures(train) * samples.base.scale, LEVELS, axis=0).T
+        climatology = samples.base.at(samples.times[test])[..., None] + usual
+        return chosen.spread, chosen.spread.scores(
+            samples.labels.names, samples.target[test], chosen.predicted, climatology
+        )
 
     def _notes(self) -> list[str]:
         samples = self.problem.samples
@@ -354,6 +409,9 @@ class Finetuning(Task[TaskConfig]):
         if self.parent.new:
             new = ", ".join(self.parent.new)
             said.append(f"New variables, not seen by pretraining: {new}; zero at first, trained in every mode.")
+        if self.problem.windows.streams:
+            said.append("The store is larger than half of the free memory: windows are read as they are asked for, and "
+                        "there are no rows of predictable directions, which hold all of it.")  # fmt: skip
         if self.seen:
             said.append(f"Not an honest test: {self.seen}.")
         return said

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,11 @@ import torch
 from scipy.special import softmax
 from torch import Tensor, nn
 
+from ...ssl.common.errors import EarthSSLError
+from ...ssl.common.files import MIB
 from ...ssl.model.encoder import Encoder
 from ...ssl.model.tokens import Patches, patchify
+from ...ssl.runtime.memory import free_ram
 from ..features.eof import Eof
 from ..features.store_windows import StoreWindows, encoded
 from ..metrics.classes import one_hot, squared_error
@@ -25,6 +29,7 @@ from .linear_head import LinearHead, fit_linear, fit_patches
 from .samples import LabelSamples
 
 BATCH = 64
+FIT_WINDOWS = 2000  # components of tokens are fitted on at most so many training windows, evenly spread
 
 
 # Principal components of the last step's tokens, x · basis - offset: (patch × width, component) and (component,).
@@ -38,7 +43,8 @@ class FrozenTokens:
 
     Attributes:
         mean: Over all tokens, by layer counted from 0, (window, width).
-        last: Tokens of the last step, by layer, float16 (window, patch, width).
+        newest: Over those of the last step, by layer, (window, width).
+        last: Tokens of the last step, by layer, float16 (window, patch, width); empty where they do not fit.
         season: Of each window, (window, 4).
         window: Which window each sample belongs to, (sample,).
         train: Windows of the training samples, ascending: principal components need no labels.
@@ -47,6 +53,7 @@ class FrozenTokens:
     """
 
     mean: dict[int, Tensor]
+    newest: dict[int, Tensor]
     last: dict[int, Tensor]
     season: Tensor
     window: np.ndarray
@@ -68,26 +75,37 @@ class FrozenTokens:
             layers: Blocks whose outputs are wanted, counted from 0.
             nearest: Number of patches near a place.
             label: For the progress bar.
+
+        Raises:
+            EarthSSLError: If labels of places or fields need tokens that do not fit into memory.
         """
         rows, window = np.unique(samples.last, return_inverse=True)
-        seasons, mean, last = [], defaultdict(list), defaultdict(list)
+        places, kept = samples.places, True
+        seasons, mean, newest, last = [], defaultdict(list), defaultdict(list), defaultdict(list)
         for patches, every in encoded(encoder, windows.patches(rows, encoder.config.patch, BATCH, label)):
+            count = patches.count // patches.shape[0]
+            if not seasons:
+                kept = _tokens_fit(len(rows), len(layers), count, encoder.width, needed=samples.kind == "field" or
+                                   places is not None)  # fmt: skip
             for layer in layers:
+                tokens = every[layer].unflatten(1, (patches.shape[0], -1))[:, -1]
                 mean[layer].append(every[layer].mean(1))
-                last[layer].append(every[layer].unflatten(1, (patches.shape[0], -1))[:, -1].half())
+                newest[layer].append(tokens.mean(1))
+                if kept:
+                    last[layer].append(tokens.half())
             seasons.append(season_of(patches))
-        places = samples.places
         chosen = None if places is None else near(patches, torch.from_numpy(places), nearest)
-        area = patches.area.sum(1).numpy()[-len(last[layers[0]][0][0]) :]
-        means, lasts = ({layer: torch.cat(parts) for layer, parts in own.items()} for own in (mean, last))
+        area = patches.area.sum(1).numpy()[-count:]
+        joined = [{layer: torch.cat(parts) for layer, parts in own.items()} for own in (mean, newest, last)]
         train = np.unique(window[samples.parts["train"]])
-        return cls(means, lasts, torch.cat(seasons), window, train, chosen, area)
+        return cls(joined[0], joined[1], joined[2], torch.cat(seasons), window, train, chosen, area)
 
     def projection(self, layer: int, count: int) -> Projection:
-        """Return principal components fitted on the training windows, at most as many as they carry."""
-        flat = self.last[layer][torch.from_numpy(self.train)].flatten(1).float().numpy()
+        """Return principal components fitted on (at most 2000 of) the training windows, as many as they carry."""
+        fitted = self.train[:: -(-len(self.train) // FIT_WINDOWS)]
+        flat = self.last[layer][torch.from_numpy(fitted)].flatten(1).float().numpy()
         weight = np.repeat(self.area, self.last[layer].shape[2])
-        most = min(count, len(self.train) - 1, flat.shape[1])
+        most = min(count, len(fitted) - 1, flat.shape[1])
         eof = Eof.fit(flat, weight, most)
         basis = np.nan_to_num(eof.patterns).T * eof.weight[:, None]
         offset = np.nan_to_num(eof.mean) @ basis
@@ -96,8 +114,27 @@ class FrozenTokens:
     def inputs(self, layer: int, pooling: str, projection: Projection = NONE) -> np.ndarray:
         """Return the inputs of a head for all samples, (sample, feature), or (sample, patch, feature) for patches."""
         window = torch.from_numpy(self.window)
-        mean, last = self.mean[layer][window], self.last[layer][window].float()
+        mean = self.mean[layer][window]
+        last = self.newest[layer][window][:, None] if pooling in ("mean", "last") else self.last[layer][window].float()
         return np.asarray(pooled(pooling, mean, last, self.season[window], self.chosen, *projection).numpy())
+
+
+def _tokens_fit(windows: int, layers: int, patches: int, width: int, needed: bool) -> bool:
+    """Return whether tokens of the last step fit into half the free memory, in 16 bits, twice: in parts and joined.
+
+    Raises:
+        EarthSSLError: If they do not and are needed.
+    """
+    held, free = 2 * windows * layers * patches * width * 2, free_ram()
+    if free is None or held <= free // 2:
+        return True
+    if needed:
+        raise EarthSSLError(
+            f"finetune: expected the features of {windows} windows, {layers} layers of {patches} patches, to fit into "
+            f"half of {free / MIB:.0f} MiB of free memory, they take {held / MIB:.0f} MiB; give fewer labels, larger "
+            "patches, or one layer (--layers [-1])"
+        )
+    return False
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,11 +203,18 @@ class Problem:
         """Return the linear probe of some layers of an encoder, and what it takes to lay it into a network."""
         samples = self.samples
         known = poolings_of(samples.kind, samples.places is not None)
+        if not tokens.last:
+            known = tuple(one for one in known if one != "mean+pcs")
+            if self.pooling == "mean+pcs":
+                raise EarthSSLError("finetune.pooling: mean+pcs holds the tokens of all windows, which do not fit into "
+                                    "memory; take mean, last or auto, or give fewer labels")  # fmt: skip
         named: dict[str, tuple[str, Projection]] = {}
         features: dict[str, np.ndarray] = {}
         for layer, pooling in product(layers, known if self.pooling == "auto" else (self.pooling,)):
-            for count in self.components if pooling == "mean+pcs" else (0,):
-                own = tokens.projection(layer, count) if count else NONE
+            counts = self.components if pooling == "mean+pcs" else (0,)
+            every = tokens.projection(layer, max(counts)) if max(counts) else NONE
+            for count in counts:
+                own = every[0][:, :count], every[1][:count]
                 name = f"layer {layer + 1}, {pooling.replace('pcs', f'{len(own[1])} pcs')}"
                 named[name] = pooling, own
                 features[name] = tokens.inputs(layer, pooling, own)
@@ -224,8 +268,12 @@ def tune(
     seed: int,
     label: str,
     new: Collection[str] = (),
+    saved: Path | None = None,
 ) -> Finetuned:
-    """Train a network on the training labels, in place; validation chooses the step."""
+    """Train a network on the training labels, in place; validation chooses the step, and whether the head is new.
+
+    Arguments: see `fine_tune`.
+    """
     samples, patch = problem.samples, network.encoder.config.patch
 
     def error(out: Tensor, rows: np.ndarray) -> Tensor:
@@ -249,7 +297,46 @@ def tune(
             return float(squared_error(softmax(out, -1), one_hot(samples.target[rows], len(samples.classes))).mean())
         return float(error(torch.from_numpy(out), rows))
 
-    return fine_tune(network, network.encoder, samples.parts["train"], loss, score, config, seed, label, new)
+    done = fine_tune(network, network.encoder, samples.parts["train"], loss, score, config, seed, label, new, saved)
+    if config.mode == "head" or not done.steps:
+        return done
+    better = solve_again(problem, network, done.score)
+    return done if better is None else replace(done, score=better, solved_again=True)
+
+
+def solve_again(problem: Problem, network: TaskNetwork, score: float) -> float | None:
+    """Solve the head anew on the tuned encoder's features; return its validation score where it is the better one.
+
+    The head moves slowly while the encoder learns, so that features have become better than what it makes of them. It
+    is solved on the training labels, its penalty chosen on validation, as that of the linear probe; where validation
+    does not prefer it, the network stays as it is. Fields keep their head.
+
+    Args:
+        problem: Labels beside fields.
+        network: Tuned, in evaluation mode; its head is replaced in place.
+        score: Its validation score.
+    """
+    samples, head = problem.samples, network.head
+    if samples.kind == "field" or head.kind == "field":
+        return None
+    rows = np.concatenate([samples.parts["train"], samples.parts["val"]])
+    made = np.zeros((len(samples.rows), head.linear.in_features), np.float32)
+    with torch.no_grad():
+        for part in np.array_split(rows, max(1, -(-len(rows) // BATCH))):
+            patches, places = problem.patches(part, network.encoder.config.patch), problem.places(part)
+            made[part] = head.inputs(network.encoder(patches), patches, places).numpy()
+    # The test samples are not asked for: validation stands in their place.
+    own = replace(samples, parts={**samples.parts, "test": samples.parts["val"]})
+    found = fit_linear(own, {"tuned": made})
+    # Ridge sums the squared errors of several targets, networks take their mean.
+    error = found.error / (found.weight.shape[0] if samples.kind == "regression" else 1)
+    if not error < score:
+        return None
+    with torch.no_grad():
+        for old, value in ((head.linear.weight, found.weight), (head.linear.bias, found.bias),
+                           (head.centre, found.centre), (head.spread, found.spread)):  # fmt: skip
+            old.copy_(torch.from_numpy(value))
+    return error
 
 
 def outputs(problem: Problem, network: TaskNetwork, rows: np.ndarray) -> np.ndarray:

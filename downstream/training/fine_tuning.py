@@ -2,7 +2,9 @@
 
 What is not trained is proved to have stayed as it was: no gradient at any step, the same bytes at the end. Every group
 of parameters carries its own learning rate, lr × layer_decay^(distance from the head), and the schedule scales each
-group's own rate, so that the decay holds at every step.
+group's own rate, so that the decay holds at every step. A head that comes as the solution of a linear probe (Kumar et
+al. 2022, arXiv 2202.10054) moves at head_lr × lr: at the full rate the first steps, all of one size under Adam, spoil
+what was solved before the encoder has changed. A running mean of the weights competes on validation.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +23,7 @@ from torch import Tensor, nn
 from ...ssl.common.errors import EarthSSLError, nearest
 from ...ssl.common.randomness import key
 from ...ssl.model.encoder import Encoder
-from .loop import Schedule, Training, best_on_validation, by_decay, warmup_and_half_cosine
+from .loop import Looks, Schedule, Training, best_on_validation, by_decay, warmup_and_half_cosine
 from .lora import adapt, merge
 
 MODES = ("head", "last", "full", "lora")
@@ -38,13 +41,17 @@ class FinetuneConfig:
         alpha: LoRA's additions count alpha / rank.
         steps: Most optimiser steps; validation chooses how many count.
         batch_size: Samples a step.
-        lr: Peak learning rate of the head (AdamW).
+        lr: Peak learning rate of the encoder's last layer (AdamW).
+        head_lr: The head's, as a multiple of it: small where the head begins as a solved linear probe.
         layer_decay: Each layer further from the head learns at this times the rate of the next.
         weight_decay: On matrices; vectors have none.
         drop_path: Chance of leaving the last block out of a sample while training; rises linearly with depth.
         warmup_steps: Steps of linear warm-up; a half cosine to 0 follows.
-        check_every: Steps between looks at the validation block.
+        check_every: Steps between looks at the validation block; the first ones come after an eighth, a quarter and a
+            half of that.
         patience: Looks without a better score before stopping; 0 never stops early.
+        average: Decay of a running mean of the weights, which validation may choose instead of the weights themselves
+            at every look; 0 for none.
         clip: Largest norm of the gradient.
     """
 
@@ -55,12 +62,14 @@ class FinetuneConfig:
     steps: int = 300
     batch_size: int = 32
     lr: float = 5e-4
+    head_lr: float = 1.0
     layer_decay: float = 0.75
     weight_decay: float = 0.05
     drop_path: float = 0.1
     warmup_steps: int = 30
     check_every: int = 25
     patience: int = 4
+    average: float = 0.98
     clip: float = 1.0
 
     def __post_init__(self) -> None:
@@ -76,11 +85,13 @@ class FinetuneConfig:
                 f"finetune: expected warmup_steps from 1 to steps - 1 and check_every ≤ steps, got "
                 f"{self.warmup_steps}, {self.check_every} and {self.steps} steps"
             )
-        if not min(self.alpha, self.lr, self.clip) > 0 or min(self.weight_decay, self.patience) < 0:
+        if not min(self.alpha, self.lr, self.head_lr, self.clip) > 0 or min(self.weight_decay, self.patience) < 0:
             raise EarthSSLError(
-                f"finetune: expected alpha, lr and clip > 0, weight_decay and patience ≥ 0, got {self.alpha}, "
-                f"{self.lr}, {self.clip}, {self.weight_decay}, {self.patience}"
+                f"finetune: expected alpha, lr, head_lr and clip > 0, weight_decay and patience ≥ 0, got {self.alpha}, "
+                f"{self.lr}, {self.head_lr}, {self.clip}, {self.weight_decay}, {self.patience}"
             )
+        if not 0 <= self.average < 1:
+            raise EarthSSLError(f"finetune.average: expected a decay in [0, 1), got {self.average}")
         if not 0 < self.layer_decay <= 1:
             raise EarthSSLError(f"finetune.layer_decay: expected a factor in (0, 1], got {self.layer_decay}")
         if not 0 <= self.drop_path < 1:
@@ -95,6 +106,8 @@ class Finetuned:
         steps: Steps after which validation was best: the network is left with the weights it had then.
         score: Validation score there; smaller is better.
         history: Step and validation score at each look, from step 0.
+        averaged: Whether these are the running mean of the weights.
+        solved_again: Whether the head was then solved in closed form on the tuned features (finetune/tuning.py).
         trained: Number of trained values.
         frozen: The proof that the rest stayed as it was: number of tensors and values, their SHA-256 before and
             after, the steps after which none had a gradient, and the layers of them that additions of low rank were
@@ -104,8 +117,10 @@ class Finetuned:
     steps: int
     score: float
     history: list[tuple[int, float]] = field(default_factory=list)
+    averaged: bool = False
     trained: int = 0
     frozen: Mapping[str, Any] = field(default_factory=dict)
+    solved_again: bool = False
 
 
 def first_trained_block(encoder: Encoder, config: FinetuneConfig) -> int:
@@ -128,15 +143,15 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Freeze what is not trained, and return the trained parameters grouped by layer, each with its own rate.
 
-    Layers count from 0, what makes the tokens, over the blocks to the final norm and everything of the network
-    that is not the encoder: the head, at the full rate. With mode "head" the norm stays frozen, so that the
-    features are those of the frozen encoder.
+    Layers count from 0, what makes the tokens, over the blocks to the final norm, at the full rate, and everything of
+    the network that is not the encoder: the head, at head_lr of it. With mode "head" the norm stays frozen, so that
+    the features are those of the frozen encoder.
 
     Args:
         network: Holds the encoder and a head.
         encoder: A part of it.
         config: Which layers to train, and the rates.
-        new: Variables whose embedding is trained in every mode, at the head's rate: pretraining never saw them.
+        new: Variables whose embedding is trained in every mode, at the full rate: pretraining never saw them.
 
     Returns:
         Groups with params, lr, weight_decay, and their layer.
@@ -156,10 +171,11 @@ def parameter_groups(
             layers[layer].append(parameter)
         else:
             parameter.grad = None
-    layers[top] += [p for p in network.parameters() if id(p) not in own]
+    layers[top + 1] = [p for p in network.parameters() if id(p) not in own]
     groups = []
     for layer, parameters in layers.items():
-        made = by_decay(parameters, config.lr * config.layer_decay ** (top - layer), config.weight_decay)
+        share = config.head_lr if layer > top else config.layer_decay ** (top - layer)
+        made = by_decay(parameters, config.lr * share, config.weight_decay)
         groups += [{**group, "layer": layer} for group in made if group["params"]]
     return groups
 
@@ -168,6 +184,12 @@ def schedule_of(config: FinetuneConfig) -> Schedule:
     """Return the schedule: a warm-up, then a half cosine, which scale each group's own learning rate."""
     share = warmup_and_half_cosine(config.steps, config.warmup_steps, after_warmup=True)
     return Schedule(config.steps, config.batch_size, share, config.clip)
+
+
+def looks_of(config: FinetuneConfig) -> Looks:
+    """Return when validation looks: often at the start, where a tuning that harms is to be seen before it has."""
+    early = tuple(sorted({max(1, config.check_every // share) for share in (8, 4, 2)}))
+    return Looks(config.check_every, early, config.patience, ends=True, average=config.average)
 
 
 def set_drop_path(encoder: Encoder, config: FinetuneConfig) -> None:
@@ -189,6 +211,7 @@ def fine_tune(
     seed: int,
     label: str,
     new: Collection[str] = (),
+    saved: Path | None = None,
 ) -> Finetuned:
     """Train a network in place and leave it in evaluation mode with the weights that did best on validation.
 
@@ -204,6 +227,8 @@ def fine_tune(
         seed: Of order and drop-path.
         label: For the progress bar.
         new: Variables that the encoder was given new embeddings for, see `parameter_groups`.
+        saved: File of the state at the last look at validation, from which a training that was killed goes on; what it
+            comes to is the same to the bit.
 
     Raises:
         EarthSSLError: If there is no sample, the first score is not finite, or a frozen weight did not stay so.
@@ -214,7 +239,7 @@ def fine_tune(
     set_drop_path(encoder, config)
     training = _Tuning(network, encoder, groups, loss, samples, config, seed, label)
     with torch.random.fork_rng(devices=[]):
-        best = best_on_validation(training, score, config.check_every, patience=config.patience, ends_compete=True)
+        best = best_on_validation(training, score, looks_of(config), saved)
     if best is None:
         raise EarthSSLError(f"{label}: expected a finite validation score at the start, got none")
     proof = training.proof()
@@ -222,7 +247,7 @@ def fine_tune(
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     proof["merged_afterwards"] = merge(encoder)
     network.eval()
-    return Finetuned(best.steps, best.score, best.history, trained, proof)
+    return Finetuned(best.steps, best.score, best.history, best.averaged, trained, proof)
 
 
 class _Tuning(Training):
@@ -264,7 +289,7 @@ class _Tuning(Training):
             raise EarthSSLError("fine-tuning: frozen weights are not what they were before; report this")
         count = sum(p.numel() for p in self._frozen.values())
         return {"tensors": len(self._frozen), "values": count, "sha256_before": self._before,
-                "sha256_after": after, "steps_without_gradient": self.taken}  # fmt: skip
+                "sha256_after": after, "steps_without_gradient": max(self.taken, self.first)}  # fmt: skip
 
     def _sha256(self) -> str:
         made = hashlib.sha256()

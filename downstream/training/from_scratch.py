@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...ssl.common.errors import EarthSSLError
 from ...ssl.common.randomness import key
-from .loop import Schedule, Training, best_on_validation, by_decay, warmup_and_half_cosine
+from .loop import Looks, Schedule, Training, best_on_validation, by_decay, warmup_and_half_cosine
 
 SCRATCH = "same network from scratch"
 
@@ -98,7 +98,7 @@ def learn(
 
     network = make()
     selecting = training(network, train, "train", schedule, "select")
-    best = best_on_validation(selecting, lambda: score(network), config.check_every)
+    best = best_on_validation(selecting, lambda: score(network), Looks(config.check_every))
     if best is None:
         raise EarthSSLError(f"scratch: the network of seed {seed} diverged (no finite score); lower scratch.lr")
     if fit is None:

@@ -184,6 +184,42 @@ def test_matrix_is_stopped_and_the_same_command_goes_on(small_store: Path, tmp_p
         assert one.read_bytes() == other.read_bytes(), one.name
 
 
+def test_a_finetune_is_killed_and_the_same_command_goes_on(
+    small_store: Path, small_run: Path, small_data: Any, tmp_path: Path
+) -> None:
+    """SIGKILL in the middle of a training: every table and the weights are those of one left alone."""
+    days = small_data["time"].dt.strftime("%Y-%m-%d").values
+    wind = small_data["u10"][:, 2:5, 0:3].mean(("lat", "lon")).values
+    lines = ["time,wind", *(f"{day},{value}" for day, value in zip(days, wind, strict=True))]
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    content = {
+        "finetune": {
+            "checkpoint": str(small_run), "store": str(small_store), "labels": str(tmp_path / "labels.csv"),
+            "target": "wind", "compare": ["last"], "steps": 40, "check_every": 2, "warmup_steps": 4, "seeds": 1,
+            "scratch_seeds": 1, "untrained_seeds": 0, "random_seeds": 0, "layers": [-1], "fractions": [0.2, 1.0],
+            "label_draws": 1, "unit": "month",
+        }
+    }  # fmt: skip
+    out, left = tmp_path / "out", tmp_path / "out.unfinished"
+    words = command(tmp_path, content, "finetune", "--out", str(out))
+    status, _ = meet(words, (left / "full-seed0.state.pt").is_file, lambda process: process.kill())
+    assert status == -signal.SIGKILL
+    assert (left / "scratch-seed0.pt").is_file()
+    assert not out.exists()
+    begun = (left / "scratch-seed0.pt").stat().st_mtime_ns
+    status, said = meet(words, (left / "last-seed0.pt").is_file, lambda process: process.kill())
+    assert status == -signal.SIGKILL, said
+    assert "going on: 1 networks are done" in said
+    assert (left / "scratch-seed0.pt").stat().st_mtime_ns == begun
+    assert main(words) == 0
+    assert not left.exists()
+    whole = tmp_path / "whole"
+    assert main(command(tmp_path, content, "finetune", "--out", str(whole))) == 0
+    names = ["scores.csv", "differences.csv", "label_curve.csv", "distribution.csv"]
+    for name in [*names, "checkpoint/encoder.safetensors", "checkpoint/task.safetensors"]:
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
+
+
 def test_an_audit_is_killed_and_the_same_command_goes_on(small_store: Path, tmp_path: Path) -> None:
     """SIGKILL in the middle of a solver: it goes on from its last state, and every table is that of one left alone."""
     content = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,15 @@ import pandas as pd
 import pytest
 import torch
 import xarray as xr
-from earthssl.downstream.finetune import rows
+from earthssl.downstream.features import raw_window, store_windows
+from earthssl.downstream.finetune import rows, task
 from earthssl.downstream.finetune.config import FinetuningConfig
 from earthssl.downstream.finetune.finetune import finetune
 from earthssl.downstream.finetune.predictor import checked_shape, load_finetuned
 from earthssl.downstream.finetune.task import Finetuning
+from earthssl.downstream.finetune.unfinished import unfinished
+from earthssl.downstream.results.row import Row
+from earthssl.downstream.training import loop
 from earthssl.ssl.checkpoint.read import read
 from earthssl.ssl.checkpoint.verify import verify
 from earthssl.ssl.common.errors import EarthSSLError
@@ -86,6 +91,19 @@ def test_a_tuned_folder_is_whole_and_predicts_what_the_run_predicted(
     record = read(folder / "checkpoint")[1]
     assert record.task is not None
     assert record.task["kind"] == "regression"
+    made = load_finetuned(folder).distribution(small_data, coverage=0.8).sel(time=run["time"])
+    np.testing.assert_allclose(made["quantile"], run["quantile"][:, 0], rtol=1e-4, atol=1e-5)
+    observed, own = (
+        run["observed"][:, 0].values,
+        pd.read_csv(folder / "distribution.csv").set_index("coverage").loc[0.8],
+    )
+    inside = (observed >= made["low"].values) & (observed <= made["high"].values)
+    assert inside.mean() == pytest.approx(own["test_coverage"])
+    assert float((made["high"] - made["low"]).max()) == pytest.approx(2 * own["half_width"], rel=1e-6)
+    assert made["low"].attrs["units"] == "m s-1"
+    assert "Interval of 90%, wind: ±" in (folder / "table.txt").read_text(encoding="utf-8")
+    with pytest.raises(EarthSSLError, match=r"coverage: expected 0\.5, 0\.8, 0\.9"):
+        load_finetuned(folder).distribution(small_data, coverage=0.85)
     assert record.task["targets"] == [{"name": "wind", "units": "m s-1"}]
     assert record.task["parent"]["name"] == small_run.name
     scores = pd.read_csv(folder / "scores.csv")
@@ -128,9 +146,11 @@ def test_every_kind_makes_the_round_trip(
         assert list(again["class"].values) == ["calm", "fair", "strong"]
         np.testing.assert_allclose(again.sel(time=run["time"]), run["probability"], atol=1e-5)
         assert float(abs(again.sum("class") - 1).max()) < 1e-6
-        task = read(folder / "checkpoint")[1].task or {}
-        assert task["classes"] == ["calm", "fair", "strong"]
+        said = read(folder / "checkpoint")[1].task or {}
+        assert said["classes"] == ["calm", "fair", "strong"]
         assert "Classes. train: calm" in (folder / "table.txt").read_text()
+        with pytest.raises(EarthSSLError, match="got classes: predict returns their calibrated chances"):
+            load_finetuned(folder).distribution(small_data)
     elif kind == "field":
         assert again.attrs["units"] == "mm"
         np.testing.assert_array_equal(again["lat"], small_data["lat"])
@@ -212,19 +232,89 @@ def test_several_targets_have_units_and_a_dimension_of_their_own(
     np.testing.assert_allclose(again.sel(time=run["time"]), run["predicted"], rtol=1e-4, atol=1e-5)
 
 
-def test_an_interrupted_run_leaves_nothing(
+def test_networks_that_are_done_stay_and_the_one_in_training_goes_on(
+    make: Callable[..., FinetuningConfig], series: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Stopped when the first of two is done and the second has looked at validation twice; tests/cli kills a run."""
+    config = make(series, scratch_seeds=1, average=0.9)
+    whole = list(Finetuning(config, Store(config.store)).trained([]))
+    states: list[Path] = []
+    write = loop.write_state
+
+    def interrupt(path: Path, state: Any) -> None:
+        write(path, state)
+        states.append(path)
+        if sum(one.name.startswith("full") for one in states) == 2:
+            raise KeyboardInterrupt
+
+    def go(record: dict[str, Any]) -> list[Row]:
+        made = Finetuning(config, Store(config.store))
+        with unfinished(tmp_path / "out", record) as made.unfinished:
+            return list(made.trained([]))
+
+    monkeypatch.setattr(loop, "write_state", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        go({"settings": 1})
+    monkeypatch.setattr(loop, "write_state", write)
+    left = tmp_path / "out.unfinished"
+    assert {file.name for file in left.glob("*.pt")} == {"scratch-seed0.pt", "full-seed0.state.pt"}
+    with pytest.raises(EarthSSLError, match="of the same settings, data, labels and checkpoint"):
+        go({"settings": 2})
+    trained: list[str] = []
+    tuned = task.tune
+    monkeypatch.setattr(task, "tune", lambda *a: (trained.append(a[4]), tuned(*a))[1])
+    again = go({"settings": 1})
+    assert trained == ["fine-tune full seed 0"]
+    assert not left.exists()
+    for one, two in zip(whole, again, strict=True):
+        assert (one.name, one.chosen) == (two.name, two.chosen)
+        np.testing.assert_array_equal(one.forecast["wind"], two.forecast["wind"])
+
+
+def test_a_store_larger_than_memory_is_read_piece_by_piece_and_gives_the_same(
+    make: Callable[..., FinetuningConfig], series: Path, small_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By planned memory: with less free than the store takes no call reads more than a piece, and no row moves."""
+    config = make(series, scratch_seeds=1)
+
+    def rows() -> tuple[Finetuning, list[Row]]:
+        made = Finetuning(config, Store(config.store))
+        (encoder,) = made.encoders()
+        found = [*made.baselines(3), *made.equal_input(3, 0), *made.rows(encoder, [2]), *made.trained([])]
+        return made, found
+
+    held = rows()[1]
+    size = int(np.prod(Store(small_store).shape)) * 4
+    monkeypatch.setattr("earthssl.ssl.data.loading.free_bytes", lambda device: 2 * size - 2)
+    asked: list[int] = []
+    read_steps = Store.read
+
+    def watched(store: Store, steps: Any) -> np.ndarray:
+        asked.append(len(steps))
+        return read_steps(store, steps)
+
+    monkeypatch.setattr(Store, "read", watched)
+    for module in (store_windows, raw_window):
+        monkeypatch.setattr(module, "PIECE", 32)
+    made, streamed = rows()
+    assert asked
+    assert max(asked) <= 32
+    assert any("larger than half of the free memory" in note for note in made._notes())
+    assert [row.name for row in held] == [row.name for row in streamed]
+    for one, two in zip(held, streamed, strict=True):
+        np.testing.assert_allclose(one.forecast["wind"], two.forecast["wind"], rtol=1e-4, atol=1e-5)
+
+
+def test_tokens_beyond_memory_are_left_out_or_refused_with_their_size(
     make: Callable[..., FinetuningConfig], series: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import earthssl.downstream.finetune.finetune as module
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(module, "predictions", interrupt)  # the last thing before the folder appears
-    config = make(series, mode="head")
-    with pytest.raises(KeyboardInterrupt):
-        finetune(config)
-    assert sorted(entry.name for entry in Path(config.out).parent.iterdir()) == ["labels.csv"]
+    config = make(series)
+    made = Finetuning(config, Store(config.store))
+    monkeypatch.setattr("earthssl.downstream.finetune.tuning.free_ram", lambda: 10**5)
+    assert made._start("pretrained", made.encoder, None).pooling in ("mean", "last")
+    made.problem = replace(made.problem, pooling="mean+pcs")
+    with pytest.raises(EarthSSLError, match=r"pooling: mean\+pcs holds the tokens of all windows"):
+        made._start("pretrained", made.encoder, made.label_units())
 
 
 def test_a_pretrained_folder_and_one_with_a_changed_head_are_refused(

@@ -19,7 +19,7 @@ from earthssl.downstream.finetune.predictor import load_finetuned
 from earthssl.downstream.finetune.read_labels import read_labels
 from earthssl.downstream.finetune.rows import label_rows
 from earthssl.downstream.finetune.samples import LabelSamples, later
-from earthssl.downstream.finetune.tuning import FrozenTokens, Probe, Problem, make_network, outputs, tune
+from earthssl.downstream.finetune.tuning import FrozenTokens, Probe, Problem, make_network, outputs, solve_again, tune
 from earthssl.downstream.training.fine_tuning import MODES, FinetuneConfig, fine_tune
 from earthssl.downstream.training.lora import LowRank, adapt, merge
 from earthssl.ssl.checkpoint.start_from import start_from
@@ -44,7 +44,7 @@ def patches(small_windows: Callable[..., Any]) -> Patches:
 
 def config(**more: Any) -> FinetuneConfig:
     usual: dict[str, Any] = {"steps": 4, "batch_size": 16, "warmup_steps": 1, "check_every": 2, "patience": 0,
-                             "lr": 1e-3}  # fmt: skip
+                             "lr": 1e-3, "average": 0.0}  # fmt: skip
     return FinetuneConfig(**{**usual, **more})
 
 
@@ -262,6 +262,28 @@ def test_a_network_says_at_first_what_its_linear_probe_says(problems: Callable[[
     assert probe.pooling in {"field": ("patch",), "places": ("near", "near+mean")}.get(
         kind, ("mean", "last", "mean+pcs")
     )
+
+
+@pytest.mark.parametrize("kind", ["regression", "classification", "places"])
+def test_a_head_solved_again_on_unchanged_features_is_the_probe_and_is_taken_only_if_better(
+    problems: Callable[[str], Problem], kind: str
+) -> None:
+    problem, encoder = problems(kind), new_encoder().eval()
+    probe = last_probe(problem, encoder)
+    network = make_network(problem, encoder, probe).eval()
+    before = outputs(problem, network, problem.samples.parts["test"])
+    silence(network)
+    error = solve_again(problem, network, 1e9)
+    assert error == pytest.approx(probe.head.error, rel=0.02)
+    np.testing.assert_allclose(outputs(problem, network, problem.samples.parts["test"]), before, atol=0.02)
+    kept = copy.deepcopy(network.state_dict())
+    assert solve_again(problem, network, error * 0.99) is None
+    assert all(torch.equal(value, kept[name]) for name, value in network.state_dict().items())
+
+
+def test_fields_keep_their_head(problems: Callable[[str], Problem]) -> None:
+    problem = problems("field")
+    assert solve_again(problem, network_of(problem, new_encoder().eval()), 1e9) is None
 
 
 @pytest.mark.parametrize("kind", ["classification", "field", "places"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,16 +83,17 @@ def config(**more: Any) -> FinetuneConfig:
         "check_every": 4,
         "lr": 1e-3,
         "patience": 0,
+        "average": 0.0,
     }
     return FinetuneConfig(**{**usual, **more})
 
 
 def test_rates_differ_by_exactly_the_decay_at_every_step() -> None:
-    """Through warm-up and cosine: neighbouring layers' rates have the ratio of the decay; the head has the peak."""
+    """Through warm-up and cosine: neighbouring layers' rates have the ratio of the decay, the head its own share."""
     network = Network()
-    own = config(layer_decay=0.6, steps=20, warmup_steps=5)
+    own = config(layer_decay=0.6, steps=20, warmup_steps=5, head_lr=0.25)
     groups = parameter_groups(network, network.encoder, own)
-    assert {group["layer"] for group in groups} == {0, 1, 2, 3, 4}  # tokens, three blocks, norm and head
+    assert {group["layer"] for group in groups} == {0, 1, 2, 3, 4, 5}  # tokens, three blocks, norm, head
     training = Training(
         network, groups, lambda rows: network.head.weight.sum(), np.arange(8), schedule_of(own), (0, "order")
     )
@@ -99,6 +101,7 @@ def test_rates_differ_by_exactly_the_decay_at_every_step() -> None:
     for step in training:
         rates = {group["layer"]: group["lr"] for group in training.optimizer.param_groups}
         peaks.append(rates[4])
+        assert rates[5] == pytest.approx(0.25 * rates[4], rel=1e-12)
         for layer in range(4):
             assert rates[layer] == pytest.approx(0.6 * rates[layer + 1], rel=1e-12)
         for group in training.optimizer.param_groups:
@@ -119,7 +122,8 @@ def test_every_parameter_is_in_one_group_and_vectors_do_not_decay() -> None:
     assert by_id[id(network.encoder.encodings.place.weight)] == 0
     assert by_id[id(network.encoder.embedding.bias)] == 0
     assert by_id[id(network.encoder.blocks[2].mlp.fc1.weight)] == 3  # type: ignore[union-attr]
-    assert by_id[id(network.encoder.norm.weight)] == by_id[id(network.head.bias)] == 4
+    assert by_id[id(network.encoder.norm.weight)] == 4
+    assert by_id[id(network.head.bias)] == 5
 
 
 @pytest.mark.parametrize(("mode", "trained"), [("head", set()), ("last", {"blocks.1", "blocks.2", "norm"})])
@@ -203,7 +207,7 @@ def test_training_that_only_harms_stops_early_with_the_weights_it_began_with() -
         config(steps=40, check_every=2, patience=3), 0, "test",
     )  # fmt: skip
     assert done.steps == 0
-    assert [step for step, _ in done.history] == [0, 2, 4, 6]
+    assert [step for step, _ in done.history] == [0, 1, 2, 4, 6]
     for name, value in network.state_dict().items():
         assert torch.equal(value, before[name]), name
 
@@ -218,12 +222,44 @@ def test_training_that_only_harms_stops_early_with_the_weights_it_began_with() -
         ({"warmup_steps": 12}, "warmup_steps from 1 to steps - 1"),
         ({"check_every": 13}, "check_every ≤ steps"),
         ({"batch_size": 0}, "batch_size: expected a whole number ≥ 1"),
-        ({"lr": 0}, "lr and clip > 0"),
+        ({"lr": 0}, "head_lr and clip > 0"),
+        ({"head_lr": 0}, "head_lr and clip > 0"),
+        ({"average": 1}, r"a decay in \[0, 1\)"),
     ],
 )
 def test_bad_settings_are_refused(change: dict[str, Any], words: str) -> None:
     with pytest.raises(EarthSSLError, match=words):
         config(**change)
+
+
+@pytest.mark.parametrize("mode", ["full", "lora", "last"])
+def test_a_training_that_was_killed_goes_on_to_the_same_bits(patches: Patches, tmp_path: Path, mode: str) -> None:
+    """With drop-path, LoRA's additions and the running mean; the proof counts the steps before it, too."""
+    own, y = config(mode=mode, blocks=1, drop_path=0.3, average=0.9), labels(patches)
+
+    def go(file: Path | None, most: int = 99) -> tuple[Network, Any]:
+        network, steps = Network(), []
+
+        def loss(rows: np.ndarray) -> Tensor:
+            if len(steps) >= most:
+                raise KeyboardInterrupt
+            steps.append(1)
+            return ((network(some(patches, rows)) - y[torch.as_tensor(rows)]) ** 2).mean()
+
+        def score() -> float:
+            held = np.arange(30, 40)
+            return float(((network(some(patches, held)) - y[held]) ** 2).mean())
+
+        done = fine_tune(network, network.encoder, np.arange(30), loss, score, own, 0, "test", (), file)
+        return network, done
+
+    whole, one = go(None)
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "state.pt", 7)
+    again, two = go(tmp_path / "state.pt")
+    assert one == two
+    assert two.frozen["steps_without_gradient"] == 12
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
 
 
 def test_more_blocks_than_there_are_and_no_samples_are_refused() -> None:
@@ -259,7 +295,7 @@ def test_a_training_that_patience_ends_leaves_a_full_bar(patches: Patches, capsy
 
     own = config(steps=40, check_every=4, patience=2)
     tuned = fine_tune(network, network.encoder, np.arange(30), loss, lambda: next(scores), own, 0, "tuning")
-    assert [step for step, _ in tuned.history] == [0, 4, 8]
+    assert [step for step, _ in tuned.history] == [0, 1, 2, 4, 8]
     assert tuned.steps == 0
     line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("tuning"))
     assert "100%" in line, line

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 from earthssl.downstream.training.from_scratch import ScratchConfig, learn
 from earthssl.downstream.training.loop import (
+    Looks,
     Schedule,
     Training,
     best_on_validation,
@@ -106,7 +108,7 @@ def test_the_best_look_is_kept(scores: list[float], patience: int, ends: bool, b
         states.append(copy.deepcopy(network.state_dict()))
         return next(given)
 
-    found = best_on_validation(training(network), score, 2, patience=patience, ends_compete=ends)
+    found = best_on_validation(training(network), score, Looks(2, patience=patience, ends=ends))
     assert found is not None
     assert found.steps == best
     assert [steps for steps, _ in found.history] == looks
@@ -114,10 +116,69 @@ def test_the_best_look_is_kept(scores: list[float], patience: int, ends: bool, b
     assert all(torch.equal(value, kept[name]) for name, value in found.weights.items())
 
 
+def test_early_looks_do_not_count_for_patience() -> None:
+    given = iter([1.0, 2, 3, 4, 5, 6])
+    found = best_on_validation(training(line()), lambda: next(given), Looks(4, early=(1, 2), patience=2, ends=True))
+    assert found is not None
+    assert [steps for steps, _ in found.history] == [0, 1, 2, 4, 8]
+
+
+def test_the_mean_of_the_weights_is_the_running_mean_and_is_taken_only_where_it_helps() -> None:
+    """By hand: w0, then d · mean + (1 - d) · w; a score that prefers the weights themselves never takes the mean."""
+    network = line()
+    own, wanted = training(network), []
+
+    def score() -> float:
+        wanted.append(network.weight.detach().clone())
+        return 1.0 / len(wanted)  # every later judgement is better
+
+    found = best_on_validation(own, score, Looks(1, ends=True, average=0.75))
+    assert found is not None
+    assert found.averaged  # the last judgement of the last look is that of the mean
+    mean = wanted[0]
+    for step in range(1, 1 + (len(wanted) - 1) // 2):
+        mean = 0.75 * mean + 0.25 * wanted[2 * step - 1]
+        assert torch.allclose(wanted[2 * step], mean, atol=1e-7), step
+    assert torch.equal(found.weights["weight"], wanted[-1])
+    worse = iter([3.0, 2.0, 9.0, 1.0, 9.0, 2.0, 9.0, 2.0, 9.0, 2.0, 9.0])
+    found = best_on_validation(training(line()), lambda: next(worse), Looks(2, ends=True, average=0.75))
+    assert found is not None
+    assert (found.averaged, found.score, found.steps) == (False, 1.0, 4)
+    assert [score for _, score in found.history] == [3, 2, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 5])
+def test_a_training_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path, stop: int) -> None:
+    """Stopped at any look, and once between two: weights, history and choice are those of one left alone."""
+
+    def go(file: Path | None, most: int = 99) -> Any:
+        network, judged = line(), []
+
+        def score() -> float:
+            if len(judged) >= most:
+                raise KeyboardInterrupt
+            judged.append(1)
+            return float(((network(X) - 1) ** 2).mean())
+
+        return best_on_validation(training(network), score, Looks(2, (1,), ends=True, average=0.5), file)
+
+    whole = go(None)
+    file = tmp_path / "state.pt"
+    with pytest.raises(KeyboardInterrupt):
+        go(file, 2 * stop)
+    again = go(file)
+    assert again.history == whole.history
+    assert (again.steps, again.score, again.averaged) == (whole.steps, whole.score, whole.averaged)
+    assert all(torch.equal(value, again.weights[name]) for name, value in whole.weights.items())
+    file.write_bytes(b"broken")
+    with pytest.raises(EarthSSLError, match=r"cannot be read .* remove it"):
+        go(file)
+
+
 def test_no_finite_score_is_no_best_one() -> None:
-    assert best_on_validation(training(line()), lambda: math.nan, 2) is None
+    assert best_on_validation(training(line()), lambda: math.nan, Looks(2)) is None
     seen: list[np.ndarray] = []
-    assert best_on_validation(training(line(), seen), lambda: math.nan, 2, ends_compete=True) is None
+    assert best_on_validation(training(line(), seen), lambda: math.nan, Looks(2, ends=True)) is None
     assert not seen
     with pytest.raises(EarthSSLError, match="expected training samples, got none"):
         Training(line(), by_decay(line().parameters(), 1, 0), lambda r: X.sum(), np.arange(0), Schedule(1, 1), (0, "x"))
