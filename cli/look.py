@@ -58,12 +58,14 @@ def _look(options: argparse.Namespace) -> None:
     from ..look.label_journal import DATES, Journal
     from ..look.server import Server
     from ..ssl.common.files import locked
+    from ..ssl.store.store import Store
 
     folder = Path(options.out or f"runs/look-{Path(options.store.rstrip('/')).name or 'store'}")
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        journal = Journal(folder)
-        look, weights = _opened(options, journal)
+        store = Store(options.store)
+        journal = Journal(folder, store.grid)
+        look, weights = _opened(options, store, journal)
         if options.merge:
             from ..look.merge import CONFLICTS, merge
 
@@ -90,13 +92,11 @@ def _look(options: argparse.Namespace) -> None:
                     thread.join(timeout=10)
 
 
-def _opened(options: argparse.Namespace, journal: Any) -> tuple[Any, Path | None]:
+def _opened(options: argparse.Namespace, store: Any, journal: Any) -> tuple[Any, Path | None]:
     """Return what the page asks, and the file of the encoder's weights where there is one."""
     from ..look.application import Look
     from ..look.rebuilt import Decoders
-    from ..ssl.store.store import Store
 
-    store = Store(options.store)
     labels = Path(options.labels) if options.labels else None
     if not options.checkpoint:
         return Look(store, journal, labels=labels), None

@@ -21,6 +21,7 @@ from ..ssl.store.store import Store
 from .active import STRATEGIES, held_out, propose
 from .fields import Fields
 from .label_journal import Journal, Mark
+from .outlines import check_outline, check_place
 from .rebuilt import Decoders
 from .server import Answer, as_json
 from .states import SPACES, Progress, States, analogues, cached, fits, points
@@ -97,20 +98,28 @@ class Look:
         return None if how is None else how(query)
 
     def post(self, name: str, record: dict[str, Any]) -> Answer | None:
-        """Keep a mark (`api/labels`) or take the last one back (`api/undo`), and return all."""
+        """Keep a mark (`api/labels`) or an unfinished region (`api/draft`), or undo (`api/undo`), and return all."""
         if name == "api/undo":
             undone = self.journal.undo()
             return as_json({**self.journal.describe(), "undone": None if undone is None else undone.time})
-        if name != "api/labels":
+        if name not in ("api/labels", "api/draft"):
             return None
         step, label = record.get("step"), record.get("label")
         if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < len(self.store.times):
             raise EarthSSLError(f"step: expected 0…{len(self.store.times) - 1}, got {str(step)[:40]}")
         if not isinstance(label, str):
             raise EarthSSLError('label: expected a word, or "" to take the mark away')
-        place = record.get("place")
-        lat, lon = (None, None) if place is None else _place(place)
-        self.journal.add(Mark(str(self.store.times[step]), label, lat, lon))
+        time, place, region = str(self.store.times[step]), record.get("place"), record.get("region")
+        if name == "api/draft":
+            self.journal.keep_draft(time, label, region)
+            return as_json(self.journal.describe())
+        if place is not None and region is not None:
+            raise EarthSSLError("expected a place or a region, got both")
+        lat, lon = (None, None) if place is None else check_place(place)
+        outline = None if region is None else () if region == [] else check_outline(region)
+        self.journal.add(Mark(time, label, lat, lon, outline))
+        if outline and label:
+            self.journal.keep_draft(time, label, [])
         return as_json(self.journal.describe())
 
     # ---- answers ---------------------------------------------------------------------------------------------
@@ -198,7 +207,7 @@ class Look:
         return as_json(self.journal.describe())
 
     def _proposals(self, query: Mapping[str, str]) -> Answer:
-        """Return what to label next and how good the head is; only whole-field marks count."""
+        """Return what to label next and how good the head is, by the classes of dates and of regions at them."""
         states = self.progress.states()
         steps, words = self._marked(states)
         classes = sorted(set(words))
@@ -224,10 +233,19 @@ class Look:
         return self._scores[key]
 
     def _marked(self, states: States) -> tuple[np.ndarray, list[str]]:
-        """Return the steps with a mark of the whole field where a window ends, the newest last, and their classes."""
+        """Return the steps with a label where a window ends, the newest last, and their classes.
+
+        A date that has no class of its own but regions has theirs, joined by " + ".
+        """
         at = {str(time): k for k, time in enumerate(self.store.times)}
-        ends = set(states.rows.tolist())
-        found = [(at[mark.time], mark.label) for mark in self.journal.ordered() if mark.lat is None and mark.time in at]
+        ends, marks = set(states.rows.tolist()), self.journal.ordered()
+        words = {mark.time: {mark.label} for mark in marks if mark.kind == "date"}
+        drawn: dict[str, set[str]] = {}
+        for mark in marks:
+            if mark.kind in ("region", "nothing") and mark.time not in words:
+                drawn.setdefault(mark.time, set()).add(mark.label)
+        order = dict.fromkeys(mark.time for mark in marks if mark.time in words or mark.time in drawn)
+        found = [(at[time], " + ".join(sorted({**words, **drawn}[time]))) for time in order if time in at]
         found = [(step, word) for step, word in found if step in ends]
         return np.array([step for step, _ in found], int), [word for _, word in found]
 
@@ -267,13 +285,6 @@ def _columns(file: Path) -> list[str]:
     if "time" not in header or len(header) < 2:
         raise EarthSSLError(f"{file}, line 1: expected columns 'time' and of labels, got {', '.join(header)[:200]}")
     return [name for name in header if name not in ("time", "lat", "lon")][:MOST_COLUMNS]
-
-
-def _place(place: Any) -> tuple[float, float]:
-    fine = isinstance(place, list) and len(place) == 2 and all(isinstance(part, (int, float)) for part in place)
-    if not fine or not (abs(place[0]) <= 90 and -180 <= place[1] <= 360):
-        raise EarthSSLError(f"place: expected [latitude, longitude] in degrees, got {str(place)[:60]}")
-    return float(place[0]), float(place[1]) % 360
 
 
 def _whole(query: Mapping[str, str], name: str, otherwise: int | None = None) -> int:

@@ -85,7 +85,7 @@ export function featurePanel(data, meta, fields) {
       return byCategory(names, (_, k) => names.findIndex((name) => inside(k, name)));
     }
     if (by === "own") {
-      const marks = new Map(state.labels.marks.filter((mark) => mark.lat === null).map((mark) => [mark.step, mark.label]));
+      const marks = new Map(state.labels.marks.filter((mark) => mark.kind === "date").map((mark) => [mark.step, mark.label]));
       return byCategory(classNames(), (row) => (marks.has(row) ? classNames().indexOf(marks.get(row)) : -1));
     }
     const known = await data.known(by.slice(6)), values = new Map(known.steps.map((step, k) => [step, known.values[k]]));

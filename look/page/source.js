@@ -76,6 +76,8 @@ export class ServerSource {
   known(column) { return json(`api/known?${text({ column })}`); }
   labels() { return json("api/labels"); }
   mark(step, label, place = null) { return post("api/labels", { step, label, place }); }
+  region(step, label, region) { return post("api/labels", { step, label, region }); }
+  draft(step, label, region) { return post("api/draft", { step, label, region }); }
   undo() { return post("api/undo", {}); }
   propose(how) { return json(`api/proposals?${text({ how })}`); }
 }

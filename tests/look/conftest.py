@@ -43,13 +43,15 @@ def make_look(small_store: Path, small_run: Path, look_states: Path, tmp_path: P
     def make(labels: Path | None = None, store: Path | None = None) -> Any:
         folder = tmp_path / "look"
         if store is not None:  # fields alone
-            return Look(Store(store), Journal(folder), labels=labels)
+            given = Store(store)
+            return Look(given, Journal(folder, given.grid), labels=labels)
         folder.mkdir(exist_ok=True)
         for file in look_states.iterdir():
             shutil.copy(file, folder)
         opened, frozen = Store(small_store), load_encoder(small_run)
         decoders = Decoders(load, frozen.record, opened)
-        look = Look(opened, Journal(folder), frozen=frozen, checkpoint="<b>run</b>", labels=labels, decoders=decoders)
+        journal = Journal(folder, opened.grid)
+        look = Look(opened, journal, frozen=frozen, checkpoint="<b>run</b>", labels=labels, decoders=decoders)
         look.start(small_run / "checkpoint/encoder.safetensors").join()
         assert look.progress.error == ""
         return look
