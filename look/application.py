@@ -23,6 +23,7 @@ from .fields import Fields
 from .label_journal import Journal, Mark
 from .outlines import check_outline, check_place
 from .rebuilt import Decoders
+from .run_maps import RunMaps
 from .server import Answer, as_json
 from .states import SPACES, Progress, States, analogues, cached, fits, points
 
@@ -51,7 +52,8 @@ class Look:
     """
 
     def __init__(self, store: Store, journal: Journal, *, frozen: FrozenEncoder | None = None, checkpoint: str = "",
-                 labels: Path | None = None, decoders: Decoders | None = None) -> None:  # fmt: skip
+                 labels: Path | None = None, decoders: Decoders | None = None, maps: RunMaps | None = None,
+                 ) -> None:  # fmt: skip
         """Look at the store; nothing of the encoder is computed before `start`.
 
         Args:
@@ -61,6 +63,7 @@ class Look:
             checkpoint: What it is called.
             labels: A table of labels that are known already, to colour points by.
             decoders: Of the encoder's pretext tasks.
+            maps: Of a run.
 
         Raises:
             EarthSSLError: If the store or the labels cannot be read, or the encoder does not fit.
@@ -71,7 +74,7 @@ class Look:
         self.fields = Fields(store)
         self.files = page_files()
         self.progress = Progress()
-        self.labels, self.decoders = labels, decoders
+        self.labels, self.decoders, self.maps = labels, decoders, maps
         self.columns = _columns(labels) if labels else []
         self._scores: dict[bytes, dict[str, Any] | None] = {}
         self._heavy = threading.Lock()  # one at a time: memory is bounded, and two would take longer than one
@@ -92,7 +95,8 @@ class Look:
         answers = {
             "meta": self._meta, "times": self._times, "field": self._field, "mean": self._mean, "states": self._states,
             "points": self._points, "analogues": self._analogues, "known": self._column, "labels": self._labels,
-            "proposals": self._proposals, "tasks": self._tasks, "rebuilt": self._rebuilt,
+            "proposals": self._proposals, "tasks": self._tasks, "rebuilt": self._rebuilt, "maps": self._maps,
+            "map": self._map,
         }  # fmt: skip
         how = answers.get(name.removeprefix("api/"))
         return None if how is None else how(query)
@@ -133,7 +137,7 @@ class Look:
             **self.fields.describe(), "store": Path(self.store.address).name, "checkpoint": self.checkpoint,
             "encoder": self.frozen is not None, "known": self.columns, "spaces": list(SPACES),
             "strategies": list(STRATEGIES), "window": self.frozen.record.encoder.window if self.frozen else 1,
-            "decoders": self.decoders is not None,
+            "decoders": self.decoders is not None, "maps": self.maps is not None,
         }  # fmt: skip
 
     def _times(self, query: Mapping[str, str]) -> Answer:
@@ -202,6 +206,15 @@ class Look:
             raise EarthSSLError(f"column: expected one of {', '.join(self.columns) or 'none'}, got '{name[:60]}'")
         with self._heavy:
             return as_json(self._known(name))
+
+    def _maps(self, query: Mapping[str, str]) -> Answer | None:
+        return None if self.maps is None else as_json(self.maps.describe())
+
+    def _map(self, query: Mapping[str, str]) -> Answer | None:
+        if self.maps is None:
+            return None
+        at = [_whole({"at": word}, "at") for word in query.get("at", "").split(",") if word]
+        return Answer(self.maps.read(_whole(query, "number"), at).astype("<f4").tobytes())
 
     def _labels(self, query: Mapping[str, str]) -> Answer:
         return as_json(self.journal.describe())

@@ -73,6 +73,12 @@ export class ServerSource {
     return { fields: [0, 1, 2, 3].map((k) => all.subarray(k * cells, (k + 1) * cells)), rms, usual };
   }
 
+  maps() { return json("api/maps"); }
+
+  async map(number, at) {
+    return new Float32Array(await (await asked(`api/map?${text({ number, at: at.join(",") })}`)).arrayBuffer());
+  }
+
   known(column) { return json(`api/known?${text({ column })}`); }
   labels() { return json("api/labels"); }
   mark(step, label, place = null) { return post("api/labels", { step, label, place }); }

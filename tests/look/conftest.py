@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -83,16 +85,28 @@ def serve() -> Callable[[Any], Any]:
 # ---- A real browser --------------------------------------------------------------------------------------------
 
 
+EXPECTED = "EARTHSSL_BROWSER"  # set to 1 where a browser must be at hand: without one, tests fail
+
+
+def _without(why: str) -> NoReturn:
+    if os.environ.get(EXPECTED, "") not in ("", "0"):
+        pytest.fail(f"{EXPECTED} is set, but {why}", pytrace=False)
+    pytest.skip(why)
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Headless Chromium; tests that need it are skipped where it is not at hand."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra `browser` (playwright)")
+    """Headless Chromium; tests that need it are skipped where it is not at hand, or fail where it is expected."""
+    try:
+        sync_api = importlib.import_module("playwright.sync_api")
+    except ImportError:
+        _without("the extra `browser` (playwright) is not installed")
     named = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with sync_api.sync_playwright() as playwright:
         try:
             found = playwright.chromium.launch(executable_path=named)
         except sync_api.Error as error:
-            pytest.skip(f"needs Chromium: {str(error).splitlines()[0]}")
+            _without(f"Chromium does not start: {str(error).splitlines()[0]}")
         yield found
         found.close()
 
