@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 
 from earthssl.look.application import Look
-from earthssl.look.label_journal import Journal
+from earthssl.look.labels.journal import Journal
 from earthssl.look.server import Server
 from earthssl.ssl.store.store import Store
 from playwright.sync_api import Page, sync_playwright

@@ -63,7 +63,7 @@ def run_look_verb(options: argparse.Namespace) -> None:
 
 
 def _look(options: argparse.Namespace) -> None:
-    from ..look.label_journal import DATES, Journal
+    from ..look.labels.journal import DATES, Journal
     from ..look.server import Server
     from ..ssl.common.files import locked
     from ..ssl.store.store import Store
@@ -75,7 +75,7 @@ def _look(options: argparse.Namespace) -> None:
         journal = Journal(folder, store.grid)
         look, weights = _opened(options, store, journal)
         if options.merge:
-            from ..look.merge import CONFLICTS, merge
+            from ..look.labels.merge import CONFLICTS, merge
 
             for file, found in zip(
                 options.merge, merge(journal, list(map(Path, options.merge)), look.store.times), strict=True

@@ -20,12 +20,13 @@ from ..ssl.inference.frozen_encoder import FrozenEncoder
 from ..ssl.store.store import Store
 from .active import STRATEGIES, held_out, propose
 from .fields import Fields
-from .label_journal import Journal, Mark
-from .outlines import check_outline, check_place
+from .labels.journal import Journal, Mark
+from .labels.outlines import check_outline, check_place
 from .rebuilt import Decoders
 from .run_maps import RunMaps
 from .server import Answer, as_json
 from .states import SPACES, Progress, States, analogues, cached, fits, points
+from .umap_layout import layout
 
 KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".json": "application/json",
          ".svg": "image/svg+xml"}  # fmt: skip
@@ -79,6 +80,7 @@ class Look:
         self._scores: dict[bytes, dict[str, Any] | None] = {}
         self._heavy = threading.Lock()  # one at a time: memory is bounded, and two would take longer than one
         self._known = cache(self._read_known)
+        self._umap = cache(lambda: layout(self.progress.states().features, self.journal.folder))
 
     def start(self, weights: Path) -> threading.Thread:
         """Compute the features in the background and return its thread; `weights` names the encoder's file."""
@@ -96,7 +98,7 @@ class Look:
             "meta": self._meta, "times": self._times, "field": self._field, "mean": self._mean, "states": self._states,
             "points": self._points, "analogues": self._analogues, "known": self._column, "labels": self._labels,
             "proposals": self._proposals, "tasks": self._tasks, "rebuilt": self._rebuilt, "maps": self._maps,
-            "map": self._map,
+            "map": self._map, "umap": self._umap_points,
         }  # fmt: skip
         how = answers.get(name.removeprefix("api/"))
         return None if how is None else how(query)
@@ -150,7 +152,11 @@ class Look:
 
     def _mean(self, query: Mapping[str, str]) -> Answer:
         states = self.progress.states()
-        x, y = (states.features[:, self._axis(query, name, states)] for name in ("x", "y"))
+        if query.get("layout", "components") == "umap":
+            with self._heavy:
+                x, y = self._umap().T
+        else:
+            x, y = (states.features[:, self._axis(query, name, states)] for name in ("x", "y"))
         west, east, south, north = (_number(query, name) for name in ("x0", "x1", "y0", "y1"))
         inside = (x >= west) & (x <= east) & (y >= south) & (y <= north)
         with self._heavy:
@@ -174,6 +180,11 @@ class Look:
         found = points(self.progress.states())
         body = found["rows"].astype("<i4").tobytes() + found["values"].astype("<f4").tobytes()
         return Answer(body, headers={"X-Count": str(len(found["rows"]))})
+
+    def _umap_points(self, query: Mapping[str, str]) -> Answer:
+        self.progress.states()
+        with self._heavy:
+            return Answer(self._umap().astype("<f4").tobytes())
 
     def _analogues(self, query: Mapping[str, str]) -> Answer:
         states, step = self.progress.states(), _whole(query, "step")

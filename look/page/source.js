@@ -58,6 +58,8 @@ export class ServerSource {
     return { rows: new Int32Array(bytes, 0, count), values: new Float32Array(bytes, 4 * count) };
   }
 
+  async umap() { return new Float32Array(await (await asked("api/umap")).arrayBuffer()); }
+
   async mean(brush, variable, kind) {
     const answer = await asked(`api/mean?${text({ ...brush, variable, kind })}`);
     const [count, used] = ["X-Count", "X-Used"].map((name) => Number(answer.headers.get(name)));

@@ -31,7 +31,7 @@ def look_states(small_store: Path, small_run: Path, tmp_path_factory: pytest.Tem
 def make_look(small_store: Path, small_run: Path, look_states: Path, tmp_path: Path) -> Callable[..., Any]:
     """Maker of a `Look` with its states ready: `make_look(store, labels)`."""
     from earthssl.look.application import Look
-    from earthssl.look.label_journal import Journal
+    from earthssl.look.labels.journal import Journal
     from earthssl.look.rebuilt import Decoders
     from earthssl.pretext import TASKS
     from earthssl.ssl.inference.load import load_encoder

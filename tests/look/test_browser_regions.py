@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from earthssl.downstream.finetune.read_labels import read_labels
-from earthssl.look.outlines import cells_of, check_outline
-from earthssl.look.region_tables import MASKS
+from earthssl.look.labels.outlines import cells_of, check_outline
+from earthssl.look.labels.region_tables import MASKS
 
 BOX = [(20, 130), (20, -140), (70, -140), (70, 130)]  # over the date line
 PHONE = {"width": 390, "height": 844}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from earthssl.look.outlines import MOST_CORNERS, cells_of, centre, check_corners, check_outline, inside
+from earthssl.look.labels.outlines import MOST_CORNERS, cells_of, centre, check_corners, check_outline, inside
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.fields.grid import LatLonGrid
 

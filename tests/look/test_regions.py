@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from earthssl.downstream.finetune.read_labels import read_labels
-from earthssl.look.label_journal import DRAFT, JOURNAL, Journal, Mark
-from earthssl.look.merge import CONFLICTS, merge
-from earthssl.look.outlines import Outline, cells_of
-from earthssl.look.region_tables import MASKS, NOTHING, OUTLINES, read_outlines
+from earthssl.look.labels.journal import DRAFT, JOURNAL, Journal, Mark
+from earthssl.look.labels.merge import CONFLICTS, merge
+from earthssl.look.labels.outlines import Outline, cells_of
+from earthssl.look.labels.region_tables import MASKS, NOTHING, OUTLINES, read_outlines
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.fields.grid import LatLonGrid
 
@@ -128,7 +128,7 @@ def test_a_region_without_a_cell_and_masks_without_end_are_refused(
     journal = Journal(tmp_path, GRID)
     with pytest.raises(EarthSSLError, match="draw it larger"):
         journal.add(region(A, "storm", ((1.0, 1.0), (1.0, 3.0), (3.0, 2.0))))
-    monkeypatch.setattr("earthssl.look.label_journal.MOST_CELLS", 19 * 36)
+    monkeypatch.setattr("earthssl.look.labels.journal.MOST_CELLS", 19 * 36)
     journal.add(region(A, "storm", SOUTH))
     with pytest.raises(EarthSSLError, match="another --out"):
         journal.add(region(B, "storm", SOUTH))

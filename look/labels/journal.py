@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from ..downstream.finetune.read_labels import NO_VALUE
-from ..ssl.common.errors import EarthSSLError
-from ..ssl.common.files import disk_full_is_clear, no_link, write_json, write_text
-from ..ssl.fields.grid import LatLonGrid
+from ...downstream.finetune.read_labels import NO_VALUE
+from ...ssl.common.errors import EarthSSLError
+from ...ssl.common.files import disk_full_is_clear, no_link, write_json, write_text
+from ...ssl.fields.grid import LatLonGrid
 from .outlines import DIGITS, Outline, cells_of, centre, check_corners, check_outline
 from .region_tables import MASKS, MOST_CELLS, NOTHING, OUTLINES, Region, check_region_class, write_masks, write_outlines
 

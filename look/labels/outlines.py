@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ..ssl.common.errors import EarthSSLError
-from ..ssl.fields.grid import LatLonGrid
+from ...ssl.common.errors import EarthSSLError
+from ...ssl.fields.grid import LatLonGrid
 
 Outline = tuple[tuple[float, float], ...]  # latitude and longitude of the corners, degrees, longitude in [0, 360)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..downstream.finetune.read_labels import read_labels
-from ..ssl.common.errors import EarthSSLError
-from ..ssl.common.files import write_text
-from .label_journal import Journal, Mark
+from ...downstream.finetune.read_labels import read_labels
+from ...ssl.common.errors import EarthSSLError
+from ...ssl.common.files import write_text
+from .journal import Journal, Mark
 from .outlines import centre
 from .region_tables import is_outlines, read_outlines
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from ..downstream.finetune.read_labels import SPELLINGS
-from ..ssl.common.errors import EarthSSLError
-from ..ssl.common.files import disk_full_is_clear, write_text
-from ..ssl.fields.grid import LatLonGrid
+from ...downstream.finetune.read_labels import SPELLINGS
+from ...ssl.common.errors import EarthSSLError
+from ...ssl.common.files import disk_full_is_clear, write_text
+from ...ssl.fields.grid import LatLonGrid
 from .outlines import DIGITS, Outline, check_outline
 
 OUTLINES, MASKS = "regions.csv", "regions.nc"
