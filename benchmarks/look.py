@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 
 from earthssl.look.application import Look
-from earthssl.look.label_journal import Journal
+from earthssl.look.labels.journal import Journal
 from earthssl.look.server import Server
 from earthssl.ssl.store.store import Store
 from playwright.sync_api import Page, sync_playwright
@@ -77,7 +77,8 @@ def main() -> None:
     parser.add_argument("store")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        look = Look(Store(options.store), Journal(Path(folder)))
+        store = Store(options.store)
+        look = Look(store, Journal(Path(folder), store.grid))
         with Server(look) as server:
             threading.Thread(target=server.serve_forever, daemon=True).start()
             browser = playwright.chromium.launch(executable_path=shutil.which("chromium"))

@@ -23,6 +23,7 @@ def add_look_options(parser: argparse.ArgumentParser, verb: str) -> None:
         parser.add_argument(
             "--merge", metavar="FILE", action="append", default=[], help="take labels of others; list conflicts"
         )
+        parser.add_argument("--run", metavar="FOLDER", help="of a run or its results: its maps are shown, its encoder")
         parser.add_argument("--port", type=int, default=0, help="to listen at (default: a free one)")
         parser.add_argument("--export", metavar="FILE", help="write one HTML file that needs no server, and stop")
         parser.add_argument("--dates", metavar="FIRST:LAST", default="", help="of --export (default: all)")
@@ -30,6 +31,13 @@ def add_look_options(parser: argparse.ArgumentParser, verb: str) -> None:
         return
     parser.add_argument("--simulate", action="store_true", help="take the known labels for what a person would say")
     parser.add_argument("--target", metavar="COLUMN", help="column of two classes, 0 and 1")
+    parser.add_argument(
+        "--tracks",
+        metavar="SOURCE",
+        default="",
+        help="storms in tiles, not --labels: planet, ibtracs, or a table",
+    )
+    parser.add_argument("--wind", type=float, default=34.0, help="least wind of a storm, kt (default 34)")
     parser.add_argument(
         "--out", metavar="FOLDER", default="runs/active", help="for tables and features (default runs/active)"
     )
@@ -55,17 +63,19 @@ def run_look_verb(options: argparse.Namespace) -> None:
 
 
 def _look(options: argparse.Namespace) -> None:
-    from ..look.label_journal import DATES, Journal
+    from ..look.labels.journal import DATES, Journal
     from ..look.server import Server
     from ..ssl.common.files import locked
+    from ..ssl.store.store import Store
 
     folder = Path(options.out or f"runs/look-{Path(options.store.rstrip('/')).name or 'store'}")
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        journal = Journal(folder)
-        look, weights = _opened(options, journal)
+        store = Store(options.store)
+        journal = Journal(folder, store.grid)
+        look, weights = _opened(options, store, journal)
         if options.merge:
-            from ..look.merge import CONFLICTS, merge
+            from ..look.labels.merge import CONFLICTS, merge
 
             for file, found in zip(
                 options.merge, merge(journal, list(map(Path, options.merge)), look.store.times), strict=True
@@ -90,20 +100,36 @@ def _look(options: argparse.Namespace) -> None:
                     thread.join(timeout=10)
 
 
-def _opened(options: argparse.Namespace, journal: Any) -> tuple[Any, Path | None]:
+def _opened(options: argparse.Namespace, store: Any, journal: Any) -> tuple[Any, Path | None]:
     """Return what the page asks, and the file of the encoder's weights where there is one."""
     from ..look.application import Look
     from ..look.rebuilt import Decoders
-    from ..ssl.store.store import Store
+    from ..look.run_maps import RunMaps
 
-    store = Store(options.store)
-    labels = Path(options.labels) if options.labels else None
-    if not options.checkpoint:
-        return Look(store, journal, labels=labels), None
-    frozen, weights = _encoder(options.checkpoint)
-    name = Path(options.checkpoint.rstrip("/")).name
+    labels, run = (Path(one) if one else None for one in (options.labels, options.run))
+    maps, checkpoint = None, options.checkpoint
+    if run is not None:
+        checkpoint = checkpoint or _checkpoint_of(run)
+        try:
+            maps = RunMaps(run, store.grid)
+        except EarthSSLError:
+            if not checkpoint:
+                raise
+    if not checkpoint:
+        return Look(store, journal, labels=labels, maps=maps), None
+    frozen, weights = _encoder(checkpoint)
+    name = Path(checkpoint.rstrip("/")).name
     decoders = Decoders(partial(_objectives, weights.parent), frozen.record, store)
-    return Look(store, journal, frozen=frozen, checkpoint=name, labels=labels, decoders=decoders), weights
+    return Look(store, journal, frozen=frozen, checkpoint=name, labels=labels, decoders=decoders,
+                maps=maps), weights  # fmt: skip
+
+
+def _checkpoint_of(run: Path) -> str | None:
+    """Return the checkpoint that a run's folder holds, of its first seed; None where it holds none."""
+    for folder in (run / "checkpoint", *sorted(run.glob("pretrain*"))):
+        if (folder / "encoder.safetensors").is_file() or (folder / "checkpoint").is_dir():
+            return str(run if folder.name == "checkpoint" else folder)
+    return None
 
 
 def _objectives(folder: Path) -> tuple[Any, Any]:
@@ -127,15 +153,25 @@ def _encoder(address: str) -> tuple[Any, Path]:
 def _active(options: argparse.Namespace) -> None:
     if not options.simulate:
         raise EarthSSLError("expected --simulate, got nothing to do; to label yourself, take `earthssl look`")
-    for name in ("checkpoint", "labels", "target"):
+    if options.tracks and (options.labels or options.target):
+        raise EarthSSLError("expected --tracks, or --labels and --target, got both")
+    for name in ("checkpoint",) if options.tracks else ("checkpoint", "labels", "target"):
         if not getattr(options, name):
             raise EarthSSLError(f"expected --{name}, got none")
-    from ..look.simulate import Plan, simulate
+    from ..look.simulate import Plan, check_unseen, pool_of, simulate
+    from ..look.states import cached
+    from ..look.storm_pool import storm_pool
     from ..ssl.common.files import sha256
     from ..ssl.store.store import Store
 
     plan = Plan(options.seeds, options.start, options.batch, options.budget, options.share)
     frozen, weights = _encoder(options.checkpoint)
-    table = simulate(Store(options.store), frozen, sha256(weights), Path(options.labels), options.target, plan,
-                     Path(options.out))  # fmt: skip
-    print(f"\n{table}\n\n{Path(options.out)}")
+    store, out, digest = Store(options.store), Path(options.out), sha256(weights)
+    check_unseen(store, frozen)
+    if options.tracks:
+        pool, target = storm_pool(store, frozen, options.tracks, options.wind)
+    else:
+        target = options.target
+        pool = pool_of(store, cached(out, frozen, store, digest), Path(options.labels), target)
+    out.mkdir(parents=True, exist_ok=True)
+    print(f"\n{simulate(store, digest, pool, target, plan, out)}\n\n{out}")

@@ -20,10 +20,13 @@ from ..ssl.inference.frozen_encoder import FrozenEncoder
 from ..ssl.store.store import Store
 from .active import STRATEGIES, held_out, propose
 from .fields import Fields
-from .label_journal import Journal, Mark
+from .labels.journal import Journal, Mark
+from .labels.outlines import check_outline, check_place
 from .rebuilt import Decoders
+from .run_maps import RunMaps
 from .server import Answer, as_json
 from .states import SPACES, Progress, States, analogues, cached, fits, points
+from .umap_layout import layout
 
 KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".json": "application/json",
          ".svg": "image/svg+xml"}  # fmt: skip
@@ -50,7 +53,8 @@ class Look:
     """
 
     def __init__(self, store: Store, journal: Journal, *, frozen: FrozenEncoder | None = None, checkpoint: str = "",
-                 labels: Path | None = None, decoders: Decoders | None = None) -> None:  # fmt: skip
+                 labels: Path | None = None, decoders: Decoders | None = None, maps: RunMaps | None = None,
+                 ) -> None:  # fmt: skip
         """Look at the store; nothing of the encoder is computed before `start`.
 
         Args:
@@ -60,6 +64,7 @@ class Look:
             checkpoint: What it is called.
             labels: A table of labels that are known already, to colour points by.
             decoders: Of the encoder's pretext tasks.
+            maps: Of a run.
 
         Raises:
             EarthSSLError: If the store or the labels cannot be read, or the encoder does not fit.
@@ -70,11 +75,12 @@ class Look:
         self.fields = Fields(store)
         self.files = page_files()
         self.progress = Progress()
-        self.labels, self.decoders = labels, decoders
+        self.labels, self.decoders, self.maps = labels, decoders, maps
         self.columns = _columns(labels) if labels else []
         self._scores: dict[bytes, dict[str, Any] | None] = {}
         self._heavy = threading.Lock()  # one at a time: memory is bounded, and two would take longer than one
         self._known = cache(self._read_known)
+        self._umap = cache(lambda: layout(self.progress.states().features, self.journal.folder))
 
     def start(self, weights: Path) -> threading.Thread:
         """Compute the features in the background and return its thread; `weights` names the encoder's file."""
@@ -91,26 +97,35 @@ class Look:
         answers = {
             "meta": self._meta, "times": self._times, "field": self._field, "mean": self._mean, "states": self._states,
             "points": self._points, "analogues": self._analogues, "known": self._column, "labels": self._labels,
-            "proposals": self._proposals, "tasks": self._tasks, "rebuilt": self._rebuilt,
+            "proposals": self._proposals, "tasks": self._tasks, "rebuilt": self._rebuilt, "maps": self._maps,
+            "map": self._map, "umap": self._umap_points,
         }  # fmt: skip
         how = answers.get(name.removeprefix("api/"))
         return None if how is None else how(query)
 
     def post(self, name: str, record: dict[str, Any]) -> Answer | None:
-        """Keep a mark (`api/labels`) or take the last one back (`api/undo`), and return all."""
+        """Keep a mark (`api/labels`) or an unfinished region (`api/draft`), or undo (`api/undo`), and return all."""
         if name == "api/undo":
             undone = self.journal.undo()
             return as_json({**self.journal.describe(), "undone": None if undone is None else undone.time})
-        if name != "api/labels":
+        if name not in ("api/labels", "api/draft"):
             return None
         step, label = record.get("step"), record.get("label")
         if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < len(self.store.times):
             raise EarthSSLError(f"step: expected 0…{len(self.store.times) - 1}, got {str(step)[:40]}")
         if not isinstance(label, str):
             raise EarthSSLError('label: expected a word, or "" to take the mark away')
-        place = record.get("place")
-        lat, lon = (None, None) if place is None else _place(place)
-        self.journal.add(Mark(str(self.store.times[step]), label, lat, lon))
+        time, place, region = str(self.store.times[step]), record.get("place"), record.get("region")
+        if name == "api/draft":
+            self.journal.keep_draft(time, label, region)
+            return as_json(self.journal.describe())
+        if place is not None and region is not None:
+            raise EarthSSLError("expected a place or a region, got both")
+        lat, lon = (None, None) if place is None else check_place(place)
+        outline = None if region is None else () if region == [] else check_outline(region)
+        self.journal.add(Mark(time, label, lat, lon, outline))
+        if outline and label:
+            self.journal.keep_draft(time, label, [])
         return as_json(self.journal.describe())
 
     # ---- answers ---------------------------------------------------------------------------------------------
@@ -124,7 +139,7 @@ class Look:
             **self.fields.describe(), "store": Path(self.store.address).name, "checkpoint": self.checkpoint,
             "encoder": self.frozen is not None, "known": self.columns, "spaces": list(SPACES),
             "strategies": list(STRATEGIES), "window": self.frozen.record.encoder.window if self.frozen else 1,
-            "decoders": self.decoders is not None,
+            "decoders": self.decoders is not None, "maps": self.maps is not None,
         }  # fmt: skip
 
     def _times(self, query: Mapping[str, str]) -> Answer:
@@ -137,7 +152,11 @@ class Look:
 
     def _mean(self, query: Mapping[str, str]) -> Answer:
         states = self.progress.states()
-        x, y = (states.features[:, self._axis(query, name, states)] for name in ("x", "y"))
+        if query.get("layout", "components") == "umap":
+            with self._heavy:
+                x, y = self._umap().T
+        else:
+            x, y = (states.features[:, self._axis(query, name, states)] for name in ("x", "y"))
         west, east, south, north = (_number(query, name) for name in ("x0", "x1", "y0", "y1"))
         inside = (x >= west) & (x <= east) & (y >= south) & (y <= north)
         with self._heavy:
@@ -161,6 +180,11 @@ class Look:
         found = points(self.progress.states())
         body = found["rows"].astype("<i4").tobytes() + found["values"].astype("<f4").tobytes()
         return Answer(body, headers={"X-Count": str(len(found["rows"]))})
+
+    def _umap_points(self, query: Mapping[str, str]) -> Answer:
+        self.progress.states()
+        with self._heavy:
+            return Answer(self._umap().astype("<f4").tobytes())
 
     def _analogues(self, query: Mapping[str, str]) -> Answer:
         states, step = self.progress.states(), _whole(query, "step")
@@ -194,11 +218,20 @@ class Look:
         with self._heavy:
             return as_json(self._known(name))
 
+    def _maps(self, query: Mapping[str, str]) -> Answer | None:
+        return None if self.maps is None else as_json(self.maps.describe())
+
+    def _map(self, query: Mapping[str, str]) -> Answer | None:
+        if self.maps is None:
+            return None
+        at = [_whole({"at": word}, "at") for word in query.get("at", "").split(",") if word]
+        return Answer(self.maps.read(_whole(query, "number"), at).astype("<f4").tobytes())
+
     def _labels(self, query: Mapping[str, str]) -> Answer:
         return as_json(self.journal.describe())
 
     def _proposals(self, query: Mapping[str, str]) -> Answer:
-        """Return what to label next and how good the head is; only whole-field marks count."""
+        """Return what to label next and how good the head is, by the classes of dates and of regions at them."""
         states = self.progress.states()
         steps, words = self._marked(states)
         classes = sorted(set(words))
@@ -224,10 +257,19 @@ class Look:
         return self._scores[key]
 
     def _marked(self, states: States) -> tuple[np.ndarray, list[str]]:
-        """Return the steps with a mark of the whole field where a window ends, the newest last, and their classes."""
+        """Return the steps with a label where a window ends, the newest last, and their classes.
+
+        A date that has no class of its own but regions has theirs, joined by " + ".
+        """
         at = {str(time): k for k, time in enumerate(self.store.times)}
-        ends = set(states.rows.tolist())
-        found = [(at[mark.time], mark.label) for mark in self.journal.ordered() if mark.lat is None and mark.time in at]
+        ends, marks = set(states.rows.tolist()), self.journal.ordered()
+        words = {mark.time: {mark.label} for mark in marks if mark.kind == "date"}
+        drawn: dict[str, set[str]] = {}
+        for mark in marks:
+            if mark.kind in ("region", "nothing") and mark.time not in words:
+                drawn.setdefault(mark.time, set()).add(mark.label)
+        order = dict.fromkeys(mark.time for mark in marks if mark.time in words or mark.time in drawn)
+        found = [(at[time], " + ".join(sorted({**words, **drawn}[time]))) for time in order if time in at]
         found = [(step, word) for step, word in found if step in ends]
         return np.array([step for step, _ in found], int), [word for _, word in found]
 
@@ -267,13 +309,6 @@ def _columns(file: Path) -> list[str]:
     if "time" not in header or len(header) < 2:
         raise EarthSSLError(f"{file}, line 1: expected columns 'time' and of labels, got {', '.join(header)[:200]}")
     return [name for name in header if name not in ("time", "lat", "lon")][:MOST_COLUMNS]
-
-
-def _place(place: Any) -> tuple[float, float]:
-    fine = isinstance(place, list) and len(place) == 2 and all(isinstance(part, (int, float)) for part in place)
-    if not fine or not (abs(place[0]) <= 90 and -180 <= place[1] <= 360):
-        raise EarthSSLError(f"place: expected [latitude, longitude] in degrees, got {str(place)[:60]}")
-    return float(place[0]), float(place[1]) % 360
 
 
 def _whole(query: Mapping[str, str], name: str, otherwise: int | None = None) -> int:

@@ -17,7 +17,7 @@ from .fields import KINDS
 from .states import points
 
 MODULES = ("state", "colours", "projection", "fieldview", "source", "scatter", "fieldpanel", "featurepanel",
-           "analoguepanel", "encoderpanel", "labelpanel", "app")  # fmt: skip
+           "analoguepanel", "encoderpanel", "mapspanel", "regionpanel", "labelpanel", "app")  # fmt: skip
 MISSING = -32768
 MOST_POINTS = 20_000
 MOST_BYTES = 64 * 2**20

@@ -23,7 +23,7 @@ from ..ssl.inference.frozen_encoder import FrozenEncoder
 from ..ssl.store.store import Store
 from .active import STRATEGIES, probabilities, propose
 from .application import APART_DAYS
-from .states import States, cached
+from .states import States
 
 RANDOM = "random"
 DRAWS = 300
@@ -64,7 +64,8 @@ class Pool:
         labels: 0 or 1 of each.
         days: When each is.
         test_features, test_labels: Of the test block.
-        test_years: Of each of these: drawn anew as wholes.
+        test_units: Of each of these, such as its year: drawn anew as wholes.
+        unit: What these are called, in the plural.
     """
 
     features: np.ndarray
@@ -72,7 +73,8 @@ class Pool:
     days: np.ndarray
     test_features: np.ndarray
     test_labels: np.ndarray
-    test_years: np.ndarray
+    test_units: np.ndarray
+    unit: str = "years"
 
 
 def pool_of(store: Store, states: States, file: Path, target: str) -> Pool:
@@ -145,18 +147,30 @@ def _at_random(
     return found
 
 
-def simulate(
-    store: Store, frozen: FrozenEncoder, weights: str, labels: Path, target: str, plan: Plan, out: Path
-) -> str:
-    """Run the simulation; write `curves.csv`, `table.txt` and `result.json`; return the table.
+def check_unseen(store: Store, frozen: FrozenEncoder) -> None:
+    """Raise where an encoder was pretrained on the test block of a store.
 
     Raises:
-        EarthSSLError: As `pool_of`, if the encoder does not fit the store or saw its test block, or if the budget is
-            more than there are labels.
+        EarthSSLError: If it was.
     """
     if seen := seen_by_pretraining(frozen.record.trainings, store):
         raise EarthSSLError(f"{store.path}: expected a test block that the encoder never saw, but {'; '.join(seen)}")
-    pool = pool_of(store, cached(out, frozen, store, weights), labels, target)
+
+
+def simulate(store: Store, weights: str, pool: Pool, target: str, plan: Plan, out: Path) -> str:
+    """Run the simulation; write `curves.csv`, `table.txt` and `result.json`; return the table.
+
+    Args:
+        store: For what the table says of it.
+        weights: A digest of the encoder's, for the record.
+        pool: What may be labelled, and the test block.
+        target: What the labels say.
+        plan: How many labels.
+        out: Folder of the files.
+
+    Raises:
+        EarthSSLError: If the budget is more than there are labels.
+    """
     apart = max(APART_DAYS, store.step_days)
     if plan.budget > len(pool.labels):
         raise EarthSSLError(f"expected a budget of at most the {len(pool.labels)} labels, got {plan.budget}")
@@ -171,7 +185,7 @@ def simulate(
          for seed, (counts, values) in enumerate(scores) for n, score in zip(counts, values, strict=True)],
         columns=["strategy", "seed", "labels", "average_precision"],
     )  # fmt: skip
-    table = written(result, plan, target, store)
+    table = written(result, plan, target, store, pool)
     write_text(out / "curves.csv", frame.to_csv(index=False))
     write_text(out / "table.txt", table + "\n")
     record = {"target": target, "plan": vars(plan), "store": store.fingerprint, "weights": weights}
@@ -182,7 +196,7 @@ def simulate(
 def summary(
     pool: Pool, full: np.ndarray, runs: dict[str, list[tuple[list[int], np.ndarray]]], plan: Plan
 ) -> dict[str, Any]:
-    """Return scores with 90 % intervals over seeds and test years, drawn together, and the labels needed.
+    """Return scores with 90 % intervals over seeds and units of the test block, drawn together, and the labels needed.
 
     Args:
         pool: For the test labels.
@@ -198,8 +212,8 @@ def summary(
         name: [(counts, Ranking(told, pool.test_labels)) for counts, told in seeds] for name, seeds in runs.items()
     }
     of_full = Ranking(full, pool.test_labels)
-    years = np.unique(pool.test_years)
-    at = np.searchsorted(years, pool.test_years)
+    units = np.unique(pool.test_units)
+    at = np.searchsorted(units, pool.test_units)
     rng = np.random.default_rng(0)
 
     def scored(weight: np.ndarray | None) -> tuple[float, dict[str, list[np.ndarray]]]:
@@ -218,7 +232,7 @@ def summary(
     own = measures(goal, scores)
     drawn: dict[str, list[np.ndarray]] = {name: [] for name in runs}
     for _ in range(DRAWS):
-        weight = np.bincount(rng.integers(0, len(years), len(years)), minlength=len(years))[at].astype(float)
+        weight = np.bincount(rng.integers(0, len(units), len(units)), minlength=len(units))[at].astype(float)
         if not 0 < weight @ pool.test_labels < weight.sum():
             continue
         again = measures(*scored(weight))
@@ -255,7 +269,7 @@ def _with(values: np.ndarray, edges: np.ndarray, k: int) -> list[float]:
     return [float(values[k]), float(edges[0, k]), float(edges[1, k])]
 
 
-def written(result: dict[str, Any], plan: Plan, target: str, store: Store) -> str:
+def written(result: dict[str, Any], plan: Plan, target: str, store: Store, pool: Pool) -> str:
     """Return the table in words."""
 
     def cell(values: list[float], digits: int, sign: bool = False) -> str:
@@ -277,7 +291,7 @@ def written(result: dict[str, Any], plan: Plan, target: str, store: Store) -> st
     about = (
         f"{target} of {store.manifest['source']}: AP is average precision on the test block ({result['base_rate']:.1%} "
         f"events; all {result['full_labels']} labels: {result['full_score']:.3f}). 90 % intervals over {plan.seeds} "
-        f"seeds and test years together. Where a seed does not stay above {plan.share:.0%} of the full-label score, "
-        f"its budget ({plan.budget}) counts."
+        f"seeds and test {pool.unit} together. Where a seed does not stay above {plan.share:.0%} of the full-label "
+        f"score, its budget ({plan.budget}) counts."
     )
     return "\n".join([about, "", *lines])

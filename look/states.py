@@ -139,7 +139,7 @@ def compute(frozen: FrozenEncoder, store: Store, progress: Progress) -> States:
     training = rows[store.splits.inside(store.times[rows].astype("datetime64[ns]"), "train")]
     training = training if len(training) > 2 else rows
     chosen = training[np.unique(np.linspace(0, len(training) - 1, min(FITTED, len(training))).astype(int))]
-    work = _Work(frozen, store, progress, len(rows) + len(chosen))
+    work = Work(frozen, store, progress, len(rows) + len(chosen))
     tokens, fields = work.both(chosen)
     area = np.broadcast_to(store.grid.area, store.shape[1:]).ravel()
     of_tokens = Eof.fit(tokens, np.ones(tokens.shape[1]), min(COMPONENTS, len(chosen) - 1), fewer=True)
@@ -156,10 +156,11 @@ def compute(frozen: FrozenEncoder, store: Store, progress: Progress) -> States:
     )  # fmt: skip
 
 
-class _Work:
+class Work:
     """Reads and encodes windows, and says how far it is."""
 
     def __init__(self, frozen: FrozenEncoder, store: Store, progress: Progress, total: int) -> None:
+        """Prepare to read so many windows of a store that the encoder fits."""
         self.frozen, self.store, self.progress = frozen, store, progress
         self.total, self.done = total, 0
         patches = frozen.patches(common(frozen.record, store))

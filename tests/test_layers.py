@@ -64,6 +64,7 @@ LAYERS = {
     "downstream/report": 15,
     "downstream/tasks": 16,
     "downstream": 15,
+    "look/labels": 18,
     "look": 19,
     "cli": 20,
     "configs": 20,

@@ -33,10 +33,9 @@ from ..results.row import Role, Row
 from ..results.target import Target, class_target, number_target
 from ..training.from_scratch import SCRATCH
 from .config import FinetuningConfig
-from .head import check_pooling
-from .own_grid import labels_onto
 from .distribution import LEVELS, Spread, divide_logits, temperature
 from .head import TaskNetwork, check_pooling
+from .own_grid import labels_onto
 from .read_labels import read_labels
 from .rows import components, field_target, forecasts, label_rows, near_cells, patch_values, pca_fields, season
 from .samples import LabelSamples, unit_numbers, unit_of

@@ -9,7 +9,7 @@ from pathlib import Path
 from ...ssl.common.errors import EarthSSLError
 from ...ssl.common.files import disk_full_is_clear, write_text
 from ...ssl.store.store import Store
-from ..results.page import page
+from ..results.page import look_command, page
 from .planet_section import planet_section
 from .pretraining_run import Run, run_names
 from .read_summary import read_summary
@@ -75,6 +75,7 @@ def report(config: ReportConfig) -> Path:
         "version": version("earthssl"),
         "probe": config.probe,
         "store": store.path,
+        "look": look_command(config.store, config.probe, next(iter(config.runs), "")),
     }
     out = Path(config.out)
     with disk_full_is_clear(out):

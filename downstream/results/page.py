@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,3 +42,16 @@ def page(sections: Sequence[Section], template: str = "results/page.html", **val
     """
     kept = [section for section in sections if section.content]
     return TEMPLATES.get_template(template).render(sections=kept, **values)
+
+
+def look_command(store: str, run: str = "", checkpoint: str = "") -> str:
+    """Return the command that opens a store, with an encoder and the maps of a run, in `earthssl look`; "" for none.
+
+    Args:
+        store: Of the data.
+        run: Folder of results.
+        checkpoint: Of the encoder.
+    """
+    options = [("--checkpoint", checkpoint), ("--run", run)]
+    words = [word for name, value in options if value for word in (name, value)]
+    return shlex.join(["earthssl", "look", store, *words]) if store else ""

@@ -20,7 +20,7 @@ from ...ssl.common.files import disk_full_is_clear, refuse_filled, write_json, w
 from ...ssl.common.versions import versions
 from .label_efficiency import curve_means, efficiency_words, target_pairs
 from .numbers import number, plain, thinned
-from .page import Section, page
+from .page import Section, look_command, page
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -221,7 +221,7 @@ class Summary:
                     (making / f"{name}.png").write_bytes(data)
                 write_text(making / "table.txt", self.text() + "\n")
                 write_json(making / "result.json", plain(record))
-                write_text(making / "report.html", self._page(pictures, record))
+                write_text(making / "report.html", self._page(pictures, record, folder))
                 also(making)
                 if folder.exists():
                     folder.rmdir()
@@ -342,8 +342,12 @@ class Summary:
             "task": self.task,
         }
 
-    def _page(self, pictures: Mapping[str, bytes], record: Mapping[str, Any]) -> str:
-        return page([*self.sections(pictures), Section("record", "How this was made", plain(record))], **self.head())
+    def _page(self, pictures: Mapping[str, bytes], record: Mapping[str, Any], folder: Path) -> str:
+        config = self.record.get("config", {})
+        first = next(iter(config.get("checkpoints") or [config.get("checkpoint", "")]))
+        look = look_command(str(config.get("store") or ""), str(folder), str(first or ""))
+        made = Section("record", "How this was made", plain(record))
+        return page([*self.sections(pictures), made], look=look, **self.head())
 
     def _score_table(self, columns: Sequence[tuple[str, str]]) -> tuple[list[str], list[list[Any]]]:
         """Return the head and body of a table of scores with their intervals."""

@@ -5,10 +5,11 @@ import { encoderPanel } from "./encoderpanel.js";
 import { featurePanel } from "./featurepanel.js";
 import { fieldPanel } from "./fieldpanel.js";
 import { labelPanel } from "./labelpanel.js";
+import { mapsPanel } from "./mapspanel.js";
 import { source } from "./source.js";
 import { byId, setTimes, state, tell, tried } from "./state.js";
 
-const TABS = ["space", "analogues", "encoder", "label"];
+const TABS = ["space", "analogues", "encoder", "maps", "label"];
 
 function tabs(names) {
   const show = (name) => {
@@ -44,7 +45,7 @@ async function start() {
   document.title = `${meta.store} – earthssl look`;
   const fields = fieldPanel(data, meta, coastlines, shown);
   await fields.refresh();
-  tabs(data.readOnly ? ["space"] : TABS.filter((name) => name !== "encoder" || meta.decoders));
+  tabs(data.readOnly ? ["space"] : TABS.filter((name) => !(name === "encoder" && !meta.decoders) && !(name === "maps" && !meta.maps)));
   featurePanel(data, meta, fields);
   if (data.readOnly) {
     state.labels = await data.labels();
@@ -52,6 +53,7 @@ async function start() {
   } else {
     analoguePanel(data, meta, fields);
     if (meta.decoders) encoderPanel(data, meta, fields);
+    if (meta.maps) mapsPanel(data, meta, fields);
     await labelPanel(data, fields);
   }
   document.addEventListener("keydown", (event) => {

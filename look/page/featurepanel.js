@@ -10,7 +10,7 @@ const hex = (colour) => `#${colour.map((part) => part.toString(16).padStart(2, "
 
 export function featurePanel(data, meta, fields) {
   const scatter = new Scatter(byId("points"), byId("points-over"));
-  let points = null, axes = 0, explained = [];
+  let points = null, axes = 0, explained = [], umap = null;
 
   async function wait() {
     const found = await tried(() => data.states());
@@ -32,6 +32,7 @@ export function featurePanel(data, meta, fields) {
     }
     hint();
     byId("points-box").hidden = byId("axes").hidden = false;
+    byId("layout-box").hidden = data.readOnly;
     state.ready = true;
     state.ends = (step) => index(step) >= 0; // whether a window of the encoder ends there
     place();
@@ -44,9 +45,24 @@ export function featurePanel(data, meta, fields) {
 
   function place() {
     const column = (axis) => Float32Array.from(points.rows, (_, k) => points.values[k * axes + axis]);
-    scatter.set(column(Number(byId("x-axis").value)), column(Number(byId("y-axis").value)));
+    if (umap) scatter.set(...[0, 1].map((axis) => Float32Array.from(points.rows, (_, k) => umap[2 * k + axis])));
+    else scatter.set(column(Number(byId("x-axis").value)), column(Number(byId("y-axis").value)));
     clear();
     colour();
+  }
+
+  async function arrange() {
+    let found = null;
+    if (byId("layout").value === "umap") {
+      byId("points-said").textContent = "Computing UMAP: a minute for some thousand states, once; it is kept for the next time.";
+      found = await tried(() => data.umap());
+      if (!found) byId("layout").value = "components"; // what is missing stands above the page
+      else if (byId("layout").value !== "umap") return;
+    }
+    umap = found;
+    byId("axes").hidden = !!umap;
+    place();
+    byId("points").dataset.layout = umap ? "umap" : "components";
   }
 
   function index(step) {
@@ -85,7 +101,7 @@ export function featurePanel(data, meta, fields) {
       return byCategory(names, (_, k) => names.findIndex((name) => inside(k, name)));
     }
     if (by === "own") {
-      const marks = new Map(state.labels.marks.filter((mark) => mark.lat === null).map((mark) => [mark.step, mark.label]));
+      const marks = new Map(state.labels.marks.filter((mark) => mark.kind === "date").map((mark) => [mark.step, mark.label]));
       return byCategory(classNames(), (row) => (marks.has(row) ? classNames().indexOf(marks.get(row)) : -1));
     }
     const known = await data.known(by.slice(6)), values = new Map(known.steps.map((step, k) => [step, known.values[k]]));
@@ -111,7 +127,7 @@ export function featurePanel(data, meta, fields) {
   function mark() {
     if (!points) return;
     scatter.current = state.mean ? -1 : index(state.step);
-    scatter.marked = state.labels.marks.filter((one) => one.lat === null).map((one) => ({ index: index(one.step), colour: one.colour })).filter((one) => one.index >= 0);
+    scatter.marked = state.labels.marks.filter((one) => one.kind === "date").map((one) => ({ index: index(one.step), colour: one.colour })).filter((one) => one.index >= 0);
   }
 
   function clear() {
@@ -136,7 +152,7 @@ export function featurePanel(data, meta, fields) {
       byId("points-said").textContent = "No states inside.";
       return;
     }
-    const brush = { ...box, x: byId("x-axis").value, y: byId("y-axis").value };
+    const brush = { ...box, layout: umap ? "umap" : "components", x: byId("x-axis").value, y: byId("y-axis").value };
     const first = await tried(() => data.mean(brush, state.variable, state.kind));
     if (!first) { clear(); return; }
     const known = new Map([[`${state.variable}/${state.kind}`, first.field]]);
@@ -158,6 +174,7 @@ export function featurePanel(data, meta, fields) {
   for (const id of ["x-axis", "y-axis"]) byId(id).addEventListener("change", place);
   for (const name of meta.known) byId("colour-by").append(element("option", { value: `known:${name}`, textContent: name }));
   byId("colour-by").addEventListener("change", colour);
+  byId("layout").addEventListener("change", arrange);
   const follow = () => { if (points) { mark(); scatter.drawOver(); } };
   on("step", follow);
   on("played", follow);

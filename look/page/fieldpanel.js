@@ -2,7 +2,8 @@
 
 import { lookupTable } from "./colours.js";
 import { FieldView, unpackCoastlines } from "./fieldview.js";
-import { degrees, extent } from "./projection.js";
+import { degrees, extent, wrapped } from "./projection.js";
+import { outlinesAt } from "./regionpanel.js";
 import { alarm, byId, dateOf, element, on, secondsOf, state, stepAt, stepCount, tell, tried } from "./state.js";
 
 export const tables = { anomaly: lookupTable("anomaly"), value: lookupTable("value") };
@@ -31,7 +32,8 @@ export function fieldPanel(data, meta, coastlines, shown) {
     const mine = ++wanted, { variable, kind, mean } = state;
     const field = await tried(() => (mean ? mean.fieldOf(variable, kind) : data.field(variable, kind, state.step)));
     if (mine !== wanted || !field) return false;
-    view.marks = mean ? [] : state.labels.marks.filter((mark) => mark.lat !== null && mark.step === state.step).map((mark) => ({ ...mark }));
+    view.marks = mean ? [] : state.labels.marks.filter((mark) => mark.kind === "place" && mark.step === state.step).map((mark) => ({ ...mark }));
+    view.outlines = mean ? [] : outlinesAt(state.step);
     view.draw(field, rangeOf(meta), tables[kind]);
     byId("missing").hidden = !field.some(Number.isNaN);
     describe();
@@ -49,7 +51,7 @@ export function fieldPanel(data, meta, coastlines, shown) {
     byId("slider").setAttribute("aria-valuetext", dateOf(state.step));
     byId("date").value = new Date(secondsOf(state.step) * 1000).toISOString().slice(0, 10);
     byId("end-mean").hidden = !state.mean;
-    const label = state.labels.marks.find((mark) => mark.step === state.step && mark.lat === null);
+    const label = state.labels.marks.find((mark) => mark.step === state.step && mark.kind === "date");
     byId("own-label").textContent = !state.mean && label ? label.label : "";
     canvas.setAttribute("aria-label", `${view.view === "globe" ? "Globe" : "Map"} of ${state.variable} (${state.kind}), ${when}`);
     readout();
@@ -82,8 +84,9 @@ export function fieldPanel(data, meta, coastlines, shown) {
     tell("step");
   }
 
-  function turn(dLon, dLat, zoom) {
+  function turn(dLon, dLat, zoom, follow = false) {
     view.turned([view.centre[0] + dLon, view.centre[1] + dLat], zoom);
+    if (follow) view.cursor = [wrapped(view.centre[0]), view.centre[1]];
     view.draw();
     readout();
     clearTimeout(turning);
@@ -139,6 +142,14 @@ export function fieldPanel(data, meta, coastlines, shown) {
 
   // ---- mouse, touch and keys on the picture
 
+  function marked(lat, lon) {
+    if (state.mean) return;
+    state.place = [lat, wrapped(lon)];
+    const at = view.projection.forward(lon, lat);
+    state.onGrid = !!at && view.at(...at)?.cell >= 0;
+    tell("place");
+  }
+
   const place = (event) => {
     const box = canvas.getBoundingClientRect();
     return [event.clientX - box.left, event.clientY - box.top];
@@ -148,9 +159,9 @@ export function fieldPanel(data, meta, coastlines, shown) {
     canvas.setPointerCapture(event.pointerId);
   });
   canvas.addEventListener("pointermove", (event) => {
-    const at = place(event);
+    const at = place(event), [dx, dy] = pointer ? [at[0] - pointer.at[0], at[1] - pointer.at[1]] : [0, 0];
+    if (Math.hypot(dx, dy) > 8 && view.view === "map") pointer.moved = true; // a swipe is no click
     if (pointer && view.view === "globe") {
-      const [dx, dy] = [at[0] - pointer.at[0], at[1] - pointer.at[1]];
       if (!pointer.moved && Math.hypot(dx, dy) < 4) return;
       pointer.moved = true;
       if (pointer.waits) return;
@@ -175,10 +186,7 @@ export function fieldPanel(data, meta, coastlines, shown) {
     view.cursor = [found.lon, found.lat];
     view.draw();
     readout();
-    if (found.cell >= 0 && !state.mean) {
-      state.place = [found.lat, found.lon];
-      tell("place");
-    }
+    marked(found.lat, found.lon);
   });
   canvas.addEventListener("pointercancel", () => { pointer = null; });
   canvas.addEventListener("wheel", (event) => {
@@ -188,15 +196,15 @@ export function fieldPanel(data, meta, coastlines, shown) {
   }, { passive: false });
   canvas.addEventListener("keydown", (event) => {
     const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }, move = moves[event.key];
-    if (move && view.view === "globe") turn(10 * move[0], 10 * move[1]);
+    if (move && view.view === "globe") turn((event.shiftKey ? 2 : 10) * move[0], (event.shiftKey ? 2 : 10) * move[1], view.zoom, true);
     else if (move) {
-      const step = Math.max(meta.lat_bounds[0] - meta.lat_bounds[1], 1), [lon, lat] = view.cursor || view.home;
-      view.cursor = [lon + move[0] * step, Math.max(-89.9, Math.min(89.9, lat + move[1] * step))];
+      const step = Math.max(meta.lat_bounds[0] - meta.lat_bounds[1], 1) / (event.shiftKey ? 5 : 1), [lon, lat] = view.cursor || view.home;
+      view.cursor = [wrapped(lon + move[0] * step), Math.max(-89.9, Math.min(89.9, lat + move[1] * step))];
       view.draw();
       readout();
     } else if (event.key === "+" || event.key === "=") turn(0, 0, view.zoom * 1.25);
     else if (event.key === "-") turn(0, 0, view.zoom / 1.25);
-    else if (event.key === "Enter" && view.cursor) { state.place = [view.cursor[1], view.cursor[0]]; tell("place"); }
+    else if (event.key === "Enter" && view.cursor) marked(view.cursor[1], view.cursor[0]);
     else return;
     event.preventDefault();
     event.stopPropagation();
@@ -205,7 +213,11 @@ export function fieldPanel(data, meta, coastlines, shown) {
   on("step", () => { if (byId("play").getAttribute("aria-pressed") === "true") play(false); alarm(null); refresh(); });
   on("shown", refresh);
   on("labels", refresh);
+  on("draft", () => {
+    view.outlines = state.mean ? [] : outlinesAt(state.step);
+    view.draw();
+  });
   new ResizeObserver(() => view.draw()).observe(canvas);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => view.draw());
-  return { go, next, refresh, lines, play: () => byId("play").click() };
+  return { go, next, refresh, lines, pixel: (lon, lat) => view.projection.forward(lon, lat), play: () => byId("play").click() };
 }

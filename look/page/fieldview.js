@@ -2,7 +2,7 @@
 // costs one look-up a pixel.
 
 import { cssColour, packed } from "./colours.js";
-import { cellFinder, extent, orthographic, plain } from "./projection.js";
+import { arc, cellFinder, extent, orthographic, plain, wrapped } from "./projection.js";
 
 const OFF = -2; // a pixel that shows no place
 
@@ -19,6 +19,7 @@ export class FieldView {
     this.zoom = 1;
     this.field = null;
     this.marks = [];
+    this.outlines = [];
     this.cursor = null;
     this.buffer = document.createElement("canvas");
   }
@@ -101,29 +102,19 @@ export class FieldView {
     context.drawImage(this.buffer, 0, 0, this.canvas.width, this.canvas.height);
     context.setTransform(this.dpr, 0, 0, this.dpr, 0, 0);
     this.drawLines(context);
+    this.drawOutlines(context);
     this.drawMarks(context);
   }
 
   drawLines(context) {
     const { projection } = this, line = (places, width, style) => {
-      context.beginPath();
-      let last = null;
-      for (const [lon, lat] of places) {
-        const at = projection.forward(lon, lat);
-        if (at && last && Math.abs(at[0] - last[0]) < this.width / 3) context.lineTo(at[0], at[1]);
-        else if (at) context.moveTo(at[0], at[1]);
-        last = at;
-      }
+      this.path(context, places);
       context.lineWidth = width;
       context.strokeStyle = style;
       context.stroke();
     };
     context.save();
-    if (projection.kind === "map") {
-      context.beginPath();
-      context.rect(projection.left, projection.top, projection.w, projection.h);
-      context.clip();
-    }
+    this.clip(context);
     const small = this.width < 260;
     if (!small) for (const places of graticule()) line(places, 0.5, "rgba(0,0,0,.22)");
     for (const places of this.coastlines) line(places, small ? 0.6 : 1, "rgba(10,12,16,.8)");
@@ -137,17 +128,91 @@ export class FieldView {
     }
   }
 
+  clip(context) {
+    const { kind, left, top, w, h } = this.projection;
+    if (kind !== "map") return;
+    context.beginPath();
+    context.rect(left, top, w, h);
+    context.clip();
+  }
+
+  // Begin a path along places [lon, lat].
+  path(context, places) {
+    context.beginPath();
+    let last = null;
+    for (const [lon, lat] of places) {
+      const at = this.projection.forward(lon, lat);
+      if (at && last && Math.abs(at[0] - last[0]) < this.width / 3) context.lineTo(at[0], at[1]);
+      else if (at) context.moveTo(at[0], at[1]);
+      last = at;
+    }
+  }
+
+  // Regions, their edges great circles; of one that is not closed yet, the corners too.
+  drawOutlines(context) {
+    context.save();
+    this.clip(context);
+    for (const { corners, colour, closed } of this.outlines) {
+      const edge = (closed ? [...corners, corners[0]] : corners).map(([lat, lon]) => [lon, lat]);
+      const places = edge.slice(1).flatMap((to, k) => arc(edge[k], to));
+      if (closed) this.shade(context, places, colour);
+      this.path(context, places);
+      context.setLineDash(closed ? [] : [7, 4]);
+      for (const [width, style] of [[5, "#fff"], [2.5, colour]]) {
+        context.lineWidth = width;
+        context.strokeStyle = style;
+        context.stroke();
+      }
+      context.setLineDash([]);
+      if (!closed) for (const [lon, lat] of edge) {
+        const at = this.projection.forward(lon, lat);
+        if (at) ring(context, at, 4, colour);
+      }
+    }
+    context.restore();
+  }
+
+  // Shade what an outline holds: on the map by unrolling it over the date line, with its pole where it goes round one.
+  shade(context, places, colour) {
+    const { projection } = this;
+    context.globalAlpha = 0.2;
+    context.fillStyle = colour;
+    if (projection.kind === "globe") {
+      if (places.every(([lon, lat]) => projection.forward(lon, lat))) {
+        this.path(context, places);
+        context.fill();
+      }
+    } else if (places.length) {
+      const free = [places[0]];
+      for (const [lon, lat] of places.slice(1)) {
+        const before = free.at(-1)[0];
+        free.push([before + wrapped(lon - before), lat]);
+      }
+      const [from, to] = [free[0][0], free.at(-1)[0]];
+      if (Math.abs(to - from) > 1) {
+        const pole = free.reduce((sum, [, lat]) => sum + lat, 0) < 0 ? -90 : 90;
+        free.push([to, pole], [from, pole]);
+      }
+      for (const round of [-720, -360, 0, 360, 720]) {
+        context.beginPath();
+        for (const [lon, lat] of free) context.lineTo(...projection.free(lon + round, lat));
+        context.fill();
+      }
+    }
+    context.globalAlpha = 1;
+  }
+
   drawMarks(context) {
     context.font = "600 12px system-ui, sans-serif";
     for (const { lon, lat, label, colour } of this.marks) {
       const at = this.projection.forward(lon, lat);
       if (!at) continue;
       ring(context, at, 6, colour);
-      context.lineWidth = 3;
-      context.strokeStyle = "#fff";
-      context.strokeText(label, at[0] + 10, at[1] + 4);
-      context.fillStyle = "#14171a";
-      context.fillText(label, at[0] + 10, at[1] + 4);
+      caption(context, label, at[0] + 10, at[1] + 4);
+    }
+    for (const { label, at: middle } of this.outlines) {
+      const at = middle && this.projection.forward(middle[1], middle[0]);
+      if (at) caption(context, label, at[0] - context.measureText(label).width / 2, at[1] + 4);
     }
     const at = this.cursor && this.projection.forward(...this.cursor);
     if (at) ring(context, at, 4, "#14171a");
@@ -170,6 +235,14 @@ function ring(context, [x, y], radius, colour) {
     context.strokeStyle = style;
     context.stroke();
   }
+}
+
+function caption(context, label, x, y) {
+  context.lineWidth = 3;
+  context.strokeStyle = "#fff";
+  context.strokeText(label, x, y);
+  context.fillStyle = "#14171a";
+  context.fillText(label, x, y);
 }
 
 let lines = null;

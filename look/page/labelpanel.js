@@ -1,15 +1,20 @@
-// Labelling: a class for a date or a place at it, saved by the server before it is shown; undo; what to label next.
+// Labelling: a class for a date, or for a place or a region at it, saved by the server before it is shown; undo; what to label next.
 
 import { classColour, classNames } from "./featurepanel.js";
+import { degrees } from "./projection.js";
+import { regionPanel } from "./regionpanel.js";
 import { byId, dateOf, element, on, secondsOf, state, stepAt, tell, tried } from "./state.js";
 
 export function labelPanel(data, fields) {
   let queue = [];
   state.classes = [];
+  const regions = regionPanel(data, fields, take);
+  const chooses = () => byId("mark-place").checked || regions.active(); // then a class is chosen, not given to the date
 
   function take(found) {
     state.labels = { ...found, marks: found.marks.map((mark) => ({ ...mark, step: stepAt(Date.parse(`${mark.time}Z`) / 1000) })) };
     for (const mark of state.labels.marks) mark.colour = classColour(mark.label);
+    regions.took(found.draft);
     show();
     tell("labels");
   }
@@ -20,13 +25,22 @@ export function labelPanel(data, fields) {
     const found = await tried(() => data.mark(state.step, name, place));
     if (!found) return;
     take(found);
+    if (!place && name) onwards();
+  }
+
+  function onwards() { // to the next one that was proposed
     const at = queue.indexOf(state.step);
-    if (!place && name && at >= 0) { // on to the next one that was proposed
-      queue.splice(at, 1);
-      showQueue();
-      if (queue.length) fields.go(queue[0]);
-      else propose();
-    }
+    if (at < 0) return;
+    queue.splice(at, 1);
+    showQueue();
+    if (queue.length) fields.go(queue[0]);
+    else propose();
+  }
+
+  function choose(name) {
+    state.activeClass = name;
+    show();
+    tell("class");
   }
 
   async function undo() {
@@ -56,18 +70,18 @@ export function labelPanel(data, fields) {
       const key = k < 9 ? element("kbd", { textContent: k + 1 }) : "";
       const button = element("button", { type: "button" }, swatch, `${name} (${counts[name] || 0}) `, key);
       button.setAttribute("aria-pressed", String(state.activeClass === name));
-      button.addEventListener("click", () => (byId("mark-place").checked ? ((state.activeClass = name), show()) : mark(name)));
+      button.addEventListener("click", () => (chooses() ? choose(name) : mark(name)));
       return button;
     }));
     const last = state.labels.marks.slice(-8).reverse();
     byId("marks").replaceChildren(...last.map((one) => {
       const to = element("button", { type: "button", className: "link", textContent: dateOf(one.step) });
       to.addEventListener("click", () => fields.go(one.step));
-      const place = one.lat === null ? "" : ` at ${one.lat.toFixed(1)}°, ${one.lon.toFixed(1)}°`;
+      const place = one.kind === "place" ? ` at ${degrees(one.lon, one.lat)}` : one.kind === "region" ? ` round ${degrees(one.at[1], one.at[0])}` : "";
       const away = element("button", { type: "button", className: "link", textContent: "remove" });
       away.setAttribute("aria-label", `remove ${one.label} of ${dateOf(one.step)}`);
       away.addEventListener("click", async () => {
-        const found = await tried(() => data.mark(one.step, "", one.lat === null ? null : [one.lat, one.lon]));
+        const found = await tried(() => (one.outline ? data.region(one.step, "", one.outline) : data.mark(one.step, "", one.kind === "place" ? [one.lat, one.lon] : null)));
         if (found) take(found);
       });
       return element("li", {}, to, ` ${one.label}${place} `, away);
@@ -113,14 +127,16 @@ export function labelPanel(data, fields) {
     const name = byId("new-class").value.trim();
     if (!name) return;
     state.classes = [...new Set([...state.classes, name])];
-    state.activeClass = name;
     byId("new-class").value = "";
-    show();
+    choose(name);
   });
   byId("undo").addEventListener("click", undo);
   byId("propose").addEventListener("click", propose);
   on("step", showQueue);
-  on("place", () => { if (byId("mark-place").checked && state.activeClass) mark(state.activeClass, state.place); });
+  on("place", () => {
+    if (regions.active()) regions.corner(state.place);
+    else if (byId("mark-place").checked && state.activeClass && state.onGrid) mark(state.activeClass, state.place);
+  });
   on("ready", () => { byId("propose").disabled = false; });
   const reread = () => tried(async () => take(await data.labels()));
   document.addEventListener("visibilitychange", () => { if (!document.hidden) reread(); }); // another tab may have labelled
@@ -128,7 +144,8 @@ export function labelPanel(data, fields) {
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea")) return;
     const name = classNames()[Number(event.key) - 1];
-    if (/^[1-9]$/.test(event.key) && name) mark(name);
+    if (/^[1-9]$/.test(event.key) && name) chooses() ? choose(name) : mark(name);
+    else if (regions.key(event.key)) event.preventDefault();
     else if (event.key === "u") undo();
     else if (event.key === "n" && queue.length) fields.go(queue[(queue.indexOf(state.step) + 1) % queue.length]);
     else return;

@@ -29,6 +29,7 @@ export function plain(width, height, { west, east, south, north }) {
   const w = scale * (east - west), h = scale * (north - south), left = (width - w) / 2, top = (height - h) / 2;
   return {
     kind: "map", left, top, w, h,
+    free: (lon, lat) => [left + scale * (lon - west), top + scale * (north - lat)], // beyond the edges, too
     forward: (lon, lat) => [left + scale * (west + ((((lon - west) % 360) + 360) % 360) - west), top + scale * (north - lat)],
     inverse(px, py) {
       const lon = west + (px - left) / scale, lat = north - (py - top) / scale;
@@ -70,6 +71,18 @@ export function cellFinder(meta) {
     const east = (((lon - meta.lon_bounds[0]) % 360) + 360) % 360, at = columns[Math.floor(east * FINE)];
     return row < 0 || at < 0 ? -1 : row * meta.columns + at;
   };
+}
+
+// Places along the great circle between two, [lon, lat] a few degrees apart, both ends with it.
+export function arc([lon0, lat0], [lon1, lat1]) {
+  const vector = (lon, lat) => [Math.cos(lat * RAD) * Math.cos(lon * RAD), Math.cos(lat * RAD) * Math.sin(lon * RAD), Math.sin(lat * RAD)];
+  const a = vector(lon0, lat0), b = vector(lon1, lat1), dot = a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
+  const angle = Math.acos(Math.max(-1, Math.min(1, dot))), parts = Math.max(1, Math.ceil(angle / (2 * RAD)));
+  return Array.from({ length: parts + 1 }, (_, k) => {
+    const t = k / parts, [p, q] = angle < 1e-9 ? [1 - t, t] : [Math.sin((1 - t) * angle), Math.sin(t * angle)];
+    const [x, y, z] = [0, 1, 2].map((i) => p * a[i] + q * b[i]);
+    return [Math.atan2(y, x) / RAD, Math.atan2(z, Math.hypot(x, y)) / RAD];
+  });
 }
 
 export function degrees(lon, lat) {

@@ -58,6 +58,8 @@ export class ServerSource {
     return { rows: new Int32Array(bytes, 0, count), values: new Float32Array(bytes, 4 * count) };
   }
 
+  async umap() { return new Float32Array(await (await asked("api/umap")).arrayBuffer()); }
+
   async mean(brush, variable, kind) {
     const answer = await asked(`api/mean?${text({ ...brush, variable, kind })}`);
     const [count, used] = ["X-Count", "X-Used"].map((name) => Number(answer.headers.get(name)));
@@ -73,9 +75,17 @@ export class ServerSource {
     return { fields: [0, 1, 2, 3].map((k) => all.subarray(k * cells, (k + 1) * cells)), rms, usual };
   }
 
+  maps() { return json("api/maps"); }
+
+  async map(number, at) {
+    return new Float32Array(await (await asked(`api/map?${text({ number, at: at.join(",") })}`)).arrayBuffer());
+  }
+
   known(column) { return json(`api/known?${text({ column })}`); }
   labels() { return json("api/labels"); }
   mark(step, label, place = null) { return post("api/labels", { step, label, place }); }
+  region(step, label, region) { return post("api/labels", { step, label, region }); }
+  draft(step, label, region) { return post("api/draft", { step, label, region }); }
   undo() { return post("api/undo", {}); }
   propose(how) { return json(`api/proposals?${text({ how })}`); }
 }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -29,7 +31,7 @@ def look_states(small_store: Path, small_run: Path, tmp_path_factory: pytest.Tem
 def make_look(small_store: Path, small_run: Path, look_states: Path, tmp_path: Path) -> Callable[..., Any]:
     """Maker of a `Look` with its states ready: `make_look(store, labels)`."""
     from earthssl.look.application import Look
-    from earthssl.look.label_journal import Journal
+    from earthssl.look.labels.journal import Journal
     from earthssl.look.rebuilt import Decoders
     from earthssl.pretext import TASKS
     from earthssl.ssl.inference.load import load_encoder
@@ -43,13 +45,15 @@ def make_look(small_store: Path, small_run: Path, look_states: Path, tmp_path: P
     def make(labels: Path | None = None, store: Path | None = None) -> Any:
         folder = tmp_path / "look"
         if store is not None:  # fields alone
-            return Look(Store(store), Journal(folder), labels=labels)
+            given = Store(store)
+            return Look(given, Journal(folder, given.grid), labels=labels)
         folder.mkdir(exist_ok=True)
         for file in look_states.iterdir():
             shutil.copy(file, folder)
         opened, frozen = Store(small_store), load_encoder(small_run)
         decoders = Decoders(load, frozen.record, opened)
-        look = Look(opened, Journal(folder), frozen=frozen, checkpoint="<b>run</b>", labels=labels, decoders=decoders)
+        journal = Journal(folder, opened.grid)
+        look = Look(opened, journal, frozen=frozen, checkpoint="<b>run</b>", labels=labels, decoders=decoders)
         look.start(small_run / "checkpoint/encoder.safetensors").join()
         assert look.progress.error == ""
         return look
@@ -81,16 +85,28 @@ def serve() -> Callable[[Any], Any]:
 # ---- A real browser --------------------------------------------------------------------------------------------
 
 
+EXPECTED = "EARTHSSL_BROWSER"  # set to 1 where a browser must be at hand: without one, tests fail
+
+
+def _without(why: str) -> NoReturn:
+    if os.environ.get(EXPECTED, "") not in ("", "0"):
+        pytest.fail(f"{EXPECTED} is set, but {why}", pytrace=False)
+    pytest.skip(why)
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Headless Chromium; tests that need it are skipped where it is not at hand."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra `browser` (playwright)")
+    """Headless Chromium; tests that need it are skipped where it is not at hand, or fail where it is expected."""
+    try:
+        sync_api = importlib.import_module("playwright.sync_api")
+    except ImportError:
+        _without("the extra `browser` (playwright) is not installed")
     named = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with sync_api.sync_playwright() as playwright:
         try:
             found = playwright.chromium.launch(executable_path=named)
         except sync_api.Error as error:
-            pytest.skip(f"needs Chromium: {str(error).splitlines()[0]}")
+            _without(f"Chromium does not start: {str(error).splitlines()[0]}")
         yield found
         found.close()
 

@@ -213,7 +213,7 @@ def test_a_kill_while_labelling_loses_nothing(small_store: Path, visit: Any, tmp
 
 def test_the_exported_page_works_without_a_server(make_look: Any, visit: Any, small_run: Path, tmp_path: Path) -> None:
     from earthssl.look.export import export
-    from earthssl.look.label_journal import Mark
+    from earthssl.look.labels.journal import Mark
 
     look = make_look()
     look.journal.add(Mark("1981-03-01T00:00:00", "warm"))

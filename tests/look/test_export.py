@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from earthssl.look.export import MODULES, export
-from earthssl.look.label_journal import Mark
+from earthssl.look.labels.journal import Mark
 from earthssl.ssl.common.errors import EarthSSLError
 
 

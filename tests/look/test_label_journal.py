@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from earthssl.downstream.finetune.read_labels import read_labels
-from earthssl.look.label_journal import DATES, JOURNAL, MOST, PLACES, Journal, Mark
+from earthssl.look.labels.journal import DATES, JOURNAL, MOST, PLACES, Journal, Mark
 from earthssl.ssl.common.errors import EarthSSLError
 
 A, B = "1981-02-01T00:00:00", "1981-01-01T00:00:00"

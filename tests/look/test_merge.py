@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 import pytest
 from earthssl.cli.main import main
-from earthssl.look.label_journal import DATES, PLACES, Journal, Mark
-from earthssl.look.merge import CONFLICTS, merge
+from earthssl.look.labels.journal import DATES, PLACES, Journal, Mark
+from earthssl.look.labels.merge import CONFLICTS, merge
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.store.store import Store
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import math
 import re
+import shlex
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -19,6 +21,7 @@ from earthssl.downstream.report.read_summary import read_summary
 from earthssl.downstream.report.report import ReportConfig, report
 from earthssl.downstream.report.training_section import duration, example_section, health_section, training_section
 from earthssl.downstream.results.numbers import number
+from earthssl.downstream.results.page import look_command
 from earthssl.downstream.results.summary import DIFFERENCES, SCORES, Summary
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.fields.splits import SplitsConfig
@@ -251,6 +254,15 @@ def test_the_page_is_well_formed_and_asks_nothing_of_the_network(page: str) -> N
     assert "@import" not in page
     urls = re.findall(r"url\(([^)]*)\)", page)
     assert all(url[0] == "#" and url[1:] in found.ids for url in urls)
+
+
+def test_the_page_says_how_to_open_its_store_and_results_in_look(page: str, store: Store) -> None:
+    words = html.unescape(page.rsplit("Open in look: <code>", 1)[1].partition("</code>")[0])
+    command = shlex.split(words)
+    assert command[:3] == ["earthssl", "look", str(store.path)]
+    assert command[-2] == "--run"
+    assert look_command("a store", "it's", "c") == "earthssl look 'a store' --checkpoint c --run 'it'\"'\"'s'"
+    assert look_command("", "results") == ""
 
 
 def test_every_section_is_there(page: str) -> None:

@@ -1,0 +1,1 @@
+"""Labels that people give on the page: the journal of marks, regions and their files, merging."""
