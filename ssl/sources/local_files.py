@@ -16,10 +16,11 @@ import xarray as xr
 
 from ..common.errors import EarthSSLError, nearest
 from ..fields.plausible import ImpossibleValueError
-from ..fields.variables import Variable, convert, lookup, resolve
+from ..fields.variables import Variable, convert
 from .axes import canonical_axes
-from .canonical import EAGER_BYTES, canonicalise, reading
+from .canonical import EAGER_BYTES, canonicalise, reading, understanding
 from .conventions import CONVERTED, has_limits, joined_experiments, limited
+from .metadata.meaning import meant
 from .netcdf3 import expected_bytes
 from .possible import all_possible
 from .selection import Selection
@@ -109,6 +110,8 @@ def matched(path: str | Path | Sequence[str | Path]) -> list[Path]:
                 raise EarthSSLError(f"option path: no file matches '{item}'; looked from {Path.cwd()}")
             found += [Path(name) for name in names]
         else:
+            if plain.is_symlink():
+                raise EarthSSLError(f"option path: '{item}' is a link to a file that is not there")
             hint = nearest(plain.name, [p.name for p in plain.parent.iterdir()]) if plain.parent.is_dir() else ""
             raise EarthSSLError(f"option path: no such file: '{item}'; looked from {Path.cwd()}.{hint}")
     return list(dict.fromkeys(found))
@@ -130,7 +133,7 @@ def open_zarr(store: Any, where: str, *, consolidated: bool | None, **kwargs: An
                 if _by_default(var):
                     del var.attrs["_FillValue"]
             return xr.decode_cf(ds, decode_timedelta=False)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except Exception as error:  # whatever a library meets in a damaged or strange store
         raise _unreadable(where, "Zarr", error) from None
 
 
@@ -163,7 +166,9 @@ def _open_one(path: Path, engine: str | None, grib_filter: Mapping[str, Any], gr
             if group is None and not ds.data_vars:
                 _refuse_groups(path)
             return ds
-        except (OSError, ValueError, RuntimeError) as error:
+        except EarthSSLError:
+            raise
+        except Exception as error:  # whatever a library meets in a damaged or strange file
             if group is not None and "group not found" in str(error):
                 found = _groups(path)
                 raise EarthSSLError(
@@ -247,6 +252,11 @@ def _unreadable(where: str, kind: str, error: Exception) -> EarthSSLError:
         return EarthSSLError(
             f"{where}: its times cannot be decoded ({text}); expected CF units such as 'days since 1800-01-01'"
         )
+    if isinstance(error, (AttributeError, TypeError)) or "size 1" in text:
+        return EarthSSLError(
+            f"{where}: cannot be understood ({text}); an attribute is not what CF files hold: look at "
+            "it with `ncdump -h`"
+        )
     return EarthSSLError(f"{where}: is truncated or not {kind} ({text}); fetch it again")
 
 
@@ -262,7 +272,8 @@ def _together(files: list[Path], opened: list[xr.Dataset], selection: Selection,
     groups: dict[tuple[str, ...], list[tuple[str, xr.Dataset]]] = {}
     first: xr.Dataset | None = None
     for file, raw in zip(files, opened, strict=True):
-        ds = canonical_axes(raw, str(file))
+        with understanding(str(file)):
+            ds = canonical_axes(raw, str(file))
         if lazy:  # without chunks, joining reads everything
             ds = ds.chunk({"time": "auto"})
         first = ds if first is None else first
@@ -298,9 +309,10 @@ def _of_one_kind(group: list[tuple[str, xr.Dataset]], selection: Selection) -> l
     Raises:
         EarthSSLError: If a variable has no units in one of them, or means another quantity there.
     """
+    _refuse_other_labels(group)
     parts = [ds.copy(deep=False) for _, ds in group]
     for raw in (str(name) for name in parts[0].data_vars):
-        found = [_meant(ds[raw], raw, selection) for ds in parts]
+        found = [_meant(ds, raw, selection) for ds in parts]
         variable = found[0]
         other = next((k for k, one in enumerate(found) if (one and one.name) != (variable and variable.name)), None)
         if other is not None:
@@ -330,12 +342,26 @@ def _of_one_kind(group: list[tuple[str, xr.Dataset]], selection: Selection) -> l
     return parts
 
 
-def _meant(data: xr.DataArray, raw: str, selection: Selection) -> Variable | None:
+def _refuse_other_labels(group: list[tuple[str, xr.Dataset]]) -> None:
+    """Refuse files of one variable that lie at another level, height or member each, by a single label of theirs."""
+    first_file, first = group[0]
+    for file, ds in group[1:]:
+        for name in {*first.coords, *ds.coords} - {"time", "lat", "lon"}:
+            own, other = (one.coords[name].values if name in one.coords else None for one in (ds, first))
+            if own is None or other is None or own.size != 1 or other.size != 1 or own.dtype.kind in "mM":
+                continue
+            a, b = own.reshape(-1)[0], other.reshape(-1)[0]
+            if a != b and not (own.dtype.kind == other.dtype.kind == "f" and np.isclose(a, b, equal_nan=True)):
+                raise EarthSSLError(
+                    f"{file}: expected '{name}' to be {b} as in {first_file}, got {a}; open them "
+                    "apart: they hold other fields"
+                )
+
+
+def _meant(ds: xr.Dataset, raw: str, selection: Selection) -> Variable | None:
     """Return what a variable of a file is; None for one that is not in the table."""
     try:
-        if raw in selection.rename:
-            return lookup(selection.rename[raw])
-        return resolve(raw, data.attrs, on_levels="level" in data.dims)
+        return meant(ds, raw, selection.rename)
     except EarthSSLError:
         return None
 
