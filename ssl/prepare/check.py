@@ -40,7 +40,7 @@ def check_source(source: str, options: dict[str, Any]) -> pd.DataFrame:
     except ImpossibleValueError as error:
         if source != "files":
             raise
-        how = {key: options[key] for key in ("engine", "group") if key in options}
+        how = {key: options[key] for key in ("engine", "group", "grib_filter") if key in options}
         raise ImpossibleValueError(with_file(str(error), options["path"], error.time, **how), error.time) from None
 
 
