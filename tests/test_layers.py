@@ -71,7 +71,7 @@ LAYERS = {
     "": 21,  # __init__.py and __main__.py
 }
 # Folders that count as the one above them.
-PARTS = {"ssl/sources/planet", "ssl/sources/weather", "ssl/sources/controls"}
+PARTS = {"ssl/sources/metadata", "ssl/sources/planet", "ssl/sources/weather", "ssl/sources/controls"}
 ROOMS = ("cli", "configs", "downstream", "look", "pretext", "ssl")
 MOST_FILES = 15  # a folder
 LONGEST = 450  # lines of a file

@@ -18,7 +18,7 @@ import xarray as xr
 
 from ...ssl.common.errors import EarthSSLError, nearest
 from ...ssl.fields.grid import LatLonGrid
-from ...ssl.sources.times import gregorian
+from ...ssl.sources.metadata.calendars import gregorian
 from .labels import FIRST_YEAR, LAST_YEAR, LAT, LON, Labels, checked
 
 KINDS = ("regression", "classification", "field")

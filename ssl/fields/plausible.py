@@ -19,6 +19,8 @@ HEIGHT = (
 # Room about the standard atmosphere: polar vortex, cyclones, heights below ground. Metres taken for m2 s-2 lie outside
 # wherever the height itself is not small.
 ROOM, ROOM_SHARE = 2000.0, 0.18
+# From 700 hPa down the lowest heights are those of the deepest cyclones: metres taken for m2 s-2 lie below them at 850.
+LOWEST = (700, 850, 1000, 1100), (1000.0, 250.0, -1300.0, -2400.0)
 # Lowest and highest by level, with room about the extremes of reanalyses: temperature (K), the speed of a component
 # (m s-1), specific humidity (kg kg-1).
 COLDEST = (150, 150, 145, 140, 140, 140, 140, 140, 140, 150, 165, 185, 185, 180, 175, 175)
@@ -51,7 +53,10 @@ def limits(variable: Variable) -> tuple[float, float]:
     if variable.base == "z":
         height = _at(variable.level, HEIGHT)
         room = ROOM + ROOM_SHARE * abs(height)
-        return GRAVITY * (height - room), GRAVITY * (height + room)
+        low = height - room
+        if variable.level >= LOWEST[0][0]:
+            low = float(np.interp(np.log(variable.level), np.log(LOWEST[0]), LOWEST[1]))
+        return GRAVITY * low, GRAVITY * (height + room)
     if variable.base == "t":
         return _at(variable.level, COLDEST), _at(variable.level, WARMEST)
     if variable.base in ("u", "v"):

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .splits import months_apart
+from .usual import marks, unusual
 from .variables import Variable
 
 COLUMNS = ("valid", "mean", "spread", "low", "high")  # of one step: share of cells with a value; of those values
@@ -96,6 +97,10 @@ def findings(steps: np.ndarray, times: np.ndarray, variable: Variable) -> list[s
     if same.any():
         runs = np.diff(np.flatnonzero(np.diff(np.concatenate([[False], same, [False]]).astype(int))))[::2]
         said.append(f"{_counted(same, times)} equal to the one before (longest stretch {int(runs.max())})")
+    step_days = float(np.median(np.diff(times)) / np.timedelta64(1, "D")) if len(times) > 1 else 0.0
+    said += unusual(variable, float(mean[there].mean()), float(low[there].min()), float(high[there].max()), step_days)
+    for odd, words in marks(low[there], high[there], spread[there], variable):
+        said.append(f"{_counted(odd, times[there])} {words}")
     return said + _sudden(times[there], mean[there], spread[there], variable)
 
 

@@ -157,6 +157,7 @@ def is_monthly(times: np.ndarray) -> bool:
     return months_apart(times) == 1
 
 
+FEWEST = 8  # steps that tell what is usual
 EVEN = 5  # steps; of months stamped in their middle, four are equal at most
 
 
@@ -176,12 +177,35 @@ def months_apart(times: np.ndarray) -> int:
     return months if whole and abs(step_days - months * MONTH_DAYS) <= 3 else 0
 
 
-def repeated_month(times: np.ndarray) -> tuple[np.datetime64, np.datetime64] | None:
-    """Return the first two times (ascending datetime64) of monthly or longer steps that lie in one month."""
-    if not months_apart(times):
+REGULAR = 0.9  # share of steps that are the usual one, to a quarter, from which on a short one is a copy
+SHORT = 0.6  # of the usual step
+
+
+def repeated_step(times: np.ndarray) -> tuple[str, np.datetime64, np.datetime64] | None:
+    """Return what is there twice, and the first two times (ascending datetime64) that stand for it; None for nothing.
+
+    Months, seasons and years are there twice where two steps lie in one; of other regular steps, where two lie nearer
+    than `SHORT` of a step: where sources meet that stamp the same day at 0 and at 12 h. A last period of the year that
+    1 January cuts short is none.
+    """
+    months, steps = months_apart(times), np.diff(times)
+    if months == 1:
+        same = np.flatnonzero(np.diff(times.astype("datetime64[M]").astype(np.int64)) == 0)
+        return ("month", times[same[0]], times[same[0] + 1]) if len(same) else None
+    if len(steps) < FEWEST:
         return None
-    same = np.flatnonzero(np.diff(times.astype("datetime64[M]").astype(np.int64)) == 0)
-    return (times[same[0]], times[same[0] + 1]) if len(same) else None
+    usual = float(np.median(steps / DAY))
+    size = steps / DAY / usual
+    if not months and (np.abs(size - 1) <= 0.25).mean() < REGULAR:
+        return None
+    days = times[1:].astype("datetime64[D]")
+    cut = (days == days.astype("datetime64[Y]")) & (usual > 1)
+    short = np.flatnonzero((size < SHORT) & (~cut | (months > 0)))
+    if not len(short):
+        return None
+    what = f"{months} months" if months else f"{usual:g} days" if usual >= 1 else f"{24 * usual:.4g} hours"
+    what = {"12 months": "year", "3 months": "season", "1 days": "day", "1 hours": "hour"}.get(what, f"step of {what}")
+    return what, times[short[0]], times[short[0] + 1]
 
 
 def follows(times: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from ..common.errors import EarthSSLError
 from ..fields.grid import LatLonGrid
 from ..fields.month_stamps import by_month
-from ..sources.times import gregorian
+from ..sources.metadata.calendars import gregorian
 from .frozen_encoder import FrozenEncoder, Series
 from .load import load_encoder
 from .screening import doubts, sampled, screen

@@ -70,7 +70,11 @@ def append(config: PrepareConfig) -> Path:
             planned = run.plan(workers, job, Calendar(kind.groups, kind.keys, kind.harmonics))
             name = job.announce(config.source, config.options)
             written = write_chunks(job, name, workers, planned)
-        made = {"recipe": recipe, "quality": told(job.quality()), **run.record(workers, planned, template)}
+        made = {
+            "recipe": recipe,
+            "quality": told(job.quality(), str(job.data.attrs.get("remarks", ""))),
+            **run.record(workers, planned, template),
+        }
         job.close()
         grow(path, template)
         record = {

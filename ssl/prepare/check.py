@@ -40,7 +40,7 @@ def check_source(source: str, options: dict[str, Any]) -> pd.DataFrame:
     except ImpossibleValueError as error:
         if source != "files":
             raise
-        how = {key: options[key] for key in ("engine", "group") if key in options}
+        how = {key: options[key] for key in ("engine", "group", "grib_filter") if key in options}
         raise ImpossibleValueError(with_file(str(error), options["path"], error.time, **how), error.time) from None
 
 
@@ -56,7 +56,9 @@ def _looked_at(source: str, options: dict[str, Any]) -> pd.DataFrame:
             parts.append(summary(values))
         one = quality(np.concatenate(parts)[:, None], times, [variable])[name]
         missing = [1 - share for share in reversed(one["valid"])]
-        odd = "; ".join(one["findings"]) or "nothing"
+        remarks = str(data.attrs.get("remarks", "")).split("; ")
+        own = [text.removeprefix(f"{name}: ") for text in remarks if text.startswith(f"{name}: ")]
+        odd = "; ".join(own + one["findings"]) or "nothing"
         rows.append((name, variable.units, len(times), one["low"], one["mean"], one["high"], missing, odd))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 

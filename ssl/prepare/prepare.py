@@ -80,7 +80,7 @@ def _prepare(config: PrepareConfig, data: xr.Dataset | None) -> Path:
         _refuse_unseen(job)
         written = write_chunks(job, name, workers, planned)
     record = {
-        "quality": told(job.quality()),
+        "quality": told(job.quality(), str(job.data.attrs.get("remarks", ""))),
         "source": str(data.attrs.get("source", config.source)),
         "attributes": {key: str(value) for key, value in data.attrs.items()},
         "recipe": recipe,

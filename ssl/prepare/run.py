@@ -78,8 +78,10 @@ def write_chunks(job: Job, name: str, workers: Workers, planned: MemoryPlan) -> 
     return found
 
 
-def told(quality: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Print once what is odd about the values, and return what was given."""
+def told(quality: dict[str, dict[str, Any]], remarks: str = "") -> dict[str, dict[str, Any]]:
+    """Print once what is odd about the values, the source's own remarks too, and return the former."""
+    for text in filter(None, remarks.split("; ")):
+        print(f"prepare: {text}", file=sys.stderr)
     for name, one in quality.items():
         for finding in one["findings"]:
             print(f"prepare: {name}: {finding}", file=sys.stderr)

@@ -28,6 +28,8 @@ LEVEL_NAMES = (
 MEMBER_NAMES = ("number", "member", "realization", "realisation", "ensemble", "ens", "ensemble_member")
 
 # Words of a level that is no pressure, where units do not say so.
+# Levels that files give without units; other numbers are refused, as they may be potential temperatures or counts.
+STANDARD = {1, 2, 3, 4, 5, 7, *range(10, 100, 10), *range(100, 1101, 25)}
 NO_PRESSURE = ("hybrid", "sigma", "model", "eta", "theta", "isentrop", "potential", "depth", "height", "layer", "soil")
 DEGREES = ("degree", "degrees", "deg", "")
 SOUTH_WEST = ("degrees_south", "degree_south", "degrees_s", "degrees_west", "degree_west", "degrees_w")
@@ -57,6 +59,11 @@ def canonical_axes(ds: xr.Dataset, where: str) -> xr.Dataset:
     member = _first(ds, MEMBER_NAMES, dims_only=True)
     if member is not None:
         ds = rename_axis(ds, member, "member")
+        labels = [str(label) for label in ds["member"].values]
+        if len(set(labels)) < len(labels):
+            raise EarthSSLError(
+                f"{where}: expected every ensemble member once, got {', '.join(labels)}; remove the copies"
+            )
     return ds.drop_vars([name for name, var in ds.data_vars.items() if not {"lat", "lon"} <= set(var.dims)])
 
 
@@ -106,9 +113,11 @@ def _horizontal(ds: xr.Dataset, where: str) -> tuple[Hashable, Hashable]:
 def _refuse_projection(ds: xr.Dataset, axes: tuple[Hashable, Hashable], where: str) -> None:
     """Refuse axes of a rotated pole or of a projection, by what they or the grid mapping of the fields say."""
     said = {str(ds[axis].attrs.get("standard_name", "")).strip().lower() for axis in axes}
-    for name in {
+    named = {
         str(var.attrs["grid_mapping"]).split(":")[0] for var in ds.data_vars.values() if "grid_mapping" in var.attrs
-    }:
+    }
+    # a mapping that no field names is still the file's own word
+    for name in named or {name for name, var in ds.variables.items() if "grid_mapping_name" in var.attrs}:
         said.add(str(ds[name].attrs.get("grid_mapping_name", "")) if name in ds.variables else "")
     other = sorted(said - {"latitude", "longitude", "latitude_longitude", ""})
     if other:
@@ -124,9 +133,17 @@ def _in_degrees(ds: xr.Dataset, name: Hashable, what: str, where: str) -> xr.Dat
     units = str(axis.attrs.get("units", "")).strip().lower()
     side = ("degrees_n", "degree_n") if what == "latitude" else ("degrees_e", "degree_e")
     if units in DEGREES or units.startswith(side):
+        values = np.asarray(axis.values)
+        if not units and what == "longitude" and len(values) > 2 and values.dtype.kind == "f":
+            circle = len(values) * float(np.median(np.abs(np.diff(values))))
+            if abs(circle / (2 * np.pi) - 1) < 1e-3:
+                raise EarthSSLError(
+                    f"{where}: expected the axis '{name}' in degrees, got one round of {circle:.4g} without units, as "
+                    "in radians; write its attribute units and that of latitude"
+                )
         return ds
     if units in RADIANS:
-        values: np.ndarray = np.rad2deg(axis.values.astype(np.float64)).round(5 if axis.dtype.itemsize < 8 else 9)
+        values = np.rad2deg(axis.values.astype(np.float64)).round(5 if axis.dtype.itemsize < 8 else 9)
     elif units in SOUTH_WEST and (units.startswith(("degrees_s", "degree_s")) == (what == "latitude")):
         values = -axis.values.astype(np.float64)
     else:
@@ -139,7 +156,7 @@ def _in_degrees(ds: xr.Dataset, name: Hashable, what: str, where: str) -> xr.Dat
 
 def _with_level(ds: xr.Dataset, where: str) -> xr.Dataset:
     name = next((name for name in _pressure_axes(ds) if ds[name].ndim <= 1), None)
-    if "level" in ds.dims and name != "level":  # of another kind: never to be taken for hPa
+    if ("level" in ds.dims or "level" in ds.coords) and name != "level":  # of another kind: never to be taken for hPa
         said = ds["level"].attrs if "level" in ds.coords else {}
         kind = said.get("units") or said.get("standard_name") or said.get("long_name") or "unknown units"
         ds = ds.rename(level=f"level in {kind}")
@@ -153,6 +170,8 @@ def _with_level(ds: xr.Dataset, where: str) -> xr.Dataset:
     hpa = values * pascal / 100
     if not np.allclose(hpa, np.round(hpa), atol=1e-3):
         raise EarthSSLError(f"{where}: expected pressure levels in whole hPa, got {hpa.tolist()}")
+    if len(np.unique(np.round(hpa))) < len(hpa):
+        raise EarthSSLError(f"{where}: expected every pressure level once, got {hpa.tolist()}; remove the copies")
     ds = rename_axis(ds, name, "level") if axis.ndim else ds.drop_vars([name])
     whole, attrs = np.round(hpa).astype(np.int64), {"units": "hPa"}
     return ds.assign_coords(level=("level", whole, attrs) if axis.ndim else ((), whole[0], attrs))
@@ -183,7 +202,9 @@ def _is_pressure(axis: xr.DataArray, labelled: bool) -> bool:
         return True
     if not labelled or str(axis.name).lower() not in LEVEL_NAMES or axis.dtype.kind not in "iuf":
         return False
-    values = np.atleast_1d(axis.values)
-    counted = len(values) > 2 and np.array_equal(np.sort(values), np.arange(1, len(values) + 1))
+    values = np.atleast_1d(axis.values).astype(np.float64)
+    ordered = np.sort(values)
+    counted = any(np.array_equal(ordered, np.arange(first, first + len(values))) for first in (0, 1))
+    usual = set(values if values.max(initial=0) <= max(STANDARD) else values / 100) <= STANDARD
     words = str(axis.attrs.get("long_name", "")).lower()
-    return not counted and not any(word in words for word in NO_PRESSURE)
+    return usual and not counted and not any(word in words for word in NO_PRESSURE)

@@ -11,10 +11,12 @@ import numpy as np
 import xarray as xr
 
 from ..common.errors import EarthSSLError, nearest
-from ..fields.splits import repeated_month
+from ..fields.plausible import limits
+from ..fields.splits import repeated_step
 from ..fields.variables import Variable, convert, lookup, resolve
 from .axes import canonical_axes
-from .conventions import CONVERTED, joined_experiments, limited
+from .conventions import CONVERTED, fills, joined_experiments, limited
+from .metadata.meaning import ContradictionError, likely, meant
 from .possible import all_possible
 from .regrid import coarsened, grid_of, onto, oriented, region_of, regridded
 from .selection import Selection
@@ -66,6 +68,14 @@ def canonicalise(
         EarthSSLError: If the data are not gridded, lack what is asked for, or cannot be understood.
     """
     selection = Selection(**options)
+    with understanding(where):
+        return _canonical(ds, where, attrs or {}, assume_units, eager_bytes, exhaustive, check_range, selection)
+
+
+def _canonical(
+    ds: xr.Dataset, where: str, attrs: Mapping[str, str], assume_units: bool, eager_bytes: int, exhaustive: bool,
+    check_range: bool, selection: Selection,
+) -> xr.Dataset:  # fmt: skip
     ds = canonical_axes(ds, where)  # keeps the attributes
     _check_rename(ds, selection, where)
     known, left_out = _known(ds, selection, where)
@@ -99,8 +109,24 @@ def canonicalise(
     for field in fields:
         _refuse_if_empty(sample[field.variable.name], result[field.variable.name], exhaustive, where)
     how = {"regridded": result.attrs["regridded"]} if "regridded" in result.attrs else {}
-    result.attrs = _attributes(ds.attrs, attrs or {}, left_out if selection.variables is None else []) | how
+    result.attrs = _attributes(ds.attrs, attrs, left_out if selection.variables is None else []) | how
+    said = [text for field in fields if (text := _remark(ds[field.raw], field, selection))]
+    if said:
+        result.attrs["remarks"] = "; ".join(said)
     return result
+
+
+def _remark(data: xr.DataArray, field: _Field, selection: Selection) -> str:
+    """Return what is odd about the values that mean missing in a file: that they may also be values."""
+    low, high = limits(field.variable)
+    for value in fills(data.variable):
+        try:
+            meant_as = convert(value, field.variable, selection.units_of(field.variable, field.raw, data.attrs))
+        except EarthSSLError:
+            return ""
+        if low <= meant_as <= high:
+            return f"{field.variable.name}: {value:g} means missing by the file's own words, though it may be a value"
+    return ""
 
 
 def contents(ds: xr.Dataset, where: str, rename: Mapping[str, str]) -> tuple[list[str], list[str]]:
@@ -122,6 +148,19 @@ def contents(ds: xr.Dataset, where: str, rename: Mapping[str, str]) -> tuple[lis
 
 
 @contextmanager
+def understanding(where: str) -> Iterator[None]:
+    """Turn an error of a library, over an attribute or an axis that no one foresaw, into one that names the file."""
+    try:
+        yield
+    except (AttributeError, TypeError, ValueError, LookupError, ArithmeticError) as error:
+        text = " ".join(str(error).split())[:160] or type(error).__name__
+        raise EarthSSLError(
+            f"{where}: cannot be understood ({text}); an attribute, an axis or a type of values is not what CF files "
+            "hold: look at it with `ncdump -h`"
+        ) from error
+
+
+@contextmanager
 def reading(where: str) -> Iterator[None]:
     """Turn a failure to read into an error that names the file or store."""
     try:
@@ -138,11 +177,11 @@ def _selected(ds: xr.Dataset, fields: list[_Field], selection: Selection, where:
     ds = ds[list(dict.fromkeys(field.raw for field in fields))]
     ds = _squeezed(_one_member(ds, selection, where), where)
     ds = ds.isel(time=selection.steps(ds["time"].values, where))
-    again = repeated_month(ds["time"].values)
+    again = repeated_step(ds["time"].values)
     if again is not None:
         raise EarthSSLError(
-            f"{where}: expected every month once, got {again[0]!s:.10} and {again[1]!s:.10}; remove one of them, or "
-            "give each month in one file"
+            f"{where}: expected every {again[0]} once, got {again[1]!s:.16} and {again[2]!s:.16}; remove one of them, "
+            f"or give each {again[0]} in one file"
         )
     if ds.sizes.get("level", 1) > 1:
         wanted = {field.level for field in fields}
@@ -164,23 +203,28 @@ def _known(ds: xr.Dataset, selection: Selection, where: str) -> tuple[dict[str, 
     known: dict[str, Variable] = {}
     left_out = []
     for raw, var in ((str(name), var) for name, var in ds.data_vars.items()):
-        if raw in selection.rename:
-            known[raw] = lookup(selection.rename[raw])
-            continue
         try:
-            variable = resolve(raw, var.attrs, on_levels="level" in var.dims)
-        except EarthSSLError:
+            variable = meant(ds, raw, selection.rename)
+        except ContradictionError as error:
+            names = (error.variable.name, error.variable.base, raw)
+            if selection.variables is None or any(name in selection.variables for name in names):
+                raise EarthSSLError(f"{where}: {error}") from None
             left_out.append(raw)
             continue
-        if "time" in var.dims:
+        except EarthSSLError:
+            if raw in selection.rename:
+                raise
+            left_out.append(raw)
+            continue
+        if "time" in var.dims or raw in selection.rename:
             known[raw] = variable
         else:
             left_out.append(raw)
     if not known:
-        first = next(iter(ds.data_vars), "name_in_file")
+        first = str(next(iter(ds.data_vars), "name_in_file"))
         raise EarthSSLError(
             f"{where}: none of its gridded variables is known ({_listed(ds.data_vars)}); "
-            f"say what they are with the option rename, as in rename: {{{first}: t2m}}"
+            f"say what they are with the option rename, as in rename: {{{first}: {likely(ds, first)}}}"
         )
     return known, left_out
 

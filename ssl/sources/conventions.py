@@ -82,6 +82,15 @@ def _decoded(value: Any, encoding: Mapping[str, Any]) -> list[float] | None:
     return [float(number) for number in numbers]
 
 
+def fills(var: xr.Variable) -> list[float]:
+    """Return the numbers that mean missing by a variable's own attributes; none where it is packed."""
+    if any(key in var.encoding for key in ("scale_factor", "add_offset")):
+        return []  # those are numbers that no value is packed as
+    given = [var.encoding.get(key, var.attrs.get(key)) for key in ("_FillValue", "missing_value")]
+    numbers = [number for value in given if value is not None for number in _decoded(value, {}) or []]
+    return [number for number in dict.fromkeys(numbers) if np.isfinite(number)]
+
+
 def limited(data: xr.DataArray, missing: Sequence[float] = ()) -> xr.DataArray:
     """Return a field, in the file's units, without the values that its attributes or the option say are none.
 

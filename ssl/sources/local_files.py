@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import importlib.util
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,10 +15,12 @@ import xarray as xr
 
 from ..common.errors import EarthSSLError, nearest
 from ..fields.plausible import ImpossibleValueError
-from ..fields.variables import Variable, convert, lookup, resolve
+from ..fields.variables import Variable, convert
 from .axes import canonical_axes
-from .canonical import EAGER_BYTES, canonicalise, reading
+from .canonical import EAGER_BYTES, canonicalise, reading, understanding
 from .conventions import CONVERTED, has_limits, joined_experiments, limited
+from .grib import open_grib
+from .metadata.meaning import meant
 from .netcdf3 import expected_bytes
 from .possible import all_possible
 from .selection import Selection
@@ -62,18 +63,25 @@ def open_files(
         raise EarthSSLError(f"option engine: expected {', '.join(ENGINES)}, got '{engine}'.{nearest(engine, ENGINES)}")
     files = matched(path)
     where = str(files[0]) if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
-    opened = [_open_one(file, engine, grib_filter or {}, group) for file in files]
+    selection = Selection(**options)
+    parts = [(file, ds) for file in files for ds in _open_one(file, engine, grib_filter or {}, group, selection)]
+    opened = [ds for _, ds in parts]
     titles = [str(ds.attrs["title"]) for ds in opened if ds.attrs.get("title")]
     attrs = {
         "source": f"files: {titles[0] if titles else files[0].name}",
         "files": ", ".join(f"{file.name} ({_size(file)} bytes)" for file in files),
     }
-    selection = Selection(**options)
-    ds = opened[0] if len(opened) == 1 else _together(files, opened, selection, eager_bytes)
+    if len(opened) == 1:
+        ds = opened[0]
+    else:
+        ds, one_level = _together(parts, where, selection, eager_bytes)
+        options |= _with_levels(selection, one_level)
     try:
         return canonicalise(ds, where=where, attrs=attrs, eager_bytes=eager_bytes, check_range=check_range, **options)
     except ImpossibleValueError as error:
-        raise ImpossibleValueError(with_file(str(error), path, error.time, engine, group), error.time) from None
+        raise ImpossibleValueError(
+            with_file(str(error), path, error.time, engine, group, grib_filter), error.time
+        ) from None
 
 
 def with_file(
@@ -83,9 +91,9 @@ def with_file(
     """Return an error's text with the one of several files in front that holds the time."""
     files = matched(path)
     for file in files if len(files) > 1 else []:
-        ds = canonical_axes(_open_one(file, engine, {}, group), str(file))
-        if time in ds["time"].values:
-            return str(file) + text[text.index(": expected '") :]
+        for ds in _open_one(file, engine, grib_filter or {}, group, Selection()):
+            if time in canonical_axes(ds, str(file))["time"].values:
+                return str(file) + text[text.index(": expected '") :]
     return text
 
 
@@ -109,6 +117,8 @@ def matched(path: str | Path | Sequence[str | Path]) -> list[Path]:
                 raise EarthSSLError(f"option path: no file matches '{item}'; looked from {Path.cwd()}")
             found += [Path(name) for name in names]
         else:
+            if plain.is_symlink():
+                raise EarthSSLError(f"option path: '{item}' is a link to a file that is not there")
             hint = nearest(plain.name, [p.name for p in plain.parent.iterdir()]) if plain.parent.is_dir() else ""
             raise EarthSSLError(f"option path: no such file: '{item}'; looked from {Path.cwd()}.{hint}")
     return list(dict.fromkeys(found))
@@ -130,7 +140,7 @@ def open_zarr(store: Any, where: str, *, consolidated: bool | None, **kwargs: An
                 if _by_default(var):
                     del var.attrs["_FillValue"]
             return xr.decode_cf(ds, decode_timedelta=False)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except Exception as error:  # whatever a library meets in a damaged or strange store
         raise _unreadable(where, "Zarr", error) from None
 
 
@@ -151,26 +161,35 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _open_one(path: Path, engine: str | None, grib_filter: Mapping[str, Any], group: str | None) -> xr.Dataset:
+def _open_one(
+    path: Path, engine: str | None, grib_filter: Mapping[str, Any], group: str | None, selection: Selection
+) -> list[xr.Dataset]:
+    """Return a file as a dataset, or GRIB as one for each kind of field."""
     kind = engine or _kind(path)
+    if kind == "cfgrib":
+        return open_grib(path, grib_filter, selection.rename, selection.variables)
     if kind == "zarr":
-        return open_zarr(str(path), str(path), consolidated=False, group=group)
-    if kind == "netcdf4":
-        check_whole(path)
-        try:
-            with _quiet():
-                ds = xr.open_dataset(path, engine="netcdf4", decode_timedelta=False, group=group)
-            if group is None and not ds.data_vars:
-                _refuse_groups(path)
-            return ds
-        except (OSError, ValueError, RuntimeError) as error:
-            if group is not None and "group not found" in str(error):
-                found = _groups(path)
-                raise EarthSSLError(
-                    f"{path}: has no group '{group}'.{nearest(group, found)} There are: {', '.join(found) or 'none'}"
-                ) from None
-            raise _unreadable(str(path), "NetCDF", error) from None
-    return _open_grib(path, grib_filter)
+        return [open_zarr(str(path), str(path), consolidated=False, group=group)]
+    return [_open_netcdf(path, group)]
+
+
+def _open_netcdf(path: Path, group: str | None) -> xr.Dataset:
+    check_whole(path)
+    try:
+        with _quiet():
+            ds = xr.open_dataset(path, engine="netcdf4", decode_timedelta=False, group=group)
+        if group is None and not ds.data_vars:
+            _refuse_groups(path)
+        return ds
+    except EarthSSLError:
+        raise
+    except Exception as error:  # whatever a library meets in a damaged or strange file
+        if group is not None and "group not found" in str(error):
+            found = _groups(path)
+            raise EarthSSLError(
+                f"{path}: has no group '{group}'.{nearest(group, found)} There are: {', '.join(found) or 'none'}"
+            ) from None
+        raise _unreadable(str(path), "NetCDF", error) from None
 
 
 def _refuse_groups(path: Path) -> None:
@@ -190,23 +209,6 @@ def _groups(path: Path) -> list[str]:
 
     with netCDF4.Dataset(path) as handle:
         return names(handle, "")
-
-
-def _open_grib(path: Path, grib_filter: Mapping[str, Any]) -> xr.Dataset:
-    if importlib.util.find_spec("cfgrib") is None:
-        raise EarthSSLError(f"{path}: GRIB files need the package cfgrib: pip install earthssl[grib]")
-    # no index file beside the data: the folder may be read-only; and no message skipped in silence
-    how = {"indexpath": "", "errors": "raise", "filter_by_keys": dict(grib_filter)}
-    try:
-        return xr.open_dataset(path, engine="cfgrib", backend_kwargs=how, decode_timedelta=False)
-    except Exception as error:  # eccodes has some forty kinds of its own, and is not always installed
-        text = " ".join(str(error).split())[:160] or type(error).__name__
-        if any(sign in text for sign in ("filter_by_keys", "unique key", "multiple values", "key present")):
-            raise EarthSSLError(
-                f"{path}: its messages mix levels or steps ({text}); choose with the option grib_filter, as in "
-                "grib_filter: {typeOfLevel: isobaricInhPa}"
-            ) from None
-        raise _unreadable(str(path), "GRIB", error) from None
 
 
 def _kind(path: Path) -> str:
@@ -247,6 +249,11 @@ def _unreadable(where: str, kind: str, error: Exception) -> EarthSSLError:
         return EarthSSLError(
             f"{where}: its times cannot be decoded ({text}); expected CF units such as 'days since 1800-01-01'"
         )
+    if isinstance(error, (AttributeError, TypeError)) or "size 1" in text:
+        return EarthSSLError(
+            f"{where}: cannot be understood ({text}); an attribute is not what CF files hold: look at "
+            "it with `ncdump -h`"
+        )
     return EarthSSLError(f"{where}: is truncated or not {kind} ({text}); fetch it again")
 
 
@@ -256,28 +263,34 @@ def _size(path: Path) -> int:
     return path.stat().st_size
 
 
-def _together(files: list[Path], opened: list[xr.Dataset], selection: Selection, eager_bytes: int) -> xr.Dataset:
-    """Join in time the files with the same variables, then lay those with others side by side."""
-    lazy = sum(ds.nbytes for ds in opened) > eager_bytes
+def _together(
+    parts: list[tuple[Path, xr.Dataset]], where: str, selection: Selection, eager_bytes: int
+) -> tuple[xr.Dataset, dict[str, list[str]]]:
+    """Join in time the files with the same variables, then lay those with others side by side.
+
+    Where they lie on other levels, each level becomes a variable; returned are their names by the one they had, too.
+    """
+    lazy = sum(ds.nbytes for _, ds in parts) > eager_bytes
     groups: dict[tuple[str, ...], list[tuple[str, xr.Dataset]]] = {}
     first: xr.Dataset | None = None
-    for file, raw in zip(files, opened, strict=True):
-        ds = canonical_axes(raw, str(file))
+    for file, raw in parts:
+        with understanding(str(file)):
+            ds = canonical_axes(raw, str(file))
         if lazy:  # without chunks, joining reads everything
             ds = ds.chunk({"time": "auto"})
         first = ds if first is None else first
         ds = joined_experiments(_on_axes_of(first, ds))
         groups.setdefault(tuple(sorted(map(str, ds.data_vars))), []).append((str(file), ds))
-    where = f"{files[0]} and {len(files) - 1} more"
     try:
         with reading(where):
             joined = [_in_time(_of_one_kind(group, selection)) for group in groups.values()]
-            return xr.merge(joined, join="exact", compat="override", combine_attrs="override")
+            joined, one_level = _level_by_level(joined, selection)
+            return xr.merge(joined, join="exact", compat="override", combine_attrs="override"), one_level
     except (ValueError, xr.MergeError) as error:
         text = " ".join(str(error).split())[:200]
         raise EarthSSLError(
             f"{where}: the files do not fit together ({text}); expected one grid, and the same times for "
-            "different variables"
+            "different variables (option variables takes some of them)"
         ) from None
 
 
@@ -287,7 +300,8 @@ def _on_axes_of(first: xr.Dataset, ds: xr.Dataset) -> xr.Dataset:
         own, other = ds[axis].values.astype(float), first[axis].values.astype(float)
         if own.shape != other.shape or len(own) < 2 or np.array_equal(own, other):
             continue
-        if np.abs(own - other).max() <= NEAR * np.abs(np.diff(other)).min():
+        apart = own - other if axis == "lat" else (own - other + 180) % 360 - 180  # 60°W is 300°E
+        if np.abs(apart).max() <= NEAR * np.abs(np.diff(other)).min():
             ds = ds.assign_coords({axis: first[axis]})
     return ds
 
@@ -298,9 +312,10 @@ def _of_one_kind(group: list[tuple[str, xr.Dataset]], selection: Selection) -> l
     Raises:
         EarthSSLError: If a variable has no units in one of them, or means another quantity there.
     """
+    _refuse_other_labels(group)
     parts = [ds.copy(deep=False) for _, ds in group]
     for raw in (str(name) for name in parts[0].data_vars):
-        found = [_meant(ds[raw], raw, selection) for ds in parts]
+        found = [_meant(ds, raw, selection) for ds in parts]
         variable = found[0]
         other = next((k for k, one in enumerate(found) if (one and one.name) != (variable and variable.name)), None)
         if other is not None:
@@ -330,12 +345,61 @@ def _of_one_kind(group: list[tuple[str, xr.Dataset]], selection: Selection) -> l
     return parts
 
 
-def _meant(data: xr.DataArray, raw: str, selection: Selection) -> Variable | None:
+def _level_by_level(joined: list[xr.Dataset], selection: Selection) -> tuple[list[xr.Dataset], dict[str, list[str]]]:
+    """Return the datasets with a variable for each level, where their levels differ, and the names of those."""
+    levels = {(ds["level"].ndim, *np.atleast_1d(ds["level"].values).tolist()) for ds in joined if "level" in ds.coords}
+    if len(levels) < 2:
+        return joined, {}
+    found: dict[str, list[str]] = {}
+    flat = []
+    for ds in joined:
+        for raw in [str(name) for name in ds.data_vars] if "level" in ds.coords else []:
+            variable = _meant(ds, raw, selection)
+            if variable is None or not variable.on_levels or variable.level is not None:
+                continue
+            there = np.atleast_1d(ds["level"].values).tolist()
+            wanted = [level for level in there if selection.levels is None or level in selection.levels]
+            for level in wanted:
+                one = ds[raw].sel(level=level) if ds["level"].ndim else ds[raw]
+                ds[f"{variable.name}{level}"] = one.drop_vars("level").assign_attrs(ds[raw].attrs)
+                for name in {variable.name, raw}:
+                    found.setdefault(name, []).append(f"{variable.name}{level}")
+            ds = ds.drop_vars([raw])
+        flat.append(ds.drop_dims("level") if "level" in ds.dims else ds.drop_vars("level", errors="ignore"))
+    return flat, found
+
+
+def _with_levels(selection: Selection, one_level: Mapping[str, list[str]]) -> dict[str, Any]:
+    """Return the options that ask for single levels what others ask for of a variable on levels."""
+    if not one_level:
+        return {}
+    renamed = {raw: name for raw, name in selection.rename.items() if raw not in one_level}
+    if selection.variables is None:
+        return {"levels": None, "rename": renamed}
+    names = [name for asked in selection.variables for name in one_level.get(asked, [asked])]
+    return {"variables": list(dict.fromkeys(names)), "levels": None, "rename": renamed}
+
+
+def _refuse_other_labels(group: list[tuple[str, xr.Dataset]]) -> None:
+    """Refuse files of one variable that lie at another level, height or member each, by a single label of theirs."""
+    first_file, first = group[0]
+    for file, ds in group[1:]:
+        for name in {*first.coords, *ds.coords} - {"time", "lat", "lon"}:
+            own, other = (one.coords[name].values if name in one.coords else None for one in (ds, first))
+            if own is None or other is None or own.size != 1 or other.size != 1 or own.dtype.kind in "mM":
+                continue
+            a, b = own.reshape(-1)[0], other.reshape(-1)[0]
+            if a != b and not (own.dtype.kind == other.dtype.kind == "f" and np.isclose(a, b, equal_nan=True)):
+                raise EarthSSLError(
+                    f"{file}: expected '{name}' to be {b} as in {first_file}, got {a}; open them "
+                    "apart: they hold other fields"
+                )
+
+
+def _meant(ds: xr.Dataset, raw: str, selection: Selection) -> Variable | None:
     """Return what a variable of a file is; None for one that is not in the table."""
     try:
-        if raw in selection.rename:
-            return lookup(selection.rename[raw])
-        return resolve(raw, data.attrs, on_levels="level" in data.dims)
+        return meant(ds, raw, selection.rename)
     except EarthSSLError:
         return None
 

@@ -13,6 +13,8 @@ from ..fields.grid import LatLonGrid
 
 # Axes stored as float32 carry noise in the sixth decimal; rounding makes them equal to those in float64.
 DECIMALS = {2: 2, 4: 5, 8: 9}
+FURTHEST = 1080.0  # degrees: beyond it stand fill values
+NEAR = 0.05  # of the usual distance: nearer rows or columns are copies
 SAME = 1e-4  # of the distance of two columns: nearer ones are one
 LEAST_VALID = 0.5  # share of a coarse cell's area that must hold values
 LEAST_COVERED = 0.5  # share of a coarse row or column that the source must reach over
@@ -26,18 +28,25 @@ def oriented(ds: xr.Dataset, where: str) -> xr.Dataset:
         EarthSSLError: If an axis leaves the sphere or repeats itself, or if the longitudes leave a gap, as
             a region across 0°E does: cells along a gap would be given its whole width.
     """
-    lat, lon = _clean(ds["lat"].values), _turned(_clean(ds["lon"].values))
-    if not (np.isfinite(lat).all() and np.isfinite(lon).all() and np.abs(lat).max() <= 90):
-        raise EarthSSLError(f"{where}: expected latitudes within ±90° and longitudes in degrees, got {lat}, {lon}")
+    lat, given = _clean(ds["lat"].values), _clean(ds["lon"].values)
+    if min(len(lat), len(given)) < 2:
+        raise EarthSSLError(
+            f"{where}: expected a grid of at least 2×2 cells, got {len(lat)}×{len(given)}; "
+            "series at a point are not gridded data"
+        )
+    if not (np.isfinite(lat).all() and np.isfinite(given).all() and np.abs(lat).max() <= 90) or (
+        np.abs(given).max() > FURTHEST
+    ):
+        raise EarthSSLError(f"{where}: expected latitudes within ±90° and longitudes in degrees, got {lat}, {given}")
+    lon = _turned(given)
     rows = np.argsort(-lat, kind="stable")
     _, columns = np.unique(lon, return_index=True)  # sorted; a cyclic column only once
     if len(np.unique(lat)) < len(lat) or len(columns) < len(lon) - 1:
         raise EarthSSLError(f"{where}: expected every latitude and longitude once, some are there several times")
-    if min(len(rows), len(columns)) < 2:
-        raise EarthSSLError(
-            f"{where}: expected a grid of at least 2×2 cells, got {len(rows)}×{len(columns)}; "
-            "series at a point are not gridded data"
-        )
+    if len(columns) < len(lon) and lon[0] != lon[-1]:  # no cyclic column, which is the first one again
+        raise EarthSSLError(f"{where}: expected every longitude once, some are there twice; remove the copies")
+    _refuse_near(lat[rows], "latitude", where)
+    _refuse_near(np.append(lon[columns], lon[columns][0] + 360), "longitude", where)
     _refuse_gap(lon[columns], where)
     if not (rows == np.arange(len(lat))).all():
         ds = ds.isel(lat=slice(None, None, -1) if (np.diff(rows) == -1).all() else rows)
@@ -66,6 +75,17 @@ def _turned(lon: np.ndarray) -> np.ndarray:
         if 0 < turned[k] - turned[before] <= near:
             turned[k] = turned[before]
     return np.asarray(turned)
+
+
+def _refuse_near(axis: np.ndarray, what: str, where: str) -> None:
+    """Refuse rows or columns that nearly lie on each other: copies, which would weigh as cells of their own."""
+    gaps = np.abs(np.diff(axis))
+    least = int(gaps.argmin())
+    if len(gaps) > 1 and gaps[least] < NEAR * np.median(gaps):
+        raise EarthSSLError(
+            f"{where}: expected every {what} once, got {axis[least]:.10g}° and {axis[least + 1]:.10g}° where most are "
+            f"{np.median(gaps):g}° apart; remove one of them"
+        )
 
 
 def _refuse_gap(lon: np.ndarray, where: str) -> None:

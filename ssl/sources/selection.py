@@ -56,6 +56,8 @@ class Selection:
     def __post_init__(self) -> None:
         if self.variables is not None:
             names = (self.variables,) if isinstance(self.variables, str) else tuple(self.variables)
+            if not all(isinstance(name, str) for name in names):
+                raise EarthSSLError(f"option variables: expected names, got {list(names)}")
             _unique("variables", names)
             object.__setattr__(self, "variables", names)
         if self.levels is not None:
@@ -64,7 +66,7 @@ class Selection:
             object.__setattr__(self, "time", _period(self.time))
         if self.region is not None:
             object.__setattr__(self, "region", _region(self.region))
-        if not isinstance(self.coarsen, int) or self.coarsen < 1:
+        if not isinstance(self.coarsen, int) or isinstance(self.coarsen, bool) or self.coarsen < 1:
             raise EarthSSLError(f"option coarsen: expected a whole number of cells ≥ 1, got {self.coarsen!r}")
         if self.resolution is not None and not _divides_a_circle(self.resolution):
             raise EarthSSLError(

@@ -12,8 +12,8 @@ from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.fields.grid import LatLonGrid
 from earthssl.ssl.sources import open_source
 from earthssl.ssl.sources.canonical import canonicalise
+from earthssl.ssl.sources.metadata.calendars import gregorian
 from earthssl.ssl.sources.regrid import coarsened
-from earthssl.ssl.sources.times import gregorian
 
 LAT = np.arange(80.0, -81, -20)
 LON = np.arange(0.0, 360, 30)

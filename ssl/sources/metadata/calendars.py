@@ -1,0 +1,111 @@
+"""Calendars and the rounding of times: instants as datetime64[ns], in UTC, of the Gregorian calendar."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import cftime
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from ...common.errors import EarthSSLError
+
+# Every date of these exists in the Gregorian calendar (no-leap merely never names 29 February).
+CALENDARS = ("standard", "gregorian", "proleptic_gregorian", "noleap", "365_day")
+MINUTE = 60 * 10**9  # ns
+SECOND = 10**9
+UNITS = (60 * MINUTE, 30 * MINUTE, 15 * MINUTE, 10 * MINUTE, 5 * MINUTE, MINUTE, SECOND)
+NOISE = 10 * MINUTE  # days since 1800 in single precision are up to 6 minutes off
+FIRST_YEAR, LAST_YEAR = 1678, 2261  # what nanoseconds hold
+
+
+def is_time(axis: xr.DataArray) -> bool:
+    """Whether the values are instants."""
+    if axis.dtype.kind == "M":
+        return True
+    if axis.dtype.kind != "O" or not axis.size:
+        return False
+    return isinstance(axis.values.reshape(-1)[0], (cftime.datetime, datetime))
+
+
+def gregorian(times: np.ndarray, where: str) -> np.ndarray:
+    """Return times as datetime64[ns] in UTC; those without a zone are UTC already.
+
+    Takes datetime64, Python datetimes with or without a zone, and cftime dates of calendars whose dates all
+    exist in the Gregorian one; of others, months that are stamped on one of their first 28 days.
+
+    Raises:
+        EarthSSLError: For another calendar, and for dates outside 1678…2261, which nanoseconds cannot hold.
+    """
+    times = np.asarray(times)
+    if times.dtype.kind != "M":
+        flat = times.reshape(-1)
+        by_date = _months_by_date(flat)
+        times = np.array([_one(time, where, by_date) for time in flat], "datetime64[us]").reshape(times.shape)
+    if np.isnat(times).any():
+        raise EarthSSLError(f"{where}: expected a time at every step, found missing ones; drop those steps first")
+    years = times.astype("datetime64[Y]").astype(np.int64) + 1970
+    if times.size and (years.min() < FIRST_YEAR or years.max() > LAST_YEAR):
+        raise EarthSSLError(
+            f"{where}: expected times of 1678…2261, got {times.min()} to {times.max()}; "
+            "select the years you need into another file first"
+        )
+    return times.astype("datetime64[ns]")
+
+
+def _months_by_date(times: np.ndarray) -> bool:
+    """Whether dates stand for whole months, one each, by a day that every calendar has."""
+    if len(times) < 2 or not all(isinstance(time, cftime.datetime) for time in times):
+        return False
+    return max(t.day for t in times) <= 28 and len({t.day for t in times}) == 1
+
+
+def _one(time: Any, where: str, by_date: bool) -> np.datetime64:
+    if isinstance(time, cftime.datetime):
+        if time.calendar not in CALENDARS and not by_date:
+            raise EarthSSLError(
+                f"{where}: expected a calendar whose dates exist in the Gregorian one ({', '.join(CALENDARS)}), got "
+                f"'{time.calendar}'; convert the file first, for example in Python: "
+                f"""`xarray.open_dataset("{where}").convert_calendar("standard", align_on="year")"""
+                """.to_netcdf("mended.nc")` (days that it has no data for stay gaps)"""
+            )
+        return np.datetime64(time.isoformat(), "us")
+    if not isinstance(time, datetime):
+        raise EarthSSLError(f"{where}: expected times, got {time!r} ({type(time).__name__})")
+    stamp = pd.Timestamp(time)
+    if stamp.tzinfo is not None:
+        stamp = stamp.tz_convert(UTC).tz_localize(None)
+    return stamp.to_datetime64().astype("datetime64[us]")
+
+
+def rounded(times: np.ndarray) -> np.ndarray:
+    """Return times without the noise of the numbers they were written as: 00:59:45 of hourly data is 01:00.
+
+    Noise is what changes from step to step and is small beside the step, or a second at most; a constant offset is
+    meant. Times go to
+    whole hours if that explains them, or else to half hours, quarters, 10, 5 or 1 minutes, seconds.
+
+    Args:
+        times: datetime64[ns], any order.
+    """
+    flat = times.astype("datetime64[ns]").astype(np.int64).reshape(-1)
+    ordered = np.unique(flat)
+    if len(ordered) < 2:
+        return times
+    step = int(np.median(np.diff(ordered)))
+    if step < MINUTE:
+        return times
+    for unit in UNITS:
+        if unit > step:
+            continue
+        nearest = (flat + unit // 2) // unit * unit
+        off = flat - nearest
+        spread = int(off.max() - off.min())
+        if not np.abs(off).max():
+            return times
+        noise = np.abs(off).max() <= min(step // 8, NOISE) and abs(off.mean()) <= 0.6 * spread
+        if noise or np.abs(off).max() <= SECOND:  # a second short everywhere: the seconds were cut off
+            return nearest.reshape(times.shape).astype("datetime64[ns]")
+    return times

@@ -1,0 +1,128 @@
+"""What a field of a file is: its name, held against all else that the file says of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from ...common.errors import EarthSSLError
+from ...fields.variables import VARIABLES, Variable, convert, lookup, resolve
+
+# Standard names that writers give a variable beside its own: ECMWF calls both sums and fluxes so.
+ALSO = {"ttr": {"toa_outgoing_longwave_flux"}}
+# Parts of a standard name that make another quantity of it, by what the name in the file means.
+ANY = ("tendency_of", "soil_", "_error", "potential_temperature", "brightness_temperature", "wet_bulb", "convective")
+WINDS = ("sea_water", "sea_ice", "speed", "direction", "gust", "stress", "upward_air_velocity")
+SUMS = ("flux", "snowfall", "rate")
+# A longer look at the long name: these words are never said of the quantity itself.
+WORDS = re.compile(
+    r"standard deviation|standard error|\berrors?\b|uncertaint|ensemble spread|\bbias\b|departure|tendency|increment|"
+    r"climatolog"
+)
+EXTREMES = re.compile(r"\b(maximum|minimum|max|min)\b")
+NO_STATE = ("standard_deviation", "variance", "range", "maximum", "minimum", "mode")
+STEP_TYPES = {"max": "maximum", "min": "minimum", "sd": "standard deviation", "cov": "covariance", "diff": "difference"}
+HEIGHTS = {"t2m": 2.0, "d2m": 2.0, "u10": 10.0, "v10": 10.0}  # m above the ground
+HEIGHT_AXES = ("height", "heightaboveground")
+
+
+class ContradictionError(EarthSSLError):
+    """A field whose name means one thing, `variable`, and whose attributes or axes say another."""
+
+    def __init__(self, text: str, variable: Variable) -> None:
+        super().__init__(text)
+        self.variable = variable
+
+    def __reduce__(self) -> tuple[type, tuple[str, Variable]]:
+        """Keep the variable where workers hand the error on."""
+        return type(self), (str(self), self.variable)
+
+
+def meant(ds: xr.Dataset, raw: str, rename: Mapping[str, str]) -> Variable:
+    """Return what a variable of a file is: by the option `rename`, or else by its name, attributes and axes.
+
+    Args:
+        ds: The file, its axes named canonically.
+        raw: The variable's name in it.
+        rename: The option: what it says is not doubted.
+
+    Raises:
+        ContradictionError: If its attributes or axes say that it is something else than its name.
+        EarthSSLError: If it is no known variable.
+    """
+    if raw in rename:
+        return lookup(rename[raw])
+    variable = resolve(raw, ds[raw].attrs, on_levels="level" in ds[raw].dims)
+    reason = _by_attributes(variable, ds[raw].attrs) or _by_axes(variable, ds[raw])
+    if reason:
+        raise ContradictionError(
+            f"'{raw}' is '{variable.name}' by its name, but {reason}; leave it out (option variables), or say that it "
+            f"is that all the same, as in rename: {{{raw}: {variable.name}}}",
+            variable,
+        )
+    return variable
+
+
+def likely(ds: xr.Dataset, raw: str) -> str:
+    """Return the canonical name that an unknown name may mean: the nearest one, or else the first in its units."""
+    surface = [name for name, row in VARIABLES.items() if not row.on_levels]
+    close = get_close_matches(raw.lower(), surface, n=1, cutoff=0.7)
+    if close:
+        return close[0]
+    for name, row in VARIABLES.items() if raw in ds.data_vars else ():
+        try:
+            convert(0.0, row, ds[raw].attrs.get("units"))
+        except EarthSSLError:
+            continue
+        return f"{name}500" if row.on_levels else name
+    return "t2m"
+
+
+def _by_attributes(variable: Variable, attrs: Mapping[Any, Any]) -> str:
+    """Return what attributes say against a field's name, "" where nothing."""
+    said = _text(attrs, "standard_name").lower()
+    if said and said != variable.standard_name and said not in ALSO.get(variable.base, ()):
+        own, *modifiers = said.split()
+        others = {row.name for row in VARIABLES.values() if row.standard_name == own}
+        parts = ANY + (WINDS if variable.component or variable.base == "w" else ())
+        parts += SUMS if variable.kind == "accumulation" else ()
+        if modifiers or (others and variable.base not in others) or any(part in own for part in parts):
+            return f"its standard_name is '{said}'"
+    methods = re.findall(r"\btime:\s*(?:\w+:\s*)*(\w+)", _text(attrs, "cell_methods"))
+    wrong = next((method for method in methods if method in NO_STATE), None)
+    if wrong:
+        return f"its cell_methods are '{attrs['cell_methods']}'"
+    step_type = _text(attrs, "GRIB_stepType")
+    if step_type in STEP_TYPES:
+        return f"its step type is '{step_type}', a {STEP_TYPES[step_type]}"
+    words = _text(attrs, "long_name").lower()
+    found = WORDS.search(words) or (EXTREMES.search(words) if variable.kind == "state" else None)
+    if "anomal" in words and variable.kind != "anomaly":
+        return f"its long_name is '{attrs['long_name']}', an anomaly"
+    return f"its long_name is '{attrs['long_name']}'" if found else ""
+
+
+def _by_axes(variable: Variable, data: xr.DataArray) -> str:
+    """Return what a single level or height says against a field's name, "" where nothing."""
+    if variable.level is not None and "level" in data.coords and data["level"].size == 1:
+        level = int(data["level"].values.reshape(-1)[0])
+        if level != variable.level:
+            return f"its level is {level} hPa"
+    expected = HEIGHTS.get(variable.name)
+    for name, axis in data.coords.items():
+        if expected is None or str(name).lower() not in HEIGHT_AXES or axis.size != 1 or axis.dtype.kind not in "iuf":
+            continue
+        height = float(np.asarray(axis.values).reshape(-1)[0])
+        if axis.attrs.get("units", "m") in ("m", "metre", "meter", "meters", "metres") and abs(height - expected) > 1:
+            return f"its height is {height:g} m"
+    return ""
+
+
+def _text(attrs: Mapping[Any, Any], key: str) -> str:
+    value = attrs.get(key, "")
+    return value.strip() if isinstance(value, str) else ""
