@@ -23,7 +23,7 @@ from ...ssl.inference.frozen_encoder import Series, known_to
 from ...ssl.inference.screening import screen
 from ...ssl.model.encoder import Encoder
 from ...ssl.model.tokens import patchify
-from .distribution import LEVELS, Spread
+from ..heads.distribution import LEVELS, Spread
 from .head import LOCAL, TaskHead, TaskNetwork, cells_of
 from .samples import later
 
