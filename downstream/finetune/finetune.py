@@ -12,11 +12,11 @@ from ...ssl.common.files import refuse_filled, sha256
 from ...ssl.store.store import Store
 from ..evaluation.task import summarise
 from ..results.numbers import plain
+from ..training.unfinished import unfinished
 from .config import FinetuningConfig
 from .own_grid import on_grid_of_checkpoint
 from .save import predictions, save_tuned
 from .task import Finetuning, tuned_name
-from .unfinished import unfinished
 
 
 def finetune(config: FinetuningConfig, command: str = "") -> Path:

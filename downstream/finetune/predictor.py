@@ -24,7 +24,7 @@ from ...ssl.inference.screening import screen
 from ...ssl.model.encoder import Encoder
 from ...ssl.model.tokens import patchify
 from ...ssl.sources.regrid import LEAST_VALID
-from .distribution import LEVELS, Spread
+from ..heads.distribution import LEVELS, Spread
 from .head import LOCAL, TaskHead, TaskNetwork, cells_of
 from .samples import later
 

@@ -187,6 +187,12 @@ def unit_of(times: np.ndarray, unit: str) -> tuple[str, np.ndarray]:
     return unit, found
 
 
+def blocks_of(times: np.ndarray, count: int) -> tuple[str, np.ndarray]:
+    """Return the longest unit of which there are so many, else the day, and which one each time belongs to."""
+    unit = next((name for name in UNITS if len(np.unique(unit_numbers(times, name))) >= count), "day")
+    return unit, unit_numbers(times, unit)
+
+
 def unit_numbers(times: np.ndarray, unit: str) -> np.ndarray:
     """Return which year, month, week or day each time belongs to."""
     return times.astype(f"datetime64[{UNITS[unit]}]").astype(np.int64)

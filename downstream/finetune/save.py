@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 import xarray as xr
 
 from ...ssl.checkpoint.record import Record
@@ -17,12 +18,13 @@ from ...ssl.checkpoint.write import save
 from ...ssl.common.files import sha256
 from ...ssl.common.versions import versions
 from ...ssl.data.windows import Windows
+from ...ssl.model.encoder import Encoder
 from ...ssl.sources.planet.recorded import seed_record
 from ...ssl.training.monitor import check_health
+from ..heads.distribution import LEVELS, Spread
 from ..results.numbers import plain
 from ..training.fine_tuning import Finetuned
-from .distribution import LEVELS, Spread
-from .head import TaskNetwork
+from .head import TaskHead, TaskNetwork
 from .samples import LabelSamples
 from .tuning import Problem
 
@@ -45,6 +47,21 @@ class Tuned:
     trained: Finetuned
     predicted: np.ndarray
     spread: Spread | None = None
+
+    def to_state(self) -> dict[str, Any]:
+        """Return it, without its spread, as tensors and plain values."""
+        own = {key: getattr(self.trained, key) for key in Finetuned.__dataclass_fields__}
+        own |= {"frozen": dict(self.trained.frozen), "history": [list(one) for one in self.trained.history]}
+        return {"shape": self.network.head.shape, "weights": self.network.state_dict(),
+                "said": torch.from_numpy(self.predicted), "trained": own}  # fmt: skip
+
+    @classmethod
+    def from_state(cls, mode: str, seed: int, encoder: Encoder, state: Mapping[str, Any]) -> Tuned:
+        """Return what `to_state` gave, in evaluation mode, in an encoder of the same shape."""
+        network = TaskNetwork(encoder, TaskHead(state["shape"]))
+        network.load_state_dict(state["weights"])
+        own = {**state["trained"], "history": [(int(a), float(b)) for a, b in state["trained"]["history"]]}
+        return cls(mode, seed, network.eval(), Finetuned(**own), state["said"].numpy())
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,19 +29,19 @@ from ..evaluation.task import Extras, Features, Task
 from ..features.predictable import predictable_directions
 from ..features.raw_window import MOST_VALUES, values_of_windows
 from ..features.store_windows import StoreWindows
+from ..heads.distribution import COVERAGES, LEVELS, Spread, divide_logits, fewest_blocks, temperature
 from ..results.row import Role, Row
 from ..results.target import Target, class_target, number_target
 from ..training.from_scratch import SCRATCH
+from ..training.unfinished import Unfinished
 from .config import FinetuningConfig
-from .distribution import LEVELS, Spread, divide_logits, temperature
 from .head import TaskNetwork, check_pooling
 from .own_grid import labels_onto
 from .read_labels import read_labels
 from .rows import components, field_target, forecasts, label_rows, near_cells, patch_values, pca_fields, season
-from .samples import LabelSamples, unit_numbers, unit_of
+from .samples import LabelSamples, blocks_of, unit_numbers, unit_of
 from .save import Parent, Tuned
 from .tuning import FrozenTokens, Probe, Problem, make_network, outputs, tune
-from .unfinished import Unfinished
 
 PROBE = "linear probe"
 CONVENTION = (
@@ -253,25 +253,23 @@ class Finetuning(Task[TaskConfig]):
         problem, scratch = self._on(units), mode == "scratch"
         label = "train from scratch" if scratch else f"fine-tune {mode}"
         name = f"{mode}-seed{seed}" + ("" if units is None else f"-{digest(np.sort(units).tolist())[:16]}")
-        done = self.unfinished.network(name, self._untrained(seed))
-        if done is None:
+        kept = self.unfinished.result(name)
+        if kept is None:
             encoder = self._untrained(seed) if scratch else self.encoder
             start = self._start(f"scratch {seed}" if scratch else PRETRAINED, encoder, units)
             network = make_network(problem, encoder, start)
             new, state = () if scratch else self.parent.new, self.unfinished.state(name)
             trained = tune(problem, network, self.own.training(mode), seed, f"{label} seed {seed}", new, state)
-            said = self._said(problem, network)
-            self.unfinished.keep(name, network, trained, said)
+            tuned = Tuned(mode, seed, network, trained, self._said(problem, network))
+            self.unfinished.keep(name, tuned.to_state())
         else:
-            network, trained, said = done
-        settings = {"pooling": network.head.pooling, "steps": trained.steps, "averaged": trained.averaged,
-                    "head_solved_again": trained.solved_again,
-                    "validation_error": trained.score, "trained_values": trained.trained,
-                    "frozen": dict(trained.frozen)}  # fmt: skip
+            tuned = Tuned.from_state(mode, seed, self._untrained(seed), kept)
+        trained = tuned.trained
+        settings = {"pooling": tuned.network.head.pooling, "steps": trained.steps, "averaged": trained.averaged,
+                    "head_solved_again": trained.solved_again, "validation_error": trained.score,
+                    "trained_values": trained.trained, "frozen": dict(trained.frozen)}  # fmt: skip
         name, role = (SCRATCH, Role.SCRATCH) if scratch else (tuned_name(mode), Role.TUNED)
-        return Tuned(mode, seed, network, trained, said), Row(
-            name, role, forecasts(problem.samples, said), seed, settings
-        )
+        return tuned, Row(name, role, forecasts(problem.samples, tuned.predicted), seed, settings)
 
     def _said(self, problem: Problem, network: TaskNetwork) -> np.ndarray:
         """Return what a network says of the test labels; chances are calibrated on validation, in the network."""
@@ -288,7 +286,8 @@ class Finetuning(Task[TaskConfig]):
             return None
         val = samples.parts["val"]
         departures = outputs(self.problem, tuned.network, val) - samples.departures(val)
-        return Spread.fit(-departures * samples.base.scale, samples.times[val])
+        unit, block = blocks_of(samples.times[val], fewest_blocks(max(COVERAGES)))
+        return Spread.fit(-departures * samples.base.scale, block, unit)
 
     def _start(self, name: str, encoder: Encoder, units: np.ndarray | None) -> Probe:
         """Return the linear probe of an encoder's last layer, which its training starts from."""

@@ -18,9 +18,9 @@ from earthssl.downstream.finetune.config import FinetuningConfig
 from earthssl.downstream.finetune.finetune import finetune
 from earthssl.downstream.finetune.predictor import checked_shape, load_finetuned
 from earthssl.downstream.finetune.task import Finetuning
-from earthssl.downstream.finetune.unfinished import unfinished
 from earthssl.downstream.results.row import Row
 from earthssl.downstream.training import loop
+from earthssl.downstream.training.unfinished import unfinished
 from earthssl.ssl.checkpoint.read import read
 from earthssl.ssl.checkpoint.verify import verify
 from earthssl.ssl.common.errors import EarthSSLError

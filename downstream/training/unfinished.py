@@ -15,16 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from ...ssl.common.errors import EarthSSLError
 from ...ssl.common.files import digest, locked, read_json, write_json
 from ...ssl.common.versions import versions
-from ...ssl.model.encoder import Encoder
-from ..training.fine_tuning import Finetuned
-from ..training.saved_state import read_state, write_state
-from .head import TaskHead, TaskNetwork
+from .saved_state import read_state, write_state
 
 BEGUN = "begun.json"
 
@@ -43,31 +37,15 @@ class Unfinished:
         """Return the file for the state of a training."""
         return None if self.folder is None else self.folder / f"{name}.state.pt"
 
-    def network(self, name: str, encoder: Encoder) -> tuple[TaskNetwork, Finetuned, np.ndarray] | None:
-        """Return a finished network in evaluation mode, how it was trained, and what it says of the test samples.
+    def result(self, name: str) -> dict[str, Any] | None:
+        """Return what was kept of a network that is done; None where it is not."""
+        return None if self.folder is None else read_state(self.folder / f"{name}.pt")
 
-        Args:
-            name: Of the training.
-            encoder: Of the same shape; its weights are replaced.
-        """
-        found = None if self.folder is None else read_state(self.folder / f"{name}.pt")
-        if found is None:
-            return None
-        network = TaskNetwork(encoder, TaskHead(found["shape"]))
-        network.load_state_dict(found["weights"])
-        own = {**found["trained"], "history": [(int(a), float(b)) for a, b in found["trained"]["history"]]}
-        return network.eval(), Finetuned(**own), found["said"].numpy()
-
-    def keep(self, name: str, network: TaskNetwork, trained: Finetuned, said: np.ndarray) -> None:
-        """Keep a finished network; the state of its training goes."""
-        if self.folder is None:
-            return
-        own = {key: getattr(trained, key) for key in Finetuned.__dataclass_fields__}
-        write_state(self.folder / f"{name}.pt", {
-            "shape": network.head.shape, "weights": network.state_dict(), "said": torch.from_numpy(said),
-            "trained": own | {"frozen": dict(trained.frozen), "history": [list(one) for one in trained.history]},
-        })  # fmt: skip
-        (self.folder / f"{name}.state.pt").unlink(missing_ok=True)
+    def keep(self, name: str, result: dict[str, Any]) -> None:
+        """Keep what a finished network is, tensors and plain values; the state of its training goes."""
+        if self.folder is not None:
+            write_state(self.folder / f"{name}.pt", result)
+            (self.folder / f"{name}.state.pt").unlink(missing_ok=True)
 
 
 @contextmanager

@@ -18,8 +18,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from torch import nn
 
-from ..heads.uncertainty import LEVELS, block_weights, conformal_quantile, covered, crps_quantiles, winkler
-from .samples import UNITS, unit_numbers
+from .uncertainty import LEVELS, block_weights, conformal_quantile, covered, crps_quantiles, winkler
 
 COVERAGES = (0.5, 0.8, 0.9)
 COLUMNS = ("target", "coverage", "half_width", "test_coverage", "interval_score", "crps", "crps_climatology")
@@ -42,16 +41,14 @@ class Spread:
     quantiles: Sequence[Sequence[float]]
 
     @classmethod
-    def fit(cls, residuals: np.ndarray, times: np.ndarray) -> Spread:
+    def fit(cls, residuals: np.ndarray, block: np.ndarray, unit: str) -> Spread:
         """Return the distribution of residuals (label - prediction) of the validation labels.
 
         Args:
             residuals: In units, (sample, target).
-            times: Of the labels, datetime64, (sample,).
+            block: Which year, month, … each belongs to, (sample,).
+            unit: What the blocks are.
         """
-        need = fewest_blocks(max(COVERAGES))
-        unit = next((one for one in UNITS if len(np.unique(unit_numbers(times, one))) >= need), "day")
-        block = unit_numbers(times, unit)
         count, weight = len(np.unique(block)), block_weights(block)
         widths = {
             coverage: [conformal_quantile(np.abs(own), 1 - coverage, block) for own in residuals.T]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from earthssl.downstream.finetune.distribution import (
+from earthssl.downstream.finetune.samples import blocks_of
+from earthssl.downstream.heads.distribution import (
     COVERAGES,
     LEVELS,
     Spread,
@@ -20,6 +21,11 @@ from torch import nn
 
 def days(count: int, first: str = "2000-01-01") -> np.ndarray:
     return np.datetime64(first) + np.arange(count).astype("timedelta64[D]")
+
+
+def fitted(residuals: np.ndarray, times: np.ndarray) -> Spread:
+    unit, block = blocks_of(times, fewest_blocks(max(COVERAGES)))
+    return Spread.fit(residuals, block, unit)
 
 
 def test_a_temperature_undoes_overconfidence_and_leaves_calibrated_chances() -> None:
@@ -49,10 +55,10 @@ def test_weighted_quantiles_by_hand() -> None:
 def test_the_number_of_blocks_decides_unit_and_coverages() -> None:
     assert [fewest_blocks(one) for one in COVERAGES] == [1, 4, 9]
     rng = np.random.default_rng(1)
-    assert Spread.fit(rng.normal(size=(4000, 1)), days(4000)).unit == "year"
-    monthly = Spread.fit(rng.normal(size=(365, 1)), days(365))
+    assert fitted(rng.normal(size=(4000, 1)), days(4000)).unit == "year"
+    monthly = fitted(rng.normal(size=(365, 1)), days(365))
     assert (monthly.unit, monthly.blocks, list(monthly.half_widths)) == ("month", 12, list(COVERAGES))
-    few = Spread.fit(rng.normal(size=(8, 1)), days(8))
+    few = fitted(rng.normal(size=(8, 1)), days(8))
     assert (few.unit, few.blocks, list(few.half_widths)) == ("day", 8, [0.5, 0.8])
 
 
@@ -65,7 +71,7 @@ def test_intervals_cover_what_they_promise_where_a_month_has_an_error_of_its_own
     hits = []
     for _ in range(150):
         errors, fresh = (rng.normal(size=12)[month] + 0.3 * rng.normal(size=365) for _ in range(2))
-        hits.append(np.abs(fresh) <= Spread.fit(errors[:, None], times).half_widths[0.9][0])
+        hits.append(np.abs(fresh) <= fitted(errors[:, None], times).half_widths[0.9][0])
     assert 0.88 < np.mean(hits) < 0.97
 
 
