@@ -129,8 +129,9 @@ def climate(course: Course, truth: Course) -> dict[str, float]:
     if not len(whole.ended):
         return found
     low, high = (np.quantile(whole.slow, q) - np.quantile(truth.slow, q) for q in QUANTILES)
-    own = autocorrelation(whole.slow)
-    apart = own - autocorrelation(truth.slow)[: len(own)]
+    curves = autocorrelation(whole.slow), autocorrelation(truth.slow)
+    common = min(map(len, curves))
+    apart = curves[0][:common] - curves[1][:common]
     return found | {
         "mean X": float(whole.slow.mean()), "sd X": float(whole.slow.std()), "mean U": float(whole.subgrid.mean()),
         "sd U": float(whole.subgrid.std()),

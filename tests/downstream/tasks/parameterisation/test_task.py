@@ -90,7 +90,8 @@ def test_a_run_that_grows_without_bound_is_told_and_the_others_go_on() -> None:
     assert course.ended[0] == np.ceil(np.log(100) / np.log(3 - 2 * np.exp(-0.01))) - 1
     assert course.ended[1] == -1
     assert np.isfinite(course.slow).all()
-    truth = Course(np.zeros((4, 1, 8)), np.zeros((4, 1, 8)), np.array([-1]))
+    values = np.random.default_rng(0).standard_normal((2, 4, 1, 8))
+    truth = Course(values[0], values[1], np.array([-1]))
     assert closeness(course, truth)[:, 0].tolist() == [0, 0]
     assert climate(course, truth)["blown up"] == 1
     table = climate_table({"it": course.of(slice(0, 1))}, truth, 0.01)
