@@ -85,8 +85,12 @@ def open_files(
 
 
 def with_file(
-    text: str, path: str | Path | Sequence[str | Path], time: np.datetime64, engine: str | None = None,
+    text: str,
+    path: str | Path | Sequence[str | Path],
+    time: np.datetime64,
+    engine: str | None = None,
     group: str | None = None,
+    grib_filter: Mapping[str, Any] | None = None,
 ) -> str:  # fmt: skip
     """Return an error's text with the one of several files in front that holds the time."""
     files = matched(path)

@@ -28,6 +28,7 @@ EXTREMES = re.compile(r"\b(maximum|minimum|max|min)\b")
 NO_STATE = ("standard_deviation", "variance", "range", "maximum", "minimum", "mode")
 STEP_TYPES = {"max": "maximum", "min": "minimum", "sd": "standard deviation", "cov": "covariance", "diff": "difference"}
 HEIGHTS = {"t2m": 2.0, "d2m": 2.0, "u10": 10.0, "v10": 10.0}  # m above the ground
+NEAR_M = 15.0  # writers label all fields of a file with one height, 2 or 10 m
 HEIGHT_AXES = ("height", "heightaboveground")
 
 
@@ -118,7 +119,7 @@ def _by_axes(variable: Variable, data: xr.DataArray) -> str:
         if expected is None or str(name).lower() not in HEIGHT_AXES or axis.size != 1 or axis.dtype.kind not in "iuf":
             continue
         height = float(np.asarray(axis.values).reshape(-1)[0])
-        if axis.attrs.get("units", "m") in ("m", "metre", "meter", "meters", "metres") and abs(height - expected) > 1:
+        if axis.attrs.get("units", "m") in ("m", "metre", "meter", "meters", "metres") and abs(height - expected) > NEAR_M:
             return f"its height is {height:g} m"
     return ""
 
