@@ -306,7 +306,7 @@ def _on_axes_of(first: xr.Dataset, ds: xr.Dataset) -> xr.Dataset:
             continue
         apart = own - other if axis == "lat" else (own - other + 180) % 360 - 180  # 60°W is 300°E
         if np.abs(apart).max() <= NEAR * np.abs(np.diff(other)).min():
-            ds = ds.assign_coords({axis: first[axis]})
+            ds = ds.assign_coords({axis: (axis, first[axis].values, first[axis].attrs)})  # alone
     return ds
 
 

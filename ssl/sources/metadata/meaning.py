@@ -75,7 +75,8 @@ def likely(ds: xr.Dataset, raw: str) -> str:
     close = get_close_matches(raw.lower(), surface, n=1, cutoff=0.7)
     if close:
         return close[0]
-    for name, row in VARIABLES.items() if raw in ds.data_vars else ():
+    rows = {"t2m": VARIABLES["t2m"], **VARIABLES} if raw in ds.data_vars else {}
+    for name, row in rows.items():
         try:
             convert(0.0, row, ds[raw].attrs.get("units"))
         except EarthSSLError:
@@ -119,7 +120,8 @@ def _by_axes(variable: Variable, data: xr.DataArray) -> str:
         if expected is None or str(name).lower() not in HEIGHT_AXES or axis.size != 1 or axis.dtype.kind not in "iuf":
             continue
         height = float(np.asarray(axis.values).reshape(-1)[0])
-        if axis.attrs.get("units", "m") in ("m", "metre", "meter", "meters", "metres") and abs(height - expected) > NEAR_M:
+        metres = axis.attrs.get("units", "m") in ("m", "metre", "meter", "meters", "metres")
+        if metres and abs(height - expected) > NEAR_M:
             return f"its height is {height:g} m"
     return ""
 
