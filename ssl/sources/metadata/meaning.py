@@ -72,17 +72,14 @@ def meant(ds: xr.Dataset, raw: str, rename: Mapping[str, str]) -> Variable:
 def likely(ds: xr.Dataset, raw: str) -> str:
     """Return the canonical name that an unknown name may mean: the nearest one, or else the first in its units."""
     surface = [name for name, row in VARIABLES.items() if not row.on_levels]
-    close = get_close_matches(raw.lower(), surface, n=1, cutoff=0.7)
-    if close:
-        return close[0]
-    rows = {"t2m": VARIABLES["t2m"], **VARIABLES} if raw in ds.data_vars else {}
-    for name, row in rows.items():
+    close = get_close_matches(raw.lower(), surface, n=3, cutoff=0.7)
+    for name in dict.fromkeys([*close, "t2m", *VARIABLES] if raw in ds.data_vars else close):
         try:
-            convert(0.0, row, ds[raw].attrs.get("units"))
-        except EarthSSLError:
+            convert(0.0, VARIABLES[name], ds[raw].attrs.get("units"))
+        except (EarthSSLError, KeyError):
             continue
-        return f"{name}500" if row.on_levels else name
-    return "t2m"
+        return f"{name}500" if VARIABLES[name].on_levels else name
+    return close[0] if close else "t2m"
 
 
 def _by_attributes(variable: Variable, attrs: Mapping[Any, Any]) -> str:
