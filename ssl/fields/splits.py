@@ -251,8 +251,9 @@ def _parts_of_month(times: np.ndarray, steps: np.ndarray) -> list[int]:
     days = (times.astype("datetime64[D]") - times.astype("datetime64[M]").astype("datetime64[D]")).astype(int)
     part = np.minimum(days // (30 // parts), parts - 1)
     inside = [np.unique(days[part == k]) for k in range(parts)]
-    # each part of the month is stamped on the same day of it, give or take what the length of the month moves
-    if any(len(found) and np.ptp(found) > 2 for found in inside):
+    # each part of the month is stamped on the same day of it, give or take what the length of the month moves: two days
+    # in the middle of the last part, three at its end
+    if any(len(found) and np.ptp(found) > 2 + (k == parts - 1) for k, found in enumerate(inside)):
         return []
     return (times.astype("datetime64[M]").astype(np.int64) * parts + part).tolist()
 

@@ -117,7 +117,7 @@ def _refuse_projection(ds: xr.Dataset, axes: tuple[Hashable, Hashable], where: s
         str(var.attrs["grid_mapping"]).split(":")[0] for var in ds.data_vars.values() if "grid_mapping" in var.attrs
     }
     # a mapping that no field names is still the file's own word
-    for name in named or {name for name, var in ds.variables.items() if "grid_mapping_name" in var.attrs}:
+    for name in named or {str(name) for name, var in ds.variables.items() if "grid_mapping_name" in var.attrs}:
         said.add(str(ds[name].attrs.get("grid_mapping_name", "")) if name in ds.variables else "")
     other = sorted(said - {"latitude", "longitude", "latitude_longitude", ""})
     if other:

@@ -85,8 +85,12 @@ def open_files(
 
 
 def with_file(
-    text: str, path: str | Path | Sequence[str | Path], time: np.datetime64, engine: str | None = None,
+    text: str,
+    path: str | Path | Sequence[str | Path],
+    time: np.datetime64,
+    engine: str | None = None,
     group: str | None = None,
+    grib_filter: Mapping[str, Any] | None = None,
 ) -> str:  # fmt: skip
     """Return an error's text with the one of several files in front that holds the time."""
     files = matched(path)
@@ -302,7 +306,7 @@ def _on_axes_of(first: xr.Dataset, ds: xr.Dataset) -> xr.Dataset:
             continue
         apart = own - other if axis == "lat" else (own - other + 180) % 360 - 180  # 60°W is 300°E
         if np.abs(apart).max() <= NEAR * np.abs(np.diff(other)).min():
-            ds = ds.assign_coords({axis: first[axis]})
+            ds = ds.assign_coords({axis: (axis, first[axis].values, first[axis].attrs)})  # alone
     return ds
 
 

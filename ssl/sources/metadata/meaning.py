@@ -28,6 +28,7 @@ EXTREMES = re.compile(r"\b(maximum|minimum|max|min)\b")
 NO_STATE = ("standard_deviation", "variance", "range", "maximum", "minimum", "mode")
 STEP_TYPES = {"max": "maximum", "min": "minimum", "sd": "standard deviation", "cov": "covariance", "diff": "difference"}
 HEIGHTS = {"t2m": 2.0, "d2m": 2.0, "u10": 10.0, "v10": 10.0}  # m above the ground
+NEAR_M = 15.0  # writers label all fields of a file with one height, 2 or 10 m
 HEIGHT_AXES = ("height", "heightaboveground")
 
 
@@ -71,16 +72,14 @@ def meant(ds: xr.Dataset, raw: str, rename: Mapping[str, str]) -> Variable:
 def likely(ds: xr.Dataset, raw: str) -> str:
     """Return the canonical name that an unknown name may mean: the nearest one, or else the first in its units."""
     surface = [name for name, row in VARIABLES.items() if not row.on_levels]
-    close = get_close_matches(raw.lower(), surface, n=1, cutoff=0.7)
-    if close:
-        return close[0]
-    for name, row in VARIABLES.items() if raw in ds.data_vars else ():
+    close = get_close_matches(raw.lower(), surface, n=3, cutoff=0.7)
+    for name in dict.fromkeys([*close, "t2m", *VARIABLES] if raw in ds.data_vars else close):
         try:
-            convert(0.0, row, ds[raw].attrs.get("units"))
-        except EarthSSLError:
+            convert(0.0, VARIABLES[name], ds[raw].attrs.get("units"))
+        except (EarthSSLError, KeyError):
             continue
-        return f"{name}500" if row.on_levels else name
-    return "t2m"
+        return f"{name}500" if VARIABLES[name].on_levels else name
+    return close[0] if close else "t2m"
 
 
 def _by_attributes(variable: Variable, attrs: Mapping[Any, Any]) -> str:
@@ -118,7 +117,8 @@ def _by_axes(variable: Variable, data: xr.DataArray) -> str:
         if expected is None or str(name).lower() not in HEIGHT_AXES or axis.size != 1 or axis.dtype.kind not in "iuf":
             continue
         height = float(np.asarray(axis.values).reshape(-1)[0])
-        if axis.attrs.get("units", "m") in ("m", "metre", "meter", "meters", "metres") and abs(height - expected) > 1:
+        metres = axis.attrs.get("units", "m") in ("m", "metre", "meter", "meters", "metres")
+        if metres and abs(height - expected) > NEAR_M:
             return f"its height is {height:g} m"
     return ""
 

@@ -253,7 +253,7 @@ def check(plan: Plan) -> None:
             found, expected = got[name].transpose("time", "lat", "lon").values, values[:, :, columns]
             np.testing.assert_array_equal(np.isnan(found), np.isnan(expected))
             span = np.nanmax(expected) - np.nanmin(expected)
-            np.testing.assert_allclose(found, expected, rtol=2e-6, atol=span * 2.0 ** (1 - plan.bits))
+            np.testing.assert_allclose(found, expected, rtol=2e-6, atol=span * (2.0 ** (1 - plan.bits) + 1e-6))
 
 
 @FEW
