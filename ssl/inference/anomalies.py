@@ -96,10 +96,10 @@ def as_trained(
             f"{years}, and how the climate of the two differs is lost"
         )
     elif own is not None:
-        said = f"its departures from its own monthly means over the encoder's training block ({years})"
+        said = f"its departures from its own monthly means over the training block ({years})"
     else:
         said = (
-            f"its anomalies on the climatology of the encoder's training block ({years}); their own base period is not "
+            f"its anomalies on the climatology of the training block ({years}); their own base period is not "
             "known, and if it is another, that difference stays in them"
         )
     return made, f"'{name}' was made of '{have}': {said}"

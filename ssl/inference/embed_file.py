@@ -62,8 +62,8 @@ def embed_file(
         raise EarthSSLError(f"expected a folder to write {out} into, {out.absolute().parent} does not exist; make it")
     source = str(data) if isinstance(data, (str, Path)) else [str(path) for path in data]
     ds = open_files(source, units=units or {}, rename=rename or {}, missing=missing or {}, check_range=check_range)
-    how = {"check_range": check_range, "least_valid": least_valid, "base": base}
-    features = load_encoder(checkpoint).embed(ds, pooling, layer, lazy=True, **how)
+    frozen = load_encoder(checkpoint)
+    features = frozen.embed(ds, pooling, layer, lazy=True, check_range=check_range, least_valid=least_valid, base=base)
     write(features, out)
     return out
 

@@ -157,7 +157,8 @@ def brought(
     """
     wanted = [name for name in record.variables if name in data or name in instead]
     known = record.statistics.known[[record.variables.index(name) for name in wanted]]
-    data, text = onto(data, record.grid, "grid", least_valid, known.any(0) if wanted else None)
+    needed = np.asarray(known.any(0)) if wanted else None
+    data, text = onto(data, record.grid, "grid", least_valid, needed)
     changes = {"regridded": text} if text else {}
     if base is not None and not instead:
         raise EarthSSLError(
