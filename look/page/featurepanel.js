@@ -187,9 +187,9 @@ export function featurePanel(data, meta, fields) {
   else byId("points-said").textContent = "No encoder: start with --checkpoint to see its feature space.";
 }
 
-// The classes in the order in which they came.
+// The classes in the order in which they came to this page: it never changes, since keys and colours follow it.
 export function classNames() {
-  return [...new Set([...(state.labels.classes || []), ...(state.classes || [])])];
+  return [...new Set([...(state.classes || []), ...(state.labels.classes || [])])];
 }
 
 export const classColour = (name) => CATEGORIES[Math.max(0, classNames().indexOf(name)) % CATEGORIES.length];

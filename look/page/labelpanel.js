@@ -13,6 +13,7 @@ export function labelPanel(data, fields) {
 
   function take(found) {
     state.labels = { ...found, marks: found.marks.map((mark) => ({ ...mark, step: stepAt(Date.parse(`${mark.time}Z`) / 1000) })) };
+    state.classes = classNames();
     for (const mark of state.labels.marks) mark.colour = classColour(mark.label);
     regions.took(found.draft);
     show();
