@@ -359,12 +359,12 @@ class Finetuning(Task[TaskConfig]):
         if found is None:
             return Extras(record=record, notes=self._notes())
         spread, tests = found
+        widest = tests[tests["coverage"] == tests["coverage"].max()]
         notes = [
-            f"Interval of {one.coverage:.0%}, {one.target}: ±{one.half_width:.4g}, holds {one.test_coverage:.0%} of "
-            f"the test labels (conformal, {spread.blocks} {spread.unit}s of validation); CRPS {one.crps:.4g}, that of "
-            f"climatology {one.crps_climatology:.4g}."
-            for one in tests.itertuples()
-            if one.coverage == tests["coverage"].max()
+            f"Interval of {one['coverage']:.0%}, {one['target']}: ±{one['half_width']:.4g}, holds "
+            f"{one['test_coverage']:.0%} of the test labels (conformal, {spread.blocks} {spread.unit}s of validation); "
+            f"CRPS {one['crps']:.4g}, that of climatology {one['crps_climatology']:.4g}."
+            for one in widest.to_dict("records")
         ]
         return Extras(record=record, notes=[*self._notes(), *notes], tables={"distribution": tests})
 

@@ -81,7 +81,8 @@ class FrozenTokens:
         """
         rows, window = np.unique(samples.last, return_inverse=True)
         places, kept = samples.places, True
-        seasons, mean, newest, last = [], defaultdict(list), defaultdict(list), defaultdict(list)
+        seasons: list[Tensor] = []
+        mean, newest, last = defaultdict(list), defaultdict(list), defaultdict(list)
         for patches, every in encoded(encoder, windows.patches(rows, encoder.config.patch, BATCH, label)):
             count = patches.count // patches.shape[0]
             if not seasons:
