@@ -125,7 +125,7 @@ def autocorrelation(slow: np.ndarray) -> np.ndarray:
 def climate(course: Course, truth: Course) -> dict[str, float]:
     """Return how the climate of runs differs from the truth's; of blown-up runs nothing but that they did."""
     whole = course.of(course.ended < 0)
-    found = {"runs": len(course.ended), "blown up": int((course.ended >= 0).sum())}
+    found: dict[str, float] = {"runs": len(course.ended), "blown up": int((course.ended >= 0).sum())}
     if not len(whole.ended):
         return found
     low, high = (np.quantile(whole.slow, q) - np.quantile(truth.slow, q) for q in QUANTILES)

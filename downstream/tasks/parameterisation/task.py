@@ -211,7 +211,7 @@ class Parameterisation(Task[ParameterisationConfig]):
                 forecast_target(f"X in {lead:g}", truth, climatology, np.repeat(self.starts[0], self.made.slow))
             )
         close = [
-            additive(f"closeness of {what}", lambda row, k=k: row.forecast[CLIMATE][k], lambda sums, w: sums / w.sum())
+            additive(f"closeness of {what}", partial(run_scores, k), lambda sums, w: sums / w.sum())
             for k, what in enumerate(("X", "X and U"))
         ]
         return [*found, Target(CLIMATE, np.arange(self.config.runs), close)]
@@ -319,8 +319,8 @@ class Parameterisation(Task[ParameterisationConfig]):
             closure = replace(closure, weight=0 * closure.weight, bias=0 * closure.bias)
         if len(kinds) > 1:
             stretch = slice(max(round(CALIBRATION[1] / config.step), past + 10 * config.noise_lag))
-            some = [one[self.parts["train"][: CALIBRATION[0]], stretch] for one in self.fine]
-            closure = closure.calibrated(*some, self.stride, config.noise_lag)
+            slow, subgrid = (one[self.parts["train"][: CALIBRATION[0]], stretch] for one in self.fine)
+            closure = closure.calibrated(slow, subgrid, self.stride, config.noise_lag)
         couple = partial(run, closure, dt=config.step, stride=self.stride, forcing=self.made.forcing)
         test, turns = self.parts["test"], np.arange(config.runs)
         begins = (self.shape.window - 1) * self.stride + turns // len(test) * self.stride
@@ -389,6 +389,11 @@ class Parameterisation(Task[ParameterisationConfig]):
 def relu(weights: tuple[np.ndarray, np.ndarray], history: np.ndarray, step: int = 0) -> np.ndarray:
     """Return random ReLU features of the window as each variable sees it, (member, K, feature)."""
     return np.asarray(np.maximum(neighbours(history).astype(np.float32) @ weights[0] + weights[1], 0), np.float64)
+
+
+def run_scores(k: int, row: Row) -> np.ndarray:
+    """Return one of the closenesses of each long run of a row, (run,)."""
+    return row.forecast[CLIMATE][k]
 
 
 def flat(values: np.ndarray) -> np.ndarray:
