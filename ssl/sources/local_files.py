@@ -17,7 +17,7 @@ from ..common.errors import EarthSSLError, nearest
 from ..fields.plausible import ImpossibleValueError
 from ..fields.variables import Variable, convert
 from .axes import canonical_axes
-from .canonical import EAGER_BYTES, canonicalise, reading, understanding
+from .canonical import EAGER_BYTES, FILL, canonicalise, reading, understanding
 from .conventions import CONVERTED, has_limits, joined_experiments, limited
 from .grib import open_grib
 from .metadata.meaning import meant
@@ -341,7 +341,9 @@ def _of_one_kind(group: list[tuple[str, xr.Dataset]], selection: Selection) -> l
                     data = convert(data.astype(np.float32), variable, unit).assign_attrs(data.attrs)
                 except EarthSSLError as error:
                     raise EarthSSLError(f"{file}: {error}") from None
-                data.attrs |= {"units": variable.units, CONVERTED: True}
+                data = data.where(abs(data) < FILL).assign_attrs(
+                    {**data.attrs, "units": variable.units, CONVERTED: True}
+                )
                 if set(data.dims) == {"time", "lat", "lon"}:
                     data = data.transpose("time", "lat", "lon")
                     data = all_possible(data, variable, str(unit), raw, selection, file)

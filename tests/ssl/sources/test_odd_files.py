@@ -397,3 +397,19 @@ def test_the_file_time_and_place_of_a_value_are_named(tmp_path):
     b = field(start="1982-01-01")
     b.t2m[5, 2, 3] = -9999
     refused(r"part1\.nc.*1982-06-01.*20°N.*90°E.*-9999", field(), b, folder=tmp_path)
+
+
+@pytest.mark.parametrize("eager_bytes", [0, 1 << 28])
+def test_an_undeclared_fill_in_files_of_other_units_is_missing(tmp_path, eager_bytes):
+    for k, (units, shift) in enumerate((("K", 0.0), ("degC", -273.15))):
+        values = np.full((3, 4, 6), 280 + shift, np.float32)
+        values[1, 2, 3] = 1e20
+        coords: dict[str, np.ndarray] = {
+            "time": np.datetime64(f"200{k}-01-01", "ns") + np.arange(3) * np.timedelta64(1, "D")
+        }
+        coords |= {"lat": np.linspace(60, -60, 4), "lon": np.arange(6) * 60.0}
+        ds = xr.Dataset({"t2m": (("time", "lat", "lon"), values, {"units": units})}, coords)
+        ds.to_netcdf(tmp_path / f"{k}.nc", encoding={"t2m": {"_FillValue": None}})
+    got = open_source("files", path=str(tmp_path / "*.nc"), eager_bytes=eager_bytes).load()
+    assert int(got.t2m.isnull().sum()) == 2
+    np.testing.assert_allclose(got.t2m.values[~np.isnan(got.t2m.values)], 280, atol=1e-3)
