@@ -272,13 +272,17 @@ class Finetuning(Task[TaskConfig]):
         return tuned, Row(name, role, forecasts(problem.samples, tuned.predicted), seed, settings)
 
     def _said(self, problem: Problem, network: TaskNetwork) -> np.ndarray:
-        """Return what a network says of the test labels; chances are calibrated on validation, in the network."""
+        """Return what a network says of the test labels; its chances are calibrated on validation afterwards.
+
+        The table scores them as the head gives them, for those of the rows beside are not calibrated either.
+        """
         samples = problem.samples
-        if samples.kind == "classification":
-            val = samples.parts["val"]
-            divide_logits(network.head.linear, temperature(outputs(problem, network, val), samples.target[val]))
         out = outputs(problem, network, samples.parts["test"])
-        return problem.in_units(softmax(out, -1) if samples.kind == "classification" else out, self.encoder_shape.patch)
+        if samples.kind != "classification":
+            return problem.in_units(out, self.encoder_shape.patch)
+        val = samples.parts["val"]
+        divide_logits(network.head.linear, temperature(outputs(problem, network, val), samples.target[val]))
+        return problem.in_units(softmax(out, -1), self.encoder_shape.patch)
 
     def _spread(self, tuned: Tuned) -> Spread | None:
         samples = self.problem.samples

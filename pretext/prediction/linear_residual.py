@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -85,6 +86,8 @@ class LinearResidual(LeadTime):
     one have that which it was begun with.
     """
 
+    # The linear forecast is fitted on windows as they are: of changed ones it would leave over what it did not know.
+    bars: ClassVar[tuple[str, ...]] = ("mirror", "roll", "noise", "step_dropout", "region_dropout")
     config: LinearResidualConfig
     patterns: Tensor
     coefficients: Tensor

@@ -33,7 +33,7 @@ class AugmentConfig:
 
     Attributes:
         mirror: Chance that a whole batch is mirrored in the equator: rows, northward components, vorticities, and the
-            seasons, half a year on. Needs a grid and a land mask that are the same on both sides.
+            seasons, half a year on. Needs a grid, a land mask and a mean state that are the same on both sides.
         roll: Whether every batch is turned by a longitude of its own. Needs the whole globe, and neither land nor
             standing waves nor steps shorter than a day: all that would stay behind.
         noise: Size of the noise on the encoder's steps, where 1 is that of the anomalies. It has their covariance in
@@ -71,12 +71,12 @@ def check_augmentation(config: AugmentConfig, store: Store, refused: Iterable[st
     Raises:
         EarthSSLError: That says which one, and why.
     """
-    asked = {name for name in ("mirror", "roll") if getattr(config, name)}
+    asked = {name for name in ("mirror", "roll", "noise", "step_dropout", "region_dropout") if getattr(config, name)}
     barred = sorted(asked & set(refused))
     if barred:
         raise EarthSSLError(
-            f"augment.{barred[0]}: expected none, as one of the pretext tasks asks how the map was turned; leave "
-            "either out"
+            f"augment.{barred[0]}: expected none, as it would make the answers of one of the pretext tasks untrue (it "
+            "asks how the map was turned, or what a rule fitted on the data as they are leaves over); leave either out"
         )
     known, grid = store.statistics.known, store.grid
     if config.mirror:
@@ -90,6 +90,7 @@ def check_augmentation(config: AugmentConfig, store: Store, refused: Iterable[st
                 "augment.mirror: expected land and sea alike on both sides of the equator, got another mask "
                 f"({_unlike(store, known == known[:, ::-1])}); set it to 0"
             )
+        _refuse_above_standing(unlike_hemispheres(store), "mirror", "hemispheres of like climates")
     if config.roll:
         if not grid.periodic:
             raise EarthSSLError(f"augment.roll: expected a grid that goes round the globe, got {grid}; set it to false")
@@ -103,14 +104,17 @@ def check_augmentation(config: AugmentConfig, store: Store, refused: Iterable[st
                 f"augment.roll: expected steps of a day at least, for the sun would stay behind, got {store.step_days} "
                 "days; set it to false"
             )
-        waves = standing_waves(store)
-        if max(waves.values()) > STANDING:
-            worst = max(waves, key=waves.__getitem__)
-            raise EarthSSLError(
-                f"augment.roll: expected a mean state without standing waves, for mountains and coasts would stay "
-                f"behind, got {worst} with {waves[worst]:.0%} of the variance of its anomalies (at most "
-                f"{STANDING:.0%}); set it to false"
-            )
+        what = "a mean state without standing waves, for mountains and coasts would stay behind"
+        _refuse_above_standing(standing_waves(store), "roll", what)
+
+
+def _refuse_above_standing(shares: dict[str, float], name: str, expected: str) -> None:
+    worst = max(shares, key=shares.__getitem__)
+    if shares[worst] > STANDING:
+        raise EarthSSLError(
+            f"augment.{name}: expected {expected}, got {worst} with {shares[worst]:.0%} of the variance of its "
+            f"anomalies (at most {STANDING:.0%}); leave {name} out"
+        )
 
 
 def _unlike(store: Store, alike: np.ndarray) -> str:
@@ -120,10 +124,20 @@ def _unlike(store: Store, alike: np.ndarray) -> str:
 
 def standing_waves(store: Store) -> dict[str, float]:
     """Return, by variable, the variance along latitudes of the mean state over the variance of the anomalies."""
-    statistics, area = store.statistics, store.grid.area
-    mean = statistics.coefficients[:, 0].mean(axis=0)
-    waves = mean - mean.mean(axis=-1, keepdims=True)
-    power = np.nansum(area * waves**2, axis=(-1, -2)) / np.nansum(area * statistics.scale**2, axis=(-1, -2))
+    mean = store.statistics.coefficients[:, 0].mean(axis=0)
+    return _over_anomalies(store, mean - mean.mean(axis=-1, keepdims=True))
+
+
+def unlike_hemispheres(store: Store) -> dict[str, float]:
+    """Return, by variable, the variance by which the mean state is not its mirror image over that of the anomalies."""
+    mean = store.statistics.coefficients[:, 0].mean(axis=0)
+    image = turn(torch.from_numpy(np.ascontiguousarray(mean)), store.variables, "north-south").numpy()
+    return _over_anomalies(store, (mean - image) / 2)
+
+
+def _over_anomalies(store: Store, part: np.ndarray) -> dict[str, float]:
+    area, scale = store.grid.area, store.statistics.scale
+    power = np.nansum(area * part**2, axis=(-1, -2)) / np.nansum(area * scale**2, axis=(-1, -2))
     return dict(zip(store.variables, power.astype(float).tolist(), strict=True))
 
 

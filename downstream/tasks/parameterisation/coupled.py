@@ -155,7 +155,7 @@ def closeness(course: Course, truth: Course) -> np.ndarray:
 
 
 def ensemble_scores(members: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Return the fair CRPS, squared error of the mean and variance of ensembles, (3, case).
+    """Return the fair CRPS, squared error of the mean and the variance that it should have, (3, case).
 
     The CRPS is mean |x - y| - Σ |x_i - x_j| / (2 M (M - 1)) over ordered pairs (Ferro 2014); of one member, |x - y|.
 
@@ -170,7 +170,9 @@ def ensemble_scores(members: np.ndarray, truth: np.ndarray) -> np.ndarray:
     ranked = np.sort(members, axis=0)
     weight = 2 * np.arange(1, count + 1) - count - 1
     apart = 2 * (weight[:, None] * ranked).sum(axis=0) / (count * (count - 1))  # mean |x_i - x_j| of different members
-    return np.stack([error - apart / 2, (members.mean(axis=0) - truth) ** 2, members.var(axis=0, ddof=1)])
+    # Of a mean of so many members: the variance that the error of a calibrated ensemble has (Fortin et al. 2014).
+    expected = (1 + 1 / count) * members.var(axis=0, ddof=1)
+    return np.stack([error - apart / 2, (members.mean(axis=0) - truth) ** 2, expected])
 
 
 def climate_table(courses: dict[str, Course], truth: Course, dt: float) -> pd.DataFrame:

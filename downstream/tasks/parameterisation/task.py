@@ -131,6 +131,11 @@ class Parameterisation(Task[ParameterisationConfig]):
             f"a divisor of the fields' interval {made.interval:g} and a multiple of the truth's dt {made.dt:g}", "step",
         )  # fmt: skip
         self.horizon = [round(lead / config.step) for lead in config.forecast_leads]
+        config.expect(
+            len(set(self.horizon)) == len(self.horizon)
+            and np.allclose(np.array(config.forecast_leads) / config.step, self.horizon, rtol=0, atol=1e-6),
+            f"multiples of the step {config.step:g}, each once", "forecast_leads",
+        )  # fmt: skip
         most = made.samples * self.stride // 2
         config.expect(
             min(self.horizon) >= 1 and max(self.horizon) <= most,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from earthssl.pretext.prediction.linear_residual import LinearResidual
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.common.randomness import fold
 from earthssl.ssl.data.augmentation import (
@@ -210,6 +211,14 @@ def test_what_would_be_untrue_is_refused(small_store: Path) -> None:
     attempt("the sun would stay behind", roll, days=0.25)
     attempt("got u10 with 12% of the variance", roll, statistics=replace(flat, coefficients=mountains))
     attempt("", mirror, statistics=replace(flat, coefficients=mountains))
+    warm_north = np.zeros(shape, np.float32)
+    warm_north[:, 0, 1] = (
+        small.statistics.scale[1] * np.sin(np.deg2rad(small.grid.lat))[:, None]
+    )  # a third squared, of coarse cells less
+    attempt("hemispheres of like climates, got u10 with 29%", mirror, statistics=replace(flat, coefficients=warm_north))
+    attempt("", roll, statistics=replace(flat, coefficients=warm_north))
+    with pytest.raises(EarthSSLError, match=r"augment.noise: .*untrue"):
+        check_augmentation(AugmentConfig(noise=0.3), Like(), LinearResidual.bars)
     attempt("", AugmentConfig(noise=0.3, step_dropout=0.1, region_dropout=0.1), statistics=small.statistics)
 
 

@@ -176,7 +176,7 @@ def test_the_distance_of_densities_and_the_fair_crps() -> None:
     crps, error, variance = ensemble_scores(members, truth)
     np.testing.assert_allclose(crps, np.abs(members - truth).mean(0) - apart / 2)
     np.testing.assert_allclose(error, (members.mean(0) - truth) ** 2)
-    np.testing.assert_allclose(variance, members.var(0, ddof=1))
+    np.testing.assert_allclose(variance, (1 + 1 / len(members)) * members.var(0, ddof=1))
     np.testing.assert_array_equal(ensemble_scores(members[:1], truth)[0], np.abs(members[0] - truth))
 
 
