@@ -116,8 +116,10 @@ def _refuse_projection(ds: xr.Dataset, axes: tuple[Hashable, Hashable], where: s
     named = {
         str(var.attrs["grid_mapping"]).split(":")[0] for var in ds.data_vars.values() if "grid_mapping" in var.attrs
     }
-    # a mapping that no field names is still the file's own word
-    for name in named or {str(name) for name, var in ds.variables.items() if "grid_mapping_name" in var.attrs}:
+    # a mapping that no field names is still the file's own word, unless the axes say that they are the true ones
+    if not named and said != {"latitude", "longitude"}:
+        named = {str(name) for name, var in ds.variables.items() if "grid_mapping_name" in var.attrs}
+    for name in named:
         said.add(str(ds[name].attrs.get("grid_mapping_name", "")) if name in ds.variables else "")
     other = sorted(said - {"latitude", "longitude", "latitude_longitude", ""})
     if other:

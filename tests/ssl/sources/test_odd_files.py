@@ -290,6 +290,18 @@ def test_a_grid_mapping_that_is_no_plain_one_is_refused(name, tmp_path):
     refused(name, ds, folder=tmp_path)
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_a_left_over_grid_mapping_of_true_axes(named, tmp_path):
+    ds = field().assign(rotated_pole=((), 0, {"grid_mapping_name": "rotated_latitude_longitude"}))
+    for axis, standard_name in (("lat", "latitude"), ("lon", "longitude")):
+        ds[axis].attrs = {"standard_name": standard_name, "units": "degrees"}
+    if named:
+        ds.t2m.attrs["grid_mapping"] = "rotated_pole"
+        refused("got axes of rotated_latitude_longitude", ds, folder=tmp_path)
+    else:
+        assert "t2m" in opened(ds, folder=tmp_path)
+
+
 def test_a_plain_grid_mapping_is_taken(tmp_path):
     ds = field().assign(crs=((), 0, {"grid_mapping_name": "latitude_longitude"}))
     ds.t2m.attrs["grid_mapping"] = "crs"
