@@ -154,6 +154,19 @@ def test_levels_of_the_files_of_one_source_may_have_different_units(tmp_path):
     assert opened(levelled([300, 500], units="hPa"), other, folder=tmp_path).sizes["time"] == 48
 
 
+@pytest.mark.parametrize(("units", "scale"), [("hPa", 1), ("Pa", 100)])
+@pytest.mark.parametrize("files", [1, 2])
+def test_levels_that_are_not_whole_are_left_out_and_said(files, units, scale, tmp_path):
+    ds = levelled([850 * scale, 500 * scale, 0.7 * scale, 0.4 * scale], units=units)
+    later = ds.assign_coords(time=field(start="1982-01-01").time)
+    got = opened(*[ds, later][:files], folder=tmp_path)
+    assert list(got) == ["t850", "t500"]
+    np.testing.assert_array_equal(got.t500[:24], ds.t[:, 1])
+    assert got.attrs["remarks"] == "t850: levels that are not whole hPa are left out (0.7, 0.4 hPa)"
+    assert list(opened(ds, folder=tmp_path, levels=[500])) == ["t500"]
+    refused(r"got 0.7, 0.4; .*cdo intlevel", ds.isel(level=[2, 3]), folder=tmp_path)
+
+
 # experiments
 
 
