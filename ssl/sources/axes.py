@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 
 import numpy as np
 import xarray as xr
@@ -34,12 +34,14 @@ NO_PRESSURE = ("hybrid", "sigma", "model", "eta", "theta", "isentrop", "potentia
 DEGREES = ("degree", "degrees", "deg", "")
 SOUTH_WEST = ("degrees_south", "degree_south", "degrees_s", "degrees_west", "degree_west", "degrees_w")
 RADIANS = ("radian", "radians", "rad")
+LEFT_OUT = "earthssl_levels_left_out"  # attribute of a field: hPa
 
 
 def canonical_axes(ds: xr.Dataset, where: str) -> xr.Dataset:
     """Return the dataset with its axes named time, lat, lon and, where present, level (hPa) and member.
 
-    Variables without latitude and longitude are left out; time is datetime64[ns], UTC; nothing is sorted.
+    Variables without latitude and longitude and levels that are not whole hPa are left out; time is datetime64[ns],
+    UTC; nothing is sorted.
 
     Raises:
         EarthSSLError: If there is no rectilinear latitude-longitude grid, no time, or a calendar whose
@@ -116,8 +118,10 @@ def _refuse_projection(ds: xr.Dataset, axes: tuple[Hashable, Hashable], where: s
     named = {
         str(var.attrs["grid_mapping"]).split(":")[0] for var in ds.data_vars.values() if "grid_mapping" in var.attrs
     }
-    # a mapping that no field names is still the file's own word
-    for name in named or {str(name) for name, var in ds.variables.items() if "grid_mapping_name" in var.attrs}:
+    # a mapping that no field names is still the file's own word, unless the axes say that they are the true ones
+    if not named and said != {"latitude", "longitude"}:
+        named = {str(name) for name, var in ds.variables.items() if "grid_mapping_name" in var.attrs}
+    for name in named:
         said.add(str(ds[name].attrs.get("grid_mapping_name", "")) if name in ds.variables else "")
     other = sorted(said - {"latitude", "longitude", "latitude_longitude", ""})
     if other:
@@ -168,13 +172,40 @@ def _with_level(ds: xr.Dataset, where: str) -> xr.Dataset:
     if pascal is None:  # no units: nothing on Earth is above 1100 hPa, so larger numbers are pascal
         pascal = 1.0 if np.abs(values).max(initial=0) > 1100 else 100.0
     hpa = values * pascal / 100
-    if not np.allclose(hpa, np.round(hpa), atol=1e-3):
-        raise EarthSSLError(f"{where}: expected pressure levels in whole hPa, got {hpa.tolist()}")
+    whole = np.isclose(hpa, np.round(hpa), atol=1e-3) & (np.round(hpa) > 0)
+    if not whole.all():
+        if not whole.any() or not axis.ndim or axis.dims[0] in ("time", "lat", "lon"):
+            raise EarthSSLError(
+                f"{where}: expected pressure levels in whole hPa, got {_listed(hpa)}; interpolate to such levels "
+                f"first, for example with `cdo intlevel,{500 * 100 / pascal:g}`"
+            )
+        dropped = {LEFT_OUT: _listed(hpa[~whole])}
+        ds = ds.isel({axis.dims[0]: np.flatnonzero(whole)})
+        ds = ds.assign({n: v.assign_attrs(dropped) for n, v in ds.data_vars.items() if axis.dims[0] in v.dims})
+        axis, hpa = ds[name], hpa[whole]
     if len(np.unique(np.round(hpa))) < len(hpa):
         raise EarthSSLError(f"{where}: expected every pressure level once, got {hpa.tolist()}; remove the copies")
     ds = rename_axis(ds, name, "level") if axis.ndim else ds.drop_vars([name])
-    whole, attrs = np.round(hpa).astype(np.int64), {"units": "hPa"}
-    return ds.assign_coords(level=("level", whole, attrs) if axis.ndim else ((), whole[0], attrs))
+    numbers, attrs = np.round(hpa).astype(np.int64), {"units": "hPa"}
+    return ds.assign_coords(level=("level", numbers, attrs) if axis.ndim else ((), numbers[0], attrs))
+
+
+def levels_left_out(ds: xr.Dataset, fields: Mapping[str, str]) -> list[str]:
+    """Return a remark for each set of levels that is left out, by the first field from which it is.
+
+    Args:
+        ds: The file, its axes named canonically.
+        fields: Names of its variables by the canonical name of what is taken from them.
+    """
+    first: dict[str, str] = {}
+    for name, raw in fields.items():
+        if LEFT_OUT in ds[raw].attrs:
+            first.setdefault(str(ds[raw].attrs[LEFT_OUT]), name)
+    return [f"{name}: levels that are not whole hPa are left out ({text} hPa)" for text, name in first.items()]
+
+
+def _listed(numbers: np.ndarray) -> str:
+    return ", ".join(f"{number:g}" for number in numbers)
 
 
 def _pascal(axis: xr.DataArray) -> float | None:

@@ -14,7 +14,7 @@ from ..common.errors import EarthSSLError, nearest
 from ..fields.plausible import limits
 from ..fields.splits import repeated_step
 from ..fields.variables import Variable, convert, lookup, resolve
-from .axes import canonical_axes
+from .axes import canonical_axes, levels_left_out
 from .conventions import CONVERTED, fills, joined_experiments, limited
 from .metadata.meaning import ContradictionError, likely, meant
 from .possible import all_possible
@@ -111,6 +111,7 @@ def _canonical(
     how = {"regridded": result.attrs["regridded"]} if "regridded" in result.attrs else {}
     result.attrs = _attributes(ds.attrs, attrs, left_out if selection.variables is None else []) | how
     said = [text for field in fields if (text := _remark(ds[field.raw], field, selection))]
+    said += levels_left_out(ds, {field.variable.name: field.raw for field in fields})
     if said:
         result.attrs["remarks"] = "; ".join(said)
     return result

@@ -24,6 +24,7 @@ KEYS = (
     "stepRange", "md5GridSection", "jPointsAreConsecutive", "alternativeRowScanning", "totalLength", "offset",
 )  # fmt: skip
 SUMS = "accum"
+END = b"7777"  # of a message
 
 
 @dataclass(frozen=True)
@@ -91,19 +92,20 @@ def _headers(path: Path, grib_filter: Mapping[str, Any]) -> list[Message]:
     Raises:
         EarthSSLError: If the file is cut off, or holds bytes that belong to no message.
     """
-    found, length, shortest = [], 0, 0
+    found: list[Message] = []
+    lengths: dict[int, int] = {}  # by offset: several fields may be in one message
     try:
         for handle in _handles(path):
             message = Message({key: _value(handle, key) for key in KEYS})
-            length += int(message["totalLength"])
-            shortest = min(shortest or int(message["totalLength"]), int(message["totalLength"]))
+            lengths[int(message["offset"])] = _length_of(path, message)
             if all(_same(_value(handle, key), value) for key, value in grib_filter.items()):
                 found.append(message)
     except Exception as error:  # eccodes has some forty kinds of its own, and is not always installed
         text = " ".join(str(error).split())[:160] or type(error).__name__
         raise EarthSSLError(f"{path}: is truncated or not GRIB ({text}); fetch it again") from None
-    size = path.stat().st_size
-    if not length or size - length >= shortest:  # headlines of bulletins between messages are shorter
+    size, length = path.stat().st_size, sum(lengths.values())
+    # headlines of bulletins between messages are shorter than these, and hold no mark of an end
+    if not length or size - length >= min(lengths.values()) or END in _between(path, lengths):
         raise EarthSSLError(
             f"{path}: is truncated or not GRIB ({size - length} of its {size} bytes belong to no message); fetch it "
             "again"
@@ -111,15 +113,41 @@ def _headers(path: Path, grib_filter: Mapping[str, Any]) -> list[Message]:
     return found
 
 
+def _length_of(path: Path, message: Message) -> int:
+    """Return how many bytes the message of a field has: the key says it of the field alone where it holds several."""
+    if message["edition"] != 2:
+        return int(message["totalLength"])
+    with open(path, "rb") as file:
+        file.seek(int(message["offset"]) + 8)
+        return int.from_bytes(file.read(8), "big")
+
+
+def _between(path: Path, lengths: Mapping[int, int]) -> bytes:
+    """Return the bytes that belong to no message, by the lengths of the messages at their offsets."""
+    found, before = b"", 0
+    with open(path, "rb") as file:
+        for offset, length in [*sorted(lengths.items()), (path.stat().st_size, 0)]:
+            file.seek(before)
+            found += file.read(max(offset - before, 0)) + b" "
+            before = offset + length
+    return found
+
+
 def _handles(path: Path) -> Iterator[Any]:
+    """Yield each field of each message: ecCodes sees the first alone unless told, and cfgrib tells it that."""
     import eccodes
 
     with open(path, "rb") as file:
-        while (handle := eccodes.codes_grib_new_from_file(file)) is not None:
-            try:
-                yield handle
-            finally:
-                eccodes.codes_release(handle)
+        eccodes.codes_grib_multi_support_on()
+        eccodes.codes_grib_multi_support_reset_file(file)
+        try:
+            while (handle := eccodes.codes_grib_new_from_file(file)) is not None:
+                try:
+                    yield handle
+                finally:
+                    eccodes.codes_release(handle)
+        finally:
+            eccodes.codes_grib_multi_support_off()
 
 
 def _value(handle: Any, key: str) -> Any:

@@ -95,8 +95,14 @@ def _unit(lead: xr.DataArray) -> str:
 
 
 def _months_later(begin: np.ndarray, months: np.ndarray) -> np.ndarray:
+    """Return the same day and hour so many months later, or the last day where that month has none."""
     first = begin.astype("datetime64[M]")
-    return (first + months).astype("datetime64[ns]") + (begin - first.astype("datetime64[ns]"))
+    target = first + months
+    start = target.astype("datetime64[ns]")
+    since = begin - first.astype("datetime64[ns]")
+    day = np.timedelta64(1, "D").astype("timedelta64[ns]")
+    last = (target + 1).astype("datetime64[ns]") - start - day
+    return start + np.minimum(since // day * day, last) + since % day
 
 
 def _along(ds: xr.Dataset, valid: xr.DataArray, where: str, used: list[Hashable]) -> xr.Dataset:

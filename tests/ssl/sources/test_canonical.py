@@ -345,3 +345,70 @@ def test_planet_is_a_source():
     ds = open_source("planet", years=1)
     assert ds.sst.dims == ("time", "lat", "lon")
     LatLonGrid(ds.lat.values, ds.lon.values)
+
+
+def one(name: str, units: str, middle: float, **attrs: str) -> xr.Dataset:
+    """Return a year of one field of a name and attributes; on 500 hPa where the name is one of fields on levels."""
+    values = middle * (1 + 0.01 * np.random.default_rng(2).uniform(-1, 1, (len(TIME), len(LAT), len(LON))))
+    ds = xr.Dataset({name: (("time", "lat", "lon"), values.astype(np.float32), {"units": units} | attrs)})
+    ds = ds.assign_coords(time=TIME, lat=LAT, lon=LON)
+    if len(name) > 1:
+        return ds
+    return ds.expand_dims(level=[500]).assign_coords(level=("level", [500], {"units": "hPa"}))
+
+
+WIND, KELVIN = ("m s-1", 5.0), ("K", 280.0)
+
+
+@pytest.mark.parametrize(
+    ("ds", "said"),
+    [
+        (one("U10", *WIND, long_name="10m wind speed"), "long_name"),
+        (one("u", *WIND, long_name="wind speed"), "long_name"),
+        (one("v10", *WIND, long_name="10 metre wind gust"), "long_name"),
+        (one("t2m", *KELVIN, cell_methods="time: mean realization: standard_deviation"), "cell_methods"),
+        (one("t", "K", 250.0, cell_methods="time: mean ensemble: variance"), "cell_methods"),
+        (one("t2m", *KELVIN, cell_methods="lat: lon: range"), "cell_methods"),
+        (one("t2m", *KELVIN, cell_methods="time: minimum (interval: 1 hour)"), "cell_methods"),
+        (one("vo", "s-1", 1e-5, standard_name="atmosphere_absolute_vorticity"), "standard_name"),
+        (one("vo", "s-1", 1e-5, long_name="Absolute vorticity"), "long_name"),
+        (one("T", "K", 300.0, long_name="Potential temperature"), "long_name"),
+        (one("t2m", *KELVIN, long_name="Wet-bulb temperature"), "long_name"),
+        (one("tp", "m", 0.01, long_name="Convective precipitation"), "long_name"),
+        (one("w", "Pa s-1", 0.1, long_name="omega increment"), "long_name"),
+        (one("tas", *KELVIN, long_name="Bias of near-surface air temperature"), "long_name"),
+        (one("t2m", *KELVIN, standard_name="sea_water_potential_temperature"), "standard_name"),
+    ],
+)
+def test_what_contradicts_a_name_is_refused(ds, said):
+    with pytest.raises(EarthSSLError, match=f"by its name, but its {said}"):
+        canonicalise(ds)
+
+
+@pytest.mark.parametrize(
+    ("ds", "name"),
+    [
+        (one("U10", *WIND, long_name="eastward wind speed at 10 m"), "u10"),
+        (one("u", *WIND, long_name="wind speed, u-component"), "u500"),
+        (one("t2m", *KELVIN, cell_methods="area: mean time: mean (comment: not the realization: variance)"), "t2m"),
+        (one("t2m", *KELVIN, cell_methods="realization: maximum"), "t2m"),
+        (one("w", "Pa s-1", 0.1, long_name="Pressure tendency (omega)"), "w500"),
+        (one("w", "Pa s-1", 0.1, standard_name="lagrangian_tendency_of_air_pressure",
+             long_name="Lagrangian tendency of air pressure"), "w500"),
+        (one("tas", *KELVIN, long_name="Bias-corrected near-surface air temperature"), "t2m"),
+        (one("tp", "m", 0.01, long_name="Total (convective and large-scale) precipitation"), "tp"),
+        (one("thetao_surface", *KELVIN, standard_name="sea_water_potential_temperature",
+             long_name="Sea Water Potential Temperature"), "sst"),
+    ],
+)  # fmt: skip
+def test_what_does_not_contradict_a_name_is_taken(ds, name):
+    assert list(canonicalise(ds)) == [name]
+
+
+def test_a_level_that_merging_hung_on_all_fields_is_of_none():
+    ds = xr.merge([one("z500", "m2 s-2", 55e3), one("t850", "K", 280.0)]).assign_coords(
+        level=((), 500, {"units": "hPa"})
+    )
+    assert list(canonicalise(ds)) == ["z500", "t850"]
+    with pytest.raises(EarthSSLError, match="its level is 500 hPa"):
+        canonicalise(ds[["t850"]])

@@ -154,6 +154,19 @@ def test_levels_of_the_files_of_one_source_may_have_different_units(tmp_path):
     assert opened(levelled([300, 500], units="hPa"), other, folder=tmp_path).sizes["time"] == 48
 
 
+@pytest.mark.parametrize(("units", "scale"), [("hPa", 1), ("Pa", 100)])
+@pytest.mark.parametrize("files", [1, 2])
+def test_levels_that_are_not_whole_are_left_out_and_said(files, units, scale, tmp_path):
+    ds = levelled([850 * scale, 500 * scale, 0.7 * scale, 0.4 * scale], units=units)
+    later = ds.assign_coords(time=field(start="1982-01-01").time)
+    got = opened(*[ds, later][:files], folder=tmp_path)
+    assert list(got) == ["t850", "t500"]
+    np.testing.assert_array_equal(got.t500[:24], ds.t[:, 1])
+    assert got.attrs["remarks"] == "t850: levels that are not whole hPa are left out (0.7, 0.4 hPa)"
+    assert list(opened(ds, folder=tmp_path, levels=[500])) == ["t500"]
+    refused(r"got 0.7, 0.4; .*cdo intlevel", ds.isel(level=[2, 3]), folder=tmp_path)
+
+
 # experiments
 
 
@@ -288,6 +301,18 @@ def test_a_grid_mapping_that_is_no_plain_one_is_refused(name, tmp_path):
     ds = field().assign(crs=((), 0, {"grid_mapping_name": name}))
     ds.t2m.attrs["grid_mapping"] = "crs"
     refused(name, ds, folder=tmp_path)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_left_over_grid_mapping_of_true_axes(named, tmp_path):
+    ds = field().assign(rotated_pole=((), 0, {"grid_mapping_name": "rotated_latitude_longitude"}))
+    for axis, standard_name in (("lat", "latitude"), ("lon", "longitude")):
+        ds[axis].attrs = {"standard_name": standard_name, "units": "degrees"}
+    if named:
+        ds.t2m.attrs["grid_mapping"] = "rotated_pole"
+        refused("got axes of rotated_latitude_longitude", ds, folder=tmp_path)
+    else:
+        assert "t2m" in opened(ds, folder=tmp_path)
 
 
 def test_a_plain_grid_mapping_is_taken(tmp_path):

@@ -129,6 +129,21 @@ def test_a_lead_without_a_dimension_counts(tmp_path):
     assert opened(ds, folder=tmp_path).time.values[0] == np.datetime64("1980-01-01T18")
 
 
+@pytest.mark.parametrize(
+    ("start", "months", "expected"),
+    [
+        ("2001-01-31T12", [1, 2, 3], ["2001-02-28T12", "2001-03-31T12", "2001-04-30T12"]),
+        ("2000-01-30", [1, 13], ["2000-02-29", "2001-02-28"]),
+        ("2001-01-15T06", [0, 11, 12], ["2001-01-15T06", "2001-12-15T06", "2002-01-15T06"]),
+    ],
+)
+def test_months_after_the_end_of_a_month(start, months, expected, tmp_path):
+    ds = xr.concat([field(n=1)] * len(months), pd.Index(months, name="lead")).assign_coords(time=[pd.Timestamp(start)])
+    ds["lead"].attrs["units"], ds.t2m.attrs["units"] = "months", "K"
+    got = opened(ds, folder=tmp_path).time.values
+    np.testing.assert_array_equal(got, np.array(expected, "datetime64[ns]"))
+
+
 def test_two_forecasts_of_the_same_time_are_refused(tmp_path):
     refused("several forecasts|every time once", forecast([0, 24], valid=True), folder=tmp_path)
 

@@ -256,6 +256,32 @@ def check(plan: Plan) -> None:
             np.testing.assert_allclose(found, expected, rtol=2e-6, atol=span * (2.0 ** (1 - plan.bits) + 1e-6))
 
 
+def test_all_fields_of_one_message_are_seen_however_often_it_is_opened(tmp_path: Path) -> None:
+    """Three messages of edition 2, as of GFS: both winds are in each."""
+    with open(tmp_path / "a.grib", "wb") as file:
+        for day in range(3):
+            made = eccodes.codes_grib_multi_new()
+            for name, value in (("10u", 3.0 + day), ("10v", -4.0)):
+                handle = eccodes.codes_grib_new_from_samples("regular_ll_sfc_grib2")
+                eccodes.codes_set(handle, "shortName", name)
+                eccodes.codes_set(handle, "dataDate", 20200101 + day)
+                values = value + np.linspace(-1, 1, eccodes.codes_get_size(handle, "values"))
+                eccodes.codes_set_values(handle, values)
+                eccodes.codes_grib_multi_append(handle, 4, made)
+                eccodes.codes_release(handle)
+            eccodes.codes_grib_multi_write(made, file)
+            eccodes.codes_grib_multi_release(made)
+    for _ in range(3):
+        got = open_source("files", path=str(tmp_path / "a.grib")).load().mean(("lat", "lon"))
+        np.testing.assert_allclose(got.u10, [3, 4, 5], atol=1e-3)
+        np.testing.assert_allclose(got.v10, [-4, -4, -4], atol=1e-3)
+    whole = (tmp_path / "a.grib").read_bytes()
+    last = whole.rindex(b"GRIB")
+    (tmp_path / "a.grib").write_bytes(whole[:last] + b"XXXX" + whole[last + 4 :])
+    with pytest.raises(EarthSSLError, match="belong to no message"):
+        open_source("files", path=str(tmp_path / "a.grib"))
+
+
 @FEW
 @given(plans())
 def test_the_fields_come_back_or_are_refused(plan: Plan) -> None:

@@ -129,6 +129,10 @@ def _ensemble() -> xr.Dataset:
 
 RENAMED = {
     "an unknown name": (field().rename(t2m="tmp"), ["t2m"]),
+    "an unknown name on a level": (
+        field("air", 250.0).expand_dims(level=[500]).assign_coords(level=("level", [500.0], {"units": "millibar"})),
+        ["t500"],
+    ),
     "no level": (field("t", 250.0), ["t500"]),
     "a wind without a level": (field("u", 5.0, "m s-1"), ["u500"]),
     "several heights of one field": (
