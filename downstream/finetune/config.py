@@ -81,7 +81,7 @@ class FinetuningConfig(FinetuneConfig):
     components: list[int] | None = None
     grid: str = "checkpoint"
     least_valid: float = LEAST_VALID
-    base: tuple[str, str] | None = None
+    base: tuple[str | int, str | int] | None = None
     window: int | None = None
     patch: tuple[int, int, int] | None = None
     layers: list[int] | None = None

@@ -91,8 +91,8 @@ def _base(config: FinetuningConfig, store: Store, instead: Mapping[str, str]) ->
         first, last = getattr(store.splits, part)
         if base[0] <= last and base[1] >= first:
             raise EarthSSLError(
-                f"finetune.base: expected years outside of validation and test, got "
-                f"{' … '.join(config.base or ())} and {part} {first!s:.10} … {last!s:.10}; choose earlier ones"
+                f"finetune.base: expected years outside of validation and test, got {base[0]!s:.10} … {base[1]!s:.10} "
+                f"and {part} {first!s:.10} … {last!s:.10}; choose earlier ones"
             )
     return base
 

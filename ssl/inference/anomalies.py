@@ -28,7 +28,7 @@ def counterparts(wanted: Collection[str], there: Collection[str]) -> dict[str, s
     return found
 
 
-def period(base: tuple[str, str] | None) -> Period | None:
+def period(base: tuple[str | int, str | int] | None) -> Period | None:
     """Return the first and last instant of two dates, "1982" and "2010" meaning the end of 2010; None for None.
 
     Raises:

@@ -163,9 +163,9 @@ def test_which_base_a_store_may_have(small_data: xr.Dataset, fine: Path, small_r
         on_grid_of_checkpoint(config(small_run, fine, tmp_path / "out", base=("1981", "2000")), Store(fine))
     store = Store(stored(small_data.rename(sst="ssta"), tmp_path / "anomalies", check_range=False))
     for base, match in (
-        (("1990", "2002"), r"outside of validation and test, got 1990 … 2002 and val 2002-01-01"),
-        (("2006-06", "2008"), r"outside of validation and test, got 2006-06 … 2008 and test 2007-01-01"),
-        (("1990", "1995"), r"base: expected 10 years of each calendar month"),
+        (("1990", "2002"), r"outside of validation and test, got 1990-01-01 … 2002-12-31 and val 2002-01-01"),
+        (("2006-06", "2008"), r"outside of validation and test, got 2006-06-01 … 2008-12-31 and test 2007-01-01"),
+        ((1990, 1995), r"base: expected 10 years of each calendar month"),
     ):
         with pytest.raises(EarthSSLError, match=match):
             on_grid_of_checkpoint(config(small_run, store.path, tmp_path / "out", base=base), store)
