@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 
 from ...ssl.common.errors import EarthSSLError, nearest
+from ...ssl.sources.regrid import LEAST_VALID
 from ..evaluation.config import TaskConfig
 from ..evaluation.label_fractions import FRACTIONS
 from ..training.fine_tuning import MODES, FinetuneConfig
@@ -43,6 +44,10 @@ class FinetuningConfig(FinetuneConfig):
         components: Numbers of principal components that mean+pcs chooses between.
         grid: "checkpoint" brings a store on a finer or shifted grid to the checkpoint's, in a store beside the results;
             "store" tunes on the store's own.
+        least_valid: Share of the area of a cell of the checkpoint's grid that must hold values where a store is brought
+            to it; else the cell is missing.
+        base: First and last date of the years whose monthly means are subtracted, where `ssta` must stand for `sst` or
+            the other way round and the store's training block is too short; they must leave out validation and test.
         window, patch: Steps of a window; steps, rows and columns of a patch; null for those of the checkpoint.
         layers: Blocks that the linear probe reads; null for the last third, at least two.
         random_seeds: Number of sets of random features of the raw window.
@@ -75,6 +80,8 @@ class FinetuningConfig(FinetuneConfig):
     near: int = 4
     components: list[int] | None = None
     grid: str = "checkpoint"
+    least_valid: float = LEAST_VALID
+    base: tuple[str | int, str | int] | None = None
     window: int | None = None
     patch: tuple[int, int, int] | None = None
     layers: list[int] | None = None
@@ -106,6 +113,8 @@ class FinetuningConfig(FinetuneConfig):
             raise EarthSSLError(
                 f"finetune.grid: expected {' or '.join(GRIDS)}, got '{self.grid}'." + nearest(self.grid, GRIDS)
             )
+        if not 0 < self.least_valid <= 1:
+            raise EarthSSLError(f"finetune.least_valid: expected a share in (0, 1], got {self.least_valid}")
         if min(self.near, self.seeds) < 1:
             raise EarthSSLError(f"finetune: expected near and seeds ≥ 1, got {self.near} and {self.seeds}")
         self.table()  # refuses the rest

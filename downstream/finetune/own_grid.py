@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -14,13 +15,14 @@ import xarray as xr
 
 from ...ssl.checkpoint.read import read_record
 from ...ssl.common.errors import EarthSSLError
+from ...ssl.common.files import digest, sha256
 from ...ssl.fields.grid import LatLonGrid
 from ...ssl.fields.normalisation import StatisticsConfig
 from ...ssl.fields.splits import PARTS, SplitsConfig
 from ...ssl.fields.variables import lookup
 from ...ssl.hub.pull import load_folder
-from ...ssl.inference.anomalies import counterparts
-from ...ssl.inference.screening import brought
+from ...ssl.inference.anomalies import Period, counterparts, period
+from ...ssl.inference.screening import brought, lacking, sampled
 from ...ssl.prepare.config import PrepareConfig
 from ...ssl.prepare.prepare import prepare
 from ...ssl.sources.regrid import onto
@@ -36,30 +38,63 @@ def on_grid_of_checkpoint(config: FinetuningConfig, store: Store) -> Store:
 
     The new one lies beside the results (`OUT.store`) and is taken again by the same command. It has the blocks, the
     kind of statistics and the precision of the old one; its statistics are fitted anew, on training times.
+    Its attributes `made_of` and `made_for` are the fingerprint of the old one and a digest of all that it depends on.
 
     Raises:
-        EarthSSLError: If the store cannot be brought there, with the reason and what to do.
+        EarthSSLError: If the store cannot be brought there, with the reason and what to do; if `OUT.store` is another.
     """
-    record = read_record(load_folder(config.checkpoint))
+    checkpoint = load_folder(config.checkpoint)
+    record = read_record(checkpoint)
     instead = counterparts(record.variables, store.variables)
+    base = _base(config, store, instead)
     if config.grid == "store" or (store.grid.same_as(record.grid) and not instead):
         return store
     folder = Path(str(config.out).rstrip("/") + SUFFIX)
+    # The climatology of training is added or subtracted, and its known cells decide what must be covered.
+    hashes = [sha256(checkpoint / name) for name in ("record.json", "statistics.safetensors", "encoder.safetensors")]
+    of = digest([store.fingerprint, hashes, sorted(instead.items()), config.least_valid, base and list(map(str, base))])
     if (folder / "manifest.json").is_file():
         made = Store(folder)
-        if made.manifest["attributes"].get("made_of") == store.fingerprint and made.grid.same_as(record.grid):
+        if made.manifest["attributes"].get("made_for") == of:
             return made
-        raise EarthSSLError(f"{folder}: expected {store.path} on the checkpoint's grid, got another store; remove it")
+        raise EarthSSLError(
+            f"{folder}: expected {store.path} on the grid of {config.checkpoint}, got what was made of another "
+            "store, or for another checkpoint, least_valid or base; remove it"
+        )
     try:
-        data, changes = brought(fields_of(store), record, instead, store.splits.train)
+        data, changes = brought(fields_of(store), record, instead, store.splits.train, config.least_valid, base)
     except EarthSSLError as error:
         raise EarthSSLError(
             f"{store.path} does not fit the checkpoint: {error}. Or tune on the store's own grid, where positions "
             "are as true: finetune.grid: store"
         ) from None
+    if "regridded" in changes:
+        known = [name for name in record.variables if name in data]
+        some = data[known].isel(time=sampled(data.sizes["time"])).load()
+        own = record.statistics.select([record.variables.index(name) for name in known])
+        changes["regridded"] += f"; {lacking(some, own)}"
     data.attrs = {**store.manifest["attributes"], "source": store.manifest["source"], "made_of": store.fingerprint}
-    data.attrs |= changes
+    data.attrs |= {"made_for": of, **changes}
     return Store(prepare(_recipe(store, folder), data))
+
+
+def _base(config: FinetuningConfig, store: Store, instead: Mapping[str, str]) -> Period | None:
+    """Return the base period; refuse one that nothing uses, or whose means hold times that are to be predicted."""
+    base = period(config.base)
+    if base is None:
+        return None
+    if config.grid == "store" or not instead:
+        raise EarthSSLError(
+            f"finetune.base: expected {store.path} to be made departures of, but it is tuned on as it is; leave it out"
+        )
+    for part in ("val", "test"):
+        first, last = getattr(store.splits, part)
+        if base[0] <= last and base[1] >= first:
+            raise EarthSSLError(
+                f"finetune.base: expected years outside of validation and test, got {base[0]!s:.10} … {base[1]!s:.10} "
+                f"and {part} {first!s:.10} … {last!s:.10}; choose earlier ones"
+            )
+    return base
 
 
 def _recipe(store: Store, folder: Path) -> PrepareConfig:

@@ -15,6 +15,7 @@ from ..fields.variables import anomaly_name, lookup
 Period = tuple[np.datetime64, np.datetime64]  # first and last instant, both included
 
 FEWEST_YEARS = 10  # of every calendar month, for a climatology of the data's own
+YEARS = range(1678, 2262)  # whole years that nanoseconds hold; others wrap round in silence
 
 
 def counterparts(wanted: Collection[str], there: Collection[str]) -> dict[str, str]:
@@ -27,20 +28,20 @@ def counterparts(wanted: Collection[str], there: Collection[str]) -> dict[str, s
     return found
 
 
-def period(base: tuple[str, str] | None) -> Period | None:
+def period(base: tuple[str | int, str | int] | None) -> Period | None:
     """Return the first and last instant of two dates, "1982" and "2010" meaning the end of 2010; None for None.
 
     Raises:
-        EarthSSLError: If they are no dates.
+        EarthSSLError: If they are no dates in order, of the years that times can have.
     """
     if base is None:
         return None
     try:
         first, last = (np.datetime64(str(edge)) for edge in base)
-        if np.isnat([first, last]).any() or first > last:
-            raise ValueError("not two dates in order")
-    except ValueError as error:
-        raise EarthSSLError(f"base: expected two dates such as 1982 and 2010, got {base} ({error})") from None
+        if np.isnat(first) or np.isnat(last) or not {_year(first), _year(last)} <= set(YEARS) or first > last:
+            raise ValueError(f"not two dates in order, years {YEARS[0]} to {YEARS[-1]}")
+    except (ValueError, TypeError, OverflowError) as error:
+        raise EarthSSLError(f"base: expected two dates such as 1982 and 2010, got {base!r} ({error})") from None
     return first.astype("datetime64[ns]"), (last + 1).astype("datetime64[ns]") - np.timedelta64(1, "ns")
 
 
@@ -102,7 +103,20 @@ def as_trained(
             f"its anomalies on the climatology of the training block ({years}); their own base period is not "
             "known, and if it is another, that difference stays in them"
         )
+    if own is not None:
+        said += _lost(own[np.unique(_months(data["time"].values))], statistics.known[0])
     return made, f"'{name}' was made of '{have}': {said}"
+
+
+def _lost(own: np.ndarray, known: np.ndarray) -> str:
+    """Return in words how many known cells a climatology, (month, row, column), lacks in some month; "" for none."""
+    lost = int((np.isnan(own).any(0) & known).sum())
+    return (
+        f"; {lost} of {int(known.sum())} known cells hold less than {FEWEST_YEARS} years of some month there and are "
+        "missing in it"
+        if lost
+        else ""
+    )
 
 
 def _words(block: Period) -> str:
@@ -116,16 +130,27 @@ def _own_climatology(data: xr.DataArray, block: Period) -> np.ndarray | None:
     """
     times = data["time"].values
     inside = np.flatnonzero((times >= block[0]) & (times <= block[1]))
-    counts = np.bincount(_months(times[inside]), minlength=12)
+    stamps = times[inside].astype("datetime64[M]").astype(np.int64)  # a month of a year, however many steps it has
+    counts = np.bincount(np.unique(stamps) % 12, minlength=12)
     if (counts[np.unique(_months(times))] < FEWEST_YEARS).any():
         return None
-    sums = np.zeros((2, 12, *data.shape[1:]))
-    for some in np.array_split(inside, max(1, len(inside) // 256)):
-        values = data.isel(time=some).values.astype(np.float64)
-        valid, months = np.isfinite(values), _months(times[some])
+    sums, years = np.zeros((2, 12, *data.shape[1:])), np.zeros((12, *data.shape[1:]), np.int64)
+    last, seen = None, np.zeros(data.shape[1:], bool)  # a month may go on in the next piece
+    for some in np.array_split(np.arange(len(inside)), max(1, len(inside) // 256)):
+        values = data.isel(time=inside[some]).values.astype(np.float64)
+        valid, months = np.isfinite(values), stamps[some] % 12
         np.add.at(sums[0], months, np.where(valid, values, 0))
         np.add.at(sums[1], months, valid)
-    return np.where(sums[1] >= FEWEST_YEARS, sums[0] / np.maximum(sums[1], 1), np.nan)
+        for stamp in np.unique(stamps[some]):
+            held = valid[stamps[some] == stamp].any(0)
+            before = seen if stamp == last else np.zeros_like(seen)
+            years[stamp % 12] += held & ~before
+            last, seen = stamp, held | before
+    return np.where(years >= FEWEST_YEARS, sums[0] / np.maximum(sums[1], 1), np.nan)
+
+
+def _year(date: np.datetime64) -> int:
+    return int(date.astype("datetime64[Y]").astype(np.int64)) + 1970
 
 
 def _months(times: np.ndarray) -> np.ndarray:

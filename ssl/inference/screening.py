@@ -122,7 +122,7 @@ def screen(
     if check_range or "regridded" in changes:
         some = some.load()
     if "regridded" in changes:
-        changes["regridded"] += f"; {_lacking(some, statistics)}"
+        changes["regridded"] += f"; {lacking(some, statistics)}"
     said = [*changes.values(), *_incomplete(record, absent, unused, use)]
     if check_range:
         said += _doubts_of(some, statistics, where)
@@ -211,7 +211,7 @@ def _incomplete(record: Record, missing: tuple[str, ...], unused: tuple[str, ...
     return said
 
 
-def _lacking(sample: xr.Dataset, statistics: Statistics) -> str:
+def lacking(sample: xr.Dataset, statistics: Statistics) -> str:
     """Return in words how many of the cells that training saw values in hold none in some steps."""
     said = []
     for k, name in enumerate(sample.data_vars):

@@ -17,6 +17,7 @@ from ..common.errors import EarthSSLError
 from ..fields.grid import LatLonGrid
 from ..fields.month_stamps import by_month
 from ..sources.metadata.calendars import gregorian
+from ..sources.regrid import LEAST_VALID
 from .frozen_encoder import FrozenEncoder, Series
 from .load import load_encoder
 from .screening import doubts, sampled, screen
@@ -53,6 +54,8 @@ class EncoderTransformer(TransformerMixin, BaseEstimator):
         layer: int | Sequence[int] = -1,
         batch_size: int = 64,
         check_range: bool = True,
+        least_valid: float = LEAST_VALID,
+        base: tuple[str, str] | None = None,
     ) -> None:
         """Keep the parameters; they are checked by `fit`.
 
@@ -61,13 +64,15 @@ class EncoderTransformer(TransformerMixin, BaseEstimator):
             pooling: mean, last or tokens; tokens become columns side by side.
             layer: Block whose output is taken; those of several stand side by side.
             batch_size: Windows at once.
-            check_range: See `FrozenEncoder.embed`.
+            check_range, least_valid, base: See `FrozenEncoder.embed`; the last two matter to a series alone.
         """
         self.encoder = encoder
         self.pooling = pooling
         self.layer = layer
         self.batch_size = batch_size
         self.check_range = check_range
+        self.least_valid = least_valid
+        self.base = base
 
     def fit(self, X: Fields, y: Any = None) -> EncoderTransformer:
         """Load the encoder and see that the fields fit it; y is not used.
@@ -182,7 +187,7 @@ class EncoderTransformer(TransformerMixin, BaseEstimator):
         return loaded
 
     def _series(self, X: Fields, frozen: FrozenEncoder) -> Series:
-        screened = screen(X, frozen.record, check_range=self.check_range)
+        screened = screen(X, frozen.record, check_range=self.check_range, least_valid=self.least_valid, base=self.base)
         for text in screened.said:
             warnings.warn(text, stacklevel=3)
         return Series.of(screened, frozen.record.encoder.window)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -222,13 +224,19 @@ def onto(
         The data on the grid; "" where they were on it already.
 
     Raises:
-        EarthSSLError: If the cells of the data are larger than those of the grid, or do not cover what is needed.
+        EarthSSLError: If the cells of the data are larger than those of the grid, do not cover what is needed, or are
+            fewer than 2×2; if `least_valid` is no share.
     """
+    if isinstance(least_valid, bool) or not isinstance(least_valid, Real) or not 0 < least_valid <= 1:
+        raise EarthSSLError(f"least_valid: expected a share in (0, 1], got {least_valid!r}")
     own = LatLonGrid(ds["lat"].values, ds["lon"].values)
     if own.same_as(grid):
         return ds, ""
-    if not 0 < least_valid <= 1:
-        raise EarthSSLError(f"least_valid: expected a share in (0, 1], got {least_valid!r}")
+    if min(own.shape) < 2:
+        raise EarthSSLError(
+            f"{where}: expected fields of at least 2×2 cells, whose size can be told, got "
+            f"{own.shape[0]}×{own.shape[1]}; take more rows and columns, or those of {of} as they are"
+        )
     _refuse_coarser(own, grid, where, of)
     rows = _shared(_height(grid.lat_bounds), _height(own.lat_bounds))
     columns = _columns_shared(grid.lon_bounds, own.lon_bounds)
@@ -260,12 +268,20 @@ def grid_of(path: str) -> LatLonGrid:
             f"option grid: expected the folder of a checkpoint, a run or a store, found none at {path}; bring one here "
             "with `earthssl pull ADDRESS --out FOLDER`"
         )
-    found = read_json(file, "a file with a grid").get("grid")
-    if not isinstance(found, dict) or {"lat", "lon"} - set(found):
+    whole = read_json(file, "a file with a grid")
+    found = whole.get("grid") if isinstance(whole, dict) else None
+    if not isinstance(found, dict) or not all(_is_axis(found.get(name)) for name in ("lat", "lon")):
         raise EarthSSLError(
-            f"option grid: expected {file} to hold `grid` with `lat` and `lon`, found none; name another"
+            f"option grid: expected {file} to hold `grid` with `lat` and `lon`, lists of at least two degrees each, "
+            "found none; name another"
         )
     return LatLonGrid.from_json(found)
+
+
+def _is_axis(values: Any) -> bool:
+    if not isinstance(values, list) or len(values) < 2:
+        return False
+    return all(isinstance(value, int | float) and abs(value) <= FURTHEST for value in values)
 
 
 def _refuse_coarser(own: LatLonGrid, grid: LatLonGrid, where: str, of: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,13 @@ from earthssl.downstream.finetune.predictor import load_finetuned
 from earthssl.downstream.finetune.read_labels import read_labels
 from earthssl.ssl.checkpoint.read import read_record
 from earthssl.ssl.common.errors import EarthSSLError
+from earthssl.ssl.common.files import sha256
 from earthssl.ssl.fields.grid import LatLonGrid
 from earthssl.ssl.fields.splits import SplitsConfig
 from earthssl.ssl.prepare.config import PrepareConfig
 from earthssl.ssl.prepare.prepare import prepare
 from earthssl.ssl.store.store import Store
+from safetensors.numpy import load_file, save_file
 
 FAST: dict[str, Any] = {
     "steps": 4, "batch_size": 16, "warmup_steps": 2, "check_every": 2, "seeds": 1, "scratch_seeds": 0,
@@ -77,12 +81,20 @@ def test_a_finer_store_becomes_one_on_the_grid_of_the_checkpoint(
     np.testing.assert_allclose(made.read_all(), Store(small_store).read_all(), atol=1e-4)
     assert made.manifest["attributes"]["made_of"] == Store(fine).fingerprint
     assert on_grid_of_checkpoint(own, Store(fine)).manifest["created"] == made.manifest["created"]
-    (tmp_path / "other.store").mkdir()
-    (tmp_path / "out.store").rename(tmp_path / "other.store")
-    manifest = tmp_path / "other.store" / "manifest.json"
-    manifest.write_text(manifest.read_text(encoding="utf-8").replace(Store(fine).fingerprint, "0" * 64))
-    with pytest.raises(EarthSSLError, match="got another store; remove it"):
-        on_grid_of_checkpoint(config(small_run, fine, tmp_path / "other"), Store(fine))
+    assert "0 of 72 of sst" in made.manifest["attributes"]["regridded"]
+    with pytest.raises(EarthSSLError, match="another checkpoint, least_valid or base; remove it"):
+        on_grid_of_checkpoint(replace(own, least_valid=1.0), Store(fine))
+    copy = tmp_path / "checkpoint"
+    shutil.copytree(small_run / "checkpoint", copy)
+    other = replace(own, checkpoint=str(copy))
+    assert on_grid_of_checkpoint(other, Store(fine)).manifest["created"] == made.manifest["created"]
+    statistics = load_file(copy / "statistics.safetensors")  # the climatology of another training
+    save_file({name: values + 1 for name, values in statistics.items()}, copy / "statistics.safetensors")
+    manifest = json.loads((copy / "manifest.json").read_text(encoding="utf-8"))
+    manifest["sha256"]["statistics.safetensors"] = sha256(copy / "statistics.safetensors")
+    (copy / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    with pytest.raises(EarthSSLError, match="another checkpoint, least_valid or base; remove it"):
+        on_grid_of_checkpoint(other, Store(fine))
 
 
 @pytest.mark.slow
@@ -143,6 +155,24 @@ def test_a_store_of_anomalies_for_an_encoder_of_full_fields(
     k = made.variables.index("sst")
     np.testing.assert_allclose(made.read_all()[:, k], own.read_all()[:, own.variables.index("sst")], atol=2e-3)
     assert "'sst' was made of 'ssta'" in made.manifest["attributes"]["anomalies"]
+
+
+def test_which_base_a_store_may_have(small_data: xr.Dataset, fine: Path, small_run: Path, tmp_path: Path) -> None:
+    """One that something uses, of no year that is to be predicted, of enough years; a share is one."""
+    with pytest.raises(EarthSSLError, match=r"finetune\.base: .* it is tuned on as it is; leave it out"):
+        on_grid_of_checkpoint(config(small_run, fine, tmp_path / "out", base=("1981", "2000")), Store(fine))
+    store = Store(stored(small_data.rename(sst="ssta"), tmp_path / "anomalies", check_range=False))
+    for base, match in (
+        (("1990", "2002"), r"outside of validation and test, got 1990-01-01 … 2002-12-31 and val 2002-01-01"),
+        (("2006-06", "2008"), r"outside of validation and test, got 2006-06-01 … 2008-12-31 and test 2007-01-01"),
+        ((1990, 1995), r"base: expected 10 years of each calendar month"),
+    ):
+        with pytest.raises(EarthSSLError, match=match):
+            on_grid_of_checkpoint(config(small_run, store.path, tmp_path / "out", base=base), store)
+    made = on_grid_of_checkpoint(config(small_run, store.path, tmp_path / "out", base=("1985", "1999")), store)
+    assert "monthly means over 1985-01 … 1999-12" in made.manifest["attributes"]["anomalies"]
+    with pytest.raises(EarthSSLError, match=r"finetune\.least_valid: expected a share in \(0, 1\], got 0"):
+        config(small_run, fine, tmp_path / "out", least_valid=0.0)
 
 
 def test_a_store_prepared_on_the_grid_of_a_checkpoint(small_data: xr.Dataset, small_run: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +15,13 @@ import xarray as xr
 from earthssl.cli.main import main
 from earthssl.ssl.checkpoint.record import Record
 from earthssl.ssl.common.errors import EarthSSLError
-from earthssl.ssl.inference.anomalies import as_trained, counterparts
+from earthssl.ssl.inference.anomalies import as_trained, counterparts, period
 from earthssl.ssl.inference.frozen_encoder import FrozenEncoder
 from earthssl.ssl.inference.load import load_encoder
 from earthssl.ssl.inference.screening import screen
 from earthssl.ssl.inference.sklearn_transformer import EncoderTransformer
 from earthssl.ssl.sources.regrid import onto
+from sklearn.base import clone
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +195,70 @@ def test_a_full_field_for_anomalies_needs_its_own_climatology(frozen: FrozenEnco
     np.testing.assert_array_equal(holes.values, years["time"].dt.month.values == 1)
     with pytest.raises(EarthSSLError, match="by hours"):
         as_trained(years, "ssta", replace(own, groups="hour"), train_block)
+
+
+def daily(first: str, last: str, cells: tuple[int, int], value: float = 5.0) -> xr.DataArray:
+    """Days of `ssta`, the same everywhere."""
+    times = np.arange(first, last, dtype="datetime64[D]").astype("datetime64[ns]")
+    values = np.full((len(times), *cells), value, np.float32)
+    return xr.DataArray(values, {"time": times}, ("time", "lat", "lon"), "ssta")
+
+
+def test_ten_years_of_a_month_are_ten_years_and_not_days(frozen: FrozenEncoder) -> None:
+    """A year of days keeps its warmth; a cell that lacks a month of one year out of ten lacks it, and is counted."""
+    record = frozen.record
+    own, train, cells = record.statistics.select([0]), record.splits.train, record.grid.shape
+    known = own.known[0]
+    year = daily("1990", "1991", cells)
+    made, said = as_trained(year, "sst", own, train)
+    usual = own.climatology(year["time"].values)[:, 0]
+    np.testing.assert_allclose((made.values - usual)[:, known], 5.0, atol=1e-3)
+    assert "its anomalies on the climatology" in said
+    days = daily("1986", "1996", cells)
+    whole, said = as_trained(days, "sst", own, train)
+    usual = own.climatology(days["time"].values)[:, 0]
+    np.testing.assert_allclose((whole.values - usual)[:, known], 0.0, atol=1e-3)
+    assert "known cells" not in said
+    rows, columns = (where[:12] for where in np.nonzero(known))
+    months = days["time"].values.astype("datetime64[M]").astype(int)
+    for k in range(12):  # cell k without month k of the first year, and one day of that month of the second
+        days.values[months == months[0] + k, rows[k], columns[k]] = np.nan
+        days.values[np.flatnonzero(months == months[0] + 12 + k)[0], rows[k], columns[k]] = np.nan
+    gappy, said = as_trained(days, "sst", own, train)
+    for k in range(12):
+        holes = np.isnan(gappy.values[:, rows[k], columns[k]])
+        np.testing.assert_array_equal(holes, months % 12 == k)
+    assert f"12 of {known.sum()} known cells hold less than 10 years of some month there" in said
+
+
+@pytest.mark.parametrize(
+    "base",
+    [("82", "2010"), ("1982", "2500"), ("1500", "1600"), 1982, "1982", ("x", "2010"), ("NaT", "2010"), (None, 3)],
+)
+def test_a_base_that_is_no_two_dates(base: Any) -> None:
+    """Or of years that would wrap round, is refused in a sentence."""
+    with pytest.raises(EarthSSLError, match="base: expected two dates such as 1982 and 2010, got"):
+        period(base)
+
+
+def test_what_years_a_base_may_have() -> None:
+    """All that nanoseconds hold whole."""
+    found = period(("1678", "2261"))
+    assert found is not None
+    assert [str(edge)[:10] for edge in found] == ["1678-01-01", "2261-12-31"]
+
+
+def test_the_transformer_takes_a_base_and_a_share(frozen: FrozenEncoder, small_data: xr.Dataset) -> None:
+    """As `embed` does."""
+    late = departures(small_data, "1995", "2008").sel(time=slice("1999", None))
+    step = EncoderTransformer(frozen, least_valid=0.25, base=("2000", "2010"))
+    with heard("over 2000-01 … 2010-12", "over 2000-01 … 2010-12"):
+        found = clone(step).fit_transform(late)
+    with heard("over 2000-01 … 2010-12"):
+        own = frozen.embed(late, base=("2000", "2010"))
+    np.testing.assert_allclose(found, own.values, atol=1e-6)
+    with pytest.raises(EarthSSLError, match="least_valid: expected a share"):
+        EncoderTransformer(frozen, least_valid=2.0).fit(late)
 
 
 def test_which_variable_may_stand_for_which() -> None:

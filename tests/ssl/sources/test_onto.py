@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import xarray as xr
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.fields.grid import LatLonGrid
 from earthssl.ssl.sources.canonical import canonicalise
-from earthssl.ssl.sources.regrid import onto
+from earthssl.ssl.sources.regrid import grid_of, onto
 
 
 def on(lat: np.ndarray, lon: np.ndarray, seed: int = 0) -> xr.Dataset:
@@ -151,3 +153,36 @@ def test_a_region_that_does_not_cover_is_refused() -> None:
     made, _ = onto(west, FIVE, "x", needed=needed)
     assert np.isfinite(made["sst"].values[:, 12:24, 10:35]).all()
     assert np.isnan(made["sst"].values[:, :11]).all()
+
+
+@pytest.mark.parametrize("share", ["x", 0, 1.5, None, True, np.nan])
+def test_a_share_that_is_none(share: object) -> None:
+    """Is refused, on the grid itself too."""
+    with pytest.raises(EarthSSLError, match=r"least_valid: expected a share in \(0, 1\], got"):
+        onto(globe(5.0, 2.5), FIVE, "x", share)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(1, 72), (36, 1)])
+def test_one_row_or_column_has_no_size(shape: tuple[int, int]) -> None:
+    """And is refused in a sentence."""
+    one = globe(5.0, 2.5).isel(lat=slice(0, shape[0]), lon=slice(0, shape[1]))
+    with pytest.raises(EarthSSLError, match=rf"x: expected fields of at least 2×2 cells.*got {shape[0]}×{shape[1]}"):
+        onto(one, FIVE, "x")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[1, 2]", '{"grid": [1]}', '{"grid": {"lat": ["a", "b"], "lon": [0, 1]}}',
+        '{"grid": {"lat": [1], "lon": [0, 1]}}',
+        '{"grid": {"lat": [2, 1], "lon": 5}}', '{"grid": {"lat": [[2], [1]], "lon": [0, 1]}}',
+        '{"grid": {"lat": [1e999, 1], "lon": [0, 1]}}',
+    ],
+)  # fmt: skip
+def test_a_file_without_a_grid(text: str, tmp_path: Path) -> None:
+    """Lists of other things, one cell, no numbers."""
+    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    with pytest.raises(EarthSSLError, match=r"option grid: expected .* at least two degrees each, found none"):
+        grid_of(str(tmp_path / "a.json"))
+    (tmp_path / "a.json").write_text('{"grid": {"lat": [2, 1.5], "lon": [0, 1]}}', encoding="utf-8")
+    assert grid_of(str(tmp_path / "a.json")).shape == (2, 2)
