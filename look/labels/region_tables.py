@@ -16,6 +16,7 @@ from ...downstream.finetune.read_labels import SPELLINGS
 from ...ssl.common.errors import EarthSSLError
 from ...ssl.common.files import disk_full_is_clear, write_text
 from ...ssl.fields.grid import LatLonGrid
+from .netcdf_lock import NETCDF_LOCK
 from .outlines import DIGITS, Outline, check_outline
 
 OUTLINES, MASKS = "regions.csv", "regions.nc"
@@ -87,7 +88,8 @@ def write_masks(
     try:
         with disk_full_is_clear(file):
             temporary.unlink(missing_ok=True)  # of a run that was killed; a link there is not followed
-            found.to_netcdf(temporary, encoding=encoding)
+            with NETCDF_LOCK:
+                found.to_netcdf(temporary, encoding=encoding)
             os.replace(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from earthssl.cli.look import _checkpoint_of
+from earthssl.look.labels.journal import Journal, Mark
 from earthssl.look.run_maps import RunMaps
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.fields.grid import LatLonGrid
@@ -59,6 +62,44 @@ def test_maps_on_the_grid_are_listed_and_read(small_store: Path, tmp_path: Path)
     (tmp_path / "run" / "turned.nc").unlink()
     with pytest.raises(EarthSSLError, match="cannot be read any more"):
         maps.read(2, [])
+
+
+def test_maps_are_not_read_while_masks_are_written(
+    small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two threads in NetCDF's library at once end the process."""
+    grid = Store(small_store).grid
+    written(tmp_path / "run", grid)
+    maps, journal = RunMaps(tmp_path / "run", grid), Journal(tmp_path / "look", grid)
+    inside, calls = threading.Lock(), list[str]()
+
+    def alone(work: Callable[..., Any]) -> Callable[..., Any]:
+        def slow(*given: Any, **named: Any) -> Any:
+            if not inside.acquire(blocking=False):
+                raise RuntimeError("two threads at once")
+            try:
+                time.sleep(0.03)
+                calls.append(work.__name__)
+                return work(*given, **named)
+            finally:
+                inside.release()
+
+        return slow
+
+    monkeypatch.setattr(xr, "open_dataset", alone(xr.open_dataset))
+    monkeypatch.setattr(xr.Dataset, "to_netcdf", alone(xr.Dataset.to_netcdf))
+    corners = ((40.0, 160.0), (40.0, 210.0), (75.0, 210.0), (75.0, 160.0))
+    threads = [
+        threading.Thread(target=lambda: [maps.read(1, []) for _ in range(8)]),
+        threading.Thread(
+            target=lambda: [journal.add(Mark("1981-01-01T00:00:00", f"c{k}", outline=corners)) for k in range(8)]
+        ),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(calls) == ["open_dataset"] * 8 + ["to_netcdf"] * 8
 
 
 def test_a_folder_without_maps_is_refused(small_store: Path, tmp_path: Path) -> None:
