@@ -16,6 +16,7 @@ from ...downstream.finetune.read_labels import SPELLINGS
 from ...ssl.common.errors import EarthSSLError
 from ...ssl.common.files import disk_full_is_clear, write_text
 from ...ssl.fields.grid import LatLonGrid
+from .classes import check_class
 from .netcdf_lock import NETCDF_LOCK
 from .outlines import DIGITS, Outline, check_outline
 
@@ -138,7 +139,7 @@ def _region(row: list[str]) -> Region:
     if match is None:
         raise EarthSSLError(f"expected an outline as POLYGON((longitude latitude, …)), got '{text[:60]}'")
     corners = [[float(part) for part in corner.split()][::-1] for corner in match[1].split(",")]
-    return time, label, check_outline(corners)
+    return time, check_class(label), check_outline(corners)
 
 
 def _as_text(outline: Outline) -> str:
