@@ -189,7 +189,7 @@ class Look:
 
     def _analogues(self, query: Mapping[str, str]) -> Answer:
         states, step = self.progress.states(), _whole(query, "step")
-        exclude, count = _number(query, "exclude", 30.0), min(_whole(query, "count", 4), 20)
+        exclude, count = _number(query, "exclude", 30.0), int(np.clip(_whole(query, "count", 4), 1, 20))
         with self._heavy:
             found = {
                 space: [vars(one) for one in analogues(states, self.store, step, space, count, exclude)]

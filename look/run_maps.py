@@ -111,7 +111,7 @@ class RunMaps:
                 for name, values in data.data_vars.items():
                     if not {"lat", "lon"} <= set(values.dims) or values.dtype.kind not in "iuf":
                         continue
-                    if not self._on_grid(data) or max(values.shape) > MOST_CHOICES:
+                    if not self._on_grid(data) or not 0 < min(values.shape) <= max(values.shape) <= MOST_CHOICES:
                         continue
                     others = [str(dim) for dim in values.dims if dim not in ("lat", "lon")]
                     choices = tuple((dim, _members(data, dim)) for dim in others)

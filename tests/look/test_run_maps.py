@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from earthssl.cli.look import _checkpoint_of
+from earthssl.cli.look import _checkpoint_of, _opened
+from earthssl.cli.main import main
 from earthssl.look.labels.journal import Journal, Mark
 from earthssl.look.run_maps import RunMaps
 from earthssl.ssl.common.errors import EarthSSLError
@@ -39,6 +41,7 @@ def written(folder: Path, grid: LatLonGrid) -> np.ndarray:
     turned = data[["area"]].assign_coords(lon=(grid.lon + 180) % 360 - 180).sortby("lat").sortby("lon")
     turned.to_netcdf(folder / "turned.nc")  # south first, from -180°
     data.isel(lon=slice(0, 4)).to_netcdf(folder / "other_grid.nc")
+    data[["attribution"]].isel(lag=slice(0)).to_netcdf(folder / "empty.nc")
     (folder / "broken.nc").write_bytes(b"no NetCDF")
     return values
 
@@ -109,6 +112,26 @@ def test_a_folder_without_maps_is_refused(small_store: Path, tmp_path: Path) -> 
     (tmp_path / "broken.nc").write_bytes(b"no NetCDF")
     with pytest.raises(EarthSSLError, match="maps on the store's grid"):
         RunMaps(tmp_path, grid)
+
+
+def test_a_run_beside_a_checkpoint_is_a_folder(small_store: Path, small_run: Path, tmp_path: Path,
+                                               capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    command = ["look", str(small_store), "--checkpoint", str(small_run), "--out", str(tmp_path / "look"), "--export",
+               str(tmp_path / "page.html"), "--steps", "1", "--run"]  # fmt: skip
+    assert main([*command, str(tmp_path / "mistyped")]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert "mistyped: expected the folder of a run" in said[0]
+    grid = LatLonGrid(np.linspace(90, -90, 7), np.arange(0, 360, 60.0))
+    written(tmp_path / "run", grid)
+    opened, weights = _opened(  # what is asked of the page, without the features
+        Namespace(labels=None, run=str(tmp_path / "run"), checkpoint=str(small_run)), Store(small_store),
+        Journal(tmp_path / "own"),
+    )  # fmt: skip
+    assert weights is not None
+    assert opened.maps is None
+    assert "no maps are shown: " in (said := capsys.readouterr().err)
+    assert "maps on the store's grid" in said
 
 
 def test_the_checkpoint_of_a_run_is_that_of_its_first_seed(small_run: Path, tmp_path: Path) -> None:
