@@ -112,9 +112,10 @@ def _opened(options: argparse.Namespace, store: Any, journal: Any) -> tuple[Any,
         checkpoint = checkpoint or _checkpoint_of(run)
         try:
             maps = RunMaps(run, store.grid)
-        except EarthSSLError:
-            if not checkpoint:
+        except EarthSSLError as error:
+            if not checkpoint or not run.is_dir():
                 raise
+            print(f"no maps are shown: {error}", file=sys.stderr)
     if not checkpoint:
         return Look(store, journal, labels=labels, maps=maps), None
     frozen, weights = _encoder(checkpoint)

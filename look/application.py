@@ -21,6 +21,7 @@ from ..ssl.store.store import Store
 from .active import STRATEGIES, held_out, propose
 from .fields import Fields
 from .labels.journal import Journal, Mark
+from .labels.netcdf_lock import NETCDF_LOCK
 from .labels.outlines import check_outline, check_place
 from .rebuilt import Decoders
 from .run_maps import RunMaps
@@ -188,7 +189,7 @@ class Look:
 
     def _analogues(self, query: Mapping[str, str]) -> Answer:
         states, step = self.progress.states(), _whole(query, "step")
-        exclude, count = _number(query, "exclude", 30.0), min(_whole(query, "count", 4), 20)
+        exclude, count = _number(query, "exclude", 30.0), int(np.clip(_whole(query, "count", 4), 1, 20))
         with self._heavy:
             found = {
                 space: [vars(one) for one in analogues(states, self.store, step, space, count, exclude)]
@@ -276,12 +277,13 @@ class Look:
     def _read_known(self, name: str) -> dict[str, Any]:
         """Return a column of the known labels at the store's steps: numbers (None where missing), or classes."""
         path = str(self.labels)
-        try:
-            found = read_labels(path, [name], "regression", missing="drop")
-            values: list[Any] = found.values[:, 0].tolist()
-        except EarthSSLError:
-            found = read_labels(path, [name], "classification", missing="drop")
-            values = found.values.tolist()
+        with NETCDF_LOCK:  # a name that ends in .nc is opened as such
+            try:
+                found = read_labels(path, [name], "regression", missing="drop")
+                values: list[Any] = found.values[:, 0].tolist()
+            except EarthSSLError:
+                found = read_labels(path, [name], "classification", missing="drop")
+                values = found.values.tolist()
         unit = "datetime64[M]" if self.store.step_days > 20 else "datetime64[s]"
         at = {time: k for k, time in enumerate(self.store.times.astype(unit).astype(np.int64).tolist())}
         when = found.times.astype(unit).astype(np.int64).tolist()

@@ -5,7 +5,6 @@ Whatever has latitude and longitude on the store's grid is a map; its other dime
 
 from __future__ import annotations
 
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import xarray as xr
 
 from ..ssl.common.errors import EarthSSLError
 from ..ssl.fields.grid import LatLonGrid
+from .labels.netcdf_lock import NETCDF_LOCK
 
 MOST_FILES, MOST_MAPS = 32, 64
 MOST_CHOICES = 100_000  # of one dimension
@@ -58,7 +58,6 @@ class RunMaps:
         if not folder.is_dir():
             raise EarthSSLError(f"--run {folder}: expected the folder of a run, found none; check the path")
         self.grid = grid
-        self._lock = threading.Lock()  # NetCDF's library is for one thread at a time
         files = sorted({*folder.glob("*.nc"), *folder.glob("*/*.nc")})[:MOST_FILES]
         self.maps = [one for file in files for one in self._listed(file, folder)][:MOST_MAPS]
         if not self.maps:
@@ -94,7 +93,7 @@ class RunMaps:
             sizes = ", ".join(f"{name} 0…{len(members) - 1}" for name, members in one.choices)
             raise EarthSSLError(f"at: expected {sizes or 'nothing'}, got {at[:9]}")
         try:
-            with self._lock, xr.open_dataset(one.file, decode_times=False) as data:
+            with NETCDF_LOCK, xr.open_dataset(one.file, decode_times=False) as data:
                 chosen = data[one.name].isel({name: k for k, (name, _) in zip(at, one.choices, strict=True)})
                 chosen = chosen.transpose("lat", "lon").assign_coords(lon=chosen["lon"] % 360)
                 field = chosen.sortby("lat", ascending=False).sortby("lon").values
@@ -108,11 +107,11 @@ class RunMaps:
         """Return the maps of a file; none where it cannot be read as NetCDF."""
         found = []
         try:
-            with xr.open_dataset(file) as data:
+            with NETCDF_LOCK, xr.open_dataset(file) as data:
                 for name, values in data.data_vars.items():
                     if not {"lat", "lon"} <= set(values.dims) or values.dtype.kind not in "iuf":
                         continue
-                    if not self._on_grid(data) or max(values.shape) > MOST_CHOICES:
+                    if not self._on_grid(data) or not 0 < min(values.shape) <= max(values.shape) <= MOST_CHOICES:
                         continue
                     others = [str(dim) for dim in values.dims if dim not in ("lat", "lon")]
                     choices = tuple((dim, _members(data, dim)) for dim in others)

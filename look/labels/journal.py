@@ -19,15 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from ...downstream.finetune.read_labels import NO_VALUE
 from ...ssl.common.errors import EarthSSLError
 from ...ssl.common.files import disk_full_is_clear, no_link, write_json, write_text
 from ...ssl.fields.grid import LatLonGrid
+from .classes import check_class, composed
 from .outlines import DIGITS, Outline, cells_of, centre, check_corners, check_outline
 from .region_tables import MASKS, MOST_CELLS, NOTHING, OUTLINES, Region, check_region_class, write_masks, write_outlines
 
 JOURNAL, DATES, PLACES, DRAFT = "labels.jsonl", "labels.csv", "places.csv", "draft.json"
-LONGEST = 40
 MOST = 24  # classes
 
 
@@ -49,11 +48,12 @@ class Mark:
     outline: Outline | None = None
 
     def __post_init__(self) -> None:
-        """Round the place to what the table holds: people who click the same place mean the same.
+        """Round the place to what the table holds, and compose the class: people who say the same mean the same.
 
         Raises:
             EarthSSLError: If the outline cannot stand.
         """
+        object.__setattr__(self, "label", composed(self.label))
         for name in ("lat", "lon"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, round(float(value), DIGITS))
@@ -77,25 +77,6 @@ class Mark:
     def record(self) -> dict[str, Any]:
         """Return it as plain JSON; `Mark(**record)` is the inverse."""
         return {name: value for name, value in asdict(self).items() if name != "outline" or value is not None}
-
-
-def check_class(word: str) -> str:
-    """Return the name of a class, stripped.
-
-    Raises:
-        EarthSSLError: If `finetune` or a spreadsheet would read something else in it.
-    """
-    name = word.strip()
-    try:
-        float(name)
-        number = True
-    except ValueError:
-        number = False
-    if not name or len(name) > LONGEST or not name.isprintable():
-        raise EarthSSLError(f"class: expected a word of 1 to {LONGEST} signs, got '{name[: LONGEST + 1]}'")
-    if number or name.lower() in NO_VALUE or name[0] in "=+-@'\"":
-        raise EarthSSLError(f"class: expected a word such as blocked, got '{name}', which is read as something else")
-    return name
 
 
 class Journal:

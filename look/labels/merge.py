@@ -90,8 +90,12 @@ def _merged(journal: Journal, file: Path, known: set[object]) -> Merged:
 
 
 def _merged_regions(journal: Journal, file: Path, known: set[object]) -> Merged:
-    """Take regions that meet none here; those that share half of their cells and the class are the same ones."""
+    """Take regions that meet none that stood before; those of half of their cells and the class in common are the same.
+
+    Those of the file may meet each other, as regions of two classes do; only what cannot stand beside another is none.
+    """
     own: dict[str, list[Mark]] = {}
+    new: dict[str, list[Mark]] = {}
     for mark in journal.current():
         if mark.kind in ("region", "nothing"):
             own.setdefault(mark.time, []).append(mark)
@@ -102,9 +106,11 @@ def _merged_regions(journal: Journal, file: Path, known: set[object]) -> Merged:
             absent += 1
             continue
         theirs = Mark(time, word, outline=outline)
-        here = own.setdefault(time, [])
-        met = [mark for mark in here if _meet(journal, mark, theirs)]
-        if any(mark.label == theirs.label and _common(journal, mark, theirs) >= SAME for mark in met):
+        before, here = own.get(time, []), new.setdefault(time, [])
+        met = [mark for mark in before if _meet(journal, mark, theirs)]
+        met += [mark for mark in here if mark.outline == theirs.outline or not (mark.outline and theirs.outline)]
+        alike = [mark for mark in (*before, *here) if mark.label == theirs.label]
+        if any(_common(journal, mark, theirs) >= SAME for mark in alike):
             same += 1
         elif met:
             conflicts += [(mark, theirs) for mark in met]

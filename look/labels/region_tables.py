@@ -16,6 +16,8 @@ from ...downstream.finetune.read_labels import SPELLINGS
 from ...ssl.common.errors import EarthSSLError
 from ...ssl.common.files import disk_full_is_clear, write_text
 from ...ssl.fields.grid import LatLonGrid
+from .classes import check_class
+from .netcdf_lock import NETCDF_LOCK
 from .outlines import DIGITS, Outline, check_outline
 
 OUTLINES, MASKS = "regions.csv", "regions.nc"
@@ -87,7 +89,8 @@ def write_masks(
     try:
         with disk_full_is_clear(file):
             temporary.unlink(missing_ok=True)  # of a run that was killed; a link there is not followed
-            found.to_netcdf(temporary, encoding=encoding)
+            with NETCDF_LOCK:
+                found.to_netcdf(temporary, encoding=encoding)
             os.replace(temporary, file)
     finally:
         temporary.unlink(missing_ok=True)
@@ -136,7 +139,7 @@ def _region(row: list[str]) -> Region:
     if match is None:
         raise EarthSSLError(f"expected an outline as POLYGON((longitude latitude, …)), got '{text[:60]}'")
     corners = [[float(part) for part in corner.split()][::-1] for corner in match[1].split(",")]
-    return time, label, check_outline(corners)
+    return time, check_class(label), check_outline(corners)
 
 
 def _as_text(outline: Outline) -> str:

@@ -125,7 +125,7 @@ export function labelPanel(data, fields) {
 
   byId("add-class").addEventListener("submit", (event) => {
     event.preventDefault();
-    const name = byId("new-class").value.trim();
+    const name = byId("new-class").value.trim().normalize("NFC"); // as the server keeps it
     if (!name) return;
     state.classes = [...new Set([...state.classes, name])];
     byId("new-class").value = "";

@@ -8,7 +8,7 @@ import { alarm, byId, dateOf, on, secondsOf, state, stepAt, tell, tried } from "
 const NEAR = 12; // pixels from the first corner that close the outline
 
 export function regionPanel(data, fields, take) {
-  let sent = Promise.resolve(), onDisk = true; // one draft after the other, so that the last one stays
+  let sent = Promise.resolve(), onDisk = true, closing = false; // one draft after the other, so that the last one stays
 
   const corners = () => state.draft?.corners || [];
   const active = () => byId("mark-region").checked;
@@ -27,6 +27,7 @@ export function regionPanel(data, fields, take) {
   }
 
   function changed(draft) {
+    if (closing) return; // what is sent as a region is no draft any more
     state.draft = draft;
     const { step, label, corners: places } = draft || { step: state.step, label: "", corners: [] };
     onDisk = false;
@@ -55,9 +56,11 @@ export function regionPanel(data, fields, take) {
 
   async function close() {
     const draft = state.draft;
-    if (!draft || draft.corners.length < 3 || draft.step !== state.step) return;
+    if (closing || !draft || draft.corners.length < 3 || draft.step !== state.step) return;
+    closing = true;
     await sent;
-    const found = await tried(() => data.region(draft.step, state.activeClass || draft.label, draft.corners));
+    const found = await tried(() => data.region(draft.step, draft.label || state.activeClass, draft.corners));
+    closing = false;
     if (!found) return; // it stays as it is: corners may be taken back
     alarm(null);
     state.draft = null;
@@ -111,7 +114,11 @@ export function regionPanel(data, fields, take) {
   }
   on("step", show);
   on("labels", show);
-  on("class", show);
+  on("class", () => {
+    const draft = state.draft;
+    if (active() && draft?.step === state.step && draft.label !== state.activeClass) changed({ ...draft, label: state.activeClass });
+    show();
+  });
   return {
     active, corner, took,
     key(key) {
@@ -127,7 +134,8 @@ export function outlinesAt(step) {
   const found = state.labels.marks.filter((mark) => mark.kind === "region" && mark.step === step)
     .map(({ outline, colour, label, at }) => ({ corners: outline, colour, label, at, closed: true }));
   if (state.draft?.step === step) {
-    found.push({ corners: state.draft.corners, colour: state.activeClass ? classColour(state.activeClass) : CATEGORIES[0], closed: false });
+    const label = state.draft.label || state.activeClass;
+    found.push({ corners: state.draft.corners, colour: label ? classColour(label) : CATEGORIES[0], closed: false });
   }
   return found;
 }

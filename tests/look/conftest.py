@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -82,6 +84,26 @@ def serve() -> Callable[[Any], Any]:
     return serving
 
 
+@pytest.fixture
+def started() -> Iterator[Callable[[Path, Path], tuple[subprocess.Popen[str], str]]]:
+    """Starter of `look` in a process of its own, with its address; whatever is left of them ends with the test."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(store: Path, out: Path) -> tuple[subprocess.Popen[str], str]:
+        command = [sys.executable, "-m", "earthssl", "look", str(store), "--out", str(out)]
+        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        assert processes[-1].stdout is not None
+        return processes[-1], processes[-1].stdout.readline().split()[1]
+
+    try:
+        yield start
+    finally:
+        for process in processes:
+            process.kill()
+            with process:  # waits, and closes its pipe
+                pass
+
+
 # ---- A real browser --------------------------------------------------------------------------------------------
 
 
@@ -132,7 +154,7 @@ class Visit:
         )
         self.contexts.append(context)
         page, root = context.new_page(), address.rsplit("/", 2)[0]
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(60_000)
         page.on("console", lambda one: self.said.append(one.text) if one.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: self.said.append(str(error)))
         page.on("request", lambda one: None if one.url.startswith((root, "data:")) else self.said.append(one.url))
@@ -153,7 +175,7 @@ class Visit:
     @staticmethod
     def counts(page: Any, selector: str, number: int) -> None:
         """Wait until there are so many elements."""
-        for _ in range(300):
+        for _ in range(1200):
             if page.locator(selector).count() == number:
                 return
             page.wait_for_timeout(50)

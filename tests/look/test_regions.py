@@ -224,6 +224,7 @@ def test_outlines_go_through_their_table_unchanged(tmp_path: Path) -> None:
         (f"{A},storm", "line 2: expected time, label, outline"),
         (f'{A},lat,"POLYGON((40 -15, 80 -15, 60 -45))"', "can name a mask"),
         (f'{A},=1+1,"POLYGON((40 -15, 80 -15, 60 -45))"', "class: expected a word"),
+        (f'{A}, ,"POLYGON((40 -15, 80 -15, 60 -45))"', "class: expected a word"),
         (f'{A},storm,"POLYGON((1 1, 3 1, 2 3))"', "draw it larger"),
     ],
 )
@@ -234,6 +235,51 @@ def test_tables_of_others_that_are_none_are_refused(tmp_path: Path, line: str, s
         merge(journal, [tmp_path / "theirs.csv"], np.array([A], "datetime64[s]"))
     assert "theirs.csv" in str(caught.value)
     assert journal.current() == []
+
+
+def test_regions_of_a_file_that_overlap_are_all_taken(tmp_path: Path) -> None:
+    theirs, mine = Journal(tmp_path / "theirs", GRID), Journal(tmp_path / "mine", GRID)
+    wider: Outline = ((-10.0, 30.0), (-10.0, 100.0), (-60.0, 60.0))
+    for label, outline in (("blocked", SOUTH), ("storm", wider), ("storm", DATELINE)):
+        theirs.add(region(A, label, outline))
+    times = np.array([A], "datetime64[s]")
+    file = tmp_path / "theirs" / OUTLINES
+    (found,) = merge(mine, [file], times)
+    assert (found.taken, found.same, found.conflicts) == (3, 0, [])
+    assert mine.current() == theirs.current()
+    (found,) = merge(mine, [file], times)
+    assert (found.taken, found.same, found.conflicts) == (0, 3, [])
+    lines = [f'{A},{label},"POLYGON((40 -15, 80 -15, 60 -45))"' for label in (" blocked ", "blocked")]
+    (tmp_path / "other.csv").write_text("\n".join(["time,label,outline", *lines]))
+    (found,) = merge(mine, [tmp_path / "other.csv"], times)
+    assert (found.taken, found.same) == (0, 2)
+    empty = Journal(tmp_path / "empty", GRID)
+    (found,) = merge(empty, [tmp_path / "other.csv"], times)
+    assert (found.taken, found.same) == (1, 1)
+
+
+def test_what_a_file_says_against_itself_is_a_conflict(tmp_path: Path) -> None:
+    shape = '"POLYGON((40 -15, 80 -15, 60 -45))"'
+    lines = [f"{A},storm,{shape}", f"{A},blocked,{shape}", f"{A},{NOTHING},POLYGON EMPTY"]
+    (tmp_path / "theirs.csv").write_text("\n".join(["time,label,outline", *lines]))
+    journal = Journal(tmp_path / "mine", GRID)
+    (found,) = merge(journal, [tmp_path / "theirs.csv"], np.array([A], "datetime64[s]"))
+    assert (found.taken, [theirs.label for _, theirs in found.conflicts]) == (1, ["blocked", NOTHING])
+    assert [mark.label for mark in journal.current()] == ["storm"]
+
+
+def test_a_class_in_two_unicode_forms_is_one(tmp_path: Path) -> None:
+    composed, apart = "f\u00f6hn-\u00e9", "fo\u0308hn-e\u0301"
+    journal = Journal(tmp_path, GRID)
+    journal.add(region(A, composed, SOUTH))
+    journal.add(region(A, apart, DATELINE))
+    assert journal.describe()["classes"] == [composed]
+    mask = read_labels(str(tmp_path / MASKS), [composed], "field").values[0]
+    np.testing.assert_array_equal(mask, cells_of(SOUTH, GRID) | cells_of(DATELINE, GRID))
+    text = (tmp_path / JOURNAL).read_text(encoding="utf-8")
+    first, second = text.splitlines()
+    (tmp_path / JOURNAL).write_text(f"{first}\n{second.replace(composed, apart)}\n", encoding="utf-8")  # of before
+    assert {mark.label for mark in Journal(tmp_path, GRID).current()} == {composed}
 
 
 # ---- the page's server -----------------------------------------------------------------------------------------

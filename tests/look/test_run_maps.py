@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from earthssl.cli.look import _checkpoint_of
+from earthssl.cli.look import _checkpoint_of, _opened
+from earthssl.cli.main import main
+from earthssl.look.labels.journal import Journal, Mark
 from earthssl.look.run_maps import RunMaps
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.fields.grid import LatLonGrid
@@ -36,6 +41,7 @@ def written(folder: Path, grid: LatLonGrid) -> np.ndarray:
     turned = data[["area"]].assign_coords(lon=(grid.lon + 180) % 360 - 180).sortby("lat").sortby("lon")
     turned.to_netcdf(folder / "turned.nc")  # south first, from -180°
     data.isel(lon=slice(0, 4)).to_netcdf(folder / "other_grid.nc")
+    data[["attribution"]].isel(lag=slice(0)).to_netcdf(folder / "empty.nc")
     (folder / "broken.nc").write_bytes(b"no NetCDF")
     return values
 
@@ -61,6 +67,44 @@ def test_maps_on_the_grid_are_listed_and_read(small_store: Path, tmp_path: Path)
         maps.read(2, [])
 
 
+def test_maps_are_not_read_while_masks_are_written(
+    small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two threads in NetCDF's library at once end the process."""
+    grid = Store(small_store).grid
+    written(tmp_path / "run", grid)
+    maps, journal = RunMaps(tmp_path / "run", grid), Journal(tmp_path / "look", grid)
+    inside, calls = threading.Lock(), list[str]()
+
+    def alone(work: Callable[..., Any]) -> Callable[..., Any]:
+        def slow(*given: Any, **named: Any) -> Any:
+            if not inside.acquire(blocking=False):
+                raise RuntimeError("two threads at once")
+            try:
+                time.sleep(0.03)
+                calls.append(work.__name__)
+                return work(*given, **named)
+            finally:
+                inside.release()
+
+        return slow
+
+    monkeypatch.setattr(xr, "open_dataset", alone(xr.open_dataset))
+    monkeypatch.setattr(xr.Dataset, "to_netcdf", alone(xr.Dataset.to_netcdf))
+    corners = ((40.0, 160.0), (40.0, 210.0), (75.0, 210.0), (75.0, 160.0))
+    threads = [
+        threading.Thread(target=lambda: [maps.read(1, []) for _ in range(8)]),
+        threading.Thread(
+            target=lambda: [journal.add(Mark("1981-01-01T00:00:00", f"c{k}", outline=corners)) for k in range(8)]
+        ),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(calls) == ["open_dataset"] * 8 + ["to_netcdf"] * 8
+
+
 def test_a_folder_without_maps_is_refused(small_store: Path, tmp_path: Path) -> None:
     grid = Store(small_store).grid
     with pytest.raises(EarthSSLError, match="found none"):
@@ -68,6 +112,26 @@ def test_a_folder_without_maps_is_refused(small_store: Path, tmp_path: Path) -> 
     (tmp_path / "broken.nc").write_bytes(b"no NetCDF")
     with pytest.raises(EarthSSLError, match="maps on the store's grid"):
         RunMaps(tmp_path, grid)
+
+
+def test_a_run_beside_a_checkpoint_is_a_folder(small_store: Path, small_run: Path, tmp_path: Path,
+                                               capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    command = ["look", str(small_store), "--checkpoint", str(small_run), "--out", str(tmp_path / "look"), "--export",
+               str(tmp_path / "page.html"), "--steps", "1", "--run"]  # fmt: skip
+    assert main([*command, str(tmp_path / "mistyped")]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert len(said) == 1
+    assert "mistyped: expected the folder of a run" in said[0]
+    grid = LatLonGrid(np.linspace(90, -90, 7), np.arange(0, 360, 60.0))
+    written(tmp_path / "run", grid)
+    opened, weights = _opened(  # what is asked of the page, without the features
+        Namespace(labels=None, run=str(tmp_path / "run"), checkpoint=str(small_run)), Store(small_store),
+        Journal(tmp_path / "own"),
+    )  # fmt: skip
+    assert weights is not None
+    assert opened.maps is None
+    assert "no maps are shown: " in (said := capsys.readouterr().err)
+    assert "maps on the store's grid" in said
 
 
 def test_the_checkpoint_of_a_run_is_that_of_its_first_seed(small_run: Path, tmp_path: Path) -> None:

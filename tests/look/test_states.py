@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,13 @@ def test_the_file_is_used_again_and_made_again_where_it_is_cut(small_store: Path
     np.testing.assert_array_equal(first.features, third.features)
     cached(tmp_path, frozen, store, "other weights")
     assert len(list(tmp_path.glob("*"))) == 2
+
+
+def test_the_page_gets_from_one_to_twenty_analogues(make_look: Callable[..., Any]) -> None:
+    look = make_look()
+    for count, expected in ((-1, 1), (0, 1), (3, 3), (10**9, 20)):
+        query = {"step": "120", "exclude": "0", "spaces": "features", "count": str(count)}
+        assert len(json.loads(look.get("api/analogues", query).body)["features"]) == expected
 
 
 def test_a_stop_ends_the_work_and_leaves_nothing(small_store: Path, small_run: Path, tmp_path: Path) -> None:
