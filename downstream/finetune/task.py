@@ -51,7 +51,8 @@ CONVENTION = (
     "{base}; all rows predict departures from it. Persistence: the departure (or class) of the latest label of the "
     "same place at or before the last input step (before it at lead 0), which the encoders are not given; damped: its "
     "regression in training. Raw window: {raw}. Skill: {skill}. Every network begins as the linear probe of its own "
-    "last layer. Curve over labels: fitted on the training labels of the drawn {unit}s alone, the climatology staying "
+    "last layer; its chances of classes, alone among the rows, are calibrated by a temperature fitted on validation. "
+    "Curve over labels: fitted on the training labels of the drawn {unit}s alone, the climatology staying "
     "that of all, settings chosen on the whole validation block. Intervals: paired bootstrap over blocks of {block} "
     "test {unit}(s), given these seeds; a row of several seeds scores the mean of its seeds' scores. {pretraining}"
 )
@@ -272,17 +273,13 @@ class Finetuning(Task[TaskConfig]):
         return tuned, Row(name, role, forecasts(problem.samples, tuned.predicted), seed, settings)
 
     def _said(self, problem: Problem, network: TaskNetwork) -> np.ndarray:
-        """Return what a network says of the test labels; its chances are calibrated on validation afterwards.
-
-        The table scores them as the head gives them, for those of the rows beside are not calibrated either.
-        """
+        """Return what a network says of the test labels; chances are calibrated on validation, in the network."""
         samples = problem.samples
+        if samples.kind == "classification":
+            val = samples.parts["val"]
+            divide_logits(network.head.linear, temperature(outputs(problem, network, val), samples.target[val]))
         out = outputs(problem, network, samples.parts["test"])
-        if samples.kind != "classification":
-            return problem.in_units(out, self.encoder_shape.patch)
-        val = samples.parts["val"]
-        divide_logits(network.head.linear, temperature(outputs(problem, network, val), samples.target[val]))
-        return problem.in_units(softmax(out, -1), self.encoder_shape.patch)
+        return problem.in_units(softmax(out, -1) if samples.kind == "classification" else out, self.encoder_shape.patch)
 
     def _spread(self, tuned: Tuned) -> Spread | None:
         samples = self.problem.samples
