@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,18 @@ def pytest_configure(config: pytest.Config) -> None:
     """Hand the option on to all processes, those that tests start too."""
     if word := config.getoption("--auto-precision"):
         os.environ["EARTHSSL_AUTO_PRECISION"] = word
+
+
+@pytest.fixture(autouse=True)
+def signals_are_forgotten() -> Iterator[None]:
+    """What one test heard, or left as a handler, must not stop a training of the next in the same process."""
+    from earthssl.ssl.runtime.signals import EARS, HEARD
+
+    before = {number: signal.getsignal(number) for number in HEARD}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    EARS.heard = 0
 
 
 @pytest.fixture(scope="session")
