@@ -63,17 +63,15 @@ def run_all(file: str | Path, out: str, words: list[str], say: Callable[[str], N
     runs = [root / f"pretrain-seed{seed}" for seed in seeds]
     others = {name: root / f"store-{name}" for name in sections.get(OTHERS, {})}
     settings = _settings(sections, store, runs, folder, root / "report.html", others)
-    _validate(settings)
+    built = _validate(settings)
     _open(root, sections, store, runs, folder, others)
     begun = time.perf_counter()
     for made, own in ((store, settings["prepare"]), *((others[name], settings[OTHERS][name]) for name in others)):
         if not made.exists():
             say(f"1/4 prepare: {own.get('source')} → {made}")
             run_verb("prepare", own)
-    if not folder.exists():
-        probed: Any = build(config_of("probe", settings["probe"]), settings["probe"], "probe")
-        trained = build(PretrainConfig, settings["pretrain"], "pretrain")
-        rehearse_task(probed, trained.encoder)
+    if not folder.exists() and any(not (run / "checkpoint").exists() for run in runs):
+        rehearse_task(built["probe"], built["pretrain"].encoder)
     for run, seed in zip(runs, seeds, strict=True):
         _pretrain_once(settings["pretrain"], run, seed, say)
         between_steps()
@@ -190,7 +188,7 @@ def _with_stores(settings: Any, others: dict[str, Path]) -> dict[str, Any]:
     return named | {name: {**named[name], "store": str(place)} for name, place in others.items()}
 
 
-def _validate(settings: dict[str, dict[str, Any]]) -> None:
+def _validate(settings: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Build every config before anything is done, so that a mistake in the last section costs no training."""
     settings = dict(settings)
     for name, other in settings.pop(OTHERS, {}).items():
@@ -201,6 +199,7 @@ def _validate(settings: dict[str, dict[str, Any]]) -> None:
     probed = built["probe"]
     if _task(settings) == ENSO:
         check_embargo(splits, probed.sample_window(built["pretrain"].encoder), max(probed.leads))
+    return built
 
 
 def _open(

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ...ssl.fields.splits import unbroken_starts
 from ..features.frozen_features import RawFeatures, cache_name, cached, candidates, extract
 from ..features.predictable import predictable_directions
 from ..features.raw_window import raw_window
@@ -38,9 +39,11 @@ class WindowTask(Task[C]):
 
     Attributes:
         head: Name of the head of the common rows: "logistic" where labels are classes, "ridge" where they are numbers.
+        fit_steps: Most training steps that components of tokens are fitted on, evenly spread; None: all.
     """
 
     head: str = "ridge"
+    fit_steps: int | None = None
     _pass: tuple[Contender, tuple[int, ...], dict[int, dict[str, dict[str, np.ndarray]]]] | None = None
 
     @property
@@ -61,6 +64,12 @@ class WindowTask(Task[C]):
 
     def training_samples(self) -> np.ndarray:
         return np.unique(np.concatenate([one.rows["train"] for one in self.labels]))
+
+    def training_windows(self) -> np.ndarray:
+        """Return the last steps of all windows that end in training, with a label or without."""
+        times = self.store.times.astype("datetime64[ns]")
+        ends = unbroken_starts(times, self.shape.window) + self.shape.window - 1
+        return np.asarray(ends[self.store.splits.inside(times, "train")[ends]])
 
     def samples(self) -> Mapping[str, Any]:
         return {one.name: {part: len(rows) for part, rows in one.rows.items()} for one in self.labels}
@@ -146,8 +155,14 @@ class WindowTask(Task[C]):
         return candidates(raw, len(self.store.times), self.fitted_steps(), layers, poolings, components)
 
     def fitted_steps(self) -> np.ndarray:
-        """Return the steps that components of tokens are fitted on, a mask (time,): the training block."""
-        return self.store.splits.inside(self.store.times.astype("datetime64[ns]"), "train")
+        """Return the steps that components of tokens are fitted on, a mask (time,): `fit_steps` of training, or all."""
+        inside = self.store.splits.inside(self.store.times.astype("datetime64[ns]"), "train")
+        if self.fit_steps is None:
+            return inside
+        steps = np.flatnonzero(inside)
+        kept = np.zeros(len(inside), dtype=bool)
+        kept[steps[:: -(-len(steps) // self.fit_steps)]] = True
+        return kept
 
     def frozen(self, encoder: Contender, layers: Sequence[int]) -> RawFeatures:
         """Return the features of an encoder for all windows, cached where there is a place for it."""

@@ -26,7 +26,6 @@ UNIT = 100  # steps of a test unit: longer than anything here remembers
 COMPONENTS = (3, 10, 20, 40, 80)  # of the window
 DIRECTIONS = (60,)
 AHEAD = (1, 2, 4)
-FIT_STEPS = 4000  # token components are fitted on at most so many training steps, evenly spread
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,7 @@ class ControlTask(WindowTask[ControlTaskConfig]):
     name, what = "control", "Hidden label of a control"
     convention = "Ridge on few labelled steps; features and penalty chosen on the validation block."
     Config = ControlTaskConfig
+    fit_steps = 4000
     unit = "step"
     leads = AHEAD
     components = COMPONENTS
@@ -74,12 +74,6 @@ class ControlTask(WindowTask[ControlTaskConfig]):
 
     def training_samples(self) -> np.ndarray:
         return np.asarray(self.labels[0].rows["train"])
-
-    def fitted_steps(self) -> np.ndarray:
-        inside = np.flatnonzero(super().fitted_steps())
-        kept = np.zeros(len(self.store.times), dtype=bool)
-        kept[inside[:: -(-len(inside) // FIT_STEPS)]] = True
-        return kept
 
     def references(self) -> Iterator[Row]:
         """Yield rows with all their candidate features, nothing told yet: those on equal input, and the true state."""

@@ -51,7 +51,7 @@ def limits(variable: Variable) -> tuple[float, float]:
     if variable.level is None:
         return low, high
     if variable.base == "z":
-        height = _at(variable.level, HEIGHT)
+        height = standard_height(variable.level)
         room = ROOM + ROOM_SHARE * abs(height)
         low = height - room
         if variable.level >= LOWEST[0][0]:
@@ -65,6 +65,11 @@ def limits(variable: Variable) -> tuple[float, float]:
     if variable.base == "q":
         return low, _at(variable.level, WETTEST)
     return low, high
+
+
+def standard_height(hpa: int) -> float:
+    """Return the height of a level in the standard atmosphere, m."""
+    return _at(hpa, HEIGHT)
 
 
 def _at(hpa: int, values: Sequence[float]) -> float:

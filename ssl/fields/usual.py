@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .plausible import HEIGHT, HPA
+from .plausible import standard_height
 from .units import GRAVITY
 from .variables import Variable
 
@@ -47,7 +47,7 @@ def unusual(variable: Variable, mean: float, low: float, high: float, step_days:
         days = {"tp6h": 0.25, "tp24h": 1.0}.get(base, step_days)
         bounds = (RAIN[0] * days, RAIN[1] * days) if days else None
     if base == "z" and variable.level is not None:
-        height = float(np.interp(np.log(variable.level), np.log(HPA), HEIGHT))
+        height = standard_height(variable.level)
         room = ROOM[0] * abs(height) + ROOM[1]
         bounds = (GRAVITY * (height - room), GRAVITY * (height + room))
     if bounds is not None and not bounds[0] <= mean <= bounds[1]:

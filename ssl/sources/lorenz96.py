@@ -17,16 +17,17 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from ..common.errors import EarthSSLError, nearest
 from ..common.randomness import key
+from .planet.options import check_names, check_whole, mistake, recorded_options
 from .planet.recorded import LORENZ96
 
+_mistake = partial(mistake, LORENZ96)
 VARIABLE = "z500"
 MEAN, UNIT = 54_000.0, 200.0  # m2 s-2: of X = 0, and of a step of 1
 LATITUDES = (10.0, -10.0)  # two rows alike: a grid needs two
@@ -102,12 +103,8 @@ class Lorenz96Config:
     spinup: float = 5.0
 
     def __post_init__(self) -> None:
-        ranges = {"members": (1, 1000), "samples": (10, MOST_DAYS), "seed": (0, 2**31), "slow": (4, 360),
-                  "fast": (4, 1000)}  # fmt: skip
-        for name, (least, most) in ranges.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-                raise _mistake(name, f"a whole number within {least}…{most}", value)
+        check_whole(LORENZ96, self, {"members": (1, 1000), "samples": (10, MOST_DAYS), "seed": (0, 2**31),
+                                     "slow": (4, 360), "fast": (4, 1000)})  # fmt: skip
         for name, above, top in (("interval", 0, 10), ("forcing", 0, 30), ("dt", 0, 0.005), ("spinup", -1e-9, 1000)):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not above < value <= top:
@@ -207,10 +204,7 @@ def open_lorenz96(**options: Any) -> xr.Dataset:
     Raises:
         EarthSSLError: If an option is unknown or out of range.
     """
-    known = [field.name for field in dataclasses.fields(Lorenz96Config)]
-    for name in options:
-        if name not in known:
-            raise _mistake("every option", f"one of {', '.join(known)}", name, nearest(name, known))
+    check_names(LORENZ96, Lorenz96Config, options)
     return Lorenz96(Lorenz96Config(**options)).dataset()
 
 
@@ -223,14 +217,4 @@ def recorded_lorenz96(attributes: Mapping[str, Any]) -> Lorenz96:
     Raises:
         EarthSSLError: If they were made from something else.
     """
-    known = json.loads(attributes.get("planet", "{}"))
-    if known.get("dynamics") != LORENZ96:
-        raise EarthSSLError(
-            f"expected a store of Lorenz '96, got {attributes.get('source', 'other data')}; prepare one with source: "
-            "lorenz96"
-        )
-    return Lorenz96(Lorenz96Config(**{name: value for name, value in known.items() if name != "dynamics"}))
-
-
-def _mistake(what: str, expected: str, got: object, hint: str = "") -> EarthSSLError:
-    return EarthSSLError(f"lorenz96: expected {what} to be {expected}, got {got!r}.{hint}")
+    return Lorenz96(Lorenz96Config(**recorded_options(attributes, LORENZ96, "Lorenz '96", "lorenz96")))

@@ -104,6 +104,25 @@ def started() -> Iterator[Callable[[Path, Path], tuple[subprocess.Popen[str], st
                 pass
 
 
+@pytest.fixture
+def tuned(small_store: Path, small_run: Path, tmp_path: Path) -> Callable[..., None]:
+    """Runner of a short `finetune` on the page's labels, which must end with a table: `tuned(labels, target, kind)`."""
+    from earthssl.cli.main import main
+
+    def run(labels: Path, target: str, kind: str) -> None:
+        command = [
+            "finetune", "--checkpoint", str(small_run), "--store", str(small_store), "--labels", str(labels),
+            "--target", target, "--kind", kind, "--out", str(tmp_path / "tuned"),
+            "--steps", "6", "--check_every", "3", "--warmup_steps", "2", "--seeds", "1", "--scratch_seeds", "1",
+            "--untrained_seeds", "1", "--compare", "[]", "--random_seeds", "1", "--fractions", "[1.0]",
+            "--label_draws", "1",
+        ]  # fmt: skip
+        assert main(command) == 0
+        assert (tmp_path / "tuned" / "table.txt").is_file()
+
+    return run
+
+
 # ---- A real browser --------------------------------------------------------------------------------------------
 
 
@@ -171,6 +190,14 @@ class Visit:
     def says(page: Any, selector: str, text: str) -> None:
         """Wait until an element says this."""
         page.locator(selector).filter(has_text=text).wait_for()
+
+    @staticmethod
+    def classes(page: Any, *words: str) -> None:
+        """Go to the labels and add classes."""
+        page.click("#tab-label")
+        for word in words:
+            page.fill("#new-class", word)
+            page.keyboard.press("Enter")
 
     @staticmethod
     def counts(page: Any, selector: str, number: int) -> None:

@@ -114,10 +114,7 @@ def test_labels_by_keys_are_saved_undone_and_seen_in_another_tab(make_look: Any,
     file = look.journal.folder / "labels.csv"
     with serve(look) as server:
         page = visit(server.address)
-        page.click("#tab-label")
-        for word in ("warm", "<i>cold</i>"):
-            page.fill("#new-class", word)
-            page.keyboard.press("Enter")
+        visit.classes(page, "warm", "<i>cold</i>")
         page.focus("#field")
         for step, key in ((1, "2"), (2, "1"), (3, "2")):  # the second class comes first: keys keep their meaning
             page.keyboard.press(".")
@@ -145,9 +142,7 @@ def test_places_are_marked_by_a_click_on_the_map(make_look: Any, serve: Any, vis
     look = make_look()
     with serve(look) as server:
         page = visit(server.address)
-        page.click("#tab-label")
-        page.fill("#new-class", "storm")
-        page.keyboard.press("Enter")
+        visit.classes(page, "storm")
         page.check("#mark-place")
         visit.hover(page, *visit.share(30, -60), click=True)
         visit.says(page, "#saved", "1 labels")
@@ -161,10 +156,7 @@ def test_what_to_label_next_is_proposed_until_the_head_is_scored(make_look: Any,
     with serve(look) as server:
         page = visit(server.address)
         page.wait_for_selector("#points[data-drawn]")
-        page.click("#tab-label")
-        for word in ("winter", "summer"):
-            page.fill("#new-class", word)
-            page.keyboard.press("Enter")
+        visit.classes(page, "winter", "summer")
         page.click("#propose")
         page.wait_for_selector("#proposals button")
         assert page.locator("#proposals button").count() == 8
@@ -185,9 +177,7 @@ def test_a_kill_while_labelling_loses_nothing(started: Any, small_store: Path, v
 
     first, address = start()
     page = visit(address)
-    page.click("#tab-label")
-    page.fill("#new-class", "warm")
-    page.keyboard.press("Enter")
+    visit.classes(page, "warm")
     page.focus("#field")
     page.keyboard.press("1")
     visit.says(page, "#saved", "1 labels")

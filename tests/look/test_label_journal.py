@@ -137,21 +137,11 @@ def test_a_link_in_place_of_the_journal_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_finetune_takes_the_labels_of_the_page(small_store: Path, small_run: Path, tmp_path: Path) -> None:
-    from earthssl.cli.main import main
+def test_finetune_takes_the_labels_of_the_page(small_store: Path, tuned: Any, tmp_path: Path) -> None:
     from earthssl.ssl.store.store import Store
 
     store, journal = Store(small_store), Journal(tmp_path / "look")
     index = store.read_all()[:, 1].mean((1, 2))
     for k in range(2, 360):
         journal.add(Mark(str(store.times[k]), "high" if index[k] > 0 else "low"))
-    command = [
-        "finetune", "--checkpoint", str(small_run), "--store", str(small_store), "--labels",
-        str(tmp_path / "look" / DATES), "--target", "label", "--kind", "classification",
-        "--out", str(tmp_path / "tuned"),
-        "--steps", "6", "--check_every", "3", "--warmup_steps", "2", "--seeds", "1", "--scratch_seeds", "1",
-        "--untrained_seeds", "1", "--compare", "[]", "--random_seeds", "1", "--fractions", "[1.0]",
-        "--label_draws", "1",
-    ]  # fmt: skip
-    assert main(command) == 0
-    assert (tmp_path / "tuned" / "table.txt").is_file()
+    tuned(tmp_path / "look" / DATES, "label", "classification")

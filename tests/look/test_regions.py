@@ -147,8 +147,7 @@ def test_a_damaged_outline_is_said_with_its_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_finetune_takes_the_masks_of_the_page(small_store: Path, small_run: Path, tmp_path: Path) -> None:
-    from earthssl.cli.main import main
+def test_finetune_takes_the_masks_of_the_page(small_store: Path, tuned: Any, tmp_path: Path) -> None:
     from earthssl.ssl.store.store import Store
 
     store = Store(small_store)
@@ -157,15 +156,7 @@ def test_finetune_takes_the_masks_of_the_page(small_store: Path, small_run: Path
     for k in range(2, 360):
         box: Outline = ((20.0, 140.0), (20.0, 220.0), (70.0, 220.0), (70.0, 140.0))
         journal.add(region(str(store.times[k]), *(("high", box) if index[k] > 0 else (NOTHING, ()))))
-    command = [
-        "finetune", "--checkpoint", str(small_run), "--store", str(small_store), "--labels",
-        str(tmp_path / "look" / MASKS), "--target", "high", "--kind", "field", "--out", str(tmp_path / "tuned"),
-        "--steps", "6", "--check_every", "3", "--warmup_steps", "2", "--seeds", "1", "--scratch_seeds", "1",
-        "--untrained_seeds", "1", "--compare", "[]", "--random_seeds", "1", "--fractions", "[1.0]",
-        "--label_draws", "1",
-    ]  # fmt: skip
-    assert main(command) == 0
-    assert (tmp_path / "tuned" / "table.txt").is_file()
+    tuned(tmp_path / "look" / MASKS, "high", "field")
 
 
 # ---- several people --------------------------------------------------------------------------------------------

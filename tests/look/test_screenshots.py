@@ -38,10 +38,7 @@ def take(page: Any, visit: Any, truth: Callable[[str], bool], rounds: int, day: 
     page.wait_for_timeout(300)
     page.screenshot(path=folder / "look-states.png")
     page.click("#as-map")
-    page.click("#tab-label")
-    for word in ("blocked", "free"):
-        page.fill("#new-class", word)
-        page.keyboard.press("Enter")
+    visit.classes(page, "blocked", "free")
     page.click("#propose")
     page.wait_for_selector("#proposals button")
     page.focus("#field")

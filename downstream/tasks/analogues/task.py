@@ -12,7 +12,6 @@ import pandas as pd
 import xarray as xr
 
 from ....ssl.common.errors import EarthSSLError, check_known, nearest
-from ....ssl.fields.splits import unbroken_starts
 from ....ssl.sources.weather.recorded import of_weather
 from ....ssl.store.store import Store
 from ...evaluation.config import TaskConfig
@@ -37,7 +36,6 @@ from .search import SCALINGS, Chosen, Search
 
 PERSISTENCE, DAMPED = "persistence", "damped persistence"
 RIDGE = "[ridge]"
-FIT_STEPS = 4000  # components of tokens are fitted on at most so many training steps, evenly spread
 CONVENTION = (
     "Forecast of a date: the mean of what came after its analogues, the most alike states of the library ({units} "
     "calendar years of training, {first} … {last}), and their spread; targets are departures from the season. "
@@ -125,6 +123,7 @@ class Analogues(WindowTask[AnaloguesConfig]):
     convention = CONVENTION
     head = "analogues"
     Config = AnaloguesConfig
+    fit_steps = 4000
 
     def __init__(self, config: AnaloguesConfig, store: Store, decoders: Decoders | None = None) -> None:
         super().__init__(config, store, decoders)
@@ -224,15 +223,7 @@ class Analogues(WindowTask[AnaloguesConfig]):
         return WindowLabels(name, values, rows, years, np.zeros((len(rows["test"]), values.shape[1])))
 
     def training_samples(self) -> np.ndarray:
-        times = self.store.times.astype("datetime64[ns]")
-        ends = unbroken_starts(times, self.shape.window) + self.shape.window - 1
-        return ends[self.store.splits.inside(times, "train")[ends]]
-
-    def fitted_steps(self) -> np.ndarray:
-        inside = np.flatnonzero(super().fitted_steps())
-        kept = np.zeros(len(self.store.times), dtype=bool)
-        kept[inside[:: -(-len(inside) // FIT_STEPS)]] = True
-        return kept
+        return self.training_windows()
 
     def predictable(self, window: int) -> Features:
         return predictable_directions(self.store, window, self.config.leads)

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from ....ssl.common.errors import EarthSSLError, check_known
-from ....ssl.fields.splits import unbroken_starts
 from ....ssl.model.encoder import EncoderConfig
 from ....ssl.sources.weather.labels import HARMONICS
 from ....ssl.sources.weather.reachable import REACHABLE, forecast_labels
@@ -34,7 +33,6 @@ from .label_table import LEAD, label_season, labels_of
 PERSISTENCE, REACHED = "damped persistence", "the true model"
 KERNEL = "forecast of the fields by a kernel"
 MLP = f"[{MlpHead.name}]"
-FIT_STEPS = 4000  # components of tokens are fitted on at most so many training steps, evenly spread
 CONVENTION = (
     "Target: each column as a departure from its season (mean and, from 100 labels on, {harmonics} harmonics of the "
     "year, fitted on the labelled training steps). Skill: 1 - squared error / that of the season. Labels of {units} "
@@ -91,6 +89,7 @@ class Indices(WindowTask[IndicesConfig]):
     what = "Numbers by time"
     convention = CONVENTION
     Config = IndicesConfig
+    fit_steps = 4000
 
     def __init__(self, config: IndicesConfig, store: Store, decoders: Decoders | None = None) -> None:
         super().__init__(config, store, decoders)
@@ -148,15 +147,7 @@ class Indices(WindowTask[IndicesConfig]):
         return predictable_directions(self.store, window, self.config.ahead, self.config.components)
 
     def training_samples(self) -> np.ndarray:
-        times = self.store.times.astype("datetime64[ns]")
-        ends = unbroken_starts(times, self._window) + self._window - 1
-        return ends[self.store.splits.inside(times, "train")[ends]]
-
-    def fitted_steps(self) -> np.ndarray:
-        inside = np.flatnonzero(super().fitted_steps())
-        kept = np.zeros(len(self.store.times), dtype=bool)
-        kept[inside[:: -(-len(inside) // FIT_STEPS)]] = True
-        return kept
+        return self.training_windows()
 
     def rows(self, encoder: Contender, layers: Sequence[int]) -> Iterable[Row]:
         yield from super().rows(encoder, layers)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import scoringrules
 
 from ....ssl.sources.lorenz96 import resolved, rk4
 from .closures import Closure
@@ -164,15 +165,12 @@ def ensemble_scores(members: np.ndarray, truth: np.ndarray) -> np.ndarray:
         truth: (case,).
     """
     count = len(members)
-    error = np.abs(members - truth).mean(axis=0)
     if count == 1:
-        return np.stack([error, (members[0] - truth) ** 2, np.zeros_like(error)])
-    ranked = np.sort(members, axis=0)
-    weight = 2 * np.arange(1, count + 1) - count - 1
-    apart = 2 * (weight[:, None] * ranked).sum(axis=0) / (count * (count - 1))  # mean |x_i - x_j| of different members
+        return np.stack([np.abs(members[0] - truth), (members[0] - truth) ** 2, np.zeros_like(truth)])
+    crps = scoringrules.crps_ensemble(truth, members, m_axis=0, estimator="pwm")  # the fair one, by sorting
     # Of a mean of so many members: the variance that the error of a calibrated ensemble has (Fortin et al. 2014).
     expected = (1 + 1 / count) * members.var(axis=0, ddof=1)
-    return np.stack([error - apart / 2, (members.mean(axis=0) - truth) ** 2, expected])
+    return np.stack([crps, (members.mean(axis=0) - truth) ** 2, expected])
 
 
 def climate_table(courses: dict[str, Course], truth: Course, dt: float) -> pd.DataFrame:

@@ -9,16 +9,18 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from ...common.errors import EarthSSLError, nearest
+from ...common.errors import nearest
+from ..planet.options import check_names, check_whole, mistake
 from ..planet.recorded import CONTROL
 from .designs import COLUMNS, DESIGNS, ROWS, Design, Hidden, generator
 
+_mistake = partial(mistake, "controls")
 VARIABLE = "z500"
 MEAN, UNIT = 54_000.0, 500.0  # m2 s-2: of the fields, and of a value of 1
 CELL_NOISE = 0.3
@@ -49,10 +51,7 @@ class ControlConfig:
     def __post_init__(self) -> None:
         if self.design not in DESIGNS:
             raise _mistake("design", f"one of {', '.join(DESIGNS)}", self.design, nearest(str(self.design), DESIGNS))
-        for name, least, most in (("steps", FEWEST, MOST), ("seed", 0, 2**31)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-                raise _mistake(name, f"a whole number within {least}…{most}", value)
+        check_whole("controls", self, {"steps": (FEWEST, MOST), "seed": (0, 2**31)})
         if self.amplitude is not None and not (
             isinstance(self.amplitude, (int, float)) and 0 <= self.amplitude < float("inf")
         ):
@@ -133,12 +132,5 @@ def open_controls(**options: Any) -> xr.Dataset:
     Raises:
         EarthSSLError: If an option is unknown or out of range.
     """
-    known = [field.name for field in dataclasses.fields(ControlConfig)]
-    for name in options:
-        if name not in known:
-            raise _mistake("every option", f"one of {', '.join(known)}", name, nearest(name, known))
+    check_names("controls", ControlConfig, options)
     return Control(ControlConfig(**options)).dataset()
-
-
-def _mistake(what: str, expected: str, got: object, hint: str = "") -> EarthSSLError:
-    return EarthSSLError(f"controls: expected {what} to be {expected}, got {got!r}.{hint}")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from ...common.errors import EarthSSLError
+from ..planet.options import recorded_options
 from ..planet.recorded import CONTROL
 from .controls import Control, ControlConfig
 
@@ -20,10 +19,4 @@ def recorded_control(attributes: Mapping[str, Any]) -> Control:
     Raises:
         EarthSSLError: If they were made from something else.
     """
-    known = json.loads(attributes.get("planet", "{}"))
-    if known.get("dynamics") != CONTROL:
-        raise EarthSSLError(
-            f"expected a store of a control, got {attributes.get('source', 'other data')}; prepare one with source: "
-            "controls"
-        )
-    return Control(ControlConfig(**{name: value for name, value in known.items() if name != "dynamics"}))
+    return Control(ControlConfig(**recorded_options(attributes, CONTROL, "a control", "controls")))

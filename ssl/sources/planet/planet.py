@@ -17,7 +17,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import dask
@@ -34,8 +34,10 @@ from . import upper_air
 from .enso_oscillator import STATES, Oscillator
 from .geography import AIR_MODES, CLIMATE, COLUMNS, OCEAN_MODES, RESPONSES, WAVES, Geography
 from .hidden_states import MONTH, assemble, daily_states, ocean_decay
+from .options import check_names, mistake
 from .storms import MARKED, Storms, Weather
 
+_mistake = partial(mistake, "planet")
 STEPS = ("monthly", "daily", "6-hourly")
 VARIABLES = {
     "sst": ("K", "sea surface temperature", "sea_surface_temperature"),
@@ -402,11 +404,7 @@ def open_planet(
     Raises:
         EarthSSLError: If an option or a variable is unknown or out of range.
     """
-    known = [field.name for field in dataclasses.fields(PlanetConfig)]
-    for name in options:
-        if name not in known:
-            every = [*known, "variables", "region"]
-            raise _mistake("every option", f"one of {', '.join(every)}", name, nearest(name, every))
+    check_names("planet", PlanetConfig, options, more=("variables", "region"))
     planet = Planet(PlanetConfig(**options))
     for name in variables or ():
         if name not in planet.variables:
@@ -416,10 +414,6 @@ def open_planet(
     if region is not None:
         dataset = region_of(dataset, Selection(region=region).region, "planet")  # type: ignore[arg-type]
     return dataset[list(variables)] if variables else dataset
-
-
-def _mistake(what: str, expected: str, got: object, hint: str = "") -> EarthSSLError:
-    return EarthSSLError(f"planet: expected {what} to be {expected}, got {got!r}.{hint}")
 
 
 def _columns(prefix: str, count: int) -> slice:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ...common.errors import EarthSSLError
+from ..planet.options import recorded_options
 from ..planet.recorded import DYNAMICS
 from .weather import Weather, WeatherConfig
 
@@ -30,11 +30,6 @@ def recorded_weather(attributes: Mapping[str, Any], cache: str | None = None) ->
     Raises:
         EarthSSLError: If they were made from something else.
     """
-    known = json.loads(attributes.get("planet", "{}"))
-    if not of_weather(attributes):
-        raise EarthSSLError(
-            f"expected a store of the weather planet, got {attributes.get('source', 'other data')}; prepare one with "
-            "source: weather"
-        )
-    options = {name: value for name, value in known.items() if name not in ("dynamics", "parameters")}
+    options = recorded_options(attributes, DYNAMICS, "the weather planet", "weather")
+    options.pop("parameters", None)
     return Weather(WeatherConfig(**options, cache=cache))

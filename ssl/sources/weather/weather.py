@@ -10,7 +10,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import dask
@@ -18,9 +18,10 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from ...common.errors import EarthSSLError, nearest
+from ...common.errors import nearest
 from ...common.files import cache_folder
 from ...fields.grid import LatLonGrid
+from ..planet.options import check_names, mistake
 from ..planet.recorded import DYNAMICS
 from ..regrid import region_of
 from ..selection import Selection
@@ -30,6 +31,7 @@ from .sphere import SIZES, Sphere
 from .vertical import LEVELS, ROTATION, stream_of
 from .world import World, world
 
+_mistake = partial(mistake, "weather")
 STEPS = {"daily": 1, "12-hourly": 2}  # kept states a day
 EAGER_BYTES = 256 * 2**20  # above this the fields are computed when they are read
 ORIGIN = np.datetime64("2000-01-01")  # the season is counted from it
@@ -262,18 +264,10 @@ def open_weather(
     Raises:
         EarthSSLError: If an option or a variable is unknown or out of range.
     """
-    known = [field.name for field in dataclasses.fields(WeatherConfig)]
-    for name in options:
-        if name not in known:
-            every = [*known, "variables", "region"]
-            raise _mistake("every option", f"one of {', '.join(every)}", name, nearest(name, every))
+    check_names("weather", WeatherConfig, options, more=("variables", "region"))
     if isinstance(variables, str):
         variables = (variables,)
     dataset = Weather(WeatherConfig(**options)).dataset(variables)
     if region is not None:
         dataset = region_of(dataset, Selection(region=region).region, "weather")  # type: ignore[arg-type]
     return dataset
-
-
-def _mistake(what: str, expected: str, got: object, hint: str = "") -> EarthSSLError:
-    return EarthSSLError(f"weather: expected {what} to be {expected}, got {got!r}.{hint}")
