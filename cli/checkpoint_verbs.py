@@ -92,14 +92,27 @@ def _list(options: argparse.Namespace) -> None:
 def _table(entries: list[dict[str, Any]]) -> str:
     """Return the entries as a table; signs that a terminal would obey are left out."""
     from ..ssl.checkpoint.model_card import headline
+    from ..ssl.hub.registry_index import standing
 
-    head = ("name", "MB", "variables", "grid", "step", "licence", "scores", "summary", "manifest SHA-256")
+    head = (
+        "name",
+        "MB",
+        "variables",
+        "grid",
+        "step",
+        "licence",
+        "better/undecided/worse",
+        "scores",
+        "summary",
+        "manifest SHA-256",
+    )
     rows: list[tuple[str, ...]] = [head]
     for entry in entries:
         scores = "; ".join(headline(table) for table in entry["scores"])
         cells = (
             entry["name"], f"{entry['bytes'] / 1e6:.2f}", ", ".join(entry["variables"]), entry["grid"],
-            f"{entry['step_days']:.3g} d", entry["licence"], scores or "–", entry["summary"],
+            f"{entry['step_days']:.3g} d", entry["licence"],
+            "/".join(map(str, standing(entry))) if scores else "–", scores or "–", entry["summary"],
             entry["manifest_sha256"][:12],
         )  # fmt: skip
         rows.append(tuple(_plain(cell) for cell in cells))

@@ -77,7 +77,7 @@ def _header(record: Record) -> str:
     lower = record.licence.lower()
     known = next((name for start, name in LICENCES if lower.startswith(start)), None)
     tags = ["earth-science", "climate", "weather", "reanalysis", "self-supervised", "safetensors"]
-    tags += [*_mapping(record.config, "objectives")] + (["synthetic"] if _synthetic(record) else [])
+    tags += [*_mapping(record.config, "objectives")] + (["synthetic"] if record.synthetic else [])
     header: dict[str, Any] = {"library_name": "earthssl", "license": known or "other"}
     if known is None:
         header["license_name"] = _plain(record.licence)[:200]
@@ -97,12 +97,8 @@ def _what(record: Record) -> str:
     return (
         f"A transformer ({depth} blocks of width {width}, {heads} heads) over windows of {record.encoder.window} time "
         f"steps, cut into patches of {steps} × {rows} × {columns} (steps, rows, columns). It was pretrained without "
-        f"labels; frozen, it turns fields into features.{synthetic if _synthetic(record) else ''}"
+        f"labels; frozen, it turns fields into features.{synthetic if record.synthetic else ''}"
     )
-
-
-def _synthetic(record: Record) -> bool:
-    return "synthetic" in f"{record.source} {record.licence}".lower()
 
 
 def _data(record: Record) -> str:
@@ -206,7 +202,7 @@ def _limits(record: Record) -> str:
         "missing variables are reported, units are checked.",
         f"- It saw {first} to {last}; whatever is evaluated inside that block is not independent.",
     ]
-    if _synthetic(record):
+    if record.synthetic:
         lines.append("- Trained on a synthetic planet: no statement about the Earth follows from it.")
     return "\n".join(lines)
 

@@ -66,6 +66,11 @@ class Record:
     stamp_s: int | None = field(default=None, compare=False)
 
     @property
+    def synthetic(self) -> bool:
+        """Whether it was trained on a planet of our own: what no place on Earth has may be right there."""
+        return "synthetic" in f"{self.source} {self.licence}".lower()
+
+    @property
     def trainings(self) -> list[dict[str, Any]]:
         """Source, splits and planet's seed (or None) of every data set the encoder was trained on, the latest last.
 

@@ -23,7 +23,7 @@ from ..remote.download import OTHER_CACHE, SPARE, Wanted, fetch, patiently, read
 from ..remote.open_place import remote_of
 from ..remote.place import Remote
 from .checkpoint_cache import Cache
-from .registry_index import read_index
+from .registry_index import by_worth, read_index
 
 MAX_GB = 16.0  # of a checkpoint that is pulled
 _TEXTS = ("record.json", "card.md")
@@ -101,7 +101,8 @@ def list_registry(registry: str | Path | None = None, *, allow_http: bool = Fals
     """Return what a registry holds, or the cache where none is named.
 
     Returns:
-        A mapping for each checkpoint: `name`, and the keys of `registry_index.ENTRY`.
+        A mapping for each checkpoint: `name`, and the keys of `registry_index.ENTRY`; of a registry, those that win
+        against most of their rivals first (`registry_index.by_worth`).
 
     Raises:
         EarthSSLError: If there is no index, or one that is not to be trusted.
@@ -114,7 +115,7 @@ def list_registry(registry: str | Path | None = None, *, allow_http: bool = Fals
             f"{place}: expected a registry (a folder, https:// or s3://); a hf:// repository holds one checkpoint"
         )
     entries = read_index(remote_of(place, allow_http=allow_http))
-    return [{"name": name, **entry} for name, entry in sorted(entries.items())]
+    return by_worth({"name": name, **entry} for name, entry in entries.items())
 
 
 def _with_run(place: Address) -> Address:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,26 @@ def entries_or_none(remote: Remote) -> dict[str, dict[str, Any]]:
         return read_index(remote)
     except Absent:
         return {}
+
+
+def standing(entry: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Return how often an entry's tables say that its encoder is better, undecided and worse against a rival."""
+    last = [words.split()[-1] for table in entry["scores"] for words in table.get("verdicts", []) if words.split()]
+    better, undecided, worse = (last.count(word) for word in ("better", "undecided", "worse"))
+    return better, undecided, worse
+
+
+def by_worth(entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return entries sorted by the share of their verdicts that are wins less that of losses, then by name.
+
+    One without a table stands between those that win and those that lose.
+    """
+
+    def key(entry: dict[str, Any]) -> tuple[float, str]:
+        better, undecided, worse = standing(entry)
+        return (worse - better) / max(better + undecided + worse, 1), entry["name"]
+
+    return sorted(entries, key=key)
 
 
 def describe(folder: Path) -> dict[str, Any]:

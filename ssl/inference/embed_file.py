@@ -61,8 +61,9 @@ def embed_file(
     if not out.absolute().parent.is_dir():
         raise EarthSSLError(f"expected a folder to write {out} into, {out.absolute().parent} does not exist; make it")
     source = str(data) if isinstance(data, (str, Path)) else [str(path) for path in data]
-    ds = open_files(source, units=units or {}, rename=rename or {}, missing=missing or {}, check_range=check_range)
     frozen = load_encoder(checkpoint)
+    possible = check_range and not frozen.record.synthetic
+    ds = open_files(source, units=units or {}, rename=rename or {}, missing=missing or {}, check_range=possible)
     features = frozen.embed(ds, pooling, layer, lazy=True, check_range=check_range, least_valid=least_valid, base=base)
     write(features, out)
     return out

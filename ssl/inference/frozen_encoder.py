@@ -29,7 +29,7 @@ from ..fields.variables import lookup
 from ..model.encoder import Encoder, float32
 from ..model.tokens import Patches, patchify, token_places
 from ..sources.regrid import LEAST_VALID
-from .screening import Screened, screen
+from .screening import REFUSED, Screened, screen
 
 POOLINGS = ("mean", "last", "tokens")
 
@@ -332,15 +332,20 @@ class _Work:
             raw = np.stack([field[steps] for field in fields], 1)
             normal = self.statistics.normalise(raw, times[steps])
             if self.view.check_range:
-                self.refuse_impossible(raw, times[steps])
+                self.refuse_impossible(raw, normal, times[steps])
             places = places.reshape(-1, windows.shape[1])
             batch = _batch(normal, times[steps], places, self.variables, self.frozen.record)
             parts.append(self.frozen.encode(batch, self.view))
         return np.concatenate(parts)
 
-    def refuse_impossible(self, raw: np.ndarray, times: np.ndarray) -> None:
-        """Refuse values that no place on Earth has, in any window: (step, variable, row, column)."""
+    def refuse_impossible(self, raw: np.ndarray, normal: np.ndarray, times: np.ndarray) -> None:
+        """Refuse values that no place on Earth has, in any window: (step, variable, row, column).
+
+        For the encoder of a synthetic planet, what lies near its climatology is possible there.
+        """
         grid = self.frozen.record.grid
+        if self.frozen.record.synthetic:
+            raw = np.where(np.abs(normal) <= REFUSED, np.nan, raw)
         for k, name in enumerate(self.variables):
             check_possible(raw[:, k], lookup(name), times, (grid.lat, grid.lon), "the data for embedding")
 

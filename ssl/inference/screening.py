@@ -80,7 +80,7 @@ def screen(
         rename: Canonical names by the data's own, where a name is not understood.
         missing: Value or values by variable, in the data's units, that mean missing.
         check_range: Refuse values that lie far from the climatology of training (their units are probably wrong), and
-            what no place on Earth has.
+            what no place on Earth has (here for data of the Earth alone; in every window as it is encoded).
         least_valid: Share of the area of a cell of the record's grid that must hold values, or else it is missing;
             where the data are on another.
         base: First and last date of the years from whose means departures are taken, where the field is not the
@@ -97,7 +97,7 @@ def screen(
     instead = counterparts(record.variables, there)
     canonical = canonicalise(
         ds, where=where, eager_bytes=EAGER_BYTES, variables=(*present, *instead.values()) or None, units=units or {},
-        rename=rename or {}, missing=missing or {}, check_range=check_range,
+        rename=rename or {}, missing=missing or {}, check_range=check_range and not record.synthetic,
     )  # fmt: skip
     names = [next((want for want, have in instead.items() if have == name), str(name)) for name in canonical.data_vars]
     times = canonical["time"].values

@@ -14,6 +14,7 @@ from earthssl.cli.main import main
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.hub.pull import list_registry, pull, verify
 from earthssl.ssl.hub.push import push
+from earthssl.ssl.hub.registry_index import by_worth, standing
 from earthssl.ssl.inference.load import load_encoder
 
 
@@ -114,6 +115,21 @@ def test_where_push_does_not_go(tiny: Path) -> None:
     ):
         with pytest.raises(EarthSSLError, match=words):
             push(tiny, address)
+
+
+def test_checkpoints_that_win_come_first() -> None:
+    """Share of wins less share of losses, then the name; one without a table stands between."""
+
+    def entry(name: str, *words: str) -> dict[str, Any]:
+        verdicts = [f"pretrained − PCA, lead {k}: +0.1 [+0.0, +0.2] {word}" for k, word in enumerate(words)]
+        return {"name": name, "scores": [{"verdicts": verdicts}] if words else []}
+
+    entries = [
+        entry("loses", "worse", "undecided"), entry("bare"), entry("wins", "better", "better", "undecided"),
+        entry("all", "better"), entry("even", "better", "worse"), {"name": "odd", "scores": [{"verdicts": [" "]}, {}]},
+    ]  # fmt: skip
+    assert [one["name"] for one in by_worth(entries)] == ["all", "wins", "bare", "even", "odd", "loses"]
+    assert standing(entries[2]) == (2, 1, 0)
 
 
 def test_the_verbs(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -166,3 +167,22 @@ def test_the_encoder_is_frozen(frozen: FrozenEncoder, two_years: xr.Dataset) -> 
     assert not frozen.encoder.training
     assert not any(p.requires_grad for p in frozen.encoder.parameters())
     xr.testing.assert_equal(frozen.embed(two_years), frozen.embed(two_years))
+
+
+def test_what_a_synthetic_planet_has_is_taken(frozen: FrozenEncoder, two_years: xr.Dataset) -> None:
+    """Winds that the Earth has not are right near the planet's own climatology: there alone."""
+    wind = frozen.record.variables.index("u10")
+    usual = frozen.record.statistics
+    coefficients = usual.coefficients.copy()
+    coefficients[:, 0, wind] += 300
+    statistics = replace(usual, coefficients=coefficients)
+    windy = FrozenEncoder(frozen.encoder, replace(frozen.record, statistics=statistics, source="planet (synthetic)"))
+    faster = two_years.assign(u10=(two_years["u10"] + 300).assign_attrs(two_years["u10"].attrs))
+    np.testing.assert_allclose(windy.embed(faster).values, frozen.embed(two_years).values, atol=1e-3)
+    one = faster.copy(deep=True)
+    one["u10"][7, 3, 4] = 900.0
+    with pytest.raises(EarthSSLError, match=r"expected 'u10' within .* got 900 at"):
+        windy.embed(one)
+    real = replace(windy.record, source="reanalysis", licence="free")
+    with pytest.raises(EarthSSLError, match="expected 'u10' within"):
+        FrozenEncoder(frozen.encoder, real).embed(faster)
