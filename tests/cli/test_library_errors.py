@@ -101,7 +101,7 @@ def test_what_file_managers_leave_is_no_damage(name: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
-@pytest.mark.parametrize("words", [["list", "registry"], ["card", "registry/kaplan-sst"], ["--help"]])
+@pytest.mark.parametrize("words", [["list", "registry"], ["card", "registry/planet-tropics"], ["--help"]])
 def test_a_terminal_without_unicode_shows_what_it_can(encoding: str, words: list[str]) -> None:
     env = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
     done = subprocess.run(
