@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import threading
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..downstream.evaluation.label_tables import csv_table
 from ..downstream.finetune.read_labels import read_labels
 from ..ssl.common.errors import EarthSSLError
 from ..ssl.common.files import sha256
@@ -304,9 +304,8 @@ class Look:
 def _columns(file: Path) -> list[str]:
     """Return the names of a CSV file's columns that hold labels."""
     try:
-        with open(file, encoding="utf-8-sig", newline="") as handle:
-            header = [name.strip() for name in next(csv.reader(handle), [])]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        header, _ = csv_table(file)
+    except OSError as error:
         raise EarthSSLError(f"--labels {file}: expected a CSV file in UTF-8, got none ({error})") from None
     if "time" not in header or len(header) < 2:
         raise EarthSSLError(f"{file}, line 1: expected columns 'time' and of labels, got {', '.join(header)[:200]}")

@@ -11,11 +11,7 @@ import pandas as pd
 
 from ...ssl.common.errors import EarthSSLError
 from ...ssl.fields.grid import LatLonGrid
-from .missing_marks import far_marks
-
-LAT, LON = "lat", "lon"
-
-FIRST_YEAR, LAST_YEAR = 1678, 2261  # datetime64[ns] wraps round in silence outside
+from ..evaluation.label_tables import far_marks
 
 
 @dataclass(frozen=True, eq=False)

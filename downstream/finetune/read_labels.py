@@ -6,9 +6,7 @@ series with a place for each time, or fields (time, lat, lon).
 
 from __future__ import annotations
 
-import csv
 import math
-import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,14 +17,11 @@ import xarray as xr
 from ...ssl.common.errors import EarthSSLError, nearest
 from ...ssl.fields.grid import LatLonGrid
 from ...ssl.sources.metadata.calendars import gregorian
-from .labels import FIRST_YEAR, LAST_YEAR, LAT, LON, Labels, checked
+from ..evaluation.label_tables import LAT, LON, NO_VALUE, SPELLINGS, csv_table, iso_times, number, plain_places
+from .labels import Labels, checked
 
 KINDS = ("regression", "classification", "field")
 MISSING = ("refuse", "drop")
-ISO = re.compile(r"\d{4}(-\d{2}(-\d{2}([T ]\d{2}(:\d{2}(:\d{2}(\.\d+)?)?)?)?)?)?(Z|[+-]\d{2}:?\d{2})?$")
-NO_VALUE = {"", "nan", "na", "n/a", "#n/a", "<na>", "nat", "null", "none", "missing", "-", "--", "---", ".", "?", "*"}
-SPELLINGS = {"latitude": LAT, "longitude": LON, "lat": LAT, "lon": LON, "long": LON}
-PLAIN = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)  # float takes 1_000 and other digits, too
 
 
 def read_labels(path: str, targets: Sequence[str], kind: str, *, time: str = "time", missing: str = "refuse") -> Labels:
@@ -62,8 +57,8 @@ def read_labels(path: str, targets: Sequence[str], kind: str, *, time: str = "ti
 
 
 def _read_csv(file: Path, targets: Sequence[str], kind: str, time: str, missing: str) -> Labels:
-    header, rows = _table(file)
-    header = _plain_places(file, header, (time, *targets))
+    header, rows = csv_table(file)
+    header = plain_places(file, header, (time, *targets))
     places = [name for name in (LAT, LON) if name in header]
     if len(places) == 1:
         raise EarthSSLError(f"{file}: expected both columns lat and lon, or neither, got only '{places[0]}'")
@@ -88,84 +83,12 @@ def _read_csv(file: Path, targets: Sequence[str], kind: str, time: str, missing:
     if kind == "classification":
         values = np.asarray([cells[targets[0]] for _, cells in kept], dtype=object)
     else:
-        values = np.asarray([[_number(file, line, name, cells[name]) for name in targets] for line, cells in kept])
+        values = np.asarray([[number(file, line, name, cells[name]) for name in targets] for line, cells in kept])
     return Labels(
-        kind, tuple(targets), ("",) * len(targets), _iso_times(file, [(line, cells[time]) for line, cells in kept]),
+        kind, tuple(targets), ("",) * len(targets), iso_times(file, [(line, cells[time]) for line, cells in kept]),
         values, np.asarray([_place(file, line, cells) for line, cells in kept]) if places else None,
         np.asarray([line for line, _ in kept]), str(file), dropped=len(rows) - len(kept),
     )  # fmt: skip
-
-
-def _table(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Return the header and the lines of a CSV file with their numbers."""
-    try:
-        with open(file, encoding="utf-8-sig", newline="") as handle:
-            reader = csv.reader(handle, strict=True)
-            rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise EarthSSLError(f"{file}: expected CSV in UTF-8, but it cannot be parsed ({error}); save it anew") from None
-    if not rows:
-        raise EarthSSLError(f"{file}: expected a header and lines of labels, got an empty file")
-    header = [name.strip() for name in rows[0][1]]
-    if len(set(header)) < len(header):
-        twice = next(name for name in header if header.count(name) > 1)
-        raise EarthSSLError(f"{file}, line 1: expected columns with different names, got '{twice}' twice; rename one")
-    for line, row in rows[1:]:
-        if len(row) != len(header):
-            raise EarthSSLError(
-                f"{file}, line {line}: expected {len(header)} cells as in the header ({', '.join(header)}), got "
-                f"{len(row)}; separate by commas, and quote cells that hold one"
-            )
-    return header, rows[1:]
-
-
-def _plain_places(file: Path, header: list[str], taken: Sequence[str]) -> list[str]:
-    """Return the header with latitude and longitude called lat and lon however they were spelled."""
-    found = [name if name in taken else SPELLINGS.get(name.lower(), name) for name in header]
-    for name in (LAT, LON):
-        if found.count(name) > 1:
-            both = [old for old, new in zip(header, found, strict=True) if new == name]
-            raise EarthSSLError(f"{file}, line 1: expected one column of {name}, got {', '.join(both)}; leave one out")
-    return found
-
-
-def _iso_times(file: Path, found: Sequence[tuple[int, str]]) -> np.ndarray:
-    """Return ISO times as datetime64[s], UTC; those without a zone are UTC, if all are so."""
-    out, zoned = [], []
-    for line, text in found:
-        match = ISO.match(text)
-        zone = match and match[7]
-        if match is None or (zone and zone != "Z" and zone.strip("+-").replace(":", "") != "0000"):
-            why = "in UTC (no zone, Z or +00:00)" if match else "such as 1997-12, 1997-12-05 or 1997-12-05T06:00Z"
-            raise EarthSSLError(f"{file}, line {line}: expected an ISO time {why}, got '{text}'; convert it")
-        zoned.append(bool(zone))
-        plain = text[: match.start(7)] if zone else text
-        if zoned[-1] != zoned[0]:
-            raise EarthSSLError(
-                f"{file}, line {line}: expected times all with or all without a zone, got '{text}' after "
-                f"'{found[0][1]}'; a time without one may be local: write all in UTC"
-            )
-        try:
-            when = np.datetime64(plain.replace(" ", "T"))
-        except ValueError as error:
-            raise EarthSSLError(f"{file}, line {line}: expected a date that exists, got '{text}' ({error})") from None
-        if not FIRST_YEAR <= int(plain[:4]) <= LAST_YEAR:
-            raise EarthSSLError(f"{file}, line {line}: expected a year within {FIRST_YEAR}…{LAST_YEAR}, got '{text}'")
-        out.append(when.astype("datetime64[s]"))
-    return np.asarray(out, "datetime64[s]")
-
-
-def _number(file: Path, line: int, name: str, word: str) -> float:
-    try:
-        found = float(word)
-    except ValueError:
-        hint = "; write 0.5, not 0,5" if "," in word else "; for words set kind: classification"
-        raise EarthSSLError(f"{file}, line {line}: expected a number of '{name}', got '{word}'{hint}") from None
-    if math.isfinite(found) and not PLAIN.fullmatch(word):
-        raise EarthSSLError(f"{file}, line {line}: expected a number of '{name}', got '{word}'; write digits only")
-    if not math.isfinite(found):
-        raise EarthSSLError(f"{file}, line {line}: expected a finite number of '{name}', got '{word}'")
-    return found
 
 
 def _place(file: Path, line: int, cells: dict[str, str]) -> tuple[float, float]:
@@ -201,7 +124,7 @@ def _read_netcdf(file: Path, targets: Sequence[str], kind: str, time: str, missi
         if name not in data.data_vars:
             known = [str(found) for found in data.data_vars]
             raise EarthSSLError(
-                f"{file}: expected the variable '{name}', got {', '.join(known)}." + nearest(name, known)
+                f"{file}: expected the variable '{name}', got {', '.join(known) or 'none'}." + nearest(name, known)
             )
         if set(data[name].dims) != set(wanted):
             raise EarthSSLError(
@@ -212,6 +135,8 @@ def _read_netcdf(file: Path, targets: Sequence[str], kind: str, time: str, missi
         if axis not in data.coords or data[axis].dims != (axis,):
             known = [str(found) for found in data.coords]
             raise EarthSSLError(f"{file}: expected a coordinate '{axis}', got {', '.join(known) or 'none'}")
+        if not data.sizes[axis]:
+            raise EarthSSLError(f"{file}: expected labels, got none: its coordinate '{axis}' is empty; write it anew")
     times = gregorian(data[time].values, str(file)).astype("datetime64[s]")
     grid, places = None, None
     if kind == "field":

@@ -54,7 +54,10 @@ def best_tracks(source: str = IBTRACS) -> pd.DataFrame:
         )
     if not path.is_file():
         raise EarthSSLError(f"tracks: expected a table at {path}, found none; check the path")
-    return tidy(_read(path), str(path))
+    table = _read(path)
+    if not len(table):
+        raise EarthSSLError(f"{path}: expected records of storms, got a header alone ({', '.join(map(str, table))})")
+    return tidy(table, str(path))
 
 
 def ibtracs() -> pd.DataFrame:
@@ -84,6 +87,8 @@ def _read(path: Path) -> pd.DataFrame:
         raise EarthSSLError(
             f"{path}: expected the package pyarrow to read it, which is not installed; install it, or give a CSV"
         ) from None
+    except pd.errors.EmptyDataError:
+        raise EarthSSLError(f"{path}: expected a header and records of storms, got an empty file") from None
     except (OSError, ValueError, NotImplementedError) as error:
         raise EarthSSLError(
             f"{path}: expected a {kind} table, but it cannot be read ({error}); mend the file"

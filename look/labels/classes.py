@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from ...downstream.finetune.read_labels import NO_VALUE
+from ...downstream.evaluation.label_tables import NO_VALUE
 from ...ssl.common.errors import EarthSSLError
 
 LONGEST = 40

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from ...downstream.finetune.read_labels import SPELLINGS
+from ...downstream.evaluation.label_tables import SPELLINGS
 from ...ssl.common.errors import EarthSSLError
 from ...ssl.common.files import disk_full_is_clear, write_text
 from ...ssl.fields.grid import LatLonGrid

@@ -122,6 +122,8 @@ class Selection:
         Raises:
             EarthSSLError: If a time occurs twice, or if none is left.
         """
+        if not len(times):
+            raise EarthSSLError(f"{where}: expected fields at some times, got an axis of time without any; fetch it again")
         order = np.argsort(times, kind="stable")
         ordered = times[order]
         again = np.flatnonzero(ordered[1:] == ordered[:-1])
@@ -140,7 +142,7 @@ class Selection:
         if self.every is not None:
             keep &= ordered.astype("datetime64[ns]").astype(np.int64) % self.step().astype(np.int64) == 0
         if not keep.any():
-            span = f"{_text(ordered[0])} to {_text(ordered[-1])}" if len(ordered) else "no times at all"
+            span = f"{_text(ordered[0])} to {_text(ordered[-1])}"
             wanted = f"time {self.time}, every {self.every}" if self.every else f"time {self.time}"
             raise EarthSSLError(f"{where}: no step is left by the options ({wanted}); the source holds {span}")
         return _as_slice(order[keep])

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from earthssl.downstream.evaluation.label_tables import is_mark
 from earthssl.downstream.finetune.labels import Labels
-from earthssl.downstream.finetune.missing_marks import is_mark
 from earthssl.downstream.finetune.read_labels import read_labels
 from earthssl.downstream.storms.best_tracks import best_tracks, tidy
 from earthssl.ssl.common.errors import EarthSSLError
@@ -232,6 +232,7 @@ def test_tracks_in_files_come_back(made: tuple[pd.DataFrame, str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @MANY
 @given(series())
 def test_many_series_come_back(made: dict[str, Any]) -> None:
@@ -239,6 +240,7 @@ def test_many_series_come_back(made: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @MANY
 @given(fields())
 def test_many_fields_come_back(made: tuple[xr.Dataset, np.ndarray, dict[str, Any], bool]) -> None:
@@ -246,6 +248,7 @@ def test_many_fields_come_back(made: tuple[xr.Dataset, np.ndarray, dict[str, Any
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @MANY
 @given(tracks())
 def test_many_tracks_come_back(made: tuple[pd.DataFrame, str]) -> None:
@@ -253,6 +256,7 @@ def test_many_tracks_come_back(made: tuple[pd.DataFrame, str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @MANY
 @given(tracks())
 def test_many_tracks_in_files_come_back(made: tuple[pd.DataFrame, str]) -> None:

@@ -13,8 +13,11 @@ from ....ssl.common.errors import EarthSSLError, check_known
 from ....ssl.common.randomness import key
 from ....ssl.fields.grid import LatLonGrid
 from ....ssl.sources.axes import canonical_axes
+from ....ssl.sources.canonical import FILL
+from ....ssl.sources.conventions import limited
 from ....ssl.sources.local_files import check_whole
 from ....ssl.sources.regrid import oriented
+from ...evaluation.label_tables import far_marks
 
 KINDS = ("file", "random", "swath", "cloud", "stations", "block")
 EARTH_RADIUS_KM = 6371.0
@@ -222,7 +225,8 @@ def read_mask(path: str | Path, month: str, grid: LatLonGrid) -> np.ndarray:
     The file may cover more than the grid; its cells must be the same.
 
     Raises:
-        EarthSSLError: If the file, the month or a cell of the grid is not there.
+        EarthSSLError: If the file, the month or a cell of the grid is not there, or an undeclared mark of what is
+            missing stands among the values.
     """
     file = Path(path)
     if not file.is_file():
@@ -241,9 +245,17 @@ def read_mask(path: str | Path, month: str, grid: LatLonGrid) -> np.ndarray:
     if len(found) != 1:
         raise EarthSSLError(
             f"{file}: expected the month {month} once, found it {len(found)} times; there are "
-            f"{', '.join(map(str, months[:12]))}{' …' if len(months) > 12 else ''}"
+            f"{', '.join(map(str, months[:12])) or 'none'}{' …' if len(months) > 12 else ''}"
         )
-    own = ds[fields[0]].isel(time=found[0]).transpose("lat", "lon")
+    own = limited(ds[fields[0]].isel(time=found[0]).transpose("lat", "lon"))
+    own = own.where(abs(own) < FILL)
+    marks, (low, high) = far_marks(own.values)
+    if marks.any():
+        raise EarthSSLError(
+            f"{file}: expected values or NaN of '{fields[0]}' in {month}, got {own.values[marks][0]:g}, far from the "
+            f"others ({low:.3g} to {high:.3g}) and a usual mark of what is missing ({int(marks.sum())} such); declare "
+            "it as _FillValue"
+        )
     try:
         own = own.sel(lat=grid.lat, lon=grid.lon, method="nearest", tolerance=1e-3)
     except KeyError:

@@ -59,7 +59,9 @@ def test_classes_are_words_or_whole_numbers_in_one_spelling(tmp_path: Path) -> N
     ("text", "kind", "words"),
     [
         ("", "regression", "got an empty file"),
-        ("time,nino\n", "regression", "expected labels, got none"),
+        ("time,nino\n", "regression", r"expected lines of labels, got a header alone \(time, nino\)"),
+        ("time,nino\n\n,\n", "classification", "a header alone"),
+        ("\n\n", "regression", "got an empty file"),
         ("time,nina\n1990-01,1\n", "regression", "line 1: expected the column 'nino'.*Did you mean 'nina'"),
         ("date,nino\n1990-01,1\n", "regression", "line 1: expected the column 'time'"),
         ("time,nino,nino\n1990-01,1,2\n", "regression", "'nino' twice"),
@@ -206,6 +208,18 @@ def test_netcdf_that_is_not_clear_is_refused(tmp_path: Path, target: str, kind: 
     fields().to_netcdf(tmp_path / "f.nc")
     with pytest.raises(EarthSSLError, match=words):
         read_labels(str(tmp_path / "f.nc"), [target], kind)
+
+
+@pytest.mark.parametrize("kind", ["regression", "classification", "field"])
+@pytest.mark.parametrize("axis", ["time", "lat"])
+def test_netcdf_without_a_label_is_refused(tmp_path: Path, kind: str, axis: str) -> None:
+    if kind == "field":
+        data = fields().isel({axis: slice(0, 0)})
+    else:
+        data = xr.Dataset({"x": ("time", np.zeros(0, "f4"))}, {"time": np.zeros(0, "datetime64[ns]")})
+    data.to_netcdf(tmp_path / "a.nc")
+    with pytest.raises(EarthSSLError, match=r"expected labels, got none: its coordinate '\w+' is empty"):
+        read_labels(str(tmp_path / "a.nc"), [str(next(iter(data.data_vars)))], kind)
 
 
 def test_other_calendars_and_broken_files_are_refused(tmp_path: Path) -> None:

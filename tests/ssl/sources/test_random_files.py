@@ -441,6 +441,7 @@ def test_the_field_comes_back_or_is_refused(plan: Plan) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @MANY
 @given(plans())
 def test_the_field_comes_back_or_is_refused_many_times(plan: Plan) -> None:

@@ -290,6 +290,7 @@ def test_the_fields_come_back_or_are_refused(plan: Plan) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @MANY
 @given(plans())
 def test_the_fields_come_back_or_are_refused_many_times(plan: Plan) -> None:

@@ -164,13 +164,17 @@ def test_an_mlp_gains_where_the_features_hold_what_is_not_linear(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("time,a\n", "got none"),
+        ("time,a\n", r"a header alone \(time, a\)"),
+        ("time,a\n1900-01-01,1\n1900-01-02,-1\n1900-01-03,-999\n", "line 4: expected a value of 'a', got -999, far"),
+        ("time,lat,lon\n1900-01-01,1,2\n", "columns of numbers"),
+        ("time,a\n1900-01-01,1_0\n", "digits only"),
+        ("time,a\n1900-01-01T00+02:00,1\n", "in UTC"),
         ("when,a\n1900-01-01,1\n", "a column 'time'"),
         ("time,a\n1900-01-01,1\n1900-01-01,2\n", "each time once"),
-        ("time,a\n1900-01-01,one\n", "line 2: expected a number or nothing of 'a', got 'one'"),
+        ("time,a\n1900-01-01,one\n", "line 2: expected a number of 'a', got 'one'.*leave the column out"),
         ("time,a\n01.02.1900,1\n", "an ISO time"),
         ("time,a\n1900-01-01T12:00,1\n", "labels 'a' at steps of the store"),
-        ("", "cannot be parsed"),
+        ("", "got an empty file"),
     ],
 )
 def test_unclear_tables_are_refused(config: IndicesConfig, tmp_path: Path, text: str, words: str) -> None:
@@ -198,3 +202,11 @@ def test_empty_cells_are_unknown(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("time,a,b\n1900-01-01,1,\n1900-01-02T00:00Z,,2.5\n")
     table = read_label_table(str(tmp_path / "a.csv"))
     assert table.isna().to_numpy().tolist() == [[False, True], [True, False]]
+
+
+def test_places_and_columns_that_are_not_wanted_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("time,Latitude,lon,a,a_0d,word\n1900-01-01,1,2,3,4,five\n")
+    assert list(read_label_table(str(tmp_path / "a.csv"), ["a"], ["a_0d"])) == ["a", "a_0d"]
+    assert list(read_label_table(str(tmp_path / "a.csv"), ["lon", "a"])) == ["lon", "a"]
+    (tmp_path / "b.csv").write_text("time,lat,lon,a\n1900-01-01,1,2,3\n")
+    assert list(read_label_table(str(tmp_path / "b.csv"))) == ["a"]
