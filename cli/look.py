@@ -85,7 +85,11 @@ def _look(options: argparse.Namespace) -> None:
         if options.export:
             from ..look.export import export
 
-            print(export(look, weights, Path(options.export), options.steps, options.dates))
+            states = None
+            if weights is not None:
+                look.start(weights).join()
+                states = look.progress.states()
+            print(export(look, states, Path(options.export), options.steps, options.dates))
             return
         with Server(look, options.port) as server:
             print(f"open {server.address}\nlabels: {folder / DATES}\nCtrl-C ends it", flush=True)
@@ -118,7 +122,7 @@ def _opened(options: argparse.Namespace, store: Any, journal: Any) -> tuple[Any,
             print(f"no maps are shown: {error}", file=sys.stderr)
     if not checkpoint:
         return Look(store, journal, labels=labels, maps=maps), None
-    frozen, weights = _encoder(checkpoint)
+    frozen, weights = open_encoder(checkpoint)
     name = Path(checkpoint.rstrip("/")).name
     decoders = Decoders(partial(_objectives, weights.parent), frozen.record, store)
     return Look(store, journal, frozen=frozen, checkpoint=name, labels=labels, decoders=decoders,
@@ -142,7 +146,8 @@ def _objectives(folder: Path) -> tuple[Any, Any]:
     return encoder, objectives.tasks()
 
 
-def _encoder(address: str) -> tuple[Any, Path]:
+def open_encoder(address: str) -> tuple[Any, Path]:
+    """Return the frozen encoder at a folder or address, and the file of its weights."""
     from ..downstream.evaluation.encoders import checkpoint_folder
     from ..ssl.hub.pull import load_folder
     from ..ssl.inference.load import load_encoder
@@ -166,7 +171,7 @@ def _active(options: argparse.Namespace) -> None:
     from ..ssl.store.store import Store
 
     plan = Plan(options.seeds, options.start, options.batch, options.budget, options.share)
-    frozen, weights = _encoder(options.checkpoint)
+    frozen, weights = open_encoder(options.checkpoint)
     store, out, digest = Store(options.store), Path(options.out), sha256(weights)
     check_unseen(store, frozen)
     if options.tracks:

@@ -19,6 +19,7 @@ from ..ssl.prepare.config import PrepareConfig
 from ..ssl.prepare.prepare import prepare
 from ..ssl.training.pretrain import PretrainConfig
 from .controls import controls
+from .look_page import add_look_page
 from .pretrain import pretrain
 from .probe import probe
 from .studies import audit, matrix, worth
@@ -35,6 +36,9 @@ VERBS: dict[str, type] = {
 }
 
 
+REPORTED = ("probe", "finetune", "report", "matrix", "controls")  # verbs that write a report
+
+
 def config_of(verb: str, settings: dict[str, Any]) -> type:
     """Return the class of a verb's config; a probe's depends on its task."""
     return task_class(settings.get("task", ENSO)).Config if verb == "probe" else VERBS[verb]
@@ -45,6 +49,14 @@ def run_verb(verb: str, settings: dict[str, Any], command: str = "") -> Path:
     if verb == "prepare" and settings.get("append"):
         settings = {"out": settings["append"], **settings}  # a store is appended to in place
     config: Any = build(config_of(verb, settings), settings, verb)
+    path = _run(verb, config, command)
+    report_file = path if verb == "report" else path / "report.html"
+    if verb in REPORTED and report_file.is_file():
+        add_look_page(report_file, settings)
+    return path
+
+
+def _run(verb: str, config: Any, command: str) -> Path:
     with_command: dict[str, Callable[..., Path]] = {
         "probe": probe, "finetune": finetune, "audit": audit, "matrix": matrix,
         "controls": controls,

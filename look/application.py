@@ -14,6 +14,7 @@ import numpy as np
 
 from ..downstream.evaluation.label_tables import csv_table
 from ..downstream.finetune.read_labels import read_labels
+from ..downstream.results.assets import shared_files
 from ..ssl.common.errors import EarthSSLError
 from ..ssl.common.files import sha256
 from ..ssl.inference.frozen_encoder import FrozenEncoder
@@ -37,11 +38,10 @@ APART_DAYS = 5.0  # between two proposals, or the steps of a store where they ar
 
 
 def page_files() -> dict[str, bytes]:
-    """Return the files of the page by name; its colours are those of the reports."""
+    """Return the files of the page by name; colours, type, controls and globes are those of the reports."""
     folder = resources.files("earthssl.look").joinpath("page")
     files = {file.name: file.read_bytes() for file in folder.iterdir() if Path(file.name).suffix in KINDS}
-    style = resources.files("earthssl.downstream.results").joinpath("page.css").read_text(encoding="utf-8")
-    return {**files, "theme.css": style.partition("* {")[0].encode()}
+    return {**shared_files(), **files}
 
 
 class Look:

@@ -132,10 +132,19 @@ def cached(folder: Path, frozen: FrozenEncoder, store: Store, weights: str, prog
     return states
 
 
-def compute(frozen: FrozenEncoder, store: Store, progress: Progress) -> States:
-    """Return the states of a store; of the fields, no more than some batches are held in memory."""
+def compute(frozen: FrozenEncoder, store: Store, progress: Progress, most: int = 0) -> States:
+    """Return the states of a store; of the fields, no more than some batches are held in memory.
+
+    Args:
+        frozen: The encoder.
+        store: That it fits.
+        progress: Told how far the work is.
+        most: Windows, evenly spread; 0 for all.
+    """
     window = frozen.record.encoder.window
     rows = unbroken_starts(store.times.astype("datetime64[ns]"), window) + window - 1
+    if 0 < most < len(rows):
+        rows = rows[np.linspace(0, len(rows) - 1, most).astype(int)]
     training = rows[store.splits.inside(store.times[rows].astype("datetime64[ns]"), "train")]
     training = training if len(training) > 2 else rows
     chosen = training[np.unique(np.linspace(0, len(training) - 1, min(FITTED, len(training))).astype(int))]

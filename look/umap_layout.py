@@ -31,13 +31,10 @@ def layout(features: np.ndarray, folder: Path) -> np.ndarray:
     Raises:
         EarthSSLError: If the package `umap-learn` is not installed, or states are fewer than UMAP's neighbours.
     """
-    found = hashlib.sha256(np.ascontiguousarray(features).tobytes()).hexdigest()[:16]
-    file = folder / f"umap-{found}.safetensors"
-    if file.is_file():
-        try:
-            return load_file(file)["places"]
-        except (SafetensorError, KeyError):
-            file.unlink()  # cut short; made again below
+    kept = kept_layout(features, folder)
+    if kept is not None:
+        return kept
+    file = _file(features, folder)
     places = _computed(features)
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
@@ -47,6 +44,22 @@ def layout(features: np.ndarray, folder: Path) -> np.ndarray:
     finally:
         temporary.unlink(missing_ok=True)
     return places
+
+
+def kept_layout(features: np.ndarray, folder: Path) -> np.ndarray | None:
+    """Return what `layout` kept in the folder; None where it kept nothing, or nothing whole."""
+    file = _file(features, folder)
+    if file.is_file():
+        try:
+            return load_file(file)["places"]
+        except (SafetensorError, KeyError):
+            file.unlink()  # cut short
+    return None
+
+
+def _file(features: np.ndarray, folder: Path) -> Path:
+    found = hashlib.sha256(np.ascontiguousarray(features).tobytes()).hexdigest()[:16]
+    return folder / f"umap-{found}.safetensors"
 
 
 def _computed(features: np.ndarray) -> np.ndarray:

@@ -24,4 +24,5 @@ def planet_section(store: Store) -> list[Section]:
     if not of_weather(attributes):
         return []
     drawn = weather_panel(recorded_weather(attributes), every=EVERY)
-    return [Section("planet", "The planet", [(WORDS, base64.b64encode(png(drawn)).decode())], "report/sections.html")]
+    picture = (WORDS, base64.b64encode(png(drawn)).decode(), drawn.maps)
+    return [Section("planet", "The planet", [picture], "report/sections.html")]

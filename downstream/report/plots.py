@@ -144,6 +144,11 @@ def small_multiples(panels: Sequence[Panel], name: str, label: str) -> Markup:
         return _inline(figure, name, label)
 
 
+def scale_of(truth: np.ndarray) -> float:
+    """Return the end of a colour scale about 0 for departures: 98 % of them are smaller."""
+    return (float(np.nanquantile(np.abs(truth), 0.98)) if np.isfinite(truth).any() else 1.0) or 1.0
+
+
 def example_maps(
     fields: xr.Dataset,
     units: Mapping[str, str],
@@ -170,8 +175,7 @@ def example_maps(
         figure = Figure(figsize=(9.6, (height + 0.45) * len(variables) + 0.2), layout="constrained")
         rows = figure.subplots(len(variables), 3, squeeze=False, sharex=True, sharey=True)
         for k, (row, variable) in enumerate(zip(rows, variables, strict=True)):
-            truth = np.abs(fields["truth"].values[k])
-            top = (float(np.nanquantile(truth, 0.98)) if np.isfinite(truth).any() else 1.0) or 1.0
+            top = scale_of(fields["truth"].values[k])
             for axes, title in zip(row, ("shown", "rebuilt", "truth"), strict=True):
                 axes.patch.set(facecolor=RAISED, edgecolor=LINE, hatch="/////", linewidth=0)
                 none = np.where(land[k], 1.0, np.nan)

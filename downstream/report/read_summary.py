@@ -11,7 +11,8 @@ import pandas as pd
 
 from ...ssl.common.errors import EarthSSLError
 from ...ssl.common.files import read_json
-from ..results.summary import DIFFERENCES, SCORES, Summary
+from ..results.maps import Maps
+from ..results.summary import DIFFERENCES, MAPS_OF, SCORES, Summary
 
 RESULT = "result.json"
 NUMBERS = ("value", "low", "high", "step")
@@ -35,6 +36,7 @@ def read_summary(folder: str | Path) -> Summary:
     differences = read_table(path / "differences.csv", DIFFERENCES)
     _check_verdicts(differences, path / "differences.csv")
     pictures = {name: path / f"{name}.png" for name in record.get("figures", [])}
+    maps = {name: path / f"{MAPS_OF}{name}.nc" for name in pictures}
     tables = {name: path / f"{name}.csv" for name in record.get("tables", [])}
     return Summary(
         task=record["task"],
@@ -45,6 +47,7 @@ def read_summary(folder: str | Path) -> Summary:
         record={name: value for name, value in record.items() if name not in READ_BACK},
         figures={name: file.read_bytes() for name, file in pictures.items() if file.is_file()},
         tables={name: pd.read_csv(file, keep_default_na=False) for name, file in tables.items() if file.is_file()},
+        maps={name: Maps.read(file) for name, file in maps.items() if file.is_file()},
         main=[(str(target), str(metric)) for target, metric in record.get("main", [])],
         headline=[(str(target), str(metric)) for target, metric in record.get("headline", [])],
         **{name: record[name] for name in ("notes", "found", "speakers", "words") if name in record},

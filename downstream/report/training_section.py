@@ -14,10 +14,11 @@ import yaml
 from ...ssl.common.errors import EarthSSLError
 from ...ssl.fields.grid import LatLonGrid
 from ...ssl.store.store import Store
+from ..results.maps import Maps
 from ..results.numbers import number
 from ..results.page import Section
 from ..results.target import weighted_r
-from .plots import Line, Panel, example_maps, small_multiples
+from .plots import Line, Panel, example_maps, scale_of, small_multiples
 from .pretraining_run import Run, run_names
 
 HEALTH = {
@@ -153,6 +154,7 @@ def example_section(runs: Sequence[Run], synthetic: bool) -> Section:
     land = ~known.any(axis=1)[masked]
     content = {
         "drawn": example_maps(shown, units, land, grid.lat_bounds, grid.lon_bounds, "example"),
+        "maps": _example_maps(shown, units, grid),
         "run": run,
         "synthetic": synthetic,
         "step": step + 1,
@@ -161,6 +163,18 @@ def example_section(runs: Sequence[Run], synthetic: bool) -> Section:
         "scores": [[label, *_hidden_scores(data, hidden, k, grid.area)] for k, label in enumerate(labels)],
     }
     return Section("example", "Masked and rebuilt", content, TEMPLATE)
+
+
+def _example_maps(fields: xr.Dataset, units: Mapping[str, str], grid: LatLonGrid) -> Maps:
+    """Return what was shown, rebuilt and true of every variable, on the scale of the variable's truth."""
+    shown, ends, of = {}, [], []
+    for k, variable in enumerate(fields["variable"].values.tolist()):
+        top = scale_of(fields["truth"].values[k])
+        for title in ("shown", "rebuilt", "truth"):
+            shown[f"{variable}: {title}"] = fields[title].values[k]
+            ends.append((-top, top))
+            of.append(units.get(variable, ""))
+    return Maps.of(shown, grid, ends, of)
 
 
 def _read_example(file: Path) -> xr.Dataset:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from ...ssl.sources.weather.climate import Climate, climate
 from ...ssl.sources.weather.output import GRAVITY
 from ...ssl.sources.weather.weather import Weather
+from ..results.maps import MapFigure, Maps
 
 DAYS = 90  # of the Hovmöller diagram
 BELT = (40.0, 60.0)
 
 
-def weather_panel(planet: Weather, day: str | np.datetime64 | None = None, every: int = 5) -> Figure:
+def weather_panel(planet: Weather, day: str | np.datetime64 | None = None, every: int = 5) -> MapFigure:
     """Return six panels: z500 with the 200 hPa jet seen from above the pole, and on the map; zonal mean winds of both
     seasons; z500 along 40–60°N through 90 days; blocking by longitude; kinetic energy by total wavenumber.
 
@@ -33,7 +33,10 @@ def weather_panel(planet: Weather, day: str | np.datetime64 | None = None, every
     height = planet.fields(stream, "z500")[0] / GRAVITY / 10  # decametres
     wind = planet.fields(stream, "u200")[0]
     numbers = climate(planet, every)
-    drawn = Figure(figsize=(12.5, 7.6), layout="constrained")
+    drawn = MapFigure(figsize=(12.5, 7.6), layout="constrained")
+    names = [f"{name}, {np.datetime_as_string(at, 'D')}" for name in ("z500", "u200")]
+    ends = [(field.min(), field.max()) for field in (height, wind)]
+    drawn.maps = Maps.of(dict(zip(names, (height, wind), strict=True)), planet.grid, ends, ["dam", "m s-1"])
     grid = drawn.add_gridspec(2, 3)
     _pole(drawn.add_subplot(grid[0, 0], projection="polar"), planet, height, wind)
     _map(drawn.add_subplot(grid[0, 1]), planet, height, wind, np.datetime_as_string(at, "D"))

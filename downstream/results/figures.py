@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from ...ssl.fields.grid import LatLonGrid
+from .maps import MapFigure, Maps
 from .numbers import thinned
 from .row import Role
 
+F = TypeVar("F", bound=Figure)
 COLOURS = {  # readable in grey and for most colour-blind readers (Okabe & Ito 2008)
     Role.PRETRAINED: "#D55E00", Role.TUNED: "#CC79A7", Role.UNTRAINED: "#0072B2", Role.SCRATCH: "#009E73",
     Role.BASELINE: "#7a7a7a", Role.KNOWN: "#000000",
@@ -159,7 +161,7 @@ def line_figure(
 
     Rows whose names begin with one of `bold` are drawn thick.
     """
-    drawn, places = _abreast(len(panels), 4.3, 3.8, beside=2.6)
+    drawn, places = _abreast(Figure, len(panels), 4.3, 3.8, beside=2.6)
     rows = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     entries = {}
     for axes, (title, lines) in zip(places, panels.items(), strict=False):
@@ -174,9 +176,12 @@ def line_figure(
     return drawn
 
 
-def map_figure(fields: Mapping[str, np.ndarray], grid: LatLonGrid, limit: float, label: str, title: str) -> Figure:
+def map_figure(
+    fields: Mapping[str, np.ndarray], grid: LatLonGrid, limit: float, label: str, title: str, units: str
+) -> MapFigure:
     """Return maps of fields (row, column) by name on one scale from -limit to limit; NaN is grey."""
-    drawn, places = _abreast(len(fields), 4.3, 2.3, above=0.6)
+    drawn, places = _abreast(MapFigure, len(fields), 4.3, 2.3, above=0.6)
+    drawn.maps = Maps.of(fields, grid, (-limit, limit), units)
     for axes, (name, field) in zip(places, fields.items(), strict=False):
         axes.set_facecolor("0.85")
         shown = axes.pcolormesh(
@@ -189,11 +194,13 @@ def map_figure(fields: Mapping[str, np.ndarray], grid: LatLonGrid, limit: float,
     return drawn
 
 
-def _abreast(count: int, wide: float, high: float, beside: float = 0, above: float = 0) -> tuple[Figure, list[Any]]:
+def _abreast(
+    kind: type[F], count: int, wide: float, high: float, beside: float = 0, above: float = 0
+) -> tuple[F, list[Any]]:
     """Return a figure and so many of its panels, of a size in inches, with room beside and above."""
     columns = min(ABREAST, count)
     lines = -(-count // columns)
-    drawn = Figure(figsize=(wide * columns + beside, high * lines + above), layout="constrained")
+    drawn = kind(figsize=(wide * columns + beside, high * lines + above), layout="constrained")
     places = list(drawn.subplots(lines, columns, squeeze=False).ravel())
     for axes in places[count:]:
         axes.set_axis_off()

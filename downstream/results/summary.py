@@ -19,6 +19,7 @@ from ...ssl.common.errors import EarthSSLError
 from ...ssl.common.files import disk_full_is_clear, refuse_filled, write_json, write_text
 from ...ssl.common.versions import versions
 from .label_efficiency import curve_means, efficiency_words, target_pairs
+from .maps import MapFigure, Maps
 from .numbers import number, plain, thinned
 from .page import Section, look_command, page
 
@@ -36,6 +37,7 @@ SIGN_WORDS = "▲ better, ▼ worse, · undecided"
 FIRST_PICTURES = ("scores", "label_curve")
 SCORE_WORDS = "Scores of every row, best first; bars are 95 % intervals over test units."
 MOST_PAIRS = 1500  # on a page
+MAPS_OF = "map_"  # and the name of a picture: its maps as NetCDF
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +60,7 @@ class Summary:
         speakers: Names of the pretrained rows whose verdicts the terminal shows; empty: all.
         words: What a picture shows, for captions and for readers who do not see it, by its name.
         datasets: Maps to be kept as NetCDF, by file name without suffix.
+        maps: What pictures show, by the names of these; those of a `MapFigure` are taken from it.
         notes: What the reader must know beside the numbers.
         reachable: Name of the row of the best reachable skill, where it is known.
         unit: What labels are counted by, such as "20 year"; for the curve over labels.
@@ -78,6 +81,7 @@ class Summary:
     speakers: Sequence[str] = ()
     words: Mapping[str, str] = field(default_factory=dict)
     datasets: Mapping[str, xr.Dataset] = field(default_factory=dict)
+    maps: Mapping[str, Maps] = field(default_factory=dict)
     reachable: str = ""
     unit: tuple[int, str] = (0, "")
 
@@ -216,6 +220,8 @@ class Summary:
                     write_text(making / f"{name}.csv", found.to_csv(index=False))
                 for name, maps in self.datasets.items():
                     maps.to_netcdf(making / f"{name}.nc")
+                for name, own in self.mapped().items():
+                    own.dataset().to_netcdf(making / f"{MAPS_OF}{name}.nc")
                 pictures = {name: png(drawn) for name, drawn in self.figures.items()}
                 for name, data in pictures.items():
                     (making / f"{name}.png").write_bytes(data)
@@ -229,6 +235,11 @@ class Summary:
         finally:
             shutil.rmtree(making, ignore_errors=True)
         return folder
+
+    def mapped(self) -> dict[str, Maps]:
+        """Return the maps behind pictures by the names of these."""
+        own = {name: drawn.maps for name, drawn in self.figures.items() if isinstance(drawn, MapFigure)}
+        return {**{name: one for name, one in own.items() if one is not None}, **self.maps}
 
     def main_scores(self) -> list[tuple[str, str]]:
         """Return the target and metric of what is shown first."""
@@ -302,8 +313,9 @@ class Summary:
         words = {"scores": SCORE_WORDS, **self.words}
         if fewer := self._efficiency():
             words["label_curve"] = " ".join([words.get("label_curve", ""), *fewer])
+        maps = self.mapped()
         drawn = {
-            name: (words.get(name, name.replace("_", " ")), base64.b64encode(data).decode())
+            name: (words.get(name, name.replace("_", " ")), base64.b64encode(data).decode(), maps.get(name))
             for name, data in pictures.items()
         }
         first = [name for name in FIRST_PICTURES if name in drawn] or list(drawn)[:1]

@@ -2,7 +2,8 @@
 // side; what came after them, and how good their mean is as a forecast.
 
 import { FieldView } from "./fieldview.js";
-import { number, rangeOf, tables, written } from "./fieldpanel.js";
+import { rangeOf, tables } from "./fieldpanel.js";
+import { number, written } from "./numbers.js";
 import { byId, dateOf, element, on, state, stepCount, tried } from "./state.js";
 
 const TITLES = { features: "Frozen features", components: "PCs of the fields", fields: "Fields" };

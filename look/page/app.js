@@ -45,15 +45,16 @@ async function start() {
   document.title = `${meta.store} – earthssl look`;
   const fields = fieldPanel(data, meta, coastlines, shown);
   await fields.refresh();
-  tabs(data.readOnly ? ["space"] : TABS.filter((name) => !(name === "encoder" && !meta.decoders) && !(name === "maps" && !meta.maps)));
+  const missing = { encoder: !meta.decoders, maps: !meta.maps };
+  tabs(TABS.filter((name) => !missing[name] && (!data.readOnly || name === "space" || name === "maps")));
   featurePanel(data, meta, fields);
+  if (meta.maps) mapsPanel(data, meta, fields);
   if (data.readOnly) {
     state.labels = await data.labels();
     tell("labels");
   } else {
     analoguePanel(data, meta, fields);
     if (meta.decoders) encoderPanel(data, meta, fields);
-    if (meta.maps) mapsPanel(data, meta, fields);
     await labelPanel(data, fields);
   }
   document.addEventListener("keydown", (event) => {

@@ -1,7 +1,8 @@
 // What the encoder does: a window as it was, as it was shown, as it was rebuilt or forecast, and the error.
 
 import { FieldView } from "./fieldview.js";
-import { number, tables, written } from "./fieldpanel.js";
+import { tables } from "./fieldpanel.js";
+import { number, written } from "./numbers.js";
 import { byId, dateOf, element, on, state, stepCount, tried } from "./state.js";
 
 export function encoderPanel(data, meta, fields) {

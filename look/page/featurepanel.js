@@ -32,7 +32,7 @@ export function featurePanel(data, meta, fields) {
     }
     hint();
     byId("points-box").hidden = byId("axes").hidden = false;
-    byId("layout-box").hidden = data.readOnly;
+    byId("layout-box").hidden = !data.umap;
     state.ready = true;
     state.ends = (step) => index(step) >= 0; // whether a window of the encoder ends there
     place();
@@ -54,7 +54,7 @@ export function featurePanel(data, meta, fields) {
   async function arrange() {
     let found = null;
     if (byId("layout").value === "umap") {
-      byId("points-said").textContent = "Computing UMAP: a minute for some thousand states, once; it is kept for the next time.";
+      if (!data.readOnly) byId("points-said").textContent = "Computing UMAP: a minute for some thousand states, once; it is kept for the next time.";
       found = await tried(() => data.umap());
       if (!found) byId("layout").value = "components"; // what is missing stands above the page
       else if (byId("layout").value !== "umap") return;

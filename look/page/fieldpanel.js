@@ -3,15 +3,12 @@
 import { lookupTable } from "./colours.js";
 import { FieldView, unpackCoastlines } from "./fieldview.js";
 import { degrees, extent, wrapped } from "./projection.js";
+import { number, written } from "./numbers.js";
 import { outlinesAt } from "./regionpanel.js";
 import { alarm, byId, dateOf, element, on, secondsOf, state, stepAt, stepCount, tell, tried } from "./state.js";
 
 export const tables = { anomaly: lookupTable("anomaly"), value: lookupTable("value") };
 export const rangeOf = (meta) => meta.variables.find((one) => one.name === state.variable).ranges[state.kind];
-export const number = (x) => (Math.abs(x) >= 1e5 || (x && Math.abs(x) < 0.01) ? x.toExponential(2) : String(+x.toPrecision(4)));
-
-// "m2 s-2" as m² s⁻²
-export const written = (units) => units.replace(/(?<=[A-Za-z])-?\d+/g, (digits) => digits.replace(/./g, (sign) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(sign)]));
 
 export function fieldPanel(data, meta, coastlines, shown) {
   const canvas = byId("field"), lines = unpackCoastlines(coastlines), view = new FieldView(canvas, meta, lines);

@@ -1,7 +1,8 @@
 // Maps that a run left behind: attributions, predicted fields; a list of them, and a choice for each further dimension.
 
 import { FieldView } from "./fieldview.js";
-import { number, tables, written } from "./fieldpanel.js";
+import { tables } from "./fieldpanel.js";
+import { number, written } from "./numbers.js";
 import { byId, element, on, tried } from "./state.js";
 
 export function mapsPanel(data, meta, fields) {

@@ -1,5 +1,7 @@
 // Where the data come from: the server that sent this page, or the page itself where it was exported.
 
+import { decoded, unpacked } from "./numbers.js";
+
 const KEPT = 40; // blocks of steps
 
 async function asked(path, options) {
@@ -90,16 +92,13 @@ export class ServerSource {
   propose(how) { return json(`api/proposals?${text({ how })}`); }
 }
 
-function unpacked(base64, Kind) {
-  const bytes = Uint8Array.from(atob(base64), (sign) => sign.charCodeAt(0));
-  return new Kind(bytes.buffer);
-}
-
 // An exported page: some steps, numbers in 16 bits between the ends of each field's range.
 export class PageSource {
   constructor(record) {
     this.record = record;
     this.readOnly = true;
+    const umap = record.points?.umap;
+    if (umap) this.umap = async () => unpacked(umap, Float32Array);
   }
 
   async open() {
@@ -110,13 +109,7 @@ export class PageSource {
 
   async field(variable, kind, step) {
     const packed = this.record.fields[`${variable}/${kind}`], at = this.record.steps.indexOf(step);
-    packed.values ??= unpacked(packed.data, Int16Array);
-    const cells = this.meta.rows * this.meta.columns, out = new Float32Array(cells);
-    for (let k = 0; k < cells; k++) {
-      const code = packed.values[at * cells + k];
-      out[k] = code === -32768 ? NaN : packed.offset + packed.scale * code;
-    }
-    return out;
+    return decoded(packed, at, this.meta.rows * this.meta.columns);
   }
 
   ahead() {}
@@ -125,6 +118,12 @@ export class PageSource {
   async points() {
     const { rows, values } = this.record.points;
     return { rows: unpacked(rows, Int32Array), values: unpacked(values, Float32Array) };
+  }
+
+  async maps() { return this.record.maps.list; }
+
+  async map(number, at) {
+    return decoded(this.record.maps.fields[`${number}/${at.join(",")}`], 0, this.meta.rows * this.meta.columns);
   }
 
   async known(column) { return this.record.known[column]; }

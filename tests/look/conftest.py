@@ -163,8 +163,11 @@ class Visit:
         self.browser, self.contexts = browser, []
         self.said: list[str] = []
 
-    def __call__(self, address: str, size: Any = None, *, dark: bool = False, touch: bool = False) -> Any:
-        """Return a page that has drawn its first field."""
+    def __call__(
+        self, address: str, size: Any = None, *, dark: bool = False, touch: bool = False,
+        ready: str = "#field[data-drawn]",
+    ) -> Any:  # fmt: skip
+        """Return a page on which `ready` is: by default one that has drawn its first field."""
         context = self.browser.new_context(
             viewport=size or {"width": 1400, "height": 900},
             color_scheme="dark" if dark else "light",
@@ -178,7 +181,7 @@ class Visit:
         page.on("pageerror", lambda error: self.said.append(str(error)))
         page.on("request", lambda one: None if one.url.startswith((root, "data:")) else self.said.append(one.url))
         page.goto(address)
-        page.wait_for_selector("#field[data-drawn]")
+        page.wait_for_selector(ready)
         return page
 
     @staticmethod

@@ -196,13 +196,13 @@ def test_a_kill_while_labelling_loses_nothing(started: Any, small_store: Path, v
     visit.said[:] = [line for line in visit.said if "ERR_CONNECTION_REFUSED" not in line]
 
 
-def test_the_exported_page_works_without_a_server(make_look: Any, visit: Any, small_run: Path, tmp_path: Path) -> None:
+def test_the_exported_page_works_without_a_server(make_look: Any, visit: Any, tmp_path: Path) -> None:
     from earthssl.look.export import export
     from earthssl.look.labels.journal import Mark
 
     look = make_look()
     look.journal.add(Mark("1981-03-01T00:00:00", "warm"))
-    file = export(look, small_run / "checkpoint/encoder.safetensors", tmp_path / "page.html", most=5)
+    file = export(look, look.progress.states(), tmp_path / "page.html", most=5)
     page = visit(file.as_uri())
     page.wait_for_selector("#points[data-drawn]")
     assert visit.colours(page) > 20

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from earthssl.look.application import page_files
 from earthssl.look.export import MODULES, export
 from earthssl.look.labels.journal import Mark
 from earthssl.ssl.common.errors import EarthSSLError
@@ -22,14 +23,9 @@ def record_of(file: Path) -> dict[str, Any]:
     return dict(json.loads(found[1]))
 
 
-@pytest.fixture
-def weights(small_run: Path) -> Path:
-    return small_run / "checkpoint/encoder.safetensors"
-
-
-def test_fields_and_missing_cells_survive_16_bits(make_look: Callable[..., Any], weights: Path, tmp_path: Path) -> None:
+def test_fields_and_missing_cells_survive_16_bits(make_look: Callable[..., Any], tmp_path: Path) -> None:
     look = make_look()
-    record = record_of(export(look, weights, tmp_path / "page.html", most=9))
+    record = record_of(export(look, look.progress.states(), tmp_path / "page.html", most=9))
     assert record["steps"] == np.linspace(0, 359, 9).astype(int).tolist()
     for name in ("sst/value", "u10/anomaly"):
         packed = record["fields"][name]
@@ -40,14 +36,14 @@ def test_fields_and_missing_cells_survive_16_bits(make_look: Callable[..., Any],
         assert packed["scale"] < np.nanstd(own) / 1000
 
 
-def test_the_file_is_whole_and_asks_for_nothing(make_look: Callable[..., Any], weights: Path, tmp_path: Path) -> None:
-    text = export(make_look(), weights, tmp_path / "page.html", most=3).read_text()
+def test_the_file_is_whole_and_asks_for_nothing(make_look: Callable[..., Any], tmp_path: Path) -> None:
+    look = make_look()
+    text = export(look, look.progress.states(), tmp_path / "page.html", most=3).read_text()
     assert not re.search(r'(src|href)="(?!data:)', text)
     assert "import " not in "".join(line for line in text.splitlines() if line.startswith("import "))
     assert not re.search(r"^export ", text, re.M)
     assert "default-src 'none'" in text
-    page = Path(__file__).parents[2] / "look" / "page"
-    assert sorted(MODULES) == sorted(file.stem for file in page.glob("*.js"))
+    assert sorted(MODULES) == sorted(Path(name).stem for name in page_files() if name.endswith(".js"))
 
 
 def test_dates_choose_the_steps_and_are_checked(make_look: Callable[..., Any], tmp_path: Path) -> None:
@@ -61,9 +57,9 @@ def test_dates_choose_the_steps_and_are_checked(make_look: Callable[..., Any], t
     assert not (tmp_path / "no.html").exists()
 
 
-def test_labels_and_hostile_words_stay_data(make_look: Callable[..., Any], weights: Path, tmp_path: Path) -> None:
+def test_labels_and_hostile_words_stay_data(make_look: Callable[..., Any], tmp_path: Path) -> None:
     look = make_look()
     look.journal.add(Mark("1981-03-01T00:00:00", "</script><script>x"))
-    file = export(look, weights, tmp_path / "page.html", most=360)
+    file = export(look, look.progress.states(), tmp_path / "page.html", most=360)
     assert "</script><script>x" not in file.read_text()
     assert [mark["label"] for mark in record_of(file)["labels"]["marks"]] == ["</script><script>x"]

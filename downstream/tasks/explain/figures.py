@@ -12,6 +12,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ....ssl.fields.grid import LatLonGrid
+from ...results.maps import MapFigure, Maps
 from ..enso.labels import NINO34
 from .checks import FRACTIONS, Curves
 
@@ -22,7 +23,7 @@ MARKS = "os^Dvx*"
 
 def map_figure(
     rows: Mapping[str, np.ndarray], variables: Sequence[str], units: Mapping[str, str], grid: LatLonGrid, title: str
-) -> Figure:
+) -> MapFigure:
     """Return one row of maps for each entry, one column for each variable; the colours of a row share a scale.
 
     Args:
@@ -37,7 +38,9 @@ def map_figure(
     wide = 3.1 if len(variables) < 4 else 2.4
     high = float(np.clip(wide * span, 0.8, 1.9))
     width, height = wide * len(variables) + 1.6, (high + 0.4) * len(rows) + 0.9
-    drawn = Figure(figsize=(width, height))
+    drawn = MapFigure(figsize=(width, height))
+    shown: dict[str, np.ndarray] = {}
+    ends, of = [], []
     # Placed by hand: the automatic layouts take seconds for this many panels.
     panels = drawn.subplots(
         len(rows), len(variables), squeeze=False, sharex=True, sharey=True,
@@ -49,6 +52,9 @@ def map_figure(
         top = float(np.quantile(size, 0.99)) if size.size and size.max() > 0 else 1.0
         for axes, values, variable in zip(across, maps, variables, strict=True):
             axes.set_facecolor(LAND)
+            shown[f"{name}: {variable}"] = values
+            ends.append((-top, top))
+            of.append(units[name])
             mesh = axes.pcolormesh(grid.lon_bounds, grid.lat_bounds, values, cmap="RdBu_r", vmin=-top, vmax=top)
             if west >= grid.lon_bounds[0] and east <= grid.lon_bounds[-1]:
                 axes.add_patch(Rectangle((west, south), east - west, north - south, fill=False, lw=0.8))
@@ -66,6 +72,7 @@ def map_figure(
     for axes in panels[:, 0]:
         axes.set_ylabel("latitude (°N)", fontsize=7)
     drawn.suptitle(title, fontsize=9, y=1 - 0.12 / height, va="top")
+    drawn.maps = Maps.of(shown, grid, ends, of)
     return drawn
 
 

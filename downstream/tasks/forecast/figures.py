@@ -67,4 +67,5 @@ def one_forecast(forecasts: Mapping[str, np.ndarray], samples: ForecastSamples, 
     fields = {label: field * scale for label, field in forecasts.items()}
     limit = float(np.nanpercentile(np.abs(fields["truth"]), 99))
     title = f"{name} {samples.label(lead)} ahead, valid {samples.times[init + lead].astype('datetime64[m]')} UTC"
-    return map_figure(fields, samples.store.grid, limit, f"{name} anomaly, {samples.unit(name)}", title)
+    unit = samples.unit(name)
+    return map_figure(fields, samples.store.grid, limit, f"{name} anomaly, {unit}", title, unit)

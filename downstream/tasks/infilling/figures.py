@@ -30,7 +30,7 @@ def maps_figure(gappy: Gappy, rows: Sequence[Row], ends: np.ndarray, number: int
     fields = {name: own.on_grid(values) for name, values in panels.items()}
     limit = float(np.nanquantile(np.abs(truth), 0.98)) or 1.0
     title = f"{target}, {str(own.store.times[step])[:10]}"
-    return map_figure(fields, own.store.grid, limit, f"{own.variable} anomaly ({unit})", title)
+    return map_figure(fields, own.store.grid, limit, f"{own.variable} anomaly ({unit})", title, unit)
 
 
 def by_distance_figure(table: pd.DataFrame, unit: str) -> Figure | None:

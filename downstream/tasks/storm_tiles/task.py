@@ -19,6 +19,7 @@ from ...evaluation.encoders import Contender
 from ...evaluation.task import Decoders, Extras, Features, Task
 from ...features.patches import PatchGrid, encoder_features, raw_cells, with_neighbours
 from ...features.store_windows import StoreWindows
+from ...results.maps import MapFigure, Maps
 from ...results.row import Role, Row, names_of
 from ...results.target import Target
 from ...storms.best_tracks import IBTRACS, SOURCE, best_tracks, tidy
@@ -201,7 +202,7 @@ def roc_figure(chances: Mapping[str, np.ndarray], storms: np.ndarray, title: str
 
 def map_figure(
     chances: Mapping[str, np.ndarray], storms: np.ndarray, tiles: np.ndarray, grid: LatLonGrid, patch: tuple[int, int]
-) -> Figure:
+) -> MapFigure:
     """Return the observed frequency of storms in each tile above the mean chance that each row gave it.
 
     Args:
@@ -214,12 +215,15 @@ def map_figure(
     rows, columns = (-(-size // part) for size, part in zip(grid.shape, patch, strict=True))
     shown = {"observed": storms.mean(axis=0)} | {name: found.mean(axis=0) for name, found in chances.items()}
     largest = max(float(values.max()) for values in shown.values())
-    drawn = Figure(figsize=(7.4, 1.7 * len(shown)), layout="constrained")
+    drawn = MapFigure(figsize=(7.4, 1.7 * len(shown)), layout="constrained")
+    cells: dict[str, np.ndarray] = {}
     edges = grid.lon_bounds[0], grid.lon_bounds[-1], grid.lat_bounds[-1], grid.lat_bounds[0]
     panels = drawn.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (name, values) in zip(panels, shown.items(), strict=True):
         full = np.full(rows * columns, np.nan)
         full[tiles] = values
+        by_cell = full.reshape(rows, columns).repeat(patch[0], axis=0).repeat(patch[1], axis=1)
+        cells[name] = by_cell[: grid.shape[0], : grid.shape[1]]
         # Tiles that reach beyond the grid are drawn whole: the extent is that of the padded grid.
         extent = (edges[0], edges[0] + (edges[1] - edges[0]) * columns * patch[1] / grid.shape[1],
                   edges[3] - (edges[3] - edges[2]) * rows * patch[0] / grid.shape[0], edges[3])  # fmt: skip
@@ -230,4 +234,5 @@ def map_figure(
         axes.tick_params(labelsize=7)
     panels[-1].set_xlabel("°E", fontsize=7)
     drawn.colorbar(image, ax=list(panels), label="share of the test times", shrink=0.7)
+    drawn.maps = Maps.of(cells, grid, (0, largest), "share")
     return drawn
