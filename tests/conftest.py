@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -28,6 +29,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """Hand the option on to all processes, those that tests start too."""
     if word := config.getoption("--auto-precision"):
         os.environ["EARTHSSL_AUTO_PRECISION"] = word
+    gc.disable()  # until all is imported, and nearly nothing is garbage: it is a third of the collection's time
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again, but for what was there before the first test, and stays."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -18,10 +18,10 @@ from earthssl.ssl.model.encoder import EncoderConfig
 
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> ControlsConfig:
-    """A smaller world with a stronger signal: half a minute for what takes the full one minutes."""
+    """A smaller world with a stronger signal: ten seconds for what takes the full one minutes."""
     return ControlsConfig(
-        out=str(tmp_path_factory.mktemp("controls") / "run"), designs=["N0", "P2"], steps=500, length=6000,
-        amplitudes={"P2": 1.0}, encoder=EncoderConfig("nano", 2, (1, 4, 8)), labels=[50, 500], label_draws=3,
+        out=str(tmp_path_factory.mktemp("controls") / "run"), designs=["N0", "P2"], steps=250, length=4000,
+        amplitudes={"P2": 1.5}, encoder=EncoderConfig("nano", 2, (1, 4, 8)), labels=[50, 500], label_draws=3,
         draws=1000,
     )  # fmt: skip
 
