@@ -170,7 +170,7 @@ class LeadTime(Objective):
         picks: Int[Tensor, "batch asked"],
         truth: Batch | None = None,
     ) -> tuple[Float[Tensor, "batch_asked token variable cell"], Tensor | float, dict[str, Tensor]]:
-        """Return patches behind the layers of the constraints, the penalty, and the terms, of which many need the truth.
+        """Return patches behind the layers of the constraints, the penalty and the terms; some need the truth.
 
         Without constraints the patches are returned as they are.
         """

@@ -1,1 +1,1 @@
-"""Constraints: what predicted fields must satisfy in units, as penalties, as layers and as measures of the violation."""
+"""Constraints: what predicted values must satisfy in units, as penalties, as layers, and as measures of violation."""

@@ -60,7 +60,8 @@ class Bounds(Constraint):
             assert lower is not None
             own = lower + nn.functional.softplus(own - lower, beta=self.config.sharpness)
         elif self.config.layer == SIGMOID:
-            assert lower is not None and upper is not None
+            assert lower is not None
+            assert upper is not None
             # Of slope 1 half-way between the bounds.
             own = lower + (upper - lower) * torch.sigmoid(4 * (own - (lower + upper) / 2) / (upper - lower))
         else:

@@ -94,8 +94,8 @@ class ConstraintConfig:
         forms = FORMS[self.kind]
         if self.how == HARD and not forms:
             raise EarthSSLError(
-                f"{where}: expected how {REPORT} or {PENALTY}, as the truth's energy is not known when a field is made, "
-                f"got {HARD}"
+                f"{where}: expected how {REPORT} or {PENALTY}, as the truth's energy is not known when a field is made, got "
+                f"{HARD}"
             )
         if self.form and self.form not in forms:
             raise EarthSSLError(

@@ -27,7 +27,8 @@ class Energy(Constraint):
 
     def _off(self, x: Tensor, scene: Scene) -> tuple[Tensor, Tensor]:
         """Return energy over that of the truth, less 1, (sample, time), and the cells' weights."""
-        assert scene.truth is not None and scene.seen is not None
+        assert scene.truth is not None
+        assert scene.seen is not None
         weight = (scene.weight * scene.seen).expand(x.shape)[:, :, self.positions]
         weight = torch.where((weight > 0).all(2, keepdim=True), weight, 0.0)
         own, true = (

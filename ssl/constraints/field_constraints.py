@@ -137,8 +137,8 @@ class FieldConstraints:
             for one in every.every:
                 if one.needs_start and scene.start is None:
                     raise EarthSSLError(
-                        f"constraints, integral: {one.name} keeps the area mean of the last step seen, which a forecast "
-                        "has only (lead_time, stochastic_lead_time); give total, in units"
+                        f"constraints, integral: {one.name} keeps the area mean of the last step seen, which only "
+                        "forecasts have (lead_time, stochastic_lead_time); give total, in units"
                     )
             made = every.layers(x, scene) if every.layered else x
             penalty = every.penalty(made, scene)
@@ -172,6 +172,6 @@ def check_training(settings: Sequence[ConstraintConfig], *, turned: bool, stores
         )
     if settings and stores:
         raise EarthSSLError(
-            f"constraints: expected one store, whose climatology and grid give values in units, got {stores} more under "
-            "stores; leave either out"
+            f"constraints: expected one store, whose climatology and grid give values in units, got {stores} more; leave "
+            "either out"
         )
