@@ -94,7 +94,7 @@ class ConstraintConfig:
         forms = FORMS[self.kind]
         if self.how == HARD and not forms:
             raise EarthSSLError(
-                f"{where}: expected how {REPORT} or {PENALTY}, as the truth's energy is not known when a field is made, got "
+                f"{where}: expected how {REPORT} or {PENALTY}, as the truth's energy is not known beforehand, got "
                 f"{HARD}"
             )
         if self.form and self.form not in forms:

@@ -74,8 +74,9 @@ class Constraints:
         return x
 
     def penalty(self, x: Tensor, scene: Scene) -> Tensor:
-        """Return the weighted sum of the penalties, a scalar in single precision; differentiable."""
-        parts = [one.config.weight * one.penalty(x, scene).float() for one in self.every if one.config.how == PENALTY]
+        """Return the weighted sum of the penalties that the scene can tell, in single precision; differentiable."""
+        own = [one for one in self.every if one.config.how == PENALTY and one.known(scene)]
+        parts = [one.config.weight * one.penalty(x, scene).float() for one in own]
         return torch.stack(parts).sum() if parts else torch.zeros((), device=x.device)
 
     @torch.no_grad()

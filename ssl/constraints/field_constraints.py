@@ -172,6 +172,6 @@ def check_training(settings: Sequence[ConstraintConfig], *, turned: bool, stores
         )
     if settings and stores:
         raise EarthSSLError(
-            f"constraints: expected one store, whose climatology and grid give values in units, got {stores} more; leave "
-            "either out"
+            f"constraints: expected one store, whose climatology and grid give values in units, got {stores} more; "
+            "leave either out"
         )

@@ -226,7 +226,7 @@ def test_means_by_area_leave_out_what_has_no_weight() -> None:
         ({"kind": "bounded", "variables": ["tp"]}, "a bound at least"),
         ({"kind": "bounded", "variables": ["tp"], "lower": 0, "how": "hard", "form": "sigmoid"}, "give both"),
         ({"kind": "bounded", "variables": [], "lower": 0}, "the names of its variables"),
-        ({"kind": "energy", "u": "u500", "v": "v500", "how": "hard"}, "the truth's energy is not known"),
+        ({"kind": "energy", "u": "u500", "v": "v500", "how": "hard"}, "the truth's energy is not known beforehand"),
         ({"kind": "energy", "variables": ["tp", "z500"]}, "of one unit, to be added up, got tp in m, z500 in m2 s-2"),
         ({"kind": "divergence", "u": "u500", "v": "v500", "lower": 1}, "got lower; leave it out"),
         ({"kind": "integral", "variables": ["tp"], "how": "hard", "form": "shft"}, "Did you mean 'shift'"),
