@@ -6,7 +6,7 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,7 @@ def small_windows(small_store: Path) -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def small_config(small_store: Path) -> Callable[..., Any]:
     """Maker of a `PretrainConfig` on the small store: `small_config(out, objectives, resume, **training)`."""
+    from earthssl.ssl.constraints.config import ConstraintConfig
     from earthssl.ssl.model.encoder import EncoderConfig
     from earthssl.ssl.training.config import TrainingConfig
     from earthssl.ssl.training.multitask import MultitaskConfig
@@ -156,15 +157,18 @@ def small_config(small_store: Path) -> Callable[..., Any]:
         store: Path | None = None,
         drop_path: float = 0.0,
         multitask: Any = None,
+        constraints: Sequence[dict[str, Any]] = (),
         **training: Any,
     ) -> Any:
         settings = TrainingConfig(**{**usual, "accelerator": "cpu", **training})
         tasks = objectives if objectives is not None else {"masking": {}}
         encoder = EncoderConfig("nano", 3, (1, 2, 3), drop_path)
         shared = multitask or MultitaskConfig()
+        held = [ConstraintConfig(**own) for own in constraints]
         return PretrainConfig(
-            str(store or small_store), str(out), tasks, shared, encoder, settings, licence="none", resume=resume
-        )
+            str(store or small_store), str(out), tasks, shared, encoder, settings, licence="none", constraints=held,
+            resume=resume,
+        )  # fmt: skip
 
     return make  # fmt: skip
 

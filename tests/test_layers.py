@@ -32,6 +32,7 @@ LAYERS = {
     "ssl/prepare": 5,
     "ssl/data": 5,
     "ssl/inference": 5,
+    "ssl/constraints": 5,
     "ssl/training": 6,
     "ssl/planning": 7,
     "pretext/cues.py": 10,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 
 from ...ssl.common.errors import EarthSSLError, nearest
+from ...ssl.constraints.config import ConstraintConfig
 from ...ssl.sources.regrid import LEAST_VALID
 from ..evaluation.config import TaskConfig
 from ..evaluation.label_fractions import FRACTIONS
@@ -61,6 +62,7 @@ class FinetuningConfig(FinetuneConfig):
         unit: year, month, week or day: drawn as a whole for intervals; auto for the longest of which there are eight.
         block: Neighbouring units drawn together.
         draws: Bootstrap draws.
+        constraints: What predictions of numbers or fields must satisfy, see ssl/constraints/config.py.
         lr, head_lr, patience: As in `FinetuneConfig`, with defaults of their own: the head begins as the solved linear
             probe, so it moves slowly; no early stop, as the rates fall to 0 only at the end, where most is gained.
     """
@@ -97,6 +99,7 @@ class FinetuningConfig(FinetuneConfig):
     unit: str = "auto"
     block: int = 1
     draws: int = 1000
+    constraints: list[ConstraintConfig] = field(default_factory=list)
     lr: float = 1e-3
     head_lr: float = 0.1
     patience: int = 0

@@ -38,6 +38,8 @@ def finetune(config: FinetuningConfig, command: str = "") -> Path:
         task = Finetuning(config, on_grid_of_checkpoint(config, Store(config.store)))
         print("\n".join(task.parent.transfer.lines()), file=sys.stderr)
         kept = {name: value for name, value in asdict(config).items() if name not in ("out", "store", "checkpoint")}
+        if not config.constraints:  # as runs that were begun before there were any have it
+            del kept["constraints"]
         of = {"config": plain(kept), "store": task.store.fingerprint, "labels": sha256(Path(config.labels)),
               "checkpoint": task.parent.sha256}  # fmt: skip
 

@@ -13,8 +13,10 @@ import xarray as xr
 
 from ...ssl.checkpoint.read import load_exactly, read, read_task
 from ...ssl.checkpoint.record import Record
+from ...ssl.common.config import build
 from ...ssl.common.errors import EarthSSLError
 from ...ssl.common.progress import track
+from ...ssl.constraints.config import ConstraintConfig
 from ...ssl.fields.batch import from_fields
 from ...ssl.fields.grid import LatLonGrid
 from ...ssl.fields.month_stamps import stamped
@@ -25,6 +27,7 @@ from ...ssl.model.encoder import Encoder
 from ...ssl.model.tokens import patchify
 from ...ssl.sources.regrid import LEAST_VALID
 from ..heads.distribution import LEVELS, Spread
+from ..training.label_constraints import LabelConstraints
 from .head import LOCAL, TaskHead, TaskNetwork, cells_of
 from .samples import later
 
@@ -40,6 +43,12 @@ class FinetunedEncoder:
     def __init__(self, encoder: Encoder, head: TaskHead, record: Record) -> None:
         self.network = TaskNetwork(encoder, head).eval().requires_grad_(False)
         self.record = record
+        settings = [build(ConstraintConfig, own, "constraints") for own in self.task.get("constraints", [])]
+        names, units = ([str(one[key]) for one in self.task["targets"]] for key in ("name", "units"))
+        base, scale = head.base.numpy(), head.scale.numpy()
+        self.constraints = (
+            LabelConstraints(settings, head.kind, names, units, base, scale, record.grid) if settings else None
+        )
 
     @property
     def task(self) -> dict[str, Any]:
@@ -73,7 +82,8 @@ class FinetunedEncoder:
         Returns:
             Numbers (time, target) with their units, probabilities (time, class), or fields (time, lat, lon); with
             places, (time, place, …). `time` is that of the label, `lead` steps after the window's last, which is kept
-            as `last_step`. One target alone has no dimension of its own.
+            as `last_step`. One target alone has no dimension of its own. Layers of constraints are part of the
+            network; by how much what is returned violates them, and did before them, are attributes violation_NAME.
 
         Raises:
             EarthSSLError: If the data do not fit the record, or places are missing or too many.
@@ -94,14 +104,32 @@ class FinetunedEncoder:
         seconds = torch.from_numpy(stamped(times.astype("datetime64[s]").astype(np.int64), self.record.stamp_s))
         ends = times[starts + length - 1].astype("datetime64[s]")
         when = later(ends, self._steps(times), int(self.task["lead"]))
-        parts = []
+        parts, raw = [], []
         for begin in track(range(0, len(starts), batch_size), "predict"):
             steps = torch.from_numpy(starts[begin : begin + batch_size])[:, None] + torch.arange(length)
             keys = torch.zeros(len(steps), dtype=torch.int64)
             batch = from_fields(fields[steps], seconds[steps], keys, known, names, grid)
-            parts.append(self._outputs(batch, when[begin : begin + batch_size], chosen))
+            said, before = self._outputs(batch, when[begin : begin + batch_size], chosen)
+            parts.append(said)
+            raw.append(before)
         made = self._label(np.concatenate(parts), when, ends, chosen, grid)
-        return made.assign_attrs(screened.changes)
+        return made.assign_attrs(screened.changes).assign_attrs(self._violations(parts, raw))
+
+    def _violations(self, parts: Sequence[np.ndarray], raw: Sequence[np.ndarray]) -> dict[str, str]:
+        """Return an attribute for each constraint that needs no truth."""
+        own = self.constraints
+        if own is None:
+            return {}
+        after, before = (
+            own.violations(np.concatenate([one.reshape(-1, *own.shape(one)) for one in every]))
+            for every in (parts, raw)
+        )
+        rows = zip(own.rows(after), own.rows(before), strict=True)
+        return {
+            f"violation_{one['constraint']}": f"{one['violation']:.3g} {one['unit']} ({one['how']})"
+            + (f", before the layers {two['violation']:.3g}" if own.constraints.layered else "")
+            for one, two in rows
+        }
 
     def distribution(self, data: xr.Dataset | xr.DataArray, coverage: float = 0.9, **more: Any) -> xr.Dataset:
         """Return what `predict` does with what may come instead: an interval and quantiles, fitted on validation.
@@ -168,8 +196,8 @@ class FinetunedEncoder:
         return torch.from_numpy(found)
 
     @torch.no_grad()
-    def _outputs(self, batch: Any, times: np.ndarray, places: torch.Tensor | None) -> np.ndarray:
-        """Return predictions for a batch, (window, …) or (window, place, …)."""
+    def _outputs(self, batch: Any, times: np.ndarray, places: torch.Tensor | None) -> tuple[np.ndarray, np.ndarray]:
+        """Return predictions for a batch, (window, …) or (window, place, …), and what they were before the layers."""
         head = self.network.head
         patches = patchify(batch, self.network.encoder.config.patch)
         tokens = self.network.encoder(patches)
@@ -179,11 +207,20 @@ class FinetunedEncoder:
             each = [head(tokens, patches, one.expand(len(tokens), 2)) for one in places]
             out = torch.stack(each, 1).double()
         if head.kind == "classification":
-            return np.asarray(out.softmax(-1).numpy())
+            chances = np.asarray(out.softmax(-1).numpy())
+            return chances, chances
         base = head.base_at(times)
         if head.kind == "field":
-            return np.asarray((cells_of(out, patches) * head.scale + base).numpy())
-        return np.asarray((out * head.scale + (base if places is None else base[:, None])).numpy())
+            out = cells_of(out, patches)
+        elif places is not None:
+            base = base[:, None].expand(out.shape)
+        raw = np.asarray((out * head.scale + base).numpy())
+        if self.constraints is None:
+            return raw, raw
+        flat, own = out.reshape(-1, *self.constraints.shape(raw)), base.reshape(-1, *self.constraints.shape(raw))
+        held = self.constraints.hold(torch.nan_to_num(flat), own)[0].reshape(out.shape)
+        held = torch.where(out.isnan(), out, held)
+        return np.asarray((held * head.scale + base).numpy()), raw
 
     def _label(
         self, values: np.ndarray, times: np.ndarray, ends: np.ndarray, places: torch.Tensor | None, grid: LatLonGrid

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,20 @@ from ...ssl.checkpoint.start_from import Transfer
 from ...ssl.checkpoint.write import save
 from ...ssl.common.files import sha256
 from ...ssl.common.versions import versions
+from ...ssl.constraints.config import ConstraintConfig
 from ...ssl.data.windows import Windows
+from ...ssl.fields.grid import LatLonGrid
 from ...ssl.model.encoder import Encoder
 from ...ssl.sources.planet.recorded import seed_record
 from ...ssl.training.monitor import check_health
 from ..heads.distribution import LEVELS, Spread
 from ..results.numbers import plain
+from ..results.row import Row
 from ..training.fine_tuning import Finetuned
+from ..training.label_constraints import LabelConstraints
 from .head import TaskHead, TaskNetwork
 from .samples import LabelSamples
-from .tuning import Problem
+from .tuning import Problem, outputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,13 +133,15 @@ def save_tuned(
             "ancestors": parent.record.trainings,
             **seed_record(store.manifest["attributes"]),
         },
-        task=plain(_task(tuned, samples, parent, scores)),
+        task=plain(_task(tuned, samples, parent, scores, config)),
     )
     golden = problem.windows.batch(samples.last[samples.parts["val"][:1]])
     return save(folder, network.encoder, {}, record, golden, network.head)
 
 
-def _task(tuned: Tuned, samples: LabelSamples, parent: Parent, scores: pd.DataFrame) -> dict[str, Any]:
+def _task(
+    tuned: Tuned, samples: LabelSamples, parent: Parent, scores: pd.DataFrame, config: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return what the record says of the task."""
     head, labels, base = tuned.network.head, samples.labels, samples.base
     return {
@@ -153,6 +159,7 @@ def _task(tuned: Tuned, samples: LabelSamples, parent: Parent, scores: pd.DataFr
         "variables_added": list(parent.new),
         "distribution": None if tuned.spread is None else tuned.spread.to_json(),
         "frozen": dict(tuned.trained.frozen),
+        **({"constraints": config["constraints"]} if config.get("constraints") else {}),
         "labels_sha256": sha256(Path(labels.where)),
         "scores": [
             {"metric": one.metric, "target": one.target, "value": one.value, "low": one.low, "high": one.high}
@@ -200,3 +207,43 @@ def predictions(problem: Problem, tuned: Tuned, title: str) -> xr.Dataset:
                 predicted[..., None] + np.asarray(tuned.spread.quantiles),
             )
     return xr.Dataset(made, coords, {"title": title, "block": "test"})
+
+
+def constraints_of(
+    settings: Sequence[ConstraintConfig], samples: LabelSamples, grid: LatLonGrid
+) -> LabelConstraints | None:
+    """Return the constraints on predictions of the labels; None where there are none.
+
+    Raises:
+        EarthSSLError: If they do not fit the labels.
+    """
+    if not settings:
+        return None
+    labels, base = samples.labels, samples.base
+    return LabelConstraints(settings, samples.kind, labels.names, labels.units, base.values, base.scale, grid)
+
+
+def violation_table(problem: Problem, rows: Sequence[Row], chosen: Tuned) -> dict[str, pd.DataFrame]:
+    """Return by how much every row's test predictions violate each constraint, beside the labels themselves.
+
+    Of the saved network also what it says before the layers. Empty where there are no constraints.
+    """
+    own, samples = problem.constraints, problem.samples
+    if own is None:
+        return {}
+    test, names = samples.parts["test"], samples.labels.names
+    truth = samples.target[test].astype(np.float64)
+    said: dict[str, list[np.ndarray]] = {"labels": [truth]}
+    for row in rows:
+        values = [np.asarray(row.forecast[name], np.float64) for name in names]
+        said.setdefault(row.name, []).append(values[0] if samples.kind == "field" else np.stack(values, 1))
+    if own.constraints.layered:
+        free = outputs(replace(problem, constraints=None), chosen.network, test)
+        patch = chosen.network.encoder.config.patch
+        said["saved network, before its layers"] = [np.asarray(problem.in_units(free, patch), np.float64)]
+    found = []
+    for name, every in said.items():
+        each = [own.violations(values, truth) for values in every]
+        mean = {key: float(np.mean([one[key] for one in each])) for key in each[0]}
+        found += [{"row": name, **one} for one in own.rows(mean)]
+    return {"constraints": pd.DataFrame(found)}

@@ -40,7 +40,7 @@ from .own_grid import labels_onto
 from .read_labels import read_labels
 from .rows import components, field_target, forecasts, label_rows, near_cells, patch_values, pca_fields, season
 from .samples import LabelSamples, blocks_of, unit_numbers, unit_of
-from .save import Parent, Tuned
+from .save import Parent, Tuned, constraints_of, violation_table
 from .tuning import FrozenTokens, Probe, Problem, make_network, outputs, tune
 
 PROBE = "linear probe"
@@ -115,8 +115,9 @@ class Finetuning(Task[TaskConfig]):
         self.unit, self.units = unit_of(samples.times[samples.parts["test"]], config.unit)
         counts = tuple(config.components or (10, 20))
         self.problem = Problem(
-            samples, StoreWindows(store, self.encoder_shape.window), config.near, counts, config.pooling
-        )
+            samples, StoreWindows(store, self.encoder_shape.window), config.near, counts, config.pooling,
+            constraints_of(config.constraints, samples, store.grid),
+        )  # fmt: skip
         self.head = "logistic" if samples.kind == "classification" else "ridge"
         self.tuned: list[Tuned] = []
         self.unfinished = Unfinished()
@@ -356,9 +357,10 @@ class Finetuning(Task[TaskConfig]):
             "saved": {"mode": chosen.mode, "seed": chosen.seed, "validation_error": chosen.trained.score},
             "config": asdict(self.own),
         }
+        tables = violation_table(self.problem, rows, chosen)
         found = self._distribution(chosen)
         if found is None:
-            return Extras(record=record, notes=self._notes())
+            return Extras(record=record, notes=self._notes(), tables=tables)
         spread, tests = found
         widest = tests[tests["coverage"] == tests["coverage"].max()]
         notes = [
@@ -367,7 +369,7 @@ class Finetuning(Task[TaskConfig]):
             f"CRPS {one['crps']:.4g}, that of climatology {one['crps_climatology']:.4g}."
             for one in widest.to_dict("records")
         ]
-        return Extras(record=record, notes=[*self._notes(), *notes], tables={"distribution": tests})
+        return Extras(record=record, notes=[*self._notes(), *notes], tables={**tables, "distribution": tests})
 
     def _distribution(self, chosen: Tuned) -> tuple[Spread, pd.DataFrame] | None:
         """Return the distribution around the saved network and its scores on test."""

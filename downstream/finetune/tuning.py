@@ -24,6 +24,7 @@ from ..features.eof import Eof
 from ..features.store_windows import StoreWindows, encoded
 from ..metrics.classes import one_hot, squared_error
 from ..training.fine_tuning import FinetuneConfig, Finetuned, fine_tune
+from ..training.label_constraints import LabelConstraints
 from .head import TaskHead, TaskNetwork, cells_of, cut_fields, near, pooled, poolings_of, season_of
 from .linear_head import LinearHead, fit_linear, fit_patches
 from .samples import LabelSamples
@@ -148,6 +149,7 @@ class Problem:
         near: Patches that are pooled at a label's place.
         components: Numbers of principal components to try.
         pooling: auto, or one of `poolings_of`.
+        constraints: What networks are held to; None for nothing.
     """
 
     samples: LabelSamples
@@ -155,6 +157,7 @@ class Problem:
     near: int = 4
     components: tuple[int, ...] = (10, 20)
     pooling: str = "auto"
+    constraints: LabelConstraints | None = None
     _cut: dict[tuple[int, int, int], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, init=False)
 
     def on(self, train: np.ndarray) -> Problem:
@@ -182,6 +185,19 @@ class Problem:
             area = like.area[:places, :cells] * seen
             self._cut[patch] = targets.numpy(), area.double().numpy()
         return self._cut[patch]
+
+    def held(self, out: Tensor, rows: np.ndarray, patches: Patches) -> tuple[Tensor, Tensor | float]:
+        """Return a network's outputs for some samples behind the layers of the constraints, and the penalty."""
+        if self.constraints is None:
+            return out, 0.0
+        samples = self.samples
+        base = torch.from_numpy(np.nan_to_num(samples.base.at(samples.times[rows])))
+        truth = torch.from_numpy(samples.departures(rows))
+        if samples.kind != "field":
+            return self.constraints.hold(out, base, truth)
+        fields = torch.nan_to_num(cells_of(out, patches))
+        made, penalty = self.constraints.hold(fields, base, truth)
+        return torch.nan_to_num(cut_fields(made, patches)), penalty
 
     def in_units(self, values: np.ndarray, patch: tuple[int, int, int]) -> np.ndarray:
         """Return what is said of the test samples, standardised departures in the labels' units, chances as they are.
@@ -286,20 +302,22 @@ def tune(
         return (weight * (out - torch.nan_to_num(wanted)) ** 2).sum() / weight.sum().clamp(min=1e-12)
 
     def loss(rows: np.ndarray) -> Tensor:
-        out = network(problem.patches(rows, patch), problem.places(rows))
+        patches = problem.patches(rows, patch)
+        out, penalty = problem.held(network(patches, problem.places(rows)), rows, patches)
         if samples.kind == "classification":
             return nn.functional.cross_entropy(out, torch.from_numpy(samples.target[rows]))
-        return error(out, rows)
+        return error(out, rows) + penalty
 
     def score() -> float:
         rows = samples.parts["val"]
-        out = outputs(problem, network, rows)
+        out, penalty = outputs_and_penalty(problem, network, rows)
         if samples.kind == "classification":
             return float(squared_error(softmax(out, -1), one_hot(samples.target[rows], len(samples.classes))).mean())
-        return float(error(torch.from_numpy(out), rows))
+        return float(error(torch.from_numpy(out), rows)) + penalty
 
     done = fine_tune(network, network.encoder, samples.parts["train"], loss, score, config, seed, label, new, saved)
-    if config.mode == "head" or not done.steps:
+    held = problem.constraints is not None and problem.constraints.trained  # which no closed form knows
+    if config.mode == "head" or not done.steps or held:
         return done
     better = solve_again(problem, network, done.score)
     return done if better is None else replace(done, score=better, solved_again=True)
@@ -342,9 +360,16 @@ def solve_again(problem: Problem, network: TaskNetwork, score: float) -> float |
 
 def outputs(problem: Problem, network: TaskNetwork, rows: np.ndarray) -> np.ndarray:
     """Return what a network in evaluation mode says of samples, standardised departures or logits."""
-    made = []
+    return outputs_and_penalty(problem, network, rows)[0]
+
+
+def outputs_and_penalty(problem: Problem, network: TaskNetwork, rows: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return what `outputs` does, behind the layers of the constraints, and the mean of their penalties."""
+    made, penalties = [], 0.0
     with torch.no_grad():
         for part in np.array_split(rows, max(1, -(-len(rows) // BATCH))):
             patches = problem.patches(part, network.encoder.config.patch)
-            made.append(network(patches, problem.places(part)).double().numpy())
-    return np.concatenate(made)
+            out, penalty = problem.held(network(patches, problem.places(part)).double(), part, patches)
+            made.append(out.numpy())
+            penalties += float(penalty) * len(part)
+    return np.concatenate(made), penalties / len(rows)

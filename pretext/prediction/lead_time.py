@@ -23,7 +23,7 @@ from ...ssl.common.errors import EarthSSLError, nearest
 from ...ssl.common.randomness import fold, key, uniform
 from ...ssl.fields.batch import Batch
 from ...ssl.model.encoder import Encoder, EncoderConfig
-from ...ssl.model.tokens import patchify
+from ...ssl.model.tokens import patchify, unpatchify
 from ...ssl.training.objective import Context, Cue, Objective, ObjectiveConfig, Outcome
 from .field_scores import FieldScore, every_head, score
 from .pointwise_regression import Pointwise, predict
@@ -86,11 +86,13 @@ class LeadTime(Objective):
 
     leads: Tensor
     forecasts = True
+    constrained = True
 
     def __init__(self, config: LeadsConfig, context: Context) -> None:
         super().__init__()
         rows, columns = context.encoder.config.patch[1:]
         width = context.encoder.width
+        self.constraints = context.constraints if self.constrained else None
         self.config, self.window, self.patch = config, context.encoder.config.window, (1, rows, columns)
         self.register_buffer("leads", torch.tensor(config.leads), persistent=False)
         # A factor and a shift for every feature: a shift alone, in a linear head, could not damp with the lead.
@@ -104,11 +106,13 @@ class LeadTime(Objective):
     def forward(self, encoder: Encoder, batch: Batch) -> Outcome:
         """Return the mean over the variables of the area-weighted squared error of valid cells.
 
-        Terms are the skill over the climatology, overall, of each variable and of each lead.
+        Terms are the skill over the climatology, overall, of each variable and of each lead, and of constraints.
         """
         picks = self.picks(batch)
-        found, terms = self.judged(self.predict(encoder, batch, picks), self.truth(batch, picks), picks)
-        return Outcome(found.loss, terms)
+        truth, raw = self.truth(batch, picks), self.raw(encoder, batch, picks)
+        guess, penalty, held = self.hold(raw, batch, picks, truth)
+        found, terms = self.judged(guess, truth, picks)
+        return Outcome(found.loss + penalty, {**terms, **held})
 
     def judged(
         self, guess: Float[Tensor, "batch_asked token variable cell"], truth: Batch, picks: Int[Tensor, "batch asked"]
@@ -147,11 +151,50 @@ class LeadTime(Objective):
         self, encoder: Encoder, batch: Batch, picks: Int[Tensor, "batch asked"]
     ) -> Float[Tensor, "batch_asked token variable cell"]:
         """Return the predicted patches at the picked leads, in the order of `truth`; later steps are not looked at."""
+        return self.hold(self.raw(encoder, batch, picks), batch, picks)[0]
+
+    def raw(
+        self, encoder: Encoder, batch: Batch, picks: Int[Tensor, "batch asked"]
+    ) -> Float[Tensor, "batch_asked token variable cell"]:
+        """Return the predicted patches before any constraint."""
         guess = every_head(self.heads, self.body(self.states(encoder, batch, picks)), batch.variables).float()
         if isinstance(self.config, LeadTimeConfig) and self.config.residual:
             last = patchify(batch.cut(self.window - 1, 1), self.patch).values
             guess = guess + repeat(last, "b n v c -> (b k) n v c", k=picks.shape[1])
         return guess
+
+    def hold(
+        self,
+        guess: Float[Tensor, "batch_asked token variable cell"],
+        batch: Batch,
+        picks: Int[Tensor, "batch asked"],
+        truth: Batch | None = None,
+    ) -> tuple[Float[Tensor, "batch_asked token variable cell"], Tensor | float, dict[str, Tensor]]:
+        """Return patches behind the layers of the constraints, the penalty and the terms; some need the truth.
+
+        Without constraints the patches are returned as they are.
+        """
+        if self.constraints is None:
+            return guess, 0.0, {}
+        last = batch.cut(self.window - 1, 1)
+        rows = torch.arange(len(batch), device=picks.device).repeat_interleave(picks.shape[1])
+        times = self.times(batch, picks)
+        like = replace(last, values=last.values[rows], valid=last.valid[rows], times=times, keys=last.keys[rows])
+        fields = torch.nan_to_num(unpatchify(guess.float(), patchify(like, self.patch), self.patch))
+        seen = (None, None) if truth is None else (truth.values, truth.valid)
+        scene = self.constraints.scene(times, *seen, start=(like.values, like.valid, last.times[rows]))
+        held = self.constraints.hold(fields, scene, self.training)
+        return patchify(replace(like, values=held.values), self.patch).values, held.penalty, held.terms
+
+    def times(self, batch: Batch, picks: Int[Tensor, "batch asked"]) -> Int[Tensor, "batch_asked 1"]:
+        """Return the times at the picked leads; of a batch that ends before, by the spacing of its steps."""
+        ahead = self.leads[picks]
+        if batch.values.shape[1] >= self.window + max(self.config.leads):
+            return batch.times.gather(1, self.window - 1 + ahead).reshape(-1, 1)
+        if batch.times.shape[1] < 2:
+            raise EarthSSLError(f"{self.config.name}: expected two steps, whose spacing tells the times ahead, got one")
+        step = batch.times[:, 1:2] - batch.times[:, :1]
+        return (batch.times[:, self.window - 1 : self.window] + ahead * step).reshape(-1, 1)
 
     def states(
         self, encoder: Encoder, batch: Batch, picks: Int[Tensor, "batch asked"]

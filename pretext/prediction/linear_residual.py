@@ -88,6 +88,7 @@ class LinearResidual(LeadTime):
 
     # The linear forecast is fitted on windows as they are: of changed ones it would leave over what it did not know.
     bars: ClassVar[tuple[str, ...]] = ("mirror", "roll", "noise", "step_dropout", "region_dropout")
+    constrained = False  # what it scores is no field, but what is left of one
     config: LinearResidualConfig
     patterns: Tensor
     coefficients: Tensor
@@ -199,7 +200,7 @@ class LinearResidual(LeadTime):
         self, encoder: Encoder, batch: Batch, picks: Int[Tensor, "batch asked"]
     ) -> Float[Tensor, "batch_asked token variable cell"]:
         """Return the predicted rest at the picked leads, in units of its spread."""
-        return super().predict(encoder, batch, picks)
+        return self.raw(encoder, batch, picks)
 
     def predict(
         self, encoder: Encoder, batch: Batch, picks: Int[Tensor, "batch asked"]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ...ssl.common.errors import EarthSSLError
 from ...ssl.common.randomness import key, uniform
+from ...ssl.constraints.field_constraints import FieldConstraints
 from ...ssl.fields.batch import Batch
 from ...ssl.model.encoder import Encoder, fuse_attention, transformer
 from ...ssl.model.tokens import Encodings, Patches, gather, patchify, unpatchify
@@ -67,12 +68,13 @@ class Masking(Objective):
 
     # The means of visible patches are information about the hidden ones, not a cue.
     censors: ClassVar[tuple[str, ...]] = ("validity", "position", "nothing")
+    constrained = True
 
     def __init__(self, config: MaskingConfig, context: Context) -> None:
         super().__init__()
         steps, rows, columns = context.encoder.config.patch
         width = config.decoder_width
-        self.config = config
+        self.config, self.constraints = config, context.constraints
         self.cells = steps * rows * columns
         self.enter = nn.Linear(context.encoder.width, width)
         self.query = nn.Parameter(0.02 * torch.randn(width))
@@ -91,8 +93,36 @@ class Masking(Objective):
         rebuilt = self.rebuild(encoder, patches, mask).float()
         truth, weight = asked(patches, mask)
         del patches  # the cells a second time, just where memory is at its peak
+        penalty, held = 0.0, {}
+        if self.constraints is not None:
+            rebuilt, penalty, held = self.hold(self.constraints, rebuilt, batch, encoder.config.patch, mask)
         found = score(rebuilt, truth, weight, joined=self.training)
-        return Outcome(found.loss, found.terms(batch.variables))
+        return Outcome(found.loss + penalty, {**found.terms(batch.variables), **held})
+
+    def hold(
+        self,
+        constraints: FieldConstraints,
+        rebuilt: Float[Tensor, "batch token variable cell"],
+        batch: Batch,
+        patch: tuple[int, int, int],
+        mask: Mask,
+    ) -> tuple[Float[Tensor, "batch token variable cell"], Tensor, dict[str, Tensor]]:
+        """Return the tokens of `mask.order` behind the layers of the constraints, the penalty, and the terms.
+
+        The constraints see whole fields: what was rebuilt where it is hidden, what was observed elsewhere.
+        """
+        patches = patchify(batch, patch)
+        rows = torch.arange(len(batch), device=rebuilt.device)[:, None]
+        hidden = mask.concealed().expand(rebuilt.shape)
+        mixed = torch.where(hidden, rebuilt.float(), gather(patches.values, mask.order))
+        full = patches.values.index_put((rows, mask.order), mixed)
+        made = torch.zeros_like(patches.valid).index_put((rows, mask.order), hidden)
+        asked = torch.nan_to_num(unpatchify(made.float(), patches, patch)) > 0
+        fields = torch.nan_to_num(unpatchify(full, patches, patch))
+        scene = constraints.scene(batch.times, batch.values, batch.valid, asked | batch.valid, asked)
+        held = constraints.hold(fields, scene, self.training)
+        values = patchify(replace(batch, values=held.values), patch).values
+        return gather(values, mask.order), held.penalty, held.terms
 
     def _kind(self, number: int) -> MaskConfig:
         """Return the kind of mask of a batch: a function of seed and batch number, equal on all ranks."""
@@ -120,7 +150,10 @@ class Masking(Objective):
         patches = patchify(batch, encoder.config.patch)
         mask = draw(self.config.masks[0], patches, batch.keys)
         back = mask.order.argsort(1)
-        rebuilt = gather(self.rebuild(encoder, patches, mask), back)
+        made = self.rebuild(encoder, patches, mask)
+        if self.constraints is not None:
+            made = self.hold(self.constraints, made, batch, encoder.config.patch, mask)[0]
+        rebuilt = gather(made, back)
         hidden = gather(mask.concealed(), back)
         nothing = torch.full_like(patches.values, math.nan)
         fields = {
@@ -156,6 +189,10 @@ class Masking(Objective):
             made = self.rebuild(encoder, part, Mask(order[own], count))
             rebuilt[own] = gather(made.float(), order[own].argsort(1))
         fields = unpatchify(torch.where(patches.valid, patches.values, rebuilt), patches, encoder.config.patch)
+        if self.constraints is not None:  # observed cells keep their values, whatever a layer made of them
+            scene = self.constraints.scene(batch.times)
+            held = self.constraints.hold(torch.nan_to_num(fields), scene, self.training).values
+            fields = torch.where(batch.valid | fields.isnan(), fields, held)
         return torch.where(batch.known.to(fields.device), fields, torch.full_like(fields, math.nan))
 
     def hidden(

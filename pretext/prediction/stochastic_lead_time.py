@@ -116,7 +116,7 @@ class StochasticLeadTime(LeadTime):
         picks = self.picks(batch)
         truth = self.truth(batch, picks)
         usual = self.usual(truth)
-        members = self.members(encoder, batch, picks)
+        members, penalty, held = self.hold_members(self.members(encoder, batch, picks), batch, picks, truth)
         target = patchify(truth, self.patch)
         weight = target.valid * target.area[:, None]
         points = fair_crps(members, target.values)
@@ -129,7 +129,7 @@ class StochasticLeadTime(LeadTime):
             spread = by_variable(members.var(1), weight) * (1 + 1 / self.config.members)
             error = by_variable((members.mean(1) - target.values).square(), weight)
             terms["spread_over_error"] = mean_over((spread / error.clamp(min=1e-12)).sqrt(), found.weight > 0)
-        return Outcome(mean_over(1 - found.skills, found.power > 0), terms)
+        return Outcome(mean_over(1 - found.skills, found.power > 0) + penalty, {**terms, **held})
 
     @staticmethod
     def scored(points: Tensor, usual: Tensor, weight: Tensor, joined: bool = False) -> FieldScore:
@@ -169,8 +169,23 @@ class StochasticLeadTime(LeadTime):
     def predict(
         self, encoder: Encoder, batch: Batch, picks: Int[Tensor, "batch asked"]
     ) -> Float[Tensor, "batch_asked token variable cell"]:
-        """Return the mean of the members as patches."""
-        return self.members(encoder, batch, picks).mean(1)
+        """Return the mean of the members as patches, each of them behind the layers of the constraints."""
+        return self.hold_members(self.members(encoder, batch, picks), batch, picks)[0].mean(1)
+
+    def hold_members(
+        self,
+        members: Float[Tensor, "batch_asked member token variable cell"],
+        batch: Batch,
+        picks: Int[Tensor, "batch asked"],
+        truth: Batch | None = None,
+    ) -> tuple[Float[Tensor, "batch_asked member token variable cell"], Tensor | float, dict[str, Tensor]]:
+        """Return what `hold` does, for every member."""
+        if self.constraints is None:
+            return members, 0.0, {}
+        made = [self.hold(one, batch, picks, truth) for one in members.unbind(1)]
+        terms = {name: torch.stack([one[2][name] for one in made]).mean() for name in made[0][2]}
+        penalty = torch.stack([torch.as_tensor(one[1]) for one in made]).mean()
+        return torch.stack([one[0] for one in made], 1), penalty, terms
 
     def cues(self) -> list[Cue]:
         """Return the regression of each cell on its own last steps, with the spread of its errors."""

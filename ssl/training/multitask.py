@@ -233,10 +233,20 @@ def _flat_gradient(loss: Tensor, parameters: list[nn.Parameter]) -> Tensor:
 def build_objectives(
     configs: Mapping[str, ObjectiveConfig], context: Context, config: MultitaskConfig | None = None
 ) -> Multitask:
-    """Return the configured tasks on one encoder."""
+    """Return the configured tasks on one encoder.
+
+    Raises:
+        EarthSSLError: If there are constraints, and no task that they hold.
+    """
     shape: EncoderConfig = context.encoder.config
+    tasks = {name: settings.build(context) for name, settings in configs.items()}
+    if context.constraints is not None and tasks and not any(task.constrained for task in tasks.values()):
+        raise EarthSSLError(
+            "constraints: expected a pretext task that rebuilds fields and is held to them (lead_time, "
+            f"stochastic_lead_time, masking), got {', '.join(tasks)}; add one, or leave the constraints out"
+        )
     return Multitask(
-        {name: settings.build(context) for name, settings in configs.items()},
+        tasks,
         {name: settings.weight for name, settings in configs.items()},
         config,
         {name: settings.span(shape) for name, settings in configs.items()},

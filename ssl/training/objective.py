@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..common.errors import EarthSSLError, nearest
+from ..constraints.field_constraints import FieldConstraints
 from ..data.windows import Windows
 from ..fields.batch import Batch
 from ..fields.grid import LatLonGrid
@@ -60,11 +61,13 @@ class Context:
         encoder: The encoder it will be given; for its width, patch and window.
         variables: Canonical names of the store's channels.
         grid: The store's grid.
+        constraints: What rebuilt fields are held to; None for nothing.
     """
 
     encoder: Encoder
     variables: tuple[str, ...]
     grid: LatLonGrid
+    constraints: FieldConstraints | None = None
 
 
 class Cue(ABC):
@@ -96,11 +99,13 @@ class Objective(nn.Module, ABC):
             hold windows that are far apart.
         bars: Names of the augmentations that would make its answers untrue.
         forecasts: Whether it tells fields ahead, at each of `config.leads`, by `predict(encoder, batch, picks)`.
+        constrained: Whether it rebuilds fields and holds them to the constraints of its context.
     """
 
     censors: ClassVar[tuple[str, ...]] = CENSORS
     compares: ClassVar[bool] = False
     forecasts: ClassVar[bool] = False
+    constrained: ClassVar[bool] = False
     bars: ClassVar[tuple[str, ...]] = ()
 
     def settle(self, windows: Windows) -> None:

@@ -24,6 +24,8 @@ from ..common.errors import EarthSSLError
 from ..common.files import digest, locked, read_json, refuse_filled, write_json
 from ..common.randomness import key
 from ..common.versions import versions
+from ..constraints.config import ConstraintConfig
+from ..constraints.field_constraints import FieldConstraints, check_training
 from ..data.augmentation import AugmentConfig, check_augmentation
 from ..data.data_sets import describe_sets, open_sets, open_stores
 from ..data.loaders import TrainLoader
@@ -86,6 +88,7 @@ class PretrainConfig:
         licence: Of the data, hence of the weights; by default what the stores say.
         stores: Data sets trained on beside `store`, by name; a batch comes from one of them, drawn by weight. Under the
             name home, the weight of `store` itself, which is 1. See ssl/data/data_sets.py.
+        constraints: What the fields that pretext tasks rebuild or forecast must satisfy, see ssl/constraints/config.py.
         start_from: Folder of a checkpoint whose weights the encoder starts with; other variables, grids and patches
             are adapted by rule, see ssl/checkpoint/start_from.py; "" starts anew.
         resume: Go on from the last saved state of a run that was interrupted.
@@ -100,6 +103,7 @@ class PretrainConfig:
     online_probe: OnlineProbeConfig = field(default_factory=OnlineProbeConfig)
     licence: str = ""
     stores: dict[str, SetConfig] = field(default_factory=dict)
+    constraints: list[ConstraintConfig] = field(default_factory=list)
     start_from: str = ""
     resume: bool = False
 
@@ -213,7 +217,10 @@ def assemble(
     transfer = None
     if config.start_from:  # before the objectives: teachers begin as copies of the encoder
         transfer = start_from(config.start_from, encoder, store.grid, store.step_days)
-    objectives = build_objectives(settings, Context(encoder, store.variables, store.grid), config.multitask)
+    turned = bool(training.augment.mirror or training.augment.roll)
+    check_training(config.constraints, turned=turned, stores=len(config.stores.keys() - {"home"}))
+    held = _constraints(config.constraints, store.variables, store.manifest["units"], store.grid, store.statistics)
+    objectives = build_objectives(settings, Context(encoder, store.variables, store.grid, held), config.multitask)
     check_augmentation(training.augment, store, objectives.bars)
     loading = _loading(training)
     train = Windows(store, "train", objectives.span, training.seed, loading)
@@ -224,6 +231,10 @@ def assemble(
     module = kind(encoder, objectives, training)
     module.transfer = transfer
     return module, train, val
+
+
+def _constraints(settings: Sequence[ConstraintConfig], *store: Any) -> FieldConstraints | None:
+    return FieldConstraints(settings, *store) if settings else None
 
 
 def _loading(training: TrainingConfig) -> Loading:
@@ -279,8 +290,9 @@ def _plain(config: PretrainConfig) -> dict[str, Any]:
     plain = {name: value for name, value in asdict(config).items() if name not in ("out", "resume", "store")}
     for own in plain["stores"].values():
         del own["store"]
-    if not plain["stores"]:  # as runs that were begun before there were several have it
-        del plain["stores"]
+    for name in ("stores", "constraints"):  # empty: as runs that were begun before there were any have it
+        if not plain[name]:
+            del plain[name]
     return plain
 
 
@@ -425,6 +437,8 @@ def load_objectives(folder: Path, tasks: dict[str, type[ObjectiveConfig]]) -> tu
     encoder, record = read(folder)
     settings = parse_objectives(record.config["objectives"], tasks)
     shared = build(MultitaskConfig, record.config.get("multitask", {}), "multitask")
-    objectives = build_objectives(settings, Context(encoder, record.variables, record.grid), shared)
+    constraints = [build(ConstraintConfig, own, "constraints") for own in record.config.get("constraints", [])]
+    held = _constraints(constraints, record.variables, record.units, record.grid, record.statistics)
+    objectives = build_objectives(settings, Context(encoder, record.variables, record.grid, held), shared)
     read_heads(folder, objectives)
     return encoder.eval(), objectives.eval()

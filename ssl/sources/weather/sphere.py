@@ -65,12 +65,7 @@ class Sphere:
     @cached_property
     def legendre_slope(self) -> np.ndarray:
         """(1 - s²) dP/ds at the rows, s the sine of latitude, (component, row, n)."""
-        top = self.truncation
-        values = legendre(top, self.nodes[0])
-        n, m = np.arange(top + 1), np.arange(top + 1)[:, None]
-        lower = np.pad(values[:, :, :top], ((0, 0), (0, 0), (1, 0)))
-        slope = ((n + 1) * coupling(n, m))[:, None] * lower - (n * coupling(n + 1, m))[:, None] * values[:, :, 1:]
-        return (slope * (n >= m)[:, None])[self.order]
+        return legendre_slopes(self.truncation, legendre(self.truncation, self.nodes[0]))[self.order]
 
     @cached_property
     def fourier(self) -> np.ndarray:
@@ -128,6 +123,14 @@ def legendre(truncation: int, sine: np.ndarray) -> np.ndarray:
             low, high = (float(coupling(np.array(k), np.array(m))) for k in (n - 1, n))
             values[m, :, n] = (sine * values[m, :, n - 1] - low * (values[m, :, n - 2] if n > 1 else 0)) / high
     return values
+
+
+def legendre_slopes(truncation: int, values: np.ndarray) -> np.ndarray:
+    """Return (1 - s²) dP/ds of what `legendre` gave, s the sine of latitude, (m, place, n), n up to the truncation."""
+    n, m = np.arange(truncation + 1), np.arange(truncation + 1)[:, None]
+    lower = np.pad(values[:, :, :truncation], ((0, 0), (0, 0), (1, 0)))
+    slope = ((n + 1) * coupling(n, m))[:, None] * lower - (n * coupling(n + 1, m))[:, None] * values[:, :, 1:]
+    return np.asarray(slope * (n >= m)[:, None])
 
 
 def circles(longitude: np.ndarray, truncation: int) -> np.ndarray:

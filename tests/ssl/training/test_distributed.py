@@ -35,7 +35,14 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "stochastic_lead_time": {},
             "variance": {},
         },
-        {"batch_size": 16},
+        {
+            "batch_size": 16,
+            "constraints": (
+                {"kind": "divergence", "u": "u10", "v": "v10", "how": "hard"},
+                {"kind": "integral", "variables": ["sst"]},
+                {"kind": "energy", "u": "u10", "v": "v10", "weight": 0.1},
+            ),
+        },
     ),
 }
 SHORT = {"steps": 4, "val_every": 4, "log_every": 2, "warmup_steps": 1, "lr": 1e-3}

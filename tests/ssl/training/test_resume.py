@@ -61,8 +61,15 @@ pretrain.pretrain(jobs[-1][0], TASKS)
 CHANGED = AugmentConfig(noise=0.3, step_dropout=0.2, region_dropout=0.5)
 MIXED = {"masking": {"masks": [{"kind": "random"}, {"kind": "last", "ratio": 0.5}]}, "order": {"frames": 3}}
 # name: objectives, training, moment. Saves are at steps 3, 6, 9 and 12, validations at 6 and 12.
+HELD: Any = {
+    "constraints": (
+        {"kind": "divergence", "u": "u10", "v": "v10", "how": "hard"},
+        {"kind": "bounded", "variables": ["sst"], "lower": 270.0, "weight": 0.3},
+        {"kind": "energy", "u": "u10", "v": "v10", "weight": 0.1},
+    )
+}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, int]]] = {
-    "between saves": ({"masking": {}}, {}, ("batch", 5)),
+    "between saves, held to constraints": ({"masking": {}}, HELD, ("batch", 5)),
     "averaged weights, half a step, two tasks": (
         MIXED,
         {"ema": 0.9, "accumulate": 2, "drop_path": 0.2, "variable_dropout": 0.3, "augment": CHANGED},
