@@ -124,7 +124,7 @@ def _with_absolute_times(ds: xr.Dataset) -> xr.Dataset:
 
 
 def absolute(values: np.ndarray) -> np.ndarray | None:
-    """Return dates written as YYYYMM, YYYYMMDD (with a fraction of the day) or YYYYMMDDHH, or in ISO or ClimateNet texts.
+    """Return dates written as YYYYMM, YYYYMMDD (with a fraction of the day), YYYYMMDDHH, or as ISO or ClimateNet texts.
 
     None where they are not.
     """

@@ -173,10 +173,14 @@ def iou(confusion: np.ndarray) -> np.ndarray:
 
 
 def average_precision(hits: np.ndarray, false_alarms: np.ndarray) -> np.ndarray:
-    """Return Σ (R_i - R_{i-1}) P_i, (row,), of the weight of events and of others in bins of chance, (bin, row)."""
-    hit, called_ = np.cumsum(hits[::-1], 0), np.cumsum((hits + false_alarms)[::-1], 0)
-    precision = np.divide(hit, called_, out=np.zeros_like(hit), where=called_ > 0)
-    return _ratio((hits[::-1] * precision).sum(0), hit[-1])
+    """Return Σ (R_i - R_{i-1}) P_i, (row,), of the weight of events and of others in bins of chance, (bin, row).
+
+    P_i is the precision of calling all above the bin and half of it: within a bin the order is not known.
+    """
+    event, every = hits[::-1], (hits + false_alarms)[::-1]
+    above, called_ = np.cumsum(event, 0) - event / 2, np.cumsum(every, 0) - every / 2
+    precision = np.divide(above, called_, out=np.zeros_like(above), where=called_ > 0)
+    return _ratio((event * precision).sum(0), event.sum(0))
 
 
 def objects_of(masks: np.ndarray, grid: LatLonGrid) -> tuple[np.ndarray, int]:

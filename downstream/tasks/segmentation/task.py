@@ -40,16 +40,16 @@ CONVENTION = (
     "Target: the class of each cell, at the last input step or `lead` steps on. Decoder: features that the frozen "
     "token has for the cells of its patch, joined by the raw fields of the window, position and season, then two "
     "convolutions of {hidden} channels; every network begins at the frequencies of the classes by row of cells. "
-    "Linear: of the token, or of the raw values of the patch and the eight around it (logistic regression). {unet}: "
-    "the decoder on tokens that strided convolutions learn from the raw fields. Rows give chances; a cell is called "
-    "the class whose chance times its factor is largest, with factors of the largest IoU on validation, for every row"
-    " alike. Layer, loss ({losses}) and steps are those of the largest IoU on validation; nothing is refitted with "
-    "it. IoU: of sums over the test block (one confusion matrix), cells by their area, the mean over the classes "
-    "beside the background; mean_iou takes the background in, and mean_iou_cells counts every cell alike, as "
-    "ClimateNet does. Average precision: area-weighted, in 240 bins of log odds. Objects: connected cells (corners "
-    "too, round the globe); found, or right, where {overlap:.0%} of the area agrees. Intervals: paired bootstrap over"
-    " blocks of {block} test {unit}s. Curve over labels: fitted on whole training {unit}s drawn at random, with the "
-    "layer and loss chosen on all of them."
+    "Linear: of the token, or of the raw values of the patch and the eight around it: logistic regression, by "
+    "cross_entropy. {unet}: the decoder on tokens that strided convolutions learn from the raw fields. Rows give "
+    "chances; a cell is called the class whose chance times its factor is largest, with factors of the largest IoU on"
+    " validation, for every row alike. Layer, loss (of decoders and {unet}: {losses}) and steps are those of the "
+    "largest IoU on validation; nothing is refitted with it. IoU: of sums over the test block (one confusion matrix),"
+    " cells by their area, the mean over the classes beside the background; mean_iou takes the background in, and "
+    "mean_iou_cells counts every cell alike, as ClimateNet does. Average precision: area-weighted, in 240 bins of log"
+    " odds. Objects: connected cells (corners too, round the globe); found, or right, where {overlap:.0%} of the area"
+    " agrees. Intervals: paired bootstrap over blocks of {block} test {unit}s. Curve over labels: fitted on whole "
+    "training {unit}s drawn at random, with the layer and loss chosen on all of them."
 )
 
 
@@ -149,7 +149,7 @@ class Segmentation(Task[SegmentationConfig]):
         self.scorer = Scorer(self.masks.classes, store.grid, config.overlap)
         self.sets = [self._samples(lead) for lead in config.leads]
         self._shown: dict[str, dict[str, np.ndarray]] = {}
-        self._unet: Mapping[str, Any] = {}  # what validation chose with all labels
+        self._unets: dict[int, Row] = {}  # with all labels
 
     def _refuse_short_gaps(self) -> None:
         days = max(self.config.leads) * self.store.step_days
@@ -241,7 +241,13 @@ class Segmentation(Task[SegmentationConfig]):
         return self._network(name, role, features, seed, units, {})
 
     def refitted(self, row: Row, units: np.ndarray) -> Row:
-        return self._network(row.name, row.role, row.features, row.seed, units, row.chosen)
+        return row if self._all(units) else self._network(
+            row.name, row.role, row.features, row.seed, units, row.chosen
+        )  # fmt: skip
+
+    def _all(self, units: np.ndarray) -> bool:
+        """Return whether these are all training units: nothing is refitted, so a row stays as it is."""
+        return all(np.isin(one.units[one.samples.train], units).all() for one in self.sets)
 
     def _network(
         self, name: str, role: Role, features: Features, seed: Any, units: np.ndarray | None, before: Mapping[str, Any]
@@ -253,7 +259,7 @@ class Segmentation(Task[SegmentationConfig]):
         for one in self.sets:
             past = before.get(one.name)
             own = [past["features"]] if past else list(features)
-            losses = [past["loss"]] if past else self.config.losses
+            losses = [past["loss"]] if past else LOSSES[:1] if form == LINEAR else self.config.losses
             samples = one.samples if units is None else self._drawn(one, units)
             frequency = np.log(row_frequency(samples.masks[samples.train], len(self.masks.classes)))
             fits: list[tuple[dict[str, str], Fitted]] = []
@@ -330,10 +336,10 @@ class Segmentation(Task[SegmentationConfig]):
         self, encoders: Sequence[Contender], seeds: int | None = None, units: np.ndarray | None = None
     ) -> Iterable[Row]:
         for seed in range(self.config.scratch.seeds if seeds is None else seeds):
-            before = {} if units is None else self._unet
-            row = self._network(SCRATCH, Role.SCRATCH, {"labels only": NO_TOKENS}, seed, units, before)
-            self._unet = self._unet or row.chosen
-            yield row
+            if units is None:
+                self._unets[seed] = self._network(SCRATCH, Role.SCRATCH, {"labels only": NO_TOKENS}, seed, None, {})
+            row = self._unets[seed]
+            yield row if units is None else self.refitted(row, units)
 
     def curved(self, row: Row) -> bool:
         return row.name in {f"{name} [{DECODER}]" for name in (RAW, Role.PRETRAINED, Role.UNTRAINED)}

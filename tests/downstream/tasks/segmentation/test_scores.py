@@ -118,7 +118,11 @@ def test_average_precision_is_that_of_the_ranking() -> None:
     found = score(truth, np.stack([1 - chance, chance], 1), REGION)["average_precision, storm"]
     area = np.broadcast_to(REGION.area, truth.shape).ravel()
     exact = Ranking(chance.ravel(), truth.ravel()).average_precision(area)[0]
-    assert found == pytest.approx(exact, abs=0.01)
+    assert found == pytest.approx(exact, abs=0.003)
+    flat = score(truth, np.full((60, 2, 6, 12), 0.5), REGION)["average_precision, storm"]
+    assert flat == pytest.approx(
+        float((truth * REGION.area).sum() / (60 * REGION.area.sum()))
+    )  # of no skill, the base rate
 
 
 @pytest.mark.parametrize("scale", [0.02, 1.0, 20.0])
