@@ -60,6 +60,7 @@ LAYERS = {
     "downstream/tasks/indices": 14,
     "downstream/tasks/analogues": 15,
     "downstream/tasks/parameterisation": 15,
+    "downstream/tasks/segmentation": 15,
     "downstream/finetune": 15,
     "downstream/studies": 15,
     "downstream/report": 15,

@@ -26,6 +26,7 @@ TASKS = {
     "indices": ("indices.task", "Indices"),
     "explain": ("explain.task", "Explain"),
     "analogues": ("analogues.task", "Analogues"),
+    "segmentation": ("segmentation.task", "Segmentation"),
     "parameterisation": ("parameterisation.task", "Parameterisation"),
 }
 # settings of a probe that the matrix sets itself

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from ..fields.variables import resolve
 from .metadata.calendars import FIRST_YEAR, gregorian, is_time, rounded
 from .metadata.forecasts import VALID_NAMES, without_leads
 
+# ClimateNet's axis of time holds the name of the file: date, three-hourly part of the day from 01 on, run or labeller.
+CLIMATENET = re.compile(r"data-(\d{4}-\d{2}-\d{2})-(\d{2})-\w+(\.nc)?$")
 TIME_NAMES = (*VALID_NAMES, "time", "date", "datetime", "time_counter")
 
 
@@ -121,12 +124,18 @@ def _with_absolute_times(ds: xr.Dataset) -> xr.Dataset:
 
 
 def absolute(values: np.ndarray) -> np.ndarray | None:
-    """Return dates written as YYYYMM, YYYYMMDD (with a fraction of the day), YYYYMMDDHH or ISO texts, or None."""
+    """Return dates written as YYYYMM, YYYYMMDD (with a fraction of the day), YYYYMMDDHH, or as ISO or ClimateNet texts.
+
+    None where they are not.
+    """
     flat = np.asarray(values).reshape(-1)
     if flat.dtype.kind in "OSU":
         texts = [item.decode("utf-8", "replace") if isinstance(item, bytes) else item for item in flat.tolist()]
         if not all(isinstance(text, str) for text in texts):
             return None
+        named = [CLIMATENET.match(text.strip()) for text in texts]
+        if all(named):
+            texts = [f"{match[1]}T{3 * max(int(match[2]) - 1, 0):02d}" for match in named if match]
         try:
             times = pd.to_datetime([text.strip().rstrip("\0") for text in texts], format="ISO8601", utc=True)
         except (ValueError, OverflowError):

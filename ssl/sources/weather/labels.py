@@ -28,6 +28,7 @@ ATLANTIC = (25.0, 75.0, 280.0, 359.0)
 JET_BOX = (15.0, 75.0, 300.0, 359.0)
 HEAT_BOX = (40.0, 56.0, 0.0, 40.0)
 BLOCKING_WIDTH = 11.25  # degrees of longitude that are blocked side by side, three columns of the index' first grid
+BLOCKED_CELLS = (50.0, 70.0)  # degrees north: south of it, ridges of the subtropics turn the gradient round
 BLOCKING_SECTOR = (330.0, 45.0)
 HOT, HOT_DAYS = 0.95, 3
 
@@ -98,18 +99,43 @@ def blocked(height: np.ndarray, grid: LatLonGrid) -> np.ndarray:
     """
     if grid.lat[0] < 76 or grid.lat[-1] > 36:
         raise EarthSSLError(f"blocking: expected rows from 36°N to 76°N at least, got {grid}")
-
-    def at(lat: float) -> np.ndarray:
-        south = min(max(int(np.searchsorted(-grid.lat, -lat)), 1), len(grid.lat) - 1)
-        north = south - 1
-        share = min((lat - grid.lat[south]) / (grid.lat[north] - grid.lat[south]), 1.0)
-        return np.asarray(share * height[..., north, :] + (1 - share) * height[..., south, :])
-
     found = np.zeros(height[..., 0, :].shape, bool)
     for shift in (-4.0, 0.0, 4.0):
-        north, middle, south = at(80 + shift), at(60 + shift), at(40 + shift)
+        north, middle, south = (_at_latitude(height, grid, lat + shift) for lat in (80, 60, 40))
         found |= ((middle - south) / 20 > 0) & ((north - middle) / 20 < -10)
     return found
+
+
+def blocked_cells(height: np.ndarray, grid: LatLonGrid) -> np.ndarray:
+    """Return which cells are blocked, (…, row, column), after Scherrer et al. (2006, Int. J. Climatol. 26, 233-249).
+
+    The index of Tibaldi & Molteni about every row from 50°N to 70°N: the 500 hPa height falls towards the equator over
+    the 15° south of the cell, and by more than 10 m a degree towards the pole over the 15° north of it.
+
+    Args:
+        height: Of 500 hPa, m, (…, row, column), rows up to 76°N at least.
+        grid: Of it.
+
+    Raises:
+        EarthSSLError: If the rows do not reach from 36°N to 76°N.
+    """
+    if grid.lat[0] < 76 or grid.lat[-1] > 36:
+        raise EarthSSLError(f"blocking: expected rows from 36°N to 76°N at least, got {grid}")
+    found = np.zeros(height.shape, bool)
+    south, north = BLOCKED_CELLS
+    for row in np.flatnonzero((grid.lat >= south) & (grid.lat <= north)):
+        lat, here = float(grid.lat[row]), height[..., row, :]
+        falls = here > _at_latitude(height, grid, lat - 15)
+        found[..., row, :] = falls & (_at_latitude(height, grid, lat + 15) - here < -10 * 15)
+    return found
+
+
+def _at_latitude(height: np.ndarray, grid: LatLonGrid, lat: float) -> np.ndarray:
+    """Return the height (…, column) at a latitude, linear between rows; beyond the first row that of the row."""
+    south = min(max(int(np.searchsorted(-grid.lat, -lat)), 1), len(grid.lat) - 1)
+    north = south - 1
+    share = min((lat - grid.lat[south]) / (grid.lat[north] - grid.lat[south]), 1.0)
+    return np.asarray(share * height[..., north, :] + (1 - share) * height[..., south, :])
 
 
 def sector_blocked(columns: np.ndarray, grid: LatLonGrid) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""A class for each cell, from frozen tokens and the raw fields."""
