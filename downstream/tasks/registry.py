@@ -27,6 +27,7 @@ TASKS = {
     "explain": ("explain.task", "Explain"),
     "analogues": ("analogues.task", "Analogues"),
     "parameterisation": ("parameterisation.task", "Parameterisation"),
+    "radiation": ("radiation.task", "Radiation"),
 }
 # settings of a probe that the matrix sets itself
 NOT_IN_MATRIX = ("store", "out", "task", "checkpoints", "encoder", "layers", "cache")
