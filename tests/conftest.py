@@ -189,3 +189,49 @@ def small_pretrain(small_config: Callable[..., Any]) -> Callable[..., Path]:
 def small_run(small_pretrain: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a finished run on the small store (masking, 12 steps), to be looked at, never changed."""
     return small_pretrain(tmp_path_factory.mktemp("run") / "run").parent
+
+
+@pytest.fixture(scope="session")
+def columns_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Columns in the layout of RFMIP-IRF, 14 sites × 4 experiments, 12 layers, with the fluxes of a grey atmosphere."""
+    import numpy as np
+    import xarray as xr
+
+    sites, layers, rng = 14, 12, np.random.default_rng(0)
+    names = ["Present day (PD)", "4xCO2", "+4K", "PI"]
+    ps = rng.uniform(9e4, 1.03e5, sites)
+    level = 1 + (ps[:, None] - 1) * np.linspace(0, 1, layers + 1) ** 1.5
+    layer = (level[:, 1:] + level[:, :-1]) / 2
+    sigma = layer / ps[:, None]
+    warm = np.array([0.0, 0, 4, 0])[:, None, None]
+    t = 220 + warm + 70 * sigma + rng.normal(0, 4, (1, sites, 1)) + rng.normal(0, 1, (1, sites, layers))
+    vapour = np.broadcast_to(1e-5 + 0.01 * sigma**3 * rng.uniform(0.3, 1.5, (sites, 1)), t.shape)
+    skin = t[:, :, -1] + rng.normal(0, 3, (1, sites))
+    co2 = np.array([400.0, 1600, 400, 280])
+    albedo, emissivity = rng.choice([0.06, 0.3, 0.7], sites), np.full(sites, 0.98)
+    zenith, irradiance = np.linspace(15, 120, sites), np.full(sites, 1361.0)
+    thin = np.exp(-(0.1 * np.log(co2)[:, None, None] + 60 * vapour) * np.diff(level) / ps[:, None] * 1.66)
+    source = 5.670374419e-8 * t**4 * (1 - thin)
+    down, up = np.zeros((2, 4, sites, layers + 1))
+    for k in range(layers):
+        down[..., k + 1] = down[..., k] * thin[..., k] + source[..., k]
+    up[..., -1] = 0.98 * 5.670374419e-8 * skin**4 + 0.02 * down[..., -1]
+    for k in reversed(range(layers)):
+        up[..., k] = up[..., k + 1] * thin[..., k] + source[..., k]
+    sun = irradiance * np.maximum(np.cos(np.deg2rad(zenith)), 0)
+    clear = np.concatenate([np.ones((4, sites, 1)), np.cumprod(thin**0.1, axis=-1)], axis=-1)
+    back = albedo[:, None] * sun[:, None] * clear[..., -1:] ** 2 / clear
+    gases = {"methane": 1800.0, "nitrous_oxide": 320.0, "cfc11eq": 800.0, "cfc12eq": 1000.0}
+    arrays = {
+        "pres_layer": (("site", "layer"), layer), "pres_level": (("site", "level"), level),
+        "temp_layer": (("expt", "site", "layer"), t), "water_vapor": (("expt", "site", "layer"), vapour),
+        "ozone": (("expt", "site", "layer"), np.full(t.shape, 1e-6)), "surface_temperature": (("expt", "site"), skin),
+        "surface_emissivity": ("site", emissivity), "surface_albedo": ("site", albedo),
+        "solar_zenith_angle": ("site", zenith), "total_solar_irradiance": ("site", irradiance),
+        "carbon_dioxide_GM": ("expt", co2), **{f"{name}_GM": ("expt", np.full(4, own)) for name, own in gases.items()},
+        "rld": (("expt", "site", "level"), down), "rlu": (("expt", "site", "level"), up),
+        "rsd": (("expt", "site", "level"), sun[:, None] * clear), "rsu": (("expt", "site", "level"), back),
+    }  # fmt: skip
+    file = tmp_path_factory.mktemp("columns") / "columns.nc"
+    xr.Dataset(arrays, {"expt_label": ("expt", names)}).to_netcdf(file)
+    return file

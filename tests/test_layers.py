@@ -60,7 +60,11 @@ LAYERS = {
     "downstream/tasks/indices": 14,
     "downstream/tasks/analogues": 15,
     "downstream/tasks/parameterisation": 15,
+<<<<<<< HEAD
     "downstream/tasks/segmentation": 15,
+=======
+    "downstream/tasks/radiation": 15,
+>>>>>>> column
     "downstream/finetune": 15,
     "downstream/studies": 15,
     "downstream/report": 15,
@@ -73,7 +77,13 @@ LAYERS = {
     "": 21,  # __init__.py and __main__.py
 }
 # Folders that count as the one above them.
-PARTS = {"ssl/sources/metadata", "ssl/sources/planet", "ssl/sources/weather", "ssl/sources/controls"}
+PARTS = {
+    "ssl/sources/metadata",
+    "ssl/sources/planet",
+    "ssl/sources/weather",
+    "ssl/sources/controls",
+    "ssl/sources/columns",
+}
 ROOMS = ("cli", "configs", "downstream", "look", "pretext", "ssl")
 MOST_FILES = 15  # a folder
 LONGEST = 450  # lines of a file

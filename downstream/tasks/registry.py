@@ -28,6 +28,7 @@ TASKS = {
     "analogues": ("analogues.task", "Analogues"),
     "segmentation": ("segmentation.task", "Segmentation"),
     "parameterisation": ("parameterisation.task", "Parameterisation"),
+    "radiation": ("radiation.task", "Radiation"),
 }
 # settings of a probe that the matrix sets itself
 NOT_IN_MATRIX = ("store", "out", "task", "checkpoints", "encoder", "layers", "cache")

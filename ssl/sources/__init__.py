@@ -19,6 +19,7 @@ SOURCES = {
     "weather": ("weather.weather", "open_weather"),
     "controls": ("controls.controls", "open_controls"),
     "lorenz96": ("lorenz96", "open_lorenz96"),
+    "columns": ("columns.columns", "open_columns"),
     "files": ("local_files", "open_files"),
     "ersst": ("ersst", "open_ersst"),
     "weatherbench2": ("weatherbench2", "open_weatherbench2"),
@@ -29,7 +30,8 @@ CHECKS_ITSELF = (
     "weather",
     "controls",
     "lorenz96",
-)  # their options are those of the planet, not of `Selection`
+    "columns",
+)  # their options are their own, not those of `Selection`
 
 
 def open_source(source: str, **options: Any) -> xr.Dataset:
@@ -40,7 +42,8 @@ def open_source(source: str, **options: Any) -> xr.Dataset:
     Attributes say source, licence and citation.
 
     Args:
-        source: planet, weather, controls or lorenz96 (synthetic, no network), files, ersst, weatherbench2 or arco-era5.
+        source: planet, weather, controls or lorenz96 (synthetic, no network), columns, files, ersst, weatherbench2 or
+            arco-era5.
         **options: What the source takes: see its opener and `Selection`.
 
     Raises:

@@ -1,0 +1,1 @@
+"""radiation: fluxes and heating rates of atmospheric columns, the energy of each closed by construction."""

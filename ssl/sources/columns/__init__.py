@@ -1,0 +1,1 @@
+"""The source `columns`: atmospheric columns, labelled by reference fluxes or not."""
