@@ -60,11 +60,8 @@ LAYERS = {
     "downstream/tasks/indices": 14,
     "downstream/tasks/analogues": 15,
     "downstream/tasks/parameterisation": 15,
-<<<<<<< HEAD
     "downstream/tasks/segmentation": 15,
-=======
     "downstream/tasks/radiation": 15,
->>>>>>> column
     "downstream/finetune": 15,
     "downstream/studies": 15,
     "downstream/report": 15,
