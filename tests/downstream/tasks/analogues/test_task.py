@@ -184,7 +184,7 @@ def test_parts_are_those_of_one_row(config: AnaloguesConfig) -> None:
         ({"scalings": ["whiten"]}, "whitened"),
         ({"metrics": ["manhattan"]}, "euclidean, cosine"),
         ({"poolings": []}, "expected some of"),
-        ({"components": [0]}, "from 1"),
+        ({"components": [0]}, "components ≥ 1"),
         ({"fields": ["u100"]}, "did you mean|expected a variable of the store"),
         ({"areas": {"a": AreaConfig("sst", [-5, 5, 190, 240])}}, "expected a variable of the store"),
         ({"areas": {"a": AreaConfig("u10", [1, 2, 0, 1])}}, "box"),

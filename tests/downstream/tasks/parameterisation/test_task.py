@@ -267,7 +267,7 @@ def test_the_whole_task(config: ParameterisationConfig, tmp_path: Path, kind: st
         ("steps", 10, "steps ≥ 100"),
         ("runs", 3, "runs ≥ 4"),
         ("forecast_leads", [], "leads above 0, each once"),
-        ("forecast_leads", [0.1, 0.1], "leads above 0, each once"),
+        ("forecast_leads", [0.1, 0.1], "forecast_leads each once"),
         ("forecast_leads", [1.0], "leads from 0.005 to half a member, 0.75"),
         ("cases", 1, "cases ≥ 4"),
         ("members", 1, "members ≥ 2"),
