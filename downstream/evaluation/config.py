@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
-from ...ssl.common.errors import EarthSSLError
+from ...ssl.common.errors import EarthSSLError, check_settings
 from ...ssl.model.encoder import EncoderConfig
 from ..training.from_scratch import ScratchConfig
 from .label_fractions import FRACTIONS
+
+EACH_ONCE = (
+    "leads", "heads", "fractions", "checkpoints", "columns", "variables", "fields", "neighbours", "scalings", "metrics",
+    "forecast_leads", "thresholds_kt",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,22 +61,20 @@ class TaskConfig:
         own = next(one.default for one in fields(self) if one.name == "task")
         if self.task != own:
             raise EarthSSLError(f"probe.task: expected {own}, got '{self.task}'")
-        self.expect(
-            self.draws >= 1000 and min(self.label_draws, self.block) >= 1,
-            "draws ≥ 1000, label_draws ≥ 1 and block ≥ 1", "draws", "label_draws", "block",
-        )  # fmt: skip
-        seeds = ("untrained_seeds", "random_seeds", "scratch_draws")
-        self.expect(min(getattr(self, name) for name in seeds) >= 0, f"{', '.join(seeds)} ≥ 0", *seeds)
-        self.expect(all(0 < share <= 1 for share in self.fractions), "shares in (0, 1]", "fractions")
+        self.check({"draws": "≥ 1000", "label_draws block": "≥ 1", "fractions": "(0, 1]",
+                    "untrained_seeds random_seeds scratch_draws": "≥ 0"}, empty=("fractions",))  # fmt: skip
         self.expect(self.layers != [], "at least one layer, or null for the last third", "layers")
         # Settings that only some tasks have.
-        for name in ("leads", "heads", "fractions", "checkpoints", "columns"):
-            values = getattr(self, name, [])
-            self.expect(len(set(values)) == len(values), f"{name} each once", name)
-        for name in ("components", "pca_components"):
-            self.expect(min(getattr(self, name, [1]), default=0) >= 1, f"{name} of at least one number, from 1", name)
-        for name in ("window", "pca_window"):
-            self.expect((getattr(self, name, None) or 1) >= 1 and getattr(self, name, None) != 0, f"{name} ≥ 1", name)
+        self.check(
+            {name: "≥ 1" for name in ("components", "pca_components", "window", "pca_window") if hasattr(self, name)}
+        )
+        for name in EACH_ONCE:
+            values = getattr(self, name, None)
+            self.expect(not isinstance(values, list) or len(set(values)) == len(values), f"{name} each once", name)
+
+    def check(self, rules: Mapping[str, str | Sequence[str]], empty: Collection[str] = ()) -> None:
+        """Refuse settings that are not as rules say, see `check_settings`."""
+        check_settings(self.task, self, rules, empty)
 
     def expect(self, good: bool, words: str, *names: str) -> None:
         """Raise an EarthSSLError with what was expected of settings, and with what they are, unless all is good."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +43,14 @@ class WindowLabels:
         """Return the samples of a block with features given at all steps, (time, …)."""
         rows = self.rows[block]
         return Samples(features[rows], self.values[rows], rows)
+
+
+def of_same_samples(labels: Sequence[WindowLabels]) -> list[list[WindowLabels]]:
+    """Return the labels, those of the same samples together."""
+    groups: dict[tuple[tuple[str, bytes], ...], list[WindowLabels]] = {}
+    for label in labels:
+        groups.setdefault(tuple((part, own.tobytes()) for part, own in label.rows.items()), []).append(label)
+    return list(groups.values())
 
 
 def block_rows(store: Store, window: int, lead: int, known: np.ndarray) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from ...ssl.model.tokens import patchify
 from ...ssl.store.store import Store
 from ..features.store_windows import StoreWindows
 from ..metrics.classes import squared_error
-from ..training.from_scratch import ScratchConfig, learn, seeded
+from ..training.from_scratch import ScratchConfig, learn
 from .window_labels import WindowLabels
 
 UNKNOWN = -100  # what cross-entropy passes over
@@ -110,14 +110,12 @@ def window_networks(
             for own, r, one, spread in pairs
         ]))  # fmt: skip
 
+    def network() -> WindowNetwork:
+        return WindowNetwork(shape.build(store.variables), len(labels), max(1, classes))
+
+    fit = _refit(labels, train, val) if units is None else None
     for seed in range(seeds):
-
-        def make(seed: int = seed) -> WindowNetwork:
-            seeded(seed)
-            return WindowNetwork(shape.build(store.variables), len(labels), max(1, classes))
-
-        fit = _refit(labels, train, val) if units is None else None
-        found = learn(make, loss, error, train, fit, config, seed)
+        found = learn(network, loss, error, train, fit, config, seed)
         forecast = dict(zip([one.name for one in labels], predicted(found.network, "test"), strict=True))
         yield TrainedOnWindows(found.steps, found.score, forecast)
 

@@ -25,7 +25,7 @@ from .config import TaskConfig
 from .encoders import Contender
 from .label_fractions import whole_units
 from .task import Features, Task, merged
-from .window_labels import WindowLabels
+from .window_labels import WindowLabels, of_same_samples
 from .window_network import window_networks
 
 POOLINGS = ("mean", "pcs", "mean+pcs")
@@ -85,16 +85,21 @@ class WindowTask(Task[C]):
         self, name: str, role: Role, features: Features, seed: Any = None, units: np.ndarray | None = None
     ) -> Row:
         given = {key: self.beside(values) for key, values in features.items()}
-        classes = bool(self.labels[0].classes)
-        return self.by_head(LogisticHead() if classes else RidgeHead(), name, role, given, seed, units)
+        return self.by_head(self._main_head, name, role, given, seed, units)
+
+    @property
+    def _main_head(self) -> Head:
+        return LogisticHead() if self.labels[0].classes else RidgeHead()
 
     def by_head(
         self, head: Head, name: str, role: Role, features: Features, seed: Any = None, units: np.ndarray | None = None
     ) -> Row:
         """Return the row of any head on features as they are; see `fitted`."""
         forecast, chosen, kept = {}, {}, {}
-        for group in _groups(self.labels, head.separable):
-            label = _joined(group)
+        # Numbers of the same samples share a fit where a head fits each output by itself.
+        together = head.separable and not self.labels[0].classes
+        for group in of_same_samples(self.labels) if together else [[one] for one in self.labels]:
+            label = replace(group[0], values=np.concatenate([one.values for one in group], axis=1))
             train, val = ({n: label.samples(f, part) for n, f in features.items()} for part in ("train", "val"))
             if units is not None:
                 mine = np.isin(label.units[label.rows["train"]], units)
@@ -113,14 +118,10 @@ class WindowTask(Task[C]):
 
         Where targets chose different ones, each target chooses among those.
         """
-        classes = bool(self.labels[0].classes)
-        return self.by_head(
-            LogisticHead() if classes else RidgeHead(), row.name, row.role, row.features, row.seed, units
-        )
+        return self.by_head(self._main_head, row.name, row.role, row.features, row.seed, units)
 
     def embedded(self, encoder: Contender, layers: Sequence[int]) -> Mapping[str, Features]:
-        sets = self.pooled(encoder, layers)
-        return {self.head: merged(sets)}
+        return {self.head: merged(self.pooled(encoder, layers))}
 
     def by_layer(self, encoder: Contender, layers: Sequence[int]) -> Mapping[int, Row]:
         sets, role = self._layered(encoder, layers), Role(encoder.kind)
@@ -156,7 +157,7 @@ class WindowTask(Task[C]):
 
     def fitted_steps(self) -> np.ndarray:
         """Return the steps that components of tokens are fitted on, a mask (time,): `fit_steps` of training, or all."""
-        inside = self.store.splits.inside(self.store.times.astype("datetime64[ns]"), "train")
+        inside = self.store.splits.inside(self.store.times, "train")
         if self.fit_steps is None:
             return inside
         steps = np.flatnonzero(inside)
@@ -174,6 +175,10 @@ class WindowTask(Task[C]):
         file = cache / cache_name(encoder.features_key, self.store, layers)
         return cached(file, encoder.encoder, self.store, layers, label)
 
+    def learnt(self) -> Sequence[WindowLabels]:
+        """Return what networks from scratch are to tell: all labels."""
+        return self.labels
+
     def validation_error(self) -> Callable[[Sequence[np.ndarray]], float] | None:
         """Return what networks from scratch are chosen by; None: mean squared error. See `window_networks`."""
         return None
@@ -182,9 +187,11 @@ class WindowTask(Task[C]):
         self, encoders: Sequence[Contender], seeds: int | None = None, units: np.ndarray | None = None
     ) -> Iterable[Row]:
         count = self.config.scratch.seeds if seeds is None else seeds
-        shape = encoders[0].encoder.config
+        labels, shape = self.learnt(), encoders[0].encoder.config
+        if not labels:
+            return
         networks = window_networks(
-            self.config.scratch, shape, self.store, self.labels, count, units, self.validation_error()
+            self.config.scratch, shape, self.store, labels, count, units, self.validation_error()
         )
         for seed, found in enumerate(networks):
             chosen = {
@@ -201,31 +208,6 @@ def _target(label: WindowLabels, block: int) -> Target:
     if label.classes:
         return class_target(label.name, truth.argmax(axis=1), label.climatology, units, block)
     return number_target(label.name, truth[:, 0], label.climatology[:, 0], units, block)
-
-
-def _groups(labels: Sequence[WindowLabels], separable: bool) -> list[list[WindowLabels]]:
-    """Return the labels, numbers of the same samples together where a head fits each output by itself."""
-    groups: list[list[WindowLabels]] = []
-    for label in labels:
-        same = (g for g in groups if separable and not label.classes and _same_rows(g[0], label))
-        group = next(same, None)
-        if group is None:
-            groups.append([label])
-        else:
-            group.append(label)
-    return groups
-
-
-def _same_rows(one: WindowLabels, other: WindowLabels) -> bool:
-    return one.rows.keys() == other.rows.keys() and all(
-        np.array_equal(rows, other.rows[part]) for part, rows in one.rows.items()
-    )
-
-
-def _joined(group: Sequence[WindowLabels]) -> WindowLabels:
-    if len(group) == 1:
-        return group[0]
-    return replace(group[0], values=np.concatenate([one.values for one in group], axis=1))
 
 
 def _fitted(

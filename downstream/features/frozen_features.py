@@ -13,7 +13,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from ...ssl.common.errors import EarthSSLError, nearest
+from ...ssl.common.errors import EarthSSLError, check_known
 from ...ssl.common.files import digest, disk_full_is_clear
 from ...ssl.model.encoder import Encoder
 from ...ssl.model.tokens import Patches, token_places
@@ -126,11 +126,7 @@ def candidates(
     Raises:
         EarthSSLError: If a pooling is unknown, or no token lies in the equatorial Pacific.
     """
-    for pooling in poolings:
-        if pooling not in POOLINGS:
-            raise EarthSSLError(
-                f"poolings: expected {', '.join(POOLINGS)}, got '{pooling}'." + nearest(pooling, POOLINGS)
-            )
+    check_known("poolings", poolings, POOLINGS)
     out: dict[str, dict[str, np.ndarray]] = {pooling: {} for pooling in poolings}
     for one in pooled(raw, train, layers, poolings, components):
         out[one.pooling][one.name] = full = np.full((steps, one.values.shape[1]), np.nan)

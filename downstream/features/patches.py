@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from scipy.linalg import eigh
 
-from ...ssl.common.errors import EarthSSLError, nearest
+from ...ssl.common.errors import EarthSSLError, check_known
 from ...ssl.fields.batch import from_fields
 from ...ssl.fields.splits import unbroken_starts
 from ...ssl.model.encoder import Encoder
@@ -163,11 +163,7 @@ def encoder_features(
     Raises:
         EarthSSLError: If a pooling or a layer is unknown, or a window does not fit into unbroken steps.
     """
-    for pooling in poolings:
-        if pooling not in POOLINGS:
-            raise EarthSSLError(
-                f"poolings: expected {', '.join(POOLINGS)}, got '{pooling}'." + nearest(pooling, POOLINGS)
-            )
+    check_known("poolings", poolings, POOLINGS)
     bad = [layer for layer in layers if not 0 <= layer < encoder.depth]
     if bad:
         raise EarthSSLError(f"layers: expected 0 to {encoder.depth - 1}, got {bad[0]}")

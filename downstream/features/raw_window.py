@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import count
 
 import numpy as np
 
@@ -48,9 +49,7 @@ def values_of_windows(store: Store, window: int, last: np.ndarray) -> np.ndarray
     known = np.zeros(store.shape[1:], dtype=bool)
     for part in pieces:
         known |= np.isfinite(store.read(part)).any(axis=0)
-    factor = 1
-    while window * block_sums(known, factor).astype(bool).sum() > MOST_VALUES:
-        factor += 1
+    factor = next(k for k in count(1) if window * block_sums(known, k).astype(bool).sum() <= MOST_VALUES)
     share, kept = block_sums(store.grid.area, factor), block_sums(known, factor).astype(bool)
     ends = unbroken_starts(store.times.astype("datetime64[ns]"), window) + window - 1
     rows = np.flatnonzero(np.isin(last, ends))

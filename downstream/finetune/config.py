@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 
-from ...ssl.common.errors import EarthSSLError, nearest
+from ...ssl.common.errors import EarthSSLError, check_known, check_settings
 from ...ssl.constraints.config import ConstraintConfig
 from ...ssl.sources.regrid import LEAST_VALID
 from ..evaluation.config import TaskConfig
@@ -106,27 +106,16 @@ class FinetuningConfig(FinetuneConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for mode in self.compare or []:
-            if mode not in MODES or mode == self.mode:
-                raise EarthSSLError(
-                    f"finetune.compare: expected modes beside '{self.mode}' out of {', '.join(MODES)}, got '{mode}'."
-                    + nearest(mode, MODES)
-                )
-        if self.grid not in GRIDS:
-            raise EarthSSLError(
-                f"finetune.grid: expected {' or '.join(GRIDS)}, got '{self.grid}'." + nearest(self.grid, GRIDS)
-            )
-        if not 0 < self.least_valid <= 1:
-            raise EarthSSLError(f"finetune.least_valid: expected a share in (0, 1], got {self.least_valid}")
-        if min(self.near, self.seeds) < 1:
-            raise EarthSSLError(f"finetune: expected near and seeds ≥ 1, got {self.near} and {self.seeds}")
+        if self.compare:
+            check_known("finetune.compare", self.compare, [mode for mode in MODES if mode != self.mode])
+        check_settings("finetune", self, {
+            "grid": GRIDS, "least_valid": "(0, 1]", "near seeds components": "≥ 1",
+        }, empty=("components",))  # fmt: skip
         self.table()  # refuses the rest
         if self.units is not None and not isinstance(self.units, str) and len(self.units) != len(self.targets):
             raise EarthSSLError(
                 f"finetune.units: expected one for each of {len(self.targets)} targets, got {self.units}"
             )
-        if min(self.components or [1]) < 1:
-            raise EarthSSLError(f"finetune.components: expected numbers from 1, got {self.components}")
 
     @property
     def targets(self) -> list[str]:

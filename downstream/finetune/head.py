@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...ssl.common.errors import EarthSSLError, nearest
+from ...ssl.common.errors import EarthSSLError, check_known
 from ...ssl.model.encoder import Encoder
 from ...ssl.model.tokens import Patches
 from .samples import Base, climatology_group
@@ -27,13 +27,8 @@ def poolings_of(kind: str, local: bool) -> tuple[str, ...]:
 
 def check_pooling(pooling: str, kind: str, local: bool) -> None:
     """Raise an EarthSSLError unless the pooling suits the labels."""
-    known = poolings_of(kind, local)
-    if pooling not in known:
-        what = "fields" if kind == "field" else "labels with a place" if local else "labels of the whole field"
-        raise EarthSSLError(
-            f"finetune.pooling: expected auto, {', '.join(known)} for {what}, got '{pooling}'."
-            + nearest(pooling, known)
-        )
+    what = "fields" if kind == "field" else "labels with a place" if local else "labels of the whole field"
+    check_known(f"finetune.pooling, {what}", [pooling], ("auto", *poolings_of(kind, local)))
 
 
 class TaskHead(nn.Module):

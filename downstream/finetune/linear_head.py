@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from ...ssl.common.errors import EarthSSLError
 from ..heads.base import Choice, Head, Samples, choose
 from ..heads.linear import LogisticHead, RidgeHead
-from ..heads.patch_ridge import PENALTIES, PatchRidge
+from ..heads.patch_ridge import PENALTIES, PatchRidge, observed_mean
 from ..heads.ridge_path import RidgePath
 from ..metrics.classes import frequencies, one_hot, squared_error
 from .samples import LabelSamples
@@ -123,11 +123,7 @@ def fit_patches(
     share = weight.sum(axis=0)
     for name, values in features.items():
         head = PatchRidge.fit(values[train], targets[train], weight, PENALTIES)
-        errors = head.errors(values[val], targets[val], weight)
-        seen = np.isfinite(errors).all(axis=0) & (share > 0)
-        if not seen.any():
-            raise EarthSSLError("finetune: no patch of the labels was observed whole in validation; fill the gaps")
-        mean = errors[:, seen] @ share[seen] / share[seen].sum()
+        mean = observed_mean(head.errors(values[val], targets[val], weight), share, "finetune, fields as labels")
         tried.append((float(mean.min()), name, int(mean.argmin()), head))
     if not tried:
         raise EarthSSLError("finetune: expected features to choose from, got none")

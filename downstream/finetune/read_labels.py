@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from ...ssl.common.errors import EarthSSLError, nearest
+from ...ssl.common.errors import EarthSSLError, check_known, nearest
 from ...ssl.fields.grid import LatLonGrid
 from ...ssl.sources.metadata.calendars import gregorian
 from ..evaluation.label_tables import LAT, LON, NO_VALUE, SPELLINGS, csv_table, iso_times, number, plain_places
@@ -37,9 +37,8 @@ def read_labels(path: str, targets: Sequence[str], kind: str, *, time: str = "ti
     Raises:
         EarthSSLError: If the file is not clear: what was expected, what came, in which line, and the remedy.
     """
-    for name, value, known in (("kind", kind, KINDS), ("missing", missing, MISSING)):
-        if value not in known:
-            raise EarthSSLError(f"finetune.{name}: expected {', '.join(known)}, got '{value}'." + nearest(value, known))
+    check_known("finetune.kind", [kind], KINDS)
+    check_known("finetune.missing", [missing], MISSING)
     if not targets or len(set(targets)) < len(targets) or (kind != "regression" and len(targets) > 1):
         some = "different names" if kind == "regression" else "one name"
         raise EarthSSLError(f"finetune.target: expected {some} of what to predict, got {list(targets)}")

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 
-from ...ssl.common.errors import EarthSSLError, nearest
+from ...ssl.common.errors import EarthSSLError, check_known
 from ...ssl.fields.splits import DAY, PARTS, Splits, gap_days, is_monthly, window_starts
 from ...ssl.store.store import Store
 from ..metrics.classes import frequencies
@@ -172,9 +172,7 @@ def unit_of(times: np.ndarray, unit: str) -> tuple[str, np.ndarray]:
     Raises:
         EarthSSLError: If the unit is unknown, or there are fewer than four of it.
     """
-    if unit != "auto" and unit not in UNITS:
-        known = ("auto", *UNITS)
-        raise EarthSSLError(f"finetune.unit: expected {', '.join(known)}, got '{unit}'." + nearest(unit, known))
+    check_known("finetune.unit", [unit], ("auto", *UNITS))
     if unit == "auto":
         unit = next((name for name in UNITS if len(np.unique(unit_numbers(times, name))) >= ENOUGH), "day")
     found = unit_numbers(times, unit)

@@ -9,20 +9,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy.special import softmax
 
 from ...ssl.checkpoint.read import read
 from ...ssl.checkpoint.start_from import start_from
 from ...ssl.common.errors import EarthSSLError
 from ...ssl.common.files import digest, sha256
-from ...ssl.common.randomness import key
 from ...ssl.fields.splits import DAY
 from ...ssl.hub.pull import load_folder
 from ...ssl.model.encoder import Encoder
 from ...ssl.store.store import Store
 from ..evaluation.config import TaskConfig
-from ..evaluation.encoders import PRETRAINED, UNTRAINED, Contender
+from ..evaluation.encoders import PRETRAINED, UNTRAINED, Contender, untrained
 from ..evaluation.equal_input import RAW
 from ..evaluation.pretraining_leaks import seen_by_pretraining
 from ..evaluation.task import Extras, Features, Task
@@ -98,9 +96,9 @@ class Finetuning(Task[TaskConfig]):
             donor.config, window=config.window or donor.config.window, patch=config.patch or donor.config.patch,
             drop_path=0.0,
         )  # fmt: skip
-        encoder = self._untrained(0)
+        encoder = untrained(self.encoder_shape, store, 0)
         transfer = start_from(folder, encoder, store.grid, store.step_days)
-        self.encoder = encoder.eval().requires_grad_(False)
+        self.encoder = encoder
         new = tuple(name for name in store.variables if name not in donor.variables)
         self.parent = Parent(folder, record, transfer, new)
         self.seen = "; ".join(seen_by_pretraining(record.trainings, store))
@@ -110,8 +108,7 @@ class Finetuning(Task[TaskConfig]):
                 "before it) beyond, or set allow_seen: true, and the table will say so"
             )
         samples = LabelSamples.match(labels_onto(labels, store.grid), store, self.encoder_shape.window, config.lead)
-        if config.pooling != "auto":
-            check_pooling(config.pooling, config.kind, samples.places is not None)
+        check_pooling(config.pooling, config.kind, samples.places is not None)
         self.unit, self.units = unit_of(samples.times[samples.parts["test"]], config.unit)
         counts = tuple(config.components or (10, 20))
         self.problem = Problem(
@@ -124,11 +121,6 @@ class Finetuning(Task[TaskConfig]):
         self._chosen: Tuned | None = None
         self._tokens: dict[str, FrozenTokens] = {}  # of the last layer, by encoder
         self._starts: dict[str, Probe] = {}
-
-    def _untrained(self, seed: int) -> Encoder:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(key(seed, "init") & (2**63 - 1))
-            return self.encoder_shape.build(self.store.variables)
 
     @property
     def chosen(self) -> Tuned:
@@ -215,7 +207,8 @@ class Finetuning(Task[TaskConfig]):
         source = {"path": str(self.parent.folder), "sha256": self.parent.sha256}
         found = [Contender(PRETRAINED, self.parent.record.seed, self.encoder, self.parent.sha256, source)]
         for seed in range(self.own.untrained_seeds):
-            found.append(Contender(UNTRAINED, seed, self._untrained(seed), "", {"seed": seed}))
+            twin = untrained(self.encoder_shape, self.store, seed)
+            found.append(Contender(UNTRAINED, seed, twin, "", {"seed": seed}))
         return found
 
     def rows(self, encoder: Contender, layers: Sequence[int]) -> Iterable[Row]:
@@ -257,7 +250,7 @@ class Finetuning(Task[TaskConfig]):
         name = f"{mode}-seed{seed}" + ("" if units is None else f"-{digest(np.sort(units).tolist())[:16]}")
         kept = self.unfinished.result(name)
         if kept is None:
-            encoder = self._untrained(seed) if scratch else self.encoder
+            encoder = untrained(self.encoder_shape, self.store, seed) if scratch else self.encoder
             start = self._start(f"scratch {seed}" if scratch else PRETRAINED, encoder, units)
             network = make_network(problem, encoder, start)
             new, state = () if scratch else self.parent.new, self.unfinished.state(name)
@@ -265,7 +258,7 @@ class Finetuning(Task[TaskConfig]):
             tuned = Tuned(mode, seed, network, trained, self._said(problem, network))
             self.unfinished.keep(name, tuned.to_state())
         else:
-            tuned = Tuned.from_state(mode, seed, self._untrained(seed), kept)
+            tuned = Tuned.from_state(mode, seed, untrained(self.encoder_shape, self.store, seed), kept)
         trained = tuned.trained
         settings = {"pooling": tuned.network.head.pooling, "steps": trained.steps, "averaged": trained.averaged,
                     "head_solved_again": trained.solved_again, "validation_error": trained.score,

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scoringrules
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from torch import nn
 
-from .uncertainty import LEVELS, block_weights, conformal_quantile, covered, crps_quantiles, winkler
+from .uncertainty import LEVELS, block_weights, conformal_quantile, covered, crps_quantiles
 
 COVERAGES = (0.5, 0.8, 0.9)
 COLUMNS = ("target", "coverage", "half_width", "test_coverage", "interval_score", "crps", "crps_climatology")
@@ -90,7 +91,7 @@ class Spread:
             for coverage, half in self.half_widths.items():
                 low, high = said - half[k], said + half[k]
                 rows.append((name, coverage, half[k], covered(y, low, high).mean(),
-                             winkler(y, low, high, 1 - coverage).mean(), crps, usual))  # fmt: skip
+                             scoringrules.interval_score(y, low, high, 1 - coverage).mean(), crps, usual))  # fmt: skip
         return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from ...ssl.common.errors import EarthSSLError
+from ...ssl.common.errors import EarthSSLError, check_settings
 from .base import Head, Samples, standardised
 from .ridge_path import PENALTIES, RidgePath
 
@@ -54,8 +54,7 @@ class LogisticHead(Head):
     classifies: bool = True
 
     def __post_init__(self) -> None:
-        if not self.costs or min(self.costs) <= 0:
-            raise EarthSSLError(f"expected positive costs C, got {list(self.costs)}")
+        check_settings("logistic", self, {"costs": "> 0"})
 
     def settings(self, train: Samples) -> list[Any]:
         return sorted(self.costs)

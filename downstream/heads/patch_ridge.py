@@ -130,6 +130,20 @@ class PatchRidge:
         return _standard(features, self.mean, self.scale).astype(np.float32) @ b
 
 
+def observed_mean(errors: np.ndarray, share: np.ndarray, where: str) -> np.ndarray:
+    """Return the mean of errors (penalty, target) over the targets that were observed, by their weights, (penalty,).
+
+    Raises:
+        EarthSSLError: If none was.
+    """
+    seen = np.isfinite(errors).all(axis=0) & (share > 0)
+    if not seen.any():
+        raise EarthSSLError(
+            f"{where}: no patch was observed whole at any validation time; choose smaller patches, or fill the gaps"
+        )
+    return np.asarray(errors[:, seen] @ share[seen] / share[seen].sum())
+
+
 def _moments(
     features: np.ndarray, mean: np.ndarray, scale: np.ndarray, targets: np.ndarray, weight: np.ndarray
 ) -> Moments:

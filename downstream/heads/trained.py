@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ...ssl.common.errors import EarthSSLError
+from ...ssl.common.errors import EarthSSLError, check_settings
 from ...ssl.common.randomness import key
 from ..training.loop import Schedule, Training, by_decay
 from .base import Head, Samples, standardised
@@ -95,12 +95,7 @@ class TrainedHead(Head):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.steps or min(self.steps) < 1 or not self.decays or min(self.decays) < 0:
-            raise EarthSSLError(
-                f"{self.name}: expected steps ≥ 1 and decays ≥ 0, got {list(self.steps)} and {list(self.decays)}"
-            )
-        if not self.lr > 0 or self.batch_size < 1:
-            raise EarthSSLError(f"{self.name}: expected lr > 0 and batch_size ≥ 1, got {self.lr}, {self.batch_size}")
+        check_settings(self.name, self, {"steps batch_size": "≥ 1", "decays": "≥ 0", "lr": "> 0"})
 
     @abstractmethod
     def network(self, shape: tuple[int, ...], outputs: int, generator: torch.Generator) -> nn.Module:

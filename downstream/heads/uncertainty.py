@@ -10,7 +10,7 @@ Scores (CRPS, coverage and intervals, spread and skill, PIT): Gneiting & Raftery
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,10 +66,9 @@ def block_weights(blocks: np.ndarray) -> np.ndarray:
     return 1 / (len(counts) * counts[at])
 
 
-def leverage(path: RidgePath, features: np.ndarray, penalty: float, group: np.ndarray | None = None) -> np.ndarray:
+def leverage(path: RidgePath, features: np.ndarray, penalty: float) -> np.ndarray:
     """Return z (ZᵀZ + penalty n I)⁻¹ zᵀ of each row: the posterior variance of w·z in units of the noise's."""
-    group = np.zeros(len(features), dtype=int) if group is None else group
-    z = (np.asarray(features, dtype=np.float64) - path.feature_mean[group]) / path.feature_scale
+    z = (np.asarray(features, dtype=np.float64) - path.feature_mean[0]) / path.feature_scale
     along = z @ path.directions
     ridge = penalty * path.samples
     # What the fitted samples do not span keeps the variance of the prior.
@@ -92,27 +91,18 @@ class RidgePosterior:
     sigma: float
 
     @classmethod
-    def fit(
-        cls,
-        features: np.ndarray,
-        target: np.ndarray,
-        group: np.ndarray | None = None,
-        *,
-        penalties: Sequence[float] = PENALTIES,
-    ) -> RidgePosterior:
+    def fit(cls, features: np.ndarray, target: np.ndarray) -> RidgePosterior:
         """Return the posterior with the penalty of the largest evidence, which takes no validation block."""
-        path = RidgePath.fit(features, target[:, None], group)
-        residual = target - path.target_mean[np.zeros(len(target), int) if group is None else group, 0]
-        found = [evidence(path, residual, penalty) for penalty in penalties]
+        path = RidgePath.fit(features, target[:, None])
+        found = [evidence(path, target - path.target_mean[0, 0], penalty) for penalty in PENALTIES]
         best = int(np.argmax([value for value, _ in found]))
-        return cls(path, float(penalties[best]), found[best][1])
+        return cls(path, PENALTIES[best], found[best][1])
 
-    def predict(self, features: np.ndarray, group: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def predict(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and standard deviation of the target at new features, both (n,)."""
-        mean = self.path.predict(features, [self.penalty], group)[0, :, 0]
-        groups = len(self.path.target_mean)
-        # 1 for the noise, groups / n for the intercept that was estimated, the rest for the weights.
-        variance = 1 + groups / self.path.samples + leverage(self.path, features, self.penalty, group)
+        mean = self.path.predict(features, [self.penalty])[0, :, 0]
+        # 1 for the noise, 1 / n for the intercept that was estimated, the rest for the weights.
+        variance = 1 + 1 / self.path.samples + leverage(self.path, features, self.penalty)
         return mean, self.sigma * np.sqrt(variance)
 
 
@@ -121,11 +111,11 @@ def evidence(path: RidgePath, centred: np.ndarray, penalty: float) -> tuple[floa
 
     Args:
         path: Of one target.
-        centred: That target less its group means, (n,).
+        centred: That target less its mean, (n,).
         penalty: Multiple of n.
     """
     ridge = penalty * path.samples
-    free = path.samples - len(path.target_mean)
+    free = path.samples - 1
     misfit = float(centred @ centred - (path.loadings[:, 0] ** 2 / (path.power + ridge)).sum())
     variance = max(misfit, 1e-12 * float(centred @ centred)) / free
     return -0.5 * (free * math.log(variance) + float(np.log1p(path.power / ridge).sum())), math.sqrt(variance)
@@ -147,20 +137,17 @@ class QuantileHead:
     scale: np.ndarray
 
     @classmethod
-    def fit(
-        cls, features: np.ndarray, target: np.ndarray, levels: Sequence[float] = LEVELS, penalty: float = 0.0
-    ) -> QuantileHead:
-        """Return the fitted head.
+    def fit(cls, features: np.ndarray, target: np.ndarray, penalty: float = 0.0) -> QuantileHead:
+        """Return the fitted head, for all of `LEVELS`.
 
         Args:
             features: Shape (n, feature).
             target: Shape (n,).
-            levels: In (0, 1).
             penalty: Weight of ½ |w|² (per standardised feature and standardised target) against the mean loss.
         """
         mean, spread = features.mean(axis=0), features.std(axis=0)
         scale = np.where(spread > 1e-12 * np.abs(features).max(axis=0, initial=0.0), spread, np.inf)
-        z, tau = (features - mean) / scale, np.asarray(levels, dtype=float)
+        z, tau = (features - mean) / scale, np.asarray(LEVELS)
         unit = float(target.std())
         if not unit > 0:
             raise EarthSSLError("quantile regression: expected a target that varies, got a constant; check the labels")
@@ -213,8 +200,8 @@ def gaussian(observed: np.ndarray, mean: np.ndarray, std: np.ndarray, alpha: flo
     """Return Gaussian forecasts, scored."""
     std = np.broadcast_to(std, mean.shape)
     half = math.sqrt(2) * erfinv(1 - alpha) * std
-    pit = ndtr((observed - mean) / std)
-    return Predictive(mean, std, mean - half, mean + half, crps_gaussian(observed, mean, std), pit)
+    crps, pit = np.asarray(scoringrules.crps_normal(observed, mean, std)), ndtr((observed - mean) / std)
+    return Predictive(mean, std, mean - half, mean + half, crps, pit)
 
 
 def empirical(
@@ -224,7 +211,8 @@ def empirical(
     w = np.full(members.shape[1], 1 / members.shape[1]) if weights is None else weights / weights.sum()
     mean = members @ w
     std = np.sqrt(((members - mean[:, None]) ** 2) @ w)
-    crps = crps_ensemble(observed, members, w)
+    share = np.broadcast_to(w, members.shape)
+    crps = np.asarray(scoringrules.crps_ensemble(observed, members, ens_w=share, estimator="qd"))
     return Predictive(mean, std, low, high, crps, pit_ensemble(observed, members, w))
 
 
@@ -235,7 +223,6 @@ def predictives(
     years: np.ndarray,
     *,
     alpha: float = 0.1,
-    penalties: Sequence[float] = PENALTIES,
 ) -> dict[str, Predictive]:
     """Return every method's forecasts for the test samples.
 
@@ -252,16 +239,15 @@ def predictives(
         blocks: Masks "train", "val" and "test", (n,).
         years: Year of each sample, (n,).
         alpha: Chance of a miss of the intervals.
-        penalties: Ridge penalties to choose from, multiples of n.
 
     Raises:
         EarthSSLError: If a block is empty or there are too few validation years for α.
     """
     (x, y), (xv, yv), (xt, yt) = (_part(features, target, blocks, name) for name in ("train", "val", "test"))
     path = RidgePath.fit(x, y[:, None])
-    misses = ((path.predict(xv, penalties)[:, :, 0] - yv) ** 2).mean(axis=1)
-    best = penalties[int(np.argmin(misses))]
-    posterior = RidgePosterior.fit(x, y, penalties=penalties)
+    misses = ((path.predict(xv, PENALTIES)[:, :, 0] - yv) ** 2).mean(axis=1)
+    best = PENALTIES[int(np.argmin(misses))]
+    posterior = RidgePosterior.fit(x, y)
     mean, std = posterior.predict(xt)
     residual = yv - posterior.predict(xv)[0]
     own_years = years[blocks["val"]]
@@ -327,7 +313,7 @@ def uncertainty(
         "crpss": lambda w, p: 1 - mean(w, p.crps) / mean(w, clim),
         "coverage": lambda w, p: mean(w, covered(observed, p.low, p.high)),
         "width": lambda w, p: mean(w, p.high - p.low),
-        "winkler": lambda w, p: mean(w, winkler(observed, p.low, p.high, alpha)),
+        "winkler": lambda w, p: mean(w, scoringrules.interval_score(observed, p.low, p.high, alpha)),
         "spread_skill": lambda w, p: spread_skill(observed, p.mean, p.std, weights=w),
     }
     block = block if len(np.unique(units)) >= max(4, 2 * block) else 1
@@ -344,51 +330,14 @@ def uncertainty(
 # ---- Scores --------------------------------------------------------------------------------------------------
 
 
-def crps_gaussian(observed: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """Return the CRPS of Gaussian forecasts, in the unit of the target, same shape.
-
-    Raises:
-        EarthSSLError: If a standard deviation is not positive.
-    """
-    if not (np.asarray(std) > 0).all():
-        raise EarthSSLError("expected positive standard deviations of Gaussian forecasts, got one that is not")
-    return np.asarray(scoringrules.crps_normal(observed, mean, std))
-
-
-def crps_ensemble(observed: np.ndarray, members: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Return the CRPS of the members (n, member), with weights (member,), as the whole distribution, shape (n,)."""
-    if weights is None:
-        return np.asarray(scoringrules.crps_ensemble(observed, members, estimator="qd"))
-    share = np.broadcast_to(np.asarray(weights, dtype=float) / np.sum(weights), members.shape)
-    return np.asarray(scoringrules.crps_ensemble(observed, members, ens_w=share, estimator="qd"))
-
-
-def crps_quantiles(observed: np.ndarray, quantiles: np.ndarray, levels: Sequence[float] = LEVELS) -> np.ndarray:
-    """Return the CRPS as twice the mean pinball loss over levels that are spread evenly, shape (n,).
-
-    Args:
-        observed: Shape (n,).
-        quantiles: Shape (n, level).
-        levels: Midpoints of equal parts of (0, 1), (j - ½) / m: other levels would weigh the tails wrongly.
-    """
-    tau = np.asarray(levels, dtype=float)
-    m = len(tau)
-    if quantiles.shape != (len(observed), m) or not np.allclose(tau, (np.arange(m) + 0.5) / m):
-        raise EarthSSLError(
-            f"expected quantiles (n, {m}) at the midpoints of {m} equal parts of (0, 1), got shape {quantiles.shape} "
-            f"at {list(tau[:3])} …"
-        )
-    return np.asarray(scoringrules.crps_quantile(observed, quantiles, tau))
+def crps_quantiles(observed: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
+    """Return the CRPS of quantiles (n, level) at `LEVELS`, twice the mean pinball loss over them, shape (n,)."""
+    return np.asarray(scoringrules.crps_quantile(observed, quantiles, np.asarray(LEVELS)))
 
 
 def covered(observed: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """Return whether each closed interval holds what was observed, shape (n,)."""
     return (observed >= low) & (observed <= high)
-
-
-def winkler(observed: np.ndarray, low: np.ndarray, high: np.ndarray, alpha: float = 0.1) -> np.ndarray:
-    """Return the interval score: width, and 2/α times how far outside the observation lies, shape (n,)."""
-    return np.asarray(scoringrules.interval_score(observed, low, high, alpha))
 
 
 def spread_skill(observed: np.ndarray, mean: np.ndarray, std: np.ndarray, weights: np.ndarray | None = None) -> float:
@@ -412,9 +361,8 @@ def pit_chi2(pit: np.ndarray, bins: int = 10) -> float:
     return float(((counts - expected) ** 2 / expected).sum() / (bins - 1))
 
 
-def pit_ensemble(observed: np.ndarray, members: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Return the share of the members below what was observed, ties counted half, in (0, 1), shape (n,)."""
+def pit_ensemble(observed: np.ndarray, members: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return the share of the members below what was observed, by weights that sum to 1, ties half, in (0, 1), (n,)."""
     m = members.shape[-1]
-    w = np.full(m, 1 / m) if weights is None else weights / weights.sum()
-    below = (members < observed[:, None]) @ w + 0.5 * ((members == observed[:, None]) @ w)
+    below = (members < observed[:, None]) @ weights + 0.5 * ((members == observed[:, None]) @ weights)
     return np.clip((below * m + 0.5) / (m + 1), 0, 1)

@@ -17,14 +17,6 @@ def frequencies(labels: np.ndarray, classes: int, group: np.ndarray | None = Non
     return (counts + 1) / (counts.sum(axis=1, keepdims=True) + classes)
 
 
-def confusion(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return how often each class (row) was called each class (column), the most probable one being the call."""
-    classes = probabilities.shape[-1]
-    counts = np.zeros((classes, classes), dtype=int)
-    np.add.at(counts, (labels, probabilities.argmax(axis=-1)), 1)
-    return counts
-
-
 def statistics(probabilities: np.ndarray, labels: np.ndarray, climatology: np.ndarray) -> dict[str, Statistic]:
     """Return each metric as a function of sample weights (n,), giving one score for each forecast (m,).
 

@@ -1,7 +1,8 @@
-"""Scores of the probability of an event, all with sample weights: Brier and its parts, ranks, yes/no calls.
+"""Scores of the probability of an event: Brier and its parts, ranks, yes/no calls.
 
-A weight is how often a sample counts, so a bootstrap draw is a vector of weights, and a score under it is the score
-of the resampled data. Whatever has to be sorted is sorted once (`Ranking`).
+Those that are bootstrapped take sample weights. A weight is how often a sample counts, so a bootstrap draw is a vector
+of weights, and a score under it is the score of the resampled data. Whatever has to be sorted is sorted once
+(`Ranking`).
 """
 
 from __future__ import annotations
@@ -10,33 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 
-from ...ssl.common.errors import EarthSSLError
+from ...ssl.common.errors import EarthSSLError, check_known
 
 CALLS = ("pss", "hss")
 FLOOR = 1e-6  # least chance that the log loss believes: a forecast of 0 for what happens costs 14, not infinity
 
 
-def log_loss(probability: np.ndarray, event: np.ndarray, weight: np.ndarray | None = None) -> float:
-    """Return the weighted mean of -ln of the chance given to what happened; chances below 1e-6 count as 1e-6."""
-    p, o, w = checked(probability, event, weight)
-    given = np.where(o == 1, p, 1 - p)
-    return float(-w @ np.log(np.maximum(given, FLOOR)) / w.sum())
-
-
-def frequencies(event: np.ndarray, group: np.ndarray, groups: int, weight: np.ndarray | None = None) -> np.ndarray:
-    """Return the weighted frequency of the event in each group, shape (groups,); NaN in a group without weight.
-
-    Args:
-        event: 0 or 1, shape (n,).
-        group: Number of each sample's group, shape (n,).
-        groups: How many there are.
-        weight: Of the samples, shape (n,).
-    """
-    w = np.ones(len(event)) if weight is None else np.asarray(weight, dtype=float)
-    total = np.bincount(group, w, groups)
-    hits = np.bincount(group, w * event, groups)
-    return np.divide(hits, total, out=np.full(groups, np.nan), where=total > 0)
+def log_loss(probability: np.ndarray, event: np.ndarray) -> float:
+    """Return the mean of -ln of the chance given to what happened; chances below 1e-6 count as 1e-6."""
+    p, o = checked(probability, event)
+    return float(-np.log(np.maximum(np.where(o == 1, p, 1 - p), FLOOR)).mean())
 
 
 # ---- Reliability -----------------------------------------------------------------------------------------------
@@ -53,36 +39,21 @@ def bins_of(probability: np.ndarray, count: int = 10) -> np.ndarray:
     """
     if count < 2:
         raise EarthSSLError(f"reliability: expected at least 2 bins, got {count}")
-    values, at, counts = np.unique(probability, return_inverse=True, return_counts=True)
-    if len(values) <= count:
-        return np.asarray(at)
-    # a value lies in the bin that holds the middle of its ranks
-    middle = np.cumsum(counts) - counts / 2
-    bins = np.minimum((middle / counts.sum() * count).astype(int), count - 1)
-    return np.unique(bins, return_inverse=True)[1][at]
+    values, at = np.unique(probability, return_inverse=True)
+    if len(values) > count:
+        # a value lies in the bin that holds the middle of its ranks
+        middle = (rankdata(probability) - 0.5) / len(probability)
+        at = np.unique(np.minimum((middle * count).astype(int), count - 1), return_inverse=True)[1]
+    return np.asarray(at)
 
 
-def reliability(
-    probability: np.ndarray, event: np.ndarray, weight: np.ndarray | None = None, bins: int = 10
-) -> pd.DataFrame:
-    """Return one line a bin: from, to, forecast (mean), observed (frequency), share (of the weight), n.
-
-    Bins without weight are left out.
-    """
-    p, o, w = checked(probability, event, weight)
-    at = bins_of(p, bins)
-    total = np.bincount(at, w)
-    table = pd.DataFrame(
-        {
-            "from": pd.Series(p).groupby(at).min(),
-            "to": pd.Series(p).groupby(at).max(),
-            "forecast": np.bincount(at, w * p) / np.where(total > 0, total, 1),
-            "observed": np.bincount(at, w * o) / np.where(total > 0, total, 1),
-            "share": total / total.sum(),
-            "n": np.bincount(at),
-        }
-    )
-    return table[table["share"] > 0].reset_index(drop=True)
+def reliability(probability: np.ndarray, event: np.ndarray, bins: int = 10) -> pd.DataFrame:
+    """Return one line a bin: from, to, forecast (mean), observed (frequency), share (of the samples), n."""
+    p, o = checked(probability, event)
+    by_bin = pd.DataFrame({"p": p, "o": o}).groupby(bins_of(p, bins))
+    found, n = by_bin["p"].agg(["min", "max", "mean"]).to_numpy().T, by_bin.size()
+    return pd.DataFrame({"from": found[0], "to": found[1], "forecast": found[2], "observed": by_bin["o"].mean(),
+                         "share": n / len(p), "n": n})  # fmt: skip
 
 
 def calibration_error(probability: np.ndarray, event: np.ndarray, bins: int = 10) -> float:
@@ -108,22 +79,19 @@ class Murphy:
     within_covariance: float
 
 
-def murphy(probability: np.ndarray, event: np.ndarray, weight: np.ndarray | None = None, bins: int = 10) -> Murphy:
+def murphy(probability: np.ndarray, event: np.ndarray, bins: int = 10) -> Murphy:
     """Return the parts of the Brier score; they add up exactly whatever the bins."""
-    p, o, w = checked(probability, event, weight)
-    at, w = bins_of(p, bins), w / w.sum()
-    total = np.bincount(at, w)
-    divisor = np.where(total > 0, total, 1)
-    forecast, observed = np.bincount(at, w * p) / divisor, np.bincount(at, w * o) / divisor
-    rate = float(w @ o)
-    p_within, o_within = p - forecast[at], o - observed[at]
+    p, o = checked(probability, event)
+    at = bins_of(p, bins)
+    forecast, observed = ((np.bincount(at, values) / np.bincount(at))[at] for values in (p, o))
+    rate = float(o.mean())
     return Murphy(
-        brier=float(w @ (p - o) ** 2),
-        reliability=float(total @ (forecast - observed) ** 2),
-        resolution=float(total @ (observed - rate) ** 2),
+        brier=float(((p - o) ** 2).mean()),
+        reliability=float(((forecast - observed) ** 2).mean()),
+        resolution=float(((observed - rate) ** 2).mean()),
         uncertainty=rate * (1 - rate),
-        within_variance=float(w @ p_within**2),
-        within_covariance=float(2 * w @ (p_within * o_within)),
+        within_variance=float(((p - forecast) ** 2).mean()),
+        within_covariance=float(2 * ((p - forecast) * (o - observed)).mean()),
     )
 
 
@@ -253,27 +221,26 @@ class Contingency:
         return _ratio(a + d - chance, n - chance)
 
 
-def best_threshold(probability: np.ndarray, event: np.ndarray, score: str, weight: np.ndarray | None = None) -> float:
+def best_threshold(probability: np.ndarray, event: np.ndarray, score: str) -> float:
     """Return the forecast value from which on calls have the largest PSS or HSS; the highest of several.
 
     It is meant for validation samples: a threshold chosen on the samples it is scored on flatters.
 
     Args:
-        probability, event, weight: Shape (n,).
+        probability, event: Shape (n,).
         score: pss or hss.
 
     Raises:
         EarthSSLError: If the score is another, or there is one class only.
     """
-    if score not in CALLS:
-        raise EarthSSLError(f"best_threshold: expected a score out of {', '.join(CALLS)}, got '{score}'")
-    p, o, w = checked(probability, event, weight)
-    if not 0 < w @ o < w.sum():
+    check_known("best_threshold", [score], CALLS)
+    p, o = checked(probability, event)
+    if not 0 < o.sum() < len(o):
         raise EarthSSLError(
-            f"best_threshold: expected events and non-events to choose a threshold on, got {w @ o:g} events among "
-            f"{w.sum():g} samples; lengthen the validation block"
+            f"best_threshold: expected events and non-events to choose a threshold on, got {o.sum():g} events among "
+            f"{len(o)} samples; lengthen the validation block"
         )
-    ((a, b),) = Ranking(p, o).counts(w)
+    ((a, b),) = Ranking(p, o).counts(None)
     counts = Contingency(a, b, a[-1] - a, b[-1] - b)
     return float(np.unique(p)[::-1][np.nanargmax(getattr(counts, score))])
 
@@ -283,14 +250,11 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     return np.divide(a, b, out=np.full(np.broadcast_shapes(a.shape, b.shape), np.nan), where=b > 0)[()]
 
 
-def checked(
-    probability: np.ndarray, event: np.ndarray, weight: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return probabilities, events and weights as float64 (n,), weights 1 where none are given.
+def checked(probability: np.ndarray, event: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities and events as float64 (n,).
 
     Raises:
-        EarthSSLError: If shapes differ, a probability lies outside [0, 1], an event is neither 0 nor 1, or weights
-            are negative or sum to 0.
+        EarthSSLError: If shapes differ, a probability lies outside [0, 1], or an event is neither 0 nor 1.
     """
     p, o = np.asarray(probability, dtype=float), np.asarray(event)
     if p.ndim != 1 or not len(p):
@@ -299,10 +263,7 @@ def checked(
     if not ((p >= 0) & (p <= 1)).all():  # False for NaN too
         bad = p[~((p >= 0) & (p <= 1))]
         raise EarthSSLError(f"expected probabilities from 0 to 1, got {len(bad)} others, such as {bad[0]:g}")
-    w = np.ones(len(p)) if weight is None else np.asarray(weight, dtype=float)
-    if w.shape != p.shape or not (w >= 0).all() or not w.sum() > 0:
-        raise EarthSSLError(f"expected weights ≥ 0 of shape {p.shape} with a sum above 0, got shape {w.shape}")
-    return p, o.astype(float), w
+    return p, o.astype(float)
 
 
 def _check_events(event: np.ndarray, shape: tuple[int, ...]) -> None:

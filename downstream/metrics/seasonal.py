@@ -1,7 +1,7 @@
 """Deterministic scores of seasonal forecasts; all-season skill as a function of the weights of samples.
 
-Everything is folded to (…, lead, target year, target calendar month) first, because the scores average
-over calendar months and the bootstrap resamples years.
+What is bootstrapped is folded to (…, lead, target year, target calendar month) first, because the scores average over
+calendar months and the bootstrap resamples years.
 """
 
 from __future__ import annotations
@@ -14,27 +14,6 @@ from .paired_bootstrap import Resampled
 
 # A correlation over fewer pairs than this says nothing (two points always give ±1).
 FEWEST_PAIRS = 3
-
-
-def fold(values: np.ndarray, init: np.ndarray, leads: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return (target years, values by target year and calendar month); absent cells are NaN.
-
-    Args:
-        values: One number a lead and initial month, shape (…, lead, init).
-        init: Last input month of each sample, datetime64[M], shape (init,).
-        leads: Months from `init` to the central month of the target.
-
-    Returns:
-        Years, shape (years,), and the values, shape (…, lead, years, 12).
-    """
-    start = init.astype("datetime64[M]").astype(int)
-    target = start[None, :] + np.asarray(leads, dtype=int)[:, None]
-    first = int(target.min()) // 12
-    years = np.arange(first, int(target.max()) // 12 + 1)
-    folded = np.full((*values.shape[:-1], len(years), 12), np.nan)
-    for j in range(len(leads)):
-        folded[..., j, target[j] // 12 - first, target[j] % 12] = values[..., j, :]
-    return years + 1970, folded
 
 
 def pearson(
@@ -78,21 +57,15 @@ def valid_mean(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def all_season_skill(forecast: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """Return the mean over the 12 target calendar months of r over the years (Ham et al. 2019).
+def all_season_skill(forecast: np.ndarray, observed: np.ndarray, month: np.ndarray) -> np.ndarray:
+    """Return the mean over the calendar months of r over the years (Ham et al. 2019), shape (…,).
 
     Args:
-        forecast, observed: Folded values, shape (…, years, 12).
-
-    Returns:
-        Skill, shape (…,).
+        forecast, observed: Shape (…, sample), NaN where there is none.
+        month: Calendar month of each sample, of its start or of its target, (sample,).
     """
-    return valid_mean(pearson(forecast, observed, axis=-2), axis=-1)
-
-
-def root_mean_square_error(forecast: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """Return the RMSE over all years and months of folded values (…, years, 12), in their unit."""
-    return np.sqrt(valid_mean((forecast - observed) ** 2, axis=(-2, -1)))
+    found = [pearson(forecast[..., month == m], observed[..., month == m]) for m in np.unique(month)]
+    return valid_mean(np.stack(found), axis=0)
 
 
 def std_ratio(forecast: np.ndarray, observed: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:

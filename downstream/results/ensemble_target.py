@@ -14,21 +14,8 @@ import scoringrules
 from .target import Metric, Target, additive
 
 # what is kept of each sample, means over the cells of a field by their area
-PARTS = (
-    "error2",
-    "crps",
-    "variance",
-    "covered",
-    "mean",
-    "truth",
-    "mean2",
-    "truth2",
-    "product",
-    "spread",
-    "error",
-    "both",
-)
-ERROR2, CRPS, VARIANCE, COVERED, MEAN, TRUTH, MEAN2, TRUTH2, PRODUCT, SPREAD, ERROR, BOTH = range(len(PARTS))
+PARTS = range(12)
+ERROR2, CRPS, VARIANCE, COVERED, MEAN, TRUTH, MEAN2, TRUTH2, PRODUCT, SPREAD, ERROR, BOTH = PARTS
 LEVEL = 0.8  # of the intervals whose coverage is told
 VALUES_AT_ONCE = 2**22
 Members = Callable[[slice], np.ndarray]  # some samples -> (sample, member, cell)

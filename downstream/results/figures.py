@@ -79,11 +79,18 @@ def curve_figures(means: pd.DataFrame, roles: Mapping[str, Role], unit: str, cou
     if not len(means):
         return {}
     counted = means.assign(used=(means["used"].astype(float) * count).round())
-    return {"label_curve": _curves(counted, roles, f"training {unit}s with labels")}
+    return {"label_curve": band_figure(counted, roles, f"training {unit}s with labels")}
 
 
-def _curves(means: pd.DataFrame, roles: Mapping[str, Role], label: str) -> Figure:
-    """Return a panel a target with a line and its band for each row, over what was used, on a logarithmic axis."""
+def band_figure(means: pd.DataFrame, roles: Mapping[str, Role], label: str, scale: str = "log") -> Figure:
+    """Return a panel a target with a line and its band for each row, over what was used.
+
+    Args:
+        means: Columns row, target, metric, used, value, low, high; NaN bounds: no band.
+        roles: Of rows, which set their colours.
+        label: What was used, in words.
+        scale: Of that axis, "log" or "linear".
+    """
     chosen = thinned(list(dict.fromkeys(zip(means["target"], means["metric"], strict=True))), MOST_PANELS)
     drawn = Figure(figsize=(1.2 + 3.3 * len(chosen), 3.9), layout="constrained")
     panels = drawn.subplots(1, len(chosen), sharey=True, squeeze=False)[0]
@@ -97,7 +104,7 @@ def _curves(means: pd.DataFrame, roles: Mapping[str, Role], label: str) -> Figur
             axes.fill_between(x, low, high, color=colour, alpha=0.12, lw=0)
             axes.plot(x, y, marker=MARKS[k % len(MARKS)], ms=4, lw=1.4, color=colour, label=name)
         axes.axhline(0, color="0.6", lw=0.8, zorder=0)
-        axes.set_xscale("log")
+        axes.set_xscale(scale)
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
         axes.set_title(target, fontsize=9, loc="left")
@@ -143,7 +150,7 @@ def shots_figure(curve: pd.DataFrame) -> Figure:
     by_draw = curve.groupby(["target", "row", "used", "draw"], sort=False)["brier_skill"].mean()
     draws = by_draw.groupby(["target", "row", "used"], sort=False)
     means = pd.DataFrame({"value": draws.mean(), "low": draws.min(), "high": draws.max()}).reset_index()
-    return _curves(means.assign(metric="brier_skill"), {}, "examples a class")
+    return band_figure(means.assign(metric="brier_skill"), {}, "examples a class")
 
 
 def style(number: int) -> tuple[str, str]:
@@ -156,10 +163,12 @@ def line_figure(
     xlabel: str,
     ylabel: str = "",
     bold: tuple[str, ...] = (),
+    marker: str = ".",
+    levels: Sequence[float] = (),
 ) -> Figure:
     """Return lines (x, y) of rows by name in panels by title, with one legend; a panel may lack some rows.
 
-    Rows whose names begin with one of `bold` are drawn thick.
+    Rows whose names begin with one of `bold` are drawn thick; `levels` are drawn behind the lines.
     """
     drawn, places = _abreast(Figure, len(panels), 4.3, 3.8, beside=2.6)
     rows = list(dict.fromkeys(name for lines in panels.values() for name in lines))
@@ -168,7 +177,9 @@ def line_figure(
         for name, (x, y) in lines.items():
             colour, dash = style(rows.index(name))
             wide = 2.2 if bold and name.startswith(bold) else 1.2
-            (entries[name],) = axes.plot(x, y, dash, color=colour, lw=wide, marker=".", label=name)
+            (entries[name],) = axes.plot(x, y, dash, color=colour, lw=wide, marker=marker, label=name)
+        for level in levels:
+            axes.axhline(level, color="0.6", lw=0.7, zorder=0)
         axes.set_title(title, loc="left", fontsize=9)
         axes.set_xlabel(xlabel)
     places[0].set_ylabel(ylabel)
@@ -177,15 +188,22 @@ def line_figure(
 
 
 def map_figure(
-    fields: Mapping[str, np.ndarray], grid: LatLonGrid, limit: float, label: str, title: str, units: str
+    fields: Mapping[str, np.ndarray],
+    grid: LatLonGrid,
+    limit: float,
+    label: str,
+    title: str,
+    units: str,
+    shares: bool = False,
 ) -> MapFigure:
-    """Return maps of fields (row, column) by name on one scale from -limit to limit; NaN is grey."""
+    """Return maps of fields (row, column) by name on one scale from -limit (of shares, 0) to limit; NaN is grey."""
+    low, colours = (0.0, "viridis") if shares else (-limit, "RdBu_r")
     drawn, places = _abreast(MapFigure, len(fields), 4.3, 2.3, above=0.6)
-    drawn.maps = Maps.of(fields, grid, (-limit, limit), units)
+    drawn.maps = Maps.of(fields, grid, (low, limit), units)
     for axes, (name, field) in zip(places, fields.items(), strict=False):
         axes.set_facecolor("0.85")
         shown = axes.pcolormesh(
-            grid.lon_bounds, grid.lat_bounds, np.ma.masked_invalid(field), cmap="RdBu_r", vmin=-limit, vmax=limit
+            grid.lon_bounds, grid.lat_bounds, np.ma.masked_invalid(field), cmap=colours, vmin=low, vmax=limit
         )
         axes.set_title(name, loc="left", fontsize=8)
         axes.tick_params(labelsize=6)

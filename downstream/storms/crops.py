@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ...ssl.common.errors import EarthSSLError, nearest
+from ...ssl.common.errors import EarthSSLError, check_known, check_settings
 from ...ssl.fields.batch import Batch, from_fields
 from ...ssl.fields.grid import LatLonGrid
 from ...ssl.fields.reflections import turn, turn_cells
@@ -51,8 +51,7 @@ class CropConfig:
     rotated: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.radius_deg <= 60:
-            raise EarthSSLError(f"crops.radius_deg: expected above 0 and at most 60 degrees, got {self.radius_deg}")
+        check_settings("crops", self, {"radius_deg": "(0, 60]"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -302,10 +301,7 @@ def crop_features(
     Raises:
         EarthSSLError: If a layer or pooling does not exist, or as for `StormCrops`.
     """
-    if pooling not in POOLINGS:
-        raise EarthSSLError(
-            f"crops.pooling: expected {', '.join(POOLINGS)}, got '{pooling}'." + nearest(pooling, POOLINGS)
-        )
+    check_known("crops.pooling", [pooling], POOLINGS)
     wrong = [layer for layer in layers if not 0 <= layer < encoder.depth]
     if wrong or not layers:
         raise EarthSSLError(f"crops.layers: expected some of 0 to {encoder.depth - 1}, got {list(layers)}")

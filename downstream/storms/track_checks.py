@@ -101,43 +101,29 @@ def check_values(table: pd.DataFrame, where: str) -> None:
     """
     low, high = WIND_KT
     wind, lat, lon = table["wind_kt"], table["lat"], table["lon"]
-    refuse(
-        table, wind.notna() & ~wind.between(low, high), "wind_kt",
-        f"{where}: expected winds of {low:g} to {high:g} kt in the column 'wind_kt'",
-        "leave the cell empty where the wind is unknown; marks such as -999, -1, 0 or 999 are no winds",
-    )  # fmt: skip
-    refuse(
-        table, ~lat.between(-90, 90), "lat", f"{where}: expected degrees north, -90…90, in the column 'lat'",
-        "mend or drop these rows",
-    )  # fmt: skip
-    refuse(
-        table, ~lon.between(*LONGITUDES), "lon", f"{where}: expected degrees east, -180…360, in the column 'lon'",
-        "mend or drop these rows",
-    )  # fmt: skip
-    category = table["category"]
-    refuse(
-        table, (category % 1 != 0) | ~category.between(*CATEGORIES), "category",
-        f"{where}: expected a whole number, -5…5, in the column 'category'",
-        "-5 says that it is unknown",
-    )  # fmt: skip
-    refuse(
-        table, table["basin"].str.strip().str.lower().isin(NO_VALUE - {"na"}), "basin",
-        f"{where}: expected a basin in the column 'basin'",
-        "an empty one may have been NA, the North Atlantic, which pandas reads as missing: use keep_default_na=False",
-    )  # fmt: skip
-    wrong = (table["basin"].isin(NORTH) & (lat < -5)) | (table["basin"].isin(SOUTH) & (lat > 5))
-    refuse(
-        table, wrong, "lat", f"{where}: expected latitudes (column 'lat') in the hemisphere of the basin",
-        "mend the sign, the basin, or columns that are swapped",
-    )  # fmt: skip
-    for name in PRESSURES:
-        if name in table:
-            value = numbers(table, name, where)
-            refuse(
-                table, value.notna() & ~value.between(*PRESSURE_HPA), name,
-                f"{where}: expected pressures of {PRESSURE_HPA[0]:g} to {PRESSURE_HPA[1]:g} hPa in the column '{name}'",
-                "convert them, and leave the cell empty where the pressure is unknown",
-            )  # fmt: skip
+    category, basin, mend = table["category"], table["basin"], "mend or drop these rows"
+    wrong = (basin.isin(NORTH) & (lat < -5)) | (basin.isin(SOUTH) & (lat > 5))
+    empty = basin.str.strip().str.lower().isin(NO_VALUE - {"na"})
+    whole = (category % 1 == 0) & category.between(*CATEGORIES)
+    for column, bad, expected, remedy in (
+        ("wind_kt", wind.notna() & ~wind.between(low, high), f"winds of {low:g} to {high:g} kt in the column 'wind_kt'",
+         "leave the cell empty where the wind is unknown; marks such as -999, -1, 0 or 999 are no winds"),
+        ("lat", ~lat.between(-90, 90), "degrees north, -90…90, in the column 'lat'", mend),
+        ("lon", ~lon.between(*LONGITUDES), "degrees east, -180…360, in the column 'lon'", mend),
+        ("category", ~whole, "a whole number, -5…5, in the column 'category'", "-5 says that it is unknown"),
+        ("basin", empty, "a basin in the column 'basin'", "an empty one may have been NA, the North Atlantic, which "
+         "pandas reads as missing: use keep_default_na=False"),
+        ("lat", wrong, "latitudes (column 'lat') in the hemisphere of the basin",
+         "mend the sign, the basin, or columns that are swapped"),
+    ):  # fmt: skip
+        refuse(table, bad, column, f"{where}: expected {expected}", remedy)
+    for name in (name for name in PRESSURES if name in table):
+        value, (low, high) = numbers(table, name, where), PRESSURE_HPA
+        refuse(
+            table, value.notna() & ~value.between(low, high), name,
+            f"{where}: expected pressures of {low:g} to {high:g} hPa in the column '{name}'",
+            "convert them, and leave the cell empty where the pressure is unknown",
+        )  # fmt: skip
     _check_units(table, where)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...ssl.common.errors import EarthSSLError, check_known
+from ...ssl.common.errors import EarthSSLError, check_known, check_settings
 from ...ssl.common.files import read_json, write_json
 from ...ssl.model.encoder import EncoderConfig
 from ...ssl.sources.controls.designs import DESIGNS
@@ -75,15 +75,10 @@ class ControlsConfig:
             found = [found] if isinstance(found, str) else found
             if not found or len(set(found)) < len(found):
                 raise EarthSSLError(f"controls.{name}: expected some, each once, got {found}")
-        if self.steps < 10 or not 0 < self.warmup < 1 or min(self.labels) < 2 or min(self.seeds) < 0:
-            raise EarthSSLError(
-                "controls: expected steps ≥ 10, warmup within (0, 1), labels ≥ 2 and seeds ≥ 0, got "
-                f"{self.steps}, {self.warmup}, {self.labels}, {self.seeds}"
-            )
-        if self.label_draws < 1 or self.draws < 1000:
-            raise EarthSSLError(
-                f"controls: expected label_draws ≥ 1 and draws ≥ 1000, got {self.label_draws}, {self.draws}"
-            )
+        check_settings("controls", self, {
+            "steps": "≥ 10", "warmup": "(0, 1)", "labels": "≥ 2", "seeds": "≥ 0", "label_draws": "≥ 1",
+            "draws": "≥ 1000",
+        })  # fmt: skip
 
     def training(self, objective: str, seed: int) -> TrainingConfig:
         """Return the schedule of one encoder."""

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from ...ssl.training.budget import Course
+from ..results.figures import line_figure
 
 PICTURE = "skill_against_steps"
 PICTURE_WORDS = (
-    "Validation skill against steps of each training; a ring at the weights that were kept, broken lines at the skill "
+    "Validation skill against steps of each training; a ring at the weights that were kept, level lines at the skill "
     "of cues that need no training."
 )
 TABLE = "budget"
-PANELS = 4  # side by side
 
 
 @dataclass(frozen=True)
@@ -51,30 +53,19 @@ def budget_note(found: Sequence[Trained]) -> str:
 
 def course_picture(found: Sequence[Trained]) -> Figure:
     """Return validation skill against steps, one panel a pretext task or recipe."""
-    groups = list(dict.fromkeys(one.group for one in found))
-    across = min(PANELS, len(groups))
-    down = -(-len(groups) // across)
-    drawn = Figure(figsize=(3.4 * across, 2.5 * down + 0.3), layout="constrained")
-    panels = drawn.subplots(down, across, squeeze=False).ravel()
-    for panel, group in zip(panels, groups, strict=False):
-        own = [one for one in found if one.group == group]
-        for one in own:
-            course = one.course
-            (line,) = panel.plot(course.steps, course.skill, lw=1.2, label=one.name)
+    panels: dict[str, dict[str, tuple[Any, Any]]] = {}
+    for one in found:
+        own, steps = panels.setdefault(one.group, {}), one.course.steps
+        own[one.name] = steps, one.course.skill
+        for name, skill in one.levels.items():
+            own[name] = steps, np.full(len(steps), skill)
+    drawn = line_figure(panels, "steps", "skill on validation", marker="", levels=(0,))
+    for axes, group in zip(drawn.axes, panels, strict=False):
+        courses = [one.course for one in found if one.group == group]
+        for course in courses:
             here = course.steps == course.kept
-            panel.plot(course.steps[here], course.skill[here], "o", mfc="none", color=line.get_color())
-        levels = {name: skill for one in own for name, skill in one.levels.items()}
-        for number, (name, skill) in enumerate(levels.items()):
-            panel.axhline(skill, color="0.4", lw=0.9, ls=("--", ":", "-.")[number % 3], label=name)
-        panel.axhline(0, color="black", lw=0.6)
-        panel.set_title(group, fontsize=9, loc="left")
-        panel.tick_params(labelsize=7)
+            axes.plot(course.steps[here], course.skill[here], "o", mfc="none", color="black")
         # A collapsed training far below the trivial answer would flatten all others.
-        low = min([-0.05, *(float(one.course.skill.min()) for one in own if len(one.course.skill))])
-        panel.set_ylim(bottom=max(-1.0, low))
-        panel.legend(fontsize=6, frameon=False)
-    for panel in panels[len(groups) :]:
-        panel.set_axis_off()
-    drawn.supxlabel("steps", fontsize=9)
-    drawn.supylabel("skill on validation", fontsize=9)
+        low = min([-0.05, *(float(course.skill.min()) for course in courses if len(course.skill))])
+        axes.set_ylim(bottom=max(-1.0, low))
     return drawn

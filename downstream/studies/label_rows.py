@@ -69,8 +69,7 @@ class Inputs:
         raw, training = task.raw(window), task.training_samples()
         fitted = training[np.isin(training, np.flatnonzero(task.fitted_steps()))]
         pca = window_components(raw, fitted, sorted({*FEW_COMPONENTS, *PCA_COMPONENTS}))
-        times = task.store.times.astype("datetime64[ns]")
-        validation = np.flatnonzero(task.store.splits.inside(times, "val"))
+        validation = np.flatnonzero(task.store.splits.inside(task.store.times, "val"))
         wanted = np.unique(np.concatenate([one.rows[part] for one in labels for part in ("train", "val", "test")]))
         return cls(
             {f"{raw.shape[1]} values": raw},

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ...ssl.common.errors import EarthSSLError, nearest
+from ...ssl.common.errors import EarthSSLError, check_known, check_settings
 from ...ssl.common.files import write_text
 from ...ssl.model.encoder import Encoder, EncoderConfig
 from ...ssl.runtime.workers import check_address
@@ -99,20 +99,13 @@ class MatrixConfig:
         taken = [name for name in self.recipes if name in (UNTRAINED, REFERENCES, ALL) or "/" in name or not name]
         if taken:
             raise EarthSSLError(f"matrix.recipes: expected names other than '{taken[0]}'; rename the recipe")
-        for name in self.leave_one_out:
-            if name not in self.recipes:
-                raise EarthSSLError(
-                    f"matrix.leave_one_out: '{name}' is no recipe.{nearest(name, list(self.recipes))} "
-                    f"There are: {', '.join(self.recipes)}"
-                )
+        if self.leave_one_out:
+            check_known("matrix.leave_one_out", self.leave_one_out, list(self.recipes))
         if len(self.leave_one_out) in (1, 2) and len(set(self.leave_one_out)) < 2:
             raise EarthSSLError("matrix.leave_one_out: expected at least two recipes to join, got one")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise EarthSSLError(f"matrix.seeds: expected different seeds, got {self.seeds}")
-        if self.draws < 1000 or self.jobs < 1 or self.block < 1:
-            raise EarthSSLError(
-                f"matrix: expected draws ≥ 1000, jobs ≥ 1, block ≥ 1, got {self.draws}, {self.jobs}, {self.block}"
-            )
+        check_settings("matrix", self, {"draws": "≥ 1000", "jobs block": "≥ 1"})
 
     def all_recipes(self) -> dict[str, dict[str, Any]]:
         """Return the recipes, those of the leave-one-out table joined.

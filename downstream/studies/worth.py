@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ...ssl.common.errors import EarthSSLError
+from ...ssl.common.errors import check_settings
 from ..evaluation.window_task import WindowTask
 from ..results.numbers import number, plain
 from ..results.scores import tables
@@ -84,10 +84,7 @@ class WorthConfig:
     out: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.ahead or min(self.ahead) < 1:
-            raise EarthSSLError(f"worth.ahead: expected at least one step ahead, from 1, got {self.ahead}")
-        if self.draws < 100 or (self.window or 1) < 1 or self.window == 0:
-            raise EarthSSLError(f"worth: expected draws ≥ 100 and window ≥ 1, got {self.draws} and {self.window}")
+        check_settings("worth", self, {"ahead window": "≥ 1", "draws": "≥ 100"})
 
 
 @dataclass(frozen=True)

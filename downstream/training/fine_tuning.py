@@ -20,7 +20,7 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from ...ssl.common.errors import EarthSSLError, nearest
+from ...ssl.common.errors import EarthSSLError, check_settings
 from ...ssl.common.randomness import key
 from ...ssl.model.encoder import Encoder
 from .loop import Looks, Schedule, Training, best_on_validation, by_decay, warmup_and_half_cosine
@@ -73,29 +73,15 @@ class FinetuneConfig:
     clip: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise EarthSSLError(
-                f"finetune.mode: expected {', '.join(MODES)}, got '{self.mode}'." + nearest(str(self.mode), MODES)
-            )
-        for name in ("blocks", "rank", "steps", "batch_size", "check_every"):
-            if getattr(self, name) < 1:
-                raise EarthSSLError(f"finetune.{name}: expected a whole number ≥ 1, got {getattr(self, name)}")
+        check_settings("finetune", self, {
+            "mode": MODES, "blocks rank steps batch_size check_every": "≥ 1", "alpha lr head_lr clip": "> 0",
+            "weight_decay patience": "≥ 0", "average drop_path": "[0, 1)", "layer_decay": "(0, 1]",
+        })  # fmt: skip
         if not 1 <= self.warmup_steps < self.steps or self.check_every > self.steps:
             raise EarthSSLError(
                 f"finetune: expected warmup_steps from 1 to steps - 1 and check_every ≤ steps, got "
                 f"{self.warmup_steps}, {self.check_every} and {self.steps} steps"
             )
-        if not min(self.alpha, self.lr, self.head_lr, self.clip) > 0 or min(self.weight_decay, self.patience) < 0:
-            raise EarthSSLError(
-                f"finetune: expected alpha, lr, head_lr and clip > 0, weight_decay and patience ≥ 0, got {self.alpha}, "
-                f"{self.lr}, {self.head_lr}, {self.clip}, {self.weight_decay}, {self.patience}"
-            )
-        if not 0 <= self.average < 1:
-            raise EarthSSLError(f"finetune.average: expected a decay in [0, 1), got {self.average}")
-        if not 0 < self.layer_decay <= 1:
-            raise EarthSSLError(f"finetune.layer_decay: expected a factor in (0, 1], got {self.layer_decay}")
-        if not 0 <= self.drop_path < 1:
-            raise EarthSSLError(f"finetune.drop_path: expected a chance in [0, 1), got {self.drop_path}")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...ssl.common.errors import EarthSSLError
+from ...ssl.common.errors import EarthSSLError, check_settings
 from ...ssl.common.randomness import key
 from .loop import Looks, Schedule, Training, best_on_validation, by_decay, warmup_and_half_cosine
 
@@ -38,12 +38,8 @@ class ScratchConfig:
     check_every: int = 25
 
     def __post_init__(self) -> None:
-        if self.seeds < 0 or self.steps < self.check_every or min(self.check_every, self.batch_size) < 1:
-            raise EarthSSLError(
-                f"scratch: expected seeds ≥ 0, steps ≥ check_every ≥ 1 and batch_size ≥ 1, got {self}; mend them"
-            )
-        if not self.lr > 0 or self.weight_decay < 0:
-            raise EarthSSLError(f"scratch: expected lr > 0 and weight_decay ≥ 0, got {self.lr}, {self.weight_decay}")
+        check_settings("scratch", self, {"seeds weight_decay": "≥ 0", "check_every batch_size": "≥ 1", "lr": "> 0"})
+        check_settings("scratch", self, {"steps": f"≥ {self.check_every}"})
 
 
 N = TypeVar("N", bound=nn.Module)
@@ -76,18 +72,23 @@ def learn(
     """Return a network whose number of steps was chosen on validation, trained anew on all that it may see, if asked.
 
     Args:
-        make: Returns the network before training, the same one each time.
+        make: Returns the network before training, its weights drawn from torch's generator, which is seeded here.
         loss: Of the network on some samples.
         score: Of the network on validation; smaller is better.
         train: Samples to choose on, (n,).
         fit: Samples of the second training: those of train and validation, (n,); None: the network of the first
             training stays, with the weights that it had when validation was best.
         config: How to train.
-        seed: Of the order of the samples.
+        seed: Of the weights and of the order of the samples.
 
     Raises:
         EarthSSLError: If no score is finite.
     """
+
+    def new() -> N:
+        torch.manual_seed(key(seed, "scratch") & (2**63 - 1))
+        return make()
+
     share = warmup_and_half_cosine(config.steps, max(1, config.steps // 10), after_warmup=False)
     schedule = Schedule(config.steps, config.batch_size, share, clip=1.0)
 
@@ -96,7 +97,7 @@ def learn(
         label = f"scratch {seed}, {purpose}"
         return Training(network, groups, lambda chosen: loss(network, chosen), samples, schedule, order, label)
 
-    network = make()
+    network = new()
     selecting = training(network, train, "train", schedule, "select")
     best = best_on_validation(selecting, lambda: score(network), Looks(config.check_every))
     if best is None:
@@ -104,14 +105,9 @@ def learn(
     if fit is None:
         network.load_state_dict(best.weights)
     else:
-        network = make()
+        network = new()
         # Warm-up and cosine are those of the first training, which this one follows to its best step.
         for _ in training(network, fit, "fit", replace(schedule, steps=best.steps), "refit"):
             pass
     network.eval()
     return Learnt(network, best.steps, best.score)
-
-
-def seeded(seed: int) -> None:
-    """Seed torch for the weights of a network trained from scratch."""
-    torch.manual_seed(key(seed, "scratch") & (2**63 - 1))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ...ssl.fields.batch import Batch
 from ...ssl.model.encoder import Encoder
-from ...ssl.model.tokens import Patches
+from ...ssl.model.tokens import patchify
 
 
 class PatchNetwork(nn.Module):
@@ -18,7 +19,8 @@ class PatchNetwork(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, patches: Patches) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         """Return the outputs of each place, (batch, place, output)."""
+        patches = patchify(batch, self.encoder.config.patch)
         # Every step holds the same places, in the same order.
         return self.head(self.encoder(patches).unflatten(1, (patches.shape[0], -1))[:, -1])

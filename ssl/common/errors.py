@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 
 class EarthSSLError(Exception):
@@ -26,3 +26,39 @@ def check_known(where: str, names: Sequence[str], valid: Sequence[str]) -> None:
             raise EarthSSLError(f"{where}: expected one of {', '.join(valid)}, got '{name}'.{nearest(name, valid)}")
     if not names:
         raise EarthSSLError(f"{where}: expected some of {', '.join(valid)}, got none")
+
+
+def check_settings(
+    where: str, settings: object, rules: Mapping[str, str | Sequence[str]], empty: Collection[str] = ()
+) -> None:
+    """Raise unless every setting, and every entry of one that is a list, is as its rule says; null always is.
+
+    Args:
+        where: Section of the config, for the message.
+        settings: Holds them as attributes.
+        rules: By the names of settings with blanks between them: what words are valid, or which numbers, such as
+            "≥ 1", "> 0" or "(0, 1]".
+        empty: Lists of numbers that may be empty.
+
+    Raises:
+        EarthSSLError: If one is not.
+    """
+    for names, rule in rules.items():
+        for name in names.split():
+            value = getattr(settings, name)
+            if value is None:
+                continue
+            every = value if isinstance(value, (list, tuple)) else [value]
+            if not isinstance(rule, str):
+                check_known(f"{where}.{name}", every, rule)
+            elif not all(_follows(one, rule) for one in every) or not (every or name in empty):
+                some = "" if every else ", at least one"
+                sign = "" if rule[0] in "≥>" else "in "
+                raise EarthSSLError(f"{where}.{name}: expected {name} {sign}{rule}{some}, got {value}")
+
+
+def _follows(value: float, rule: str) -> bool:
+    if rule[0] in "≥>":
+        return value >= float(rule[2:]) if rule[0] == "≥" else value > float(rule[2:])
+    low, high = map(float, rule[1:-1].split(", "))
+    return (low <= value if rule[0] == "[" else low < value) and (value <= high if rule[-1] == "]" else value < high)

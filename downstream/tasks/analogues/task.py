@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -11,15 +11,14 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from ....ssl.common.errors import EarthSSLError, check_known, nearest
+from ....ssl.common.errors import EarthSSLError, check_known
 from ....ssl.sources.weather.recorded import of_weather
 from ....ssl.store.store import Store
 from ...evaluation.config import TaskConfig
 from ...evaluation.encoders import Contender
 from ...evaluation.equal_input import PCA, RANDOM
-from ...evaluation.task import Decoders, Extras, Features
-from ...evaluation.window_labels import WindowLabels, block_rows
-from ...evaluation.window_network import window_networks
+from ...evaluation.task import Decoders, Extras, Features, Task
+from ...evaluation.window_labels import WindowLabels, block_rows, of_same_samples
 from ...evaluation.window_task import WindowTask
 from ...features.eof import window_components
 from ...features.frozen_features import POOLINGS
@@ -30,7 +29,6 @@ from ...heads.neighbours import METRICS
 from ...results.ensemble_target import dressed, ensemble_target, parts_of
 from ...results.row import Role, Row
 from ...results.target import Target
-from ...training.from_scratch import SCRATCH
 from ..indices.label_table import LEAD, label_season, labels_of
 from .search import SCALINGS, Chosen, Search
 
@@ -104,15 +102,8 @@ class AnaloguesConfig(TaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, valid in (("poolings", POOLINGS), ("scalings", SCALINGS), ("metrics", METRICS)):
-            check_known(f"analogues.{name}", getattr(self, name), valid)
-        for name in ("fields", "neighbours", "scalings", "metrics"):
-            values = getattr(self, name)
-            self.expect(len(set(values)) == len(values), f"{name} each once", name)
-        self.expect(min(self.leads, default=0) >= 1, "steps from 1, at least one", "leads")
-        self.expect(min(self.neighbours, default=0) >= 2, "numbers from 2, at least one", "neighbours")
-        self.expect(self.exclude_days >= 0, "days from 0", "exclude_days")
-        self.expect(self.season_days is None or 0 < self.season_days <= 183, "days up to 183, or null", "season_days")
+        self.check({"poolings": POOLINGS, "scalings": SCALINGS, "metrics": METRICS, "leads": "≥ 1", "neighbours": "≥ 2",
+                    "exclude_days": "≥ 0", "season_days": "(0, 183]"})  # fmt: skip
 
 
 class Analogues(WindowTask[AnaloguesConfig]):
@@ -135,28 +126,12 @@ class Analogues(WindowTask[AnaloguesConfig]):
                     "analogues: expected areas, fields, or a table of labels to be told, got none; set one"
                 )
             self._table = labels_of(store, config.labels, config.columns)
-        self._refuse_what_does_not_fit()
+        for where, named in (("fields", config.fields), ("areas", [one.variable for one in config.areas.values()])):
+            if named:
+                check_known(f"analogues.{where}", named, store.variables)
         self._now: dict[str, np.ndarray] = {}  # value of the present, by target, (time, cell)
         self._weights: dict[str, np.ndarray] = {}  # of its cells
         self._dates: dict[str, np.ndarray] = {}  # steps of the analogues of each row, of the first target
-
-    def _refuse_what_does_not_fit(self) -> None:
-        config, store = self.config, self.store
-        for where, name in [("fields", one) for one in config.fields] + [
-            (f"areas.{area}", one.variable) for area, one in config.areas.items()
-        ]:
-            if name not in store.variables:
-                raise EarthSSLError(
-                    f"analogues.{where}: expected a variable of the store ({', '.join(store.variables)}), got "
-                    f"'{name}'." + nearest(name, list(store.variables))
-                )
-        gap = store.splits.embargo_days
-        for name in self._columns:
-            if (found := LEAD.match(name)) and int(found[2]) > gap:
-                raise EarthSSLError(
-                    f"analogues: expected labels no further ahead than the gap between the blocks ({gap:g} days), got "
-                    f"'{name}'; prepare with --splits.embargo_days {found[2]}, or leave the column out"
-                )
 
     @property
     def _columns(self) -> list[str]:
@@ -259,7 +234,7 @@ class Analogues(WindowTask[AnaloguesConfig]):
     ) -> Row:
         """Return the row of analogues in features, see `Task.fitted`; units are the years of the library."""
         search, forecast, chosen, kept = self._search, {}, {}, {}
-        for group in _groups(self.labels):
+        for group in of_same_samples(self.labels):  # they share the search
             library, test = group[0].rows["train"], group[0].rows["test"]
             if units is not None:
                 library = library[np.isin(group[0].units[library], units)]
@@ -295,12 +270,9 @@ class Analogues(WindowTask[AnaloguesConfig]):
 
     def _parts(self, label: WindowLabels, found: np.ndarray) -> np.ndarray:
         truth = label.values[label.rows["test"]]
-        return parts_of(
-            lambda part: label.values[found[part]], found.shape[1], truth, self._weights[label.name]
-        )  # fmt: skip
+        return parts_of(lambda part: label.values[found[part]], found.shape[1], truth, self._weights[label.name])
 
-    def refitted(self, row: Row, units: np.ndarray) -> Row:
-        return self.fitted(row.name, row.role, row.features, row.seed, units)
+    refitted = Task.refitted
 
     def baselines(self, window: int) -> Iterable[Row]:
         yield Row("climatology", Role.BASELINE, self._climatology)
@@ -349,18 +321,12 @@ class Analogues(WindowTask[AnaloguesConfig]):
         self, encoders: Sequence[Contender], seeds: int | None = None, units: np.ndarray | None = None
     ) -> Iterable[Row]:
         """Return networks from scratch on the targets that are one number: a single value, without spread."""
-        numbers = [one for one in self.labels if one.values.shape[1] == 1]
-        count = self.config.scratch.seeds if seeds is None else seeds
-        if not numbers or not count:
-            return
-        networks = window_networks(
-            self.config.scratch, encoders[0].encoder.config, self.store, numbers, count, units, None
-        )  # fmt: skip
-        for seed, found in enumerate(networks):
-            told = {
-                one.name: _single(found.forecast[one.name], one.values[one.rows["test"]]) for one in numbers
-            }  # fmt: skip
-            yield Row(SCRATCH, Role.SCRATCH, told, seed, {"steps": found.steps, "validation_error": found.score})
+        for row in super().trained(encoders, seeds, units):
+            told = {one.name: _single(row.forecast[one.name], one.values[one.rows["test"]]) for one in self.learnt()}
+            yield replace(row, forecast=told)
+
+    def learnt(self) -> Sequence[WindowLabels]:
+        return [one for one in self.labels if one.values.shape[1] == 1]
 
     def curved(self, row: Row) -> bool:
         return bool(row.features) and not row.name.startswith(RANDOM)
@@ -395,11 +361,3 @@ class Analogues(WindowTask[AnaloguesConfig]):
 
 def _single(forecast: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return parts_of(lambda part: forecast[part][:, None, None], 1, truth, np.ones(1))
-
-
-def _groups(labels: Sequence[WindowLabels]) -> list[list[WindowLabels]]:
-    """Return the labels, those of the same samples together: they share the search."""
-    groups: dict[tuple[bytes, ...], list[WindowLabels]] = {}
-    for label in labels:
-        groups.setdefault(tuple(rows.tobytes() for rows in label.rows.values()), []).append(label)
-    return list(groups.values())

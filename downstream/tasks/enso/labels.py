@@ -22,7 +22,7 @@ from ....ssl.common.errors import EarthSSLError, check_known, nearest
 from ....ssl.fields.grid import LatLonGrid
 from ....ssl.fields.splits import PARTS, Splits
 from ...features.anomalies import monthly_anomaly
-from ...metrics.seasonal import all_season_skill, fold, root_mean_square_error
+from ...metrics.seasonal import all_season_skill, valid_mean
 from ...results.row import Role, Row
 
 NINO34 = (-5.0, 5.0, 190.0, 240.0)  # south, north, west, east
@@ -251,13 +251,10 @@ class EnsoLabels:
         """
         check_known("criterion", [criterion], CRITERIA)
         val = self.samples("val")
-        used = val.any(axis=0)
-        mask = val[:, used]
-        _, f = fold(np.where(mask, forecast[..., used], np.nan), self.time[used], self.leads)
-        _, o = fold(np.where(mask, self.target[:, used], np.nan), self.time[used], self.leads)
+        f, o = (np.where(val, values, np.nan)[..., val.any(axis=0)] for values in (forecast, self.target))
         if criterion == "rmse":
-            return -root_mean_square_error(f, o)
-        skill = all_season_skill(f, o)
+            return -np.sqrt(valid_mean((f - o) ** 2, axis=-1))
+        skill = all_season_skill(f, o, self.month[val.any(axis=0)])
         if np.isnan(skill).any():
             raise EarthSSLError(
                 "expected at least 3 validation years of some calendar month for the criterion r, got fewer; "

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ....ssl.common.errors import EarthSSLError
+from ....ssl.common.errors import EarthSSLError, check_settings
 from ...heads.ridge_path import PENALTIES, RidgePath
 from ...metrics.seasonal import valid_mean
 from ...results.row import Role, Row
@@ -43,8 +43,7 @@ class HeadOptions:
     lead_groups: tuple[tuple[int, ...], ...] | None = None
 
     def __post_init__(self) -> None:
-        if not self.penalties or min(self.penalties) <= 0:
-            raise EarthSSLError(f"expected positive ridge penalties, got {list(self.penalties)}")
+        check_settings("head", self, {"penalties": "> 0"})
         wrong = [m for m in self.months if m not in (1, 3, 5, 7, 9, 11, 12)]
         if wrong or not self.months:
             raise EarthSSLError(f"expected calendar poolings out of 1, 3, 5, 7, 9, 11, 12, got {list(self.months)}")

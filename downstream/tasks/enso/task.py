@@ -14,21 +14,20 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from ....ssl.checkpoint.read import read_record
-from ....ssl.common.errors import check_known
 from ....ssl.model.encoder import EncoderConfig
 from ....ssl.sources.planet.recorded import recorded_planet
 from ....ssl.store.store import Store
 from ...evaluation.config import TaskConfig
 from ...evaluation.encoders import Contender, checkpoint_folder
 from ...evaluation.equal_input import RAW
-from ...evaluation.task import Decoders, Extras, Features
+from ...evaluation.task import Decoders, Extras, Features, Task
 from ...evaluation.window_labels import WindowLabels
 from ...evaluation.window_task import WindowTask
 from ...features.frozen_features import POOLINGS
 from ...features.raw_window import RAW_WORDS
 from ...metrics.paired_bootstrap import Statistic
 from ...metrics.seasonal import SeasonalSkill, last_skilful_lead, std_ratio
-from ...results.figures import COLOURS, MARKS
+from ...results.figures import band_figure
 from ...results.numbers import thinned
 from ...results.row import Role, Row, names_of
 from ...results.target import Metric, Target, number_target
@@ -80,7 +79,7 @@ class EnsoConfig(TaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_known("enso.poolings", self.poolings, POOLINGS)
+        self.check({"poolings": POOLINGS})
 
     def sample_window(self, shape: EncoderConfig) -> int:
         """Return the months that the samples hold, given the shape of the encoders."""
@@ -147,8 +146,7 @@ class Enso(WindowTask[EnsoConfig]):
             self.enso, features, name=name, seed=seed, options=self.config.head, role=role, labelled=labelled
         )
 
-    def refitted(self, row: Row, units: np.ndarray) -> Row:
-        return self.fitted(row.name, row.role, row.features, row.seed, units)
+    refitted = Task.refitted
 
     def embedded(self, encoder: Contender, layers: Sequence[int]) -> Mapping[str, Features]:
         return self.pooled(encoder, layers)
@@ -290,27 +288,14 @@ def drawn_names(rows: Sequence[Row]) -> list[str]:
 
 def skill_figure(scores: pd.DataFrame, rows: Sequence[Row]) -> Figure:
     """Return all-season skill by lead with intervals of the frozen rows, and the line r = .5."""
-    means = scores[(scores["seed"] == "") & (scores["metric"] == SKILL) & (scores["target"] != MEAN)]
-    means = means.assign(lead=means["target"].str.removeprefix("lead ").astype(int)).sort_values("lead")
-    leads = sorted(set(means["lead"]))
-    figure = Figure(figsize=(8.4, 4.2), layout="constrained")
-    axes = figure.subplots()
-    axes.axhline(0.5, color="0.5", lw=0.8, ls="--", zorder=0)
     roles = {row.name: row.role for row in rows}
-    for k, name in enumerate(drawn_names(rows)):
-        own, role = means[means["row"] == name], roles[name]
-        colour = COLOURS[role]
-        if role in (Role.PRETRAINED, Role.UNTRAINED):
-            axes.fill_between(own["lead"], own["low"], own["high"], color=colour, alpha=0.13, lw=0)
-        axes.plot(own["lead"], own["value"], color=colour, marker=MARKS[k % len(MARKS)], ms=4,
-                  lw=2.2 if role is Role.PRETRAINED else 1.2, label=name)  # fmt: skip
-    axes.set_xticks([leads[k] for k in _ticks(leads)])
-    axes.set_xlabel("lead (months)")
-    axes.set_ylabel("all-season skill, r")
-    axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.0)
-    axes.grid(axis="y", color="0.9", lw=0.6)
-    figure.legend(loc="outside right center", fontsize=8, frameon=False)
-    return figure
+    means = scores[(scores["seed"] == "") & (scores["metric"] == SKILL) & (scores["target"] != MEAN)]
+    means = pd.concat([means[means["row"] == name] for name in drawn_names(rows)])
+    means.loc[~means["row"].map(roles).isin([Role.PRETRAINED, Role.UNTRAINED]), ["low", "high"]] = np.nan
+    by_lead = means["target"].str.removeprefix("lead ").astype(int)
+    drawn = band_figure(means.assign(used=by_lead, target="all-season r"), roles, "lead (months)", "linear")
+    drawn.axes[0].axhline(0.5, color="0.5", lw=0.8, ls="--", zorder=0)
+    return drawn
 
 
 def season_figure(seasons: pd.DataFrame, rows: Sequence[Row]) -> Figure:

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.integrate import trapezoid
 from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from ....ssl.common.randomness import key
 from ....ssl.model.encoder import Encoder
+from ...metrics.seasonal import pearson
 from .attribution import AT_ONCE, Function, evaluate
 
 FRACTIONS = np.linspace(0, 1, 17) ** 2  # of the observed blocks; closer where the first ones go
@@ -39,8 +41,7 @@ class Curves:
 
     def area(self, kind: str) -> np.ndarray:
         """Return the area under "deletion" or "insertion" over the fraction of blocks, K, (sample,)."""
-        y = getattr(self, kind)
-        return np.asarray(((y[:, 1:] + y[:, :-1]) / 2 * np.diff(FRACTIONS)).sum(axis=1))
+        return np.asarray(trapezoid(getattr(self, kind), FRACTIONS, axis=1))
 
 
 def curves(
@@ -113,12 +114,8 @@ def rank_correlations(first: np.ndarray, second: np.ndarray, known: np.ndarray) 
         first, second: Shape (sample, variable, row, column).
         known: Shape (variable, row, column).
     """
-    found = []
-    for a, b in zip(np.abs(first[:, known]), np.abs(second[:, known]), strict=True):
-        x, y = rankdata(a), rankdata(b)
-        flat = min(x.std(), y.std()) == 0
-        found.append(0.0 if flat else float(np.corrcoef(x, y)[0, 1]))
-    return np.array(found)
+    x, y = (rankdata(np.abs(maps[:, known]), axis=1) for maps in (first, second))
+    return np.nan_to_num(pearson(x, y))  # 0 where one is constant
 
 
 def weighted_correlation(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> float:

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ....ssl.common.errors import EarthSSLError, nearest
+from ....ssl.common.errors import EarthSSLError
 from ....ssl.fields.batch import Batch
 from ...evaluation.config import TaskConfig
 from ...evaluation.encoders import Contender
@@ -82,28 +82,15 @@ class ExplainConfig(TaskConfig):
                 f"nor a network from scratch, nor a curve over labels, got {self.random_seeds}, {self.scratch.seeds} "
                 f"and {self.fractions}; leave them out"
             )
+        self.check({
+            "superpixel occlusion stride samples random_samples ig_steps optimal_steps": "≥ 1", "tolerance": "> 0",
+            "penalty": "≥ 0", "quantile": "(0.5, 1)", "poolings": POOLINGS,
+        })  # fmt: skip
         for part in ("superpixel", "occlusion", "stride"):
-            given = getattr(self, part)
-            if len(given) != 2 or min(given) < 1:
-                raise EarthSSLError(f"explain.{part}: expected two whole numbers from 1 (rows, columns), got {given}")
+            self.expect(len(getattr(self, part)) == 2, "two whole numbers (rows, columns)", part)
         if any(step > size for step, size in zip(self.stride, self.occlusion, strict=True)):
             raise EarthSSLError(f"explain.stride: expected at most the block {self.occlusion}, got {self.stride}: "
                                 "cells between the blocks would have no attribution")  # fmt: skip
-        if not 0.5 < self.quantile < 1:
-            raise EarthSSLError(f"explain.quantile: expected a number between 0.5 and 1, got {self.quantile:g}")
-        for part in ("samples", "random_samples", "ig_steps", "optimal_steps"):
-            if getattr(self, part) < 1:
-                raise EarthSSLError(f"explain.{part}: expected a whole number from 1, got {getattr(self, part)}")
-        if not self.tolerance > 0 or self.penalty < 0:
-            raise EarthSSLError(
-                f"explain: expected tolerance > 0 and penalty ≥ 0, got {self.tolerance:g} and {self.penalty:g}"
-            )
-        for pooling in (one for one in self.poolings if one not in POOLINGS):
-            raise EarthSSLError(
-                f"explain.poolings: expected {', '.join(POOLINGS)}, got '{pooling}'." + nearest(pooling, POOLINGS)
-            )
-        if not self.poolings or min(self.components, default=0) < 1:
-            raise EarthSSLError("explain: expected some pooling, and numbers of components from 1")
 
 
 @dataclass(frozen=True, eq=False)

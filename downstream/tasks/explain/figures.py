@@ -12,13 +12,12 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ....ssl.fields.grid import LatLonGrid
+from ...results.figures import line_figure
 from ...results.maps import MapFigure, Maps
 from ..enso.labels import NINO34
 from .checks import FRACTIONS, Curves
 
 LAND = "0.78"
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#8c8c8c", "#e69f00")  # Okabe & Ito
-MARKS = "os^Dvx*"
 
 
 def map_figure(
@@ -87,8 +86,10 @@ def curve_figure(curves: Mapping[str, Curves], title: str) -> Figure:
     for kind, words in (("deletion", "deletion: lower is better"), ("insertion", "insertion: higher is better")):
         lines = {name: getattr(one, kind).sum(axis=0) / one.change.sum() for name, one in curves.items()}
         panels[words] = {name: (100 * FRACTIONS, share) for name, share in lines.items()}
-    labels = ["blocks set to the climatology (%)", "blocks shown (%)"]
-    return _lines(panels, labels, "share of f(x) − f(climatology)", title)
+    blocks = "blocks set to the climatology, or shown (%)"
+    drawn = line_figure(panels, blocks, "share of f(x) − f(climatology)", levels=(0, 1))
+    drawn.suptitle(title, fontsize=9)
+    return drawn
 
 
 def randomisation_figure(table: pd.DataFrame, title: str) -> Figure:
@@ -101,23 +102,6 @@ def randomisation_figure(table: pd.DataFrame, title: str) -> Figure:
     panels: dict[str, dict[str, tuple[Any, Any]]] = {}
     for (encoder, method), part in table.groupby(["encoder", "method"], sort=False):
         panels.setdefault(str(encoder), {})[str(method)] = ["none", *part["stage"]], [1.0, *part["rank_correlation"]]
-    return _lines(panels, ["drawn anew"] * len(panels), "rank correlation of |attribution|", title)
-
-
-def _lines(panels: Mapping[str, Mapping[str, tuple[Any, Any]]], labels: Sequence[str], what: str, title: str) -> Figure:
-    """Return lines (x, y) by panel and name, the panels side by side on one scale."""
-    drawn = Figure(figsize=(3.6 * len(panels) + 1.4, 3.9), layout="constrained")
-    every = drawn.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axes, label, (name, lines) in zip(every, labels, panels.items(), strict=True):
-        for k, (order, (x, y)) in enumerate(lines.items()):
-            axes.plot(x, y, "--" if k >= 4 else "-", color=COLOURS[k % 7], marker=MARKS[k % 7], ms=3.5, lw=1.3,
-                      label=order)  # fmt: skip
-        for level in (0, 1):
-            axes.axhline(level, color="0.6", lw=0.7, zorder=0)
-        axes.set_title(name, fontsize=8, loc="left")
-        axes.set_xlabel(label, fontsize=8)
-        axes.tick_params(labelsize=7)
-    every[0].set_ylabel(what, fontsize=8)
-    drawn.legend(*every[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=7, frameon=False)
+    drawn = line_figure(panels, "drawn anew", "rank correlation of |attribution|", levels=(0, 1))
     drawn.suptitle(title, fontsize=9)
     return drawn

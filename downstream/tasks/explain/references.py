@@ -16,6 +16,7 @@ from ....ssl.store.store import Store
 from ...features.anomalies import monthly_anomaly
 from ...features.frozen_features import Pooled
 from ...features.store_windows import StoreWindows
+from ...metrics.seasonal import pearson
 from ..enso.state_labels import SEASON, StateLabels
 from .index_function import TokenHead, fit_head
 
@@ -48,16 +49,9 @@ def linear_map(store: Store, labels: StateLabels, lead: int, length: int) -> tup
     rows = np.concatenate([train, val, test])
     x = StoreWindows(store, length).batch(rows).values.flatten(1).numpy()
     head = fit_head([Pooled("", "all cells", 0, x)], rows, labels, lead, lambda _, b: (b.reshape(shape), 0.0))
-    r = _correlation(x[: len(train)], labels.season[train + lead], labels.enso.month[train])
-    return head, r.reshape(shape)
-
-
-def _correlation(x: np.ndarray, y: np.ndarray, month: np.ndarray) -> np.ndarray:
-    """Return the correlation of each column with y, both less their calendar-month means, (columns,)."""
-    every = np.ones(len(y), dtype=bool)
-    a, b = monthly_anomaly(x, month, every), monthly_anomaly(y, month, every)
-    power = np.sqrt((a * a).sum(axis=0) * (b * b).sum())
-    return np.where(power > 0, (a * b[:, None]).sum(axis=0) / np.where(power > 0, power, 1.0), 0.0)
+    month, every = labels.enso.month[train], np.ones(len(train), dtype=bool)
+    y = monthly_anomaly(labels.season[train + lead], month, every)
+    return head, pearson(monthly_anomaly(x[: len(train)], month, every), y[:, None], axis=0).reshape(shape)
 
 
 def random_maps(samples: int, shape: tuple[int, ...], seed: int) -> Tensor:

@@ -6,13 +6,14 @@ A row is a method on an encoder, or a reference map (an order that needs no netw
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from ....ssl.fields.grid import LatLonGrid
 from ...metrics.paired_bootstrap import Statistic
 from ...results.row import Role, Row
-from ...results.target import Metric, Target
+from ...results.target import Metric, Target, additive
 from ..enso.labels import NINO34
 from .checks import enrichment, weighted_correlation
 from .explanations import METHODS, Events, Explanation
@@ -89,12 +90,9 @@ def target_of(
     def density(mass: np.ndarray) -> np.ndarray:
         return np.asarray((inside @ mass) / size)
 
-    def curve(kind: str) -> Callable[[Sequence[Row]], Statistic]:
-        def statistic(rows: Sequence[Row]) -> Statistic:
-            areas, changes = (np.stack([row.forecast[part] for row in rows]) for part in (kind, CHANGE))
-            return lambda w: (areas @ w) / (changes @ w)
-
-        return statistic
+    def curve(kind: str, **options: Any) -> Metric:
+        return additive(kind, lambda row: np.stack([row.forecast[kind], row.forecast[CHANGE]]),
+                        lambda sums, w: sums[0] / sums[1], pairs=of_one_function, **options)  # fmt: skip
 
     def composite(score: Callable[[np.ndarray, np.ndarray], float]) -> Callable[[Sequence[Row]], Statistic]:
         def statistic(rows: Sequence[Row]) -> Statistic:
@@ -115,8 +113,8 @@ def target_of(
         return lambda row: part in row.forecast
 
     metrics = [
-        Metric(INSERTION, curve(INSERTION), pairs=of_one_function),
-        Metric(DELETION, curve(DELETION), larger_is_better=False, pairs=of_one_function),
+        curve(INSERTION),
+        curve(DELETION, larger_is_better=False),
         Metric(WITH_LINEAR, composite(lambda c, w: weighted_correlation(density(c), density(w @ truth), size)),
                compared=False),
         Metric(BOX, composite(lambda c, w: enrichment(c, box, area)), compared=False),

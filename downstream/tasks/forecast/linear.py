@@ -17,7 +17,7 @@ import numpy as np
 from ....ssl.common.errors import EarthSSLError
 from ...features.eof import Eof, lagged
 from ...features.patches import PatchFeatures, PatchGrid, pca_features, raw_features
-from ...heads.patch_ridge import PENALTIES, PatchRidge
+from ...heads.patch_ridge import PENALTIES, PatchRidge, observed_mean
 from ...heads.ridge_path import RidgePath
 from .baselines import ANOMALY, CHANGE, Forecast
 from .samples import ForecastSamples
@@ -276,22 +276,12 @@ def patch_head(
             errors = head.errors(x[val].astype(np.float32), y_val, w)
             for part, (base, k) in enumerate((base, k) for base in bases for k in range(len(samples.names))):
                 columns = slice(part * cells, (part + 1) * cells)
-                error = _mean(errors[:, columns], w[:, columns].sum(axis=0))
+                error = observed_mean(errors[:, columns], w[:, columns].sum(axis=0), "patch head")
                 best = int(error.argmin())
                 found = departure(head.take(columns), x, best)
                 yield k, Choice(name, base, head.penalties[best], float(error[best]), found)
 
     return Regression.best(samples, bases, candidates)
-
-
-def _mean(errors: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Return the weighted mean over the targets that were observed, for each penalty."""
-    seen = np.isfinite(errors).all(axis=0) & (share > 0)
-    if not seen.any():
-        raise EarthSSLError(
-            "patch head: no patch was observed whole at any validation time; choose smaller patches, or fill the gaps"
-        )
-    return np.asarray(errors[:, seen] @ share[seen] / share[seen].sum())
 
 
 def patch_components(samples: ForecastSamples, grid: PatchGrid, count: int) -> PatchFeatures:

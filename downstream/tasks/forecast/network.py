@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from ....ssl.model.encoder import Encoder, EncoderConfig
-from ....ssl.model.tokens import patchify
 from ...features.patches import PatchGrid
 from ...features.store_windows import StoreWindows
 from ...training.fine_tuning import FinetuneConfig, fine_tune
-from ...training.from_scratch import ScratchConfig, learn, seeded
+from ...training.from_scratch import ScratchConfig, learn
 from ...training.patch_network import PatchNetwork
 from .baselines import Damped
 from .samples import ForecastSamples
@@ -69,8 +68,7 @@ class NetworkForecast:
 
     def _said(self, network: PatchNetwork, inits: np.ndarray) -> Tensor:
         """Return the network's output, (sample, place, lead, variable × cell)."""
-        out = network(patchify(self._windows.batch(inits), network.encoder.config.patch))
-        return torch.unflatten(out, 2, (len(self.samples.leads), -1))
+        return torch.unflatten(network(self._windows.batch(inits)), 2, (len(self.samples.leads), -1))
 
     @torch.no_grad()
     def _departures(self, network: PatchNetwork, inits: np.ndarray) -> np.ndarray:
@@ -120,7 +118,6 @@ def from_scratch(
     """
 
     def new() -> NetworkForecast:
-        seeded(seed)
         return NetworkForecast(samples, grid, damped, shape.build(samples.store.variables))
 
     made = new()

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ....ssl.common.errors import EarthSSLError, check_known
 from ....ssl.store.store import Store
 from ...evaluation.config import TaskConfig
 from ...evaluation.encoders import Contender
@@ -99,17 +98,8 @@ class ForecastConfig(TaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_known("forecast.poolings", self.poolings, POOLINGS)
-        check_known("forecast.bases", self.bases, BASES)
-        check_known("forecast.unit", [self.unit], UNITS)
-        if not self.leads or min(self.leads) < 1:
-            raise EarthSSLError(f"forecast.leads: expected steps ahead from 1, got {self.leads}")
-        if not self.penalties or min(self.penalties) <= 0 or not self.components or min(self.components) < 1:
-            raise EarthSSLError(
-                f"forecast: expected positive penalties and components from 1, got {self.penalties}, {self.components}"
-            )
-        if self.finetune_seeds < 0:
-            raise EarthSSLError(f"forecast.finetune_seeds: expected a number from 0, got {self.finetune_seeds}")
+        self.check({"poolings": POOLINGS, "bases": BASES, "unit": UNITS, "leads": "≥ 1", "penalties": "> 0",
+                    "finetune_seeds": "≥ 0"})  # fmt: skip
 
 
 class ForecastTask(Task[ForecastConfig]):

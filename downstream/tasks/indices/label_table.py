@@ -30,7 +30,8 @@ def labels_of(store: Store, path: str | None, columns: Sequence[str]) -> pd.Data
         columns: Those wanted; none: all. With height_3d comes height_0d, where there is one, for persistence.
 
     Raises:
-        EarthSSLError: If the file is not clear, a column is missing, or no label falls on a step of the store.
+        EarthSSLError: If the file is not clear, a column is missing, no label falls on a step of the store, or one
+            looks further ahead than the gaps between the blocks, which would tell of the next block.
     """
     times = pd.DatetimeIndex(store.times.astype("datetime64[ns]"), name=TIME)
     now = {f"{match[1]}_0d" for name in columns if (match := LEAD.match(name))}
@@ -40,8 +41,13 @@ def labels_of(store: Store, path: str | None, columns: Sequence[str]) -> pd.Data
         table, where = read_label_table(path, columns, now), path
     names = [str(name) for name in table.columns]
     _refuse_absent(columns, names, where)
-    found = table.reindex(times)
+    found, gap = table.reindex(times), store.splits.embargo_days
     for name in columns or names:
+        if (match := LEAD.match(name)) and int(match[2]) > gap:
+            raise EarthSSLError(
+                f"{where}: expected labels no further ahead than the gap between the blocks ({gap:g} days), got "
+                f"'{name}'; prepare with --splits.embargo_days {match[2]}, or leave the column out"
+            )
         if not np.isfinite(found[name]).any():
             raise EarthSSLError(
                 f"{where}: expected labels '{name}' at steps of the store ({times[0]} … {times[-1]}), got none; a "
@@ -67,8 +73,8 @@ def read_label_table(path: str, columns: Sequence[str] = (), also: Collection[st
         also: Those taken beside them where they are there.
 
     Raises:
-        EarthSSLError: If it is no such file: a column that is not there, a line, a time that comes twice, a word among the numbers, a number that
-            files put for a missing one.
+        EarthSSLError: If it is no such file: a column that is not there, a line, a time that comes twice, a word
+            among the numbers, a number that files put for a missing one.
     """
     file = Path(path)
     if not file.is_file():

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from ....ssl.common.errors import EarthSSLError, check_known
+from ....ssl.common.errors import EarthSSLError
 from ....ssl.model.encoder import EncoderConfig
 from ....ssl.sources.weather.labels import HARMONICS
 from ....ssl.sources.weather.reachable import REACHABLE, forecast_labels
@@ -19,7 +19,7 @@ from ...evaluation.config import TaskConfig
 from ...evaluation.encoders import Contender
 from ...evaluation.equal_input import RANDOM
 from ...evaluation.kernel_forecast import INPUTS, kernel_forecasts
-from ...evaluation.task import Decoders, Extras, Features, merged
+from ...evaluation.task import Decoders, Extras, Features
 from ...evaluation.window_labels import WindowLabels, block_rows
 from ...evaluation.window_task import WindowTask
 from ...features.eof import window_components
@@ -76,10 +76,8 @@ class IndicesConfig(TaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_known("indices.poolings", self.poolings, POOLINGS)
-        self.expect(min(self.ahead, default=1) >= 1, "steps from 1", "ahead")
+        self.check({"poolings": POOLINGS, "ahead": "≥ 1", "reachable_members reachable_noise": "≥ 0"})
         self.expect(self.labelled is None or len(self.labelled) == 2, "a first and a last date, or null", "labelled")
-        self.expect(self.reachable_members >= 0 and self.reachable_noise >= 0, "numbers from 0", "reachable_members")
 
 
 class Indices(WindowTask[IndicesConfig]):
@@ -97,8 +95,6 @@ class Indices(WindowTask[IndicesConfig]):
         self.components = config.components
         self.table = labels_of(store, config.labels, config.columns)
         self.columns = config.columns or [str(name) for name in self.table.columns]
-        self.longest = max([0, *(int(found[2]) for name in self.columns if (found := LEAD.match(name)))])
-        self._refuse_short_gaps()
 
     @cached_property
     def labels(self) -> Sequence[WindowLabels]:
@@ -109,15 +105,11 @@ class Indices(WindowTask[IndicesConfig]):
         for name in self.columns:
             values = self.table[name].to_numpy()
             known = np.isfinite(values) & (inside | ~self.store.splits.inside(times, "train"))
-            rows = block_rows(self.store, self._window, 0, known)
+            rows = block_rows(self.store, self.shape.window, 0, known)
             rows["fit"] = rows["train"]
             departure = (values - label_season(times, values, rows["train"]))[:, None]
             made.append(WindowLabels(name, departure, rows, years, np.zeros((len(rows["test"]), 1))))
         return made
-
-    @property
-    def _window(self) -> int:
-        return self.shape.window
 
     def _labelled(self, times: np.ndarray) -> np.ndarray:
         if self.config.labelled is None:
@@ -134,15 +126,6 @@ class Indices(WindowTask[IndicesConfig]):
             )
         return np.asarray(found)
 
-    def _refuse_short_gaps(self) -> None:
-        """Refuse labels that look further ahead than the gaps between the blocks, which would tell of the next one."""
-        gap = self.store.splits.embargo_days
-        if self.longest > gap:
-            raise EarthSSLError(
-                f"indices: expected labels no further ahead than the gap between the blocks ({gap:g} days), got "
-                f"{self.longest} days; prepare with --splits.embargo_days {self.longest}, or leave the column out"
-            )
-
     def predictable(self, window: int) -> Features:
         return predictable_directions(self.store, window, self.config.ahead, self.config.components)
 
@@ -152,8 +135,7 @@ class Indices(WindowTask[IndicesConfig]):
     def rows(self, encoder: Contender, layers: Sequence[int]) -> Iterable[Row]:
         yield from super().rows(encoder, layers)
         if self.config.mlp:
-            features = {key: self.beside(values) for key, values in merged(self.pooled(encoder, layers)).items()}
-            head = MlpHead(classifies=False, seed=encoder.seed)
+            head, features = MlpHead(classifies=False, seed=encoder.seed), self.embedded(encoder, layers)[self.head]
             yield self.by_head(head, f"{encoder.kind} [{head.name}]", Role(encoder.kind), features, encoder.seed)
 
     def extras(self, rows: Sequence[Row], scores: pd.DataFrame, differences: pd.DataFrame) -> Extras:
@@ -193,7 +175,7 @@ class Indices(WindowTask[IndicesConfig]):
         raw, training = self.raw(window), self.training_samples()
         fitted = training[np.isin(training, np.flatnonzero(self.fitted_steps()))]
         (components,) = window_components(raw, fitted, [min(INPUTS, raw.shape[-1], len(fitted))]).values()
-        validation = np.flatnonzero(self.store.splits.inside(self.store.times.astype("datetime64[ns]"), "val"))
+        validation = np.flatnonzero(self.store.splits.inside(self.store.times, "val"))
         wanted = np.unique(np.concatenate([rows for one in self.labels for rows in one.rows.values()]))
         return kernel_forecasts(components, training, validation, self.config.ahead, wanted)
 

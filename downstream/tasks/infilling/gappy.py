@@ -61,7 +61,7 @@ class Anomalies:
         k = store.variables.index(name)
         normalised = store.read_all()[:, k].astype(np.float64)
         fields = normalised * store.statistics.scale[k]
-        fit = store.splits.inside(store.times.astype("datetime64[ns]"), "fit")
+        fit = store.splits.inside(store.times, "fit")
         own = fields[fit]
         whole = np.isfinite(own).all(0)
         spread = np.where(whole, np.where(whole, own, 0.0).std(0), 0.0)
@@ -88,8 +88,7 @@ class Anomalies:
     @cached_property
     def fit(self) -> np.ndarray:
         """Training fields of the baselines: all of the fit period, (time, cells)."""
-        times = self.store.times.astype("datetime64[ns]")
-        return self.values[self.store.splits.inside(times, "fit")]
+        return self.values[self.store.splits.inside(self.store.times, "fit")]
 
     @cached_property
     def years(self) -> np.ndarray:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from ....ssl.common.errors import EarthSSLError, check_known
+from ....ssl.common.errors import EarthSSLError, check_known, check_settings
 from ....ssl.common.randomness import key
 from ....ssl.fields.grid import LatLonGrid
 from ....ssl.sources.axes import canonical_axes
@@ -59,10 +59,8 @@ class GapConfig:
 
     def __post_init__(self) -> None:
         check_known("gaps", [self.kind], KINDS)
-        if not 0 < self.observed < 1:
-            raise EarthSSLError(f"gaps.{self.kind}.observed: expected a share between 0 and 1, got {self.observed}")
-        if min(self.tracks, self.stations, self.boxes) < 1 or not self.blob_km > 0:
-            raise EarthSSLError(f"gaps.{self.kind}: expected tracks, stations, boxes ≥ 1 and blob_km > 0, got {self}")
+        rules = {"observed": "(0, 1)", "tracks stations boxes": "≥ 1", "blob_km": "> 0"}
+        check_settings(f"gaps.{self.kind}", self, rules)
         if not (0 < self.box[0] <= 180 and 0 < self.box[1] <= 360):
             raise EarthSSLError(f"gaps.{self.kind}.box: expected height ≤ 180 and width ≤ 360 degrees, got {self.box}")
         if self.kind == "file" and not (self.path and self.month):

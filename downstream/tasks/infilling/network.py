@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from ....ssl.model.encoder import EncoderConfig
-from ....ssl.model.tokens import patchify
 from ...results.row import Role, Row
-from ...training.from_scratch import SCRATCH, ScratchConfig, learn, seeded
+from ...training.from_scratch import SCRATCH, ScratchConfig, learn
 from ...training.patch_network import PatchNetwork
 from .gappy import Gappy
 
@@ -60,7 +59,7 @@ def trained_fillers(
             for last, fields, times in kind.windows(mine, shape.window):
                 wanted = truth[torch.from_numpy(last)]
                 w = torch.isfinite(wanted) * weight
-                out = network(patchify(kind.batch(fields, times), shape.patch))
+                out = network(kind.batch(fields, times))
                 yield (w * (out - torch.nan_to_num(wanted)) ** 2).sum(), w.sum()
 
     def loss(network: PatchNetwork, chosen: np.ndarray) -> Tensor:
@@ -68,26 +67,18 @@ def trained_fillers(
         return torch.stack(found).sum() / torch.stack(weights).sum().clamp(min=1e-12)
 
     @torch.no_grad()
-    def score(network: PatchNetwork) -> float:
-        network.eval()
-        return float(loss(network, val))
-
-    @torch.no_grad()
     def filled(network: PatchNetwork, kind: Gappy) -> np.ndarray:
         parts = []
         for last, fields, times in kind.windows(ends, shape.window):
-            made = network(patchify(kind.batch(fields, times), shape.patch)).numpy()
-            parts.append(kind.joined(made, patch, last))
+            parts.append(kind.joined(network(kind.batch(fields, times)).numpy(), patch, last))
         return np.concatenate(parts)
 
+    def new() -> PatchNetwork:
+        return PatchNetwork(shape.build(own.store.variables), patch[0] * patch[1])
+
+    fit = np.concatenate([train, val]) if years is None else None
     for seed in range(seeds):
-
-        def make(seed: int = seed) -> PatchNetwork:
-            seeded(seed)
-            return PatchNetwork(shape.build(own.store.variables), patch[0] * patch[1])
-
-        fit = np.concatenate([train, val]) if years is None else None
-        found = learn(make, loss, score, train, fit, config, seed)
+        found = learn(new, loss, lambda network: float(loss(network, val)), train, fit, config, seed)
         chosen = {"features": "hidden cells only", "steps": found.steps, "validation_error": found.score}
         forecast = {name: filled(found.network, kind) for name, kind in gappies.items()}
         yield Row(SCRATCH, Role.SCRATCH, forecast, seed, chosen)

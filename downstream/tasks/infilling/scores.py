@@ -1,9 +1,8 @@
-"""Scored: how well hidden cells were filled, month by month, and the metrics made of it."""
+"""How well hidden cells were filled, month by month, and the metrics made of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from ....ssl.common.errors import EarthSSLError
 from ...results.row import Row
 from ...results.target import Target, additive
 
-# Name -> formula of the sums over months of `Scored.parts`, and of the weights of the months.
+# Name -> formula of the sums over months of what `score` returns, and of the weights of the months.
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "skill": lambda s, months: 1 - s[0] / s[1],
     "rmse": lambda s, months: np.sqrt(s[0] / s[2]),
@@ -21,29 +20,18 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Scored:
-    """What the metrics are made of, for one row and seed, month by month.
-
-    Attributes:
-        parts: Weighted squared error over the hidden cells, the same of no anomaly, weight of these cells, pattern
-            correlation on them, squared difference of the global mean of the filled field from the truth's, weighted
-            variance in space of the filled field and of the truth over the hidden cells, (7, month).
-    """
-
-    parts: np.ndarray
-
-    def metric(self, name: str, months: np.ndarray) -> float:
-        """Return a score, each month counted by a weight."""
-        return float(METRICS[name](self.parts @ months, months))
-
-    def metrics(self) -> dict[str, float]:
-        """Return all scores over all months."""
-        return {name: self.metric(name, np.ones(self.parts.shape[1])) for name in METRICS}
+def metrics(parts: np.ndarray, months: np.ndarray | None = None) -> dict[str, float]:
+    """Return all scores from what `score` returned, each month counted by a weight, 1 by default."""
+    weight = np.ones(parts.shape[1]) if months is None else months
+    return {name: float(formula(parts @ weight, weight)) for name, formula in METRICS.items()}
 
 
-def score(estimate: np.ndarray, truth: np.ndarray, hidden: np.ndarray, area: np.ndarray) -> Scored:
-    """Return the ingredients of all metrics.
+def score(estimate: np.ndarray, truth: np.ndarray, hidden: np.ndarray, area: np.ndarray) -> np.ndarray:
+    """Return the ingredients of all metrics of one row and seed, (7, month).
+
+    Weighted squared error over the hidden cells, the same of no anomaly, weight of these cells, pattern correlation on
+    them, squared difference of the global mean of the filled field from the truth's, weighted variance in space of the
+    filled field and of the truth over the hidden cells.
 
     Args:
         estimate: Fields as rebuilt; only the hidden cells are read, shape (month, cells).
@@ -71,7 +59,7 @@ def score(estimate: np.ndarray, truth: np.ndarray, hidden: np.ndarray, area: np.
     r = np.where(flat | (size == 0), 0.0, xy / np.where(size > 0, size, 1.0))
     error = (w * (x - y) ** 2).sum(1)
     shift = (w * (x - y)).sum(1) / everywhere
-    return Scored(np.stack([error, (w * y**2).sum(1), total, r, shift**2, np.where(flat, 0.0, xx), yy]))
+    return np.stack([error, (w * y**2).sum(1), total, r, shift**2, np.where(flat, 0.0, xx), yy])
 
 
 def gap_target(
@@ -87,19 +75,19 @@ def gap_target(
     """
 
     def parts(row: Row) -> np.ndarray:
-        return score(row.forecast[name], truth, hidden, area).parts
+        return score(row.forecast[name], truth, hidden, area)
 
     weight = np.where(hidden, area / area.sum(), 0.0)
 
     def errors(estimate: np.ndarray) -> np.ndarray:
         return np.asarray((weight * np.where(hidden, estimate - truth, 0.0) ** 2).sum(1))
 
-    metrics = [
+    judged = [
         additive(which, parts, formula, larger_is_better="rmse" not in which, compared=which != "std ratio")
         for which, formula in METRICS.items()
     ]
     return Target(
-        name, np.arange(len(truth)), metrics, block,
+        name, np.arange(len(truth)), judged, block,
         errors=lambda row: errors(row.forecast[name]),
         reference_errors=errors(np.zeros(truth.shape)),
         matrix_units=years,

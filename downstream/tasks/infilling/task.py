@@ -28,7 +28,7 @@ from .fillers import Filler, OptimalInterpolation, PcaRegression, baselines, lea
 from .gappy import Anomalies, Gappy, Probed
 from .gaps import GapConfig
 from .network import trained_fillers
-from .scores import gap_target, score
+from .scores import gap_target, metrics, score
 
 ZERO_SHOT = "pretrained [decoder, zero-shot]"
 CONVENTION = (
@@ -84,12 +84,9 @@ class InfillingConfig(TaskConfig):
         super().__post_init__()
         if not self.gaps:
             raise EarthSSLError("infilling.gaps: expected at least one kind of gaps, got none; name one")
-        if not all(0 < f < 1 for f in self.observed):
-            raise EarthSSLError(f"infilling.observed: expected shares between 0 and 1, got {self.observed}")
-        if len(self.distances_km) < 2 or not (np.diff(self.distances_km) > 0).all():
-            raise EarthSSLError(f"infilling.distances_km: expected edges that rise, got {self.distances_km}")
-        if self.window is not None and self.window < 1:
-            raise EarthSSLError(f"infilling.window: expected at least 1 step, got {self.window}")
+        self.check({"observed": "(0, 1)"}, empty=("observed",))
+        rising = len(self.distances_km) > 1 and bool((np.diff(self.distances_km) > 0).all())
+        self.expect(rising, "edges that rise", "distances_km")
 
 
 class Infilling(Task[InfillingConfig]):
@@ -282,7 +279,7 @@ class Infilling(Task[InfillingConfig]):
                 for filled in (self._zero_shot(encoder, {"": gappy}) or {}).values():
                     made.setdefault(ZERO_SHOT, []).append(filled)
             for name, fields in made.items():
-                found = [score(one, truth, gappy.hidden(self.ends), own.places.area).metrics() for one in fields]
+                found = [metrics(score(one, truth, gappy.hidden(self.ends), own.places.area)) for one in fields]
                 means = {m: float(np.mean([one[m] for one in found])) for m in ("rmse", "r", "std ratio")}
                 lines.append({"observed": share, "row": name, **means})
         return pd.DataFrame(lines)

@@ -14,7 +14,6 @@ import torch
 from ....ssl.common.errors import EarthSSLError
 from ....ssl.common.randomness import key
 from ....ssl.model.encoder import EncoderConfig
-from ....ssl.model.tokens import patchify
 from ....ssl.sources.lorenz96 import GAP, recorded_lorenz96
 from ....ssl.store.store import Store
 from ...evaluation.config import TaskConfig
@@ -26,7 +25,7 @@ from ...features.store_windows import StoreWindows, encoded
 from ...heads.ridge_path import RidgePath
 from ...results.row import Role, Row
 from ...results.target import Target, additive, number_target
-from ...training.from_scratch import SCRATCH, learn, seeded
+from ...training.from_scratch import SCRATCH, learn
 from ...training.patch_network import PatchNetwork
 from .closures import Closure, ExportedReader, Reader, around, cubic, linear, neighbours, nothing
 from .coupled import (
@@ -103,15 +102,10 @@ class ParameterisationConfig(TaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("spacing", 1), ("steps", 100), ("runs", 4), ("cases", 4), ("members", 2),
-                            ("noise_lag", 1), ("seed", 0)):  # fmt: skip
-            self.expect(getattr(self, name) >= least, f"{name} ≥ {least}", name)
-        self.expect(0 < self.step < float("inf"), "a step above 0", "step")
-        leads = self.forecast_leads
-        self.expect(
-            min(leads, default=0) > 0 and len(set(leads)) == len(leads), "leads above 0, each once", "forecast_leads"
-        )
-        self.expect(self.export in EXPORTS, " or ".join(EXPORTS), "export")
+        self.check({
+            "spacing noise_lag": "≥ 1", "steps": "≥ 100", "runs cases": "≥ 4", "members": "≥ 2", "seed": "≥ 0",
+            "step": "(0, inf)", "forecast_leads": "> 0", "export": EXPORTS,
+        })  # fmt: skip
 
 
 class Parameterisation(Task[ParameterisationConfig]):
@@ -293,21 +287,13 @@ class Parameterisation(Task[ParameterisationConfig]):
         wanted = torch.from_numpy((self.subgrid - self.subgrid[train].mean()) / self.subgrid[train].std()).float()
 
         def loss(network: PatchNetwork, samples: np.ndarray) -> torch.Tensor:
-            said = network(patchify(windows.batch(self.ends[samples]), self.shape.patch))[..., 0]
-            return ((said - wanted[samples]) ** 2).mean()
+            return ((network(windows.batch(self.ends[samples]))[..., 0] - wanted[samples]) ** 2).mean()
 
-        @torch.no_grad()
-        def score(network: PatchNetwork) -> float:
-            network.eval()
-            return float(loss(network, val))
+        def new() -> PatchNetwork:
+            return PatchNetwork(self.shape.build(self.store.variables), 1)
 
         for seed in range(config.seeds if seeds is None else seeds):
-
-            def make(seed: int = seed) -> PatchNetwork:
-                seeded(seed)
-                return PatchNetwork(self.shape.build(self.store.variables), 1)
-
-            found = learn(make, loss, score, train, None, config, seed)
+            found = learn(new, loss, lambda network: float(loss(network, val)), train, None, config, seed)
             encoder = Contender(SCRATCH, seed, found.network.encoder.requires_grad_(False), "", {})
             layer = encoder.encoder.depth - 1
             own = {f"layer {layer + 1}, {OWN}": self.embedded(encoder, [layer])[self.head][f"layer {layer + 1}, {OWN}"]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ....ssl.common.errors import EarthSSLError, check_known
+from ....ssl.common.errors import EarthSSLError, check_settings
 from ....ssl.fields.splits import PARTS
 from ...evaluation.config import TaskConfig
 from ...storms.best_tracks import IBTRACS
@@ -31,9 +31,7 @@ class FieldsConfig:
     pca_components: list[int] = field(default_factory=lambda: [10, 40])
 
     def __post_init__(self) -> None:
-        check_known("fields.poolings", self.poolings, POOLINGS)
-        if min(self.pca_components, default=1) < 1:
-            raise EarthSSLError(f"fields: expected pca_components ≥ 1, got {self.pca_components}")
+        check_settings("fields", self, {"poolings": POOLINGS, "pca_components": "≥ 1"}, empty=("pca_components",))
 
 
 @dataclass(frozen=True)
@@ -83,8 +81,7 @@ class RapidIntensificationConfig(TaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        t = self.thresholds_kt
-        self.expect(min(t, default=0) > 0 and len(set(t)) == len(t), "different changes above 0 kt", "thresholds_kt")
+        self.check({"thresholds_kt": "> 0", "label_unit": UNITS, "finetune_seeds": "≥ 0", "tree_seeds members": "≥ 1"})
         self.expect(
             self.train[0] <= self.train[1] < self.val[0] <= self.val[1] < self.test[0] <= self.test[1],
             "the seasons of train before those of val before those of test, each from first to last", *PARTS,
@@ -95,8 +92,3 @@ class RapidIntensificationConfig(TaskConfig):
         years = self.sst_years
         ordered = years is None or (years != [] and all(first <= last for first, last in years))
         self.expect(ordered, "first and last years, or no sst_years", "sst_years")
-        self.expect(self.label_unit in UNITS, f"label_unit {' or '.join(UNITS)}", "label_unit")
-        self.expect(
-            self.finetune_seeds >= 0 and min(self.tree_seeds, self.members) >= 1,
-            "finetune_seeds ≥ 0, tree_seeds ≥ 1 and members ≥ 1", "finetune_seeds", "tree_seeds", "members",
-        )  # fmt: skip

@@ -25,7 +25,7 @@ from ...evaluation.encoders import Contender
 from ...heads.base import Samples, standardised
 from ...heads.linear import LogisticHead
 from ...metrics import classes
-from ...metrics.events import frequencies, log_loss
+from ...metrics.events import log_loss
 from ...storms.crop_network import CropPatches, train_on_crops
 from ...training.fine_tuning import FinetuneConfig
 from ...training.from_scratch import ScratchConfig
@@ -122,8 +122,8 @@ class Problem:
 def climatology(problem: Problem) -> Chances:
     """Return the frequency of each basin in training."""
     train = problem.inside("train")
-    rates = frequencies(problem.event[train], problem.basin[train], len(problem.basins))
-    return problem.chances(rates[problem.basin])
+    rates = pd.Series(problem.event[train]).groupby(problem.basin[train]).mean()
+    return problem.chances(rates.reindex(problem.basin).to_numpy())
 
 
 def call(problem: Problem, hours: int) -> Chances:

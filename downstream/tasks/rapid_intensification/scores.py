@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from ...metrics.events import CALLS, Contingency, calibration_error, log_loss, murphy, reliability
 from ...metrics.paired_bootstrap import FEWEST_UNITS, Statistic
 from ...results.event_metrics import HALF, call_metric, chances_of, no_calls, rank_metrics
-from ...results.figures import MARKS
+from ...results.figures import line_figure
 from ...results.row import Row
 from ...results.scores import tables
 from ...results.target import Metric, Target
@@ -141,20 +142,14 @@ def reliability_figure(table: pd.DataFrame, rows: Sequence[str], title: str) -> 
         rows: Those to draw.
         title: Of the picture.
     """
-    drawn = Figure(figsize=(7.5, 5.4), layout="constrained")
-    axis = drawn.subplots()
     found = table[table["row"].isin(rows) & (table["share"] >= LEAST_SHARE)]
     edge = 1.05 * float(found[["forecast", "observed"]].max().max())
-    axis.plot([0, edge], [0, edge], color="0.5", lw=0.8, label="reliable")
-    for k, row in enumerate(rows):
+    lines: dict[str, tuple[Any, Any]] = {"reliable": ([0, edge], [0, edge])}
+    for row in rows:
         own = found[found["row"] == row]
         own = own[own["seed"] == own["seed"].iloc[0]]
-        axis.plot(own["forecast"], own["observed"], marker=MARKS[k % len(MARKS)], ms=4, lw=1.1, label=row)
-    axis.set_ylabel("observed frequency")
-    axis.set_xlabel("forecast probability")
-    axis.legend(fontsize=7, frameon=False)
-    axis.set_title(title, fontsize=9, loc="left")
-    return drawn
+        lines[row] = own["forecast"], own["observed"]
+    return line_figure({title: lines}, "forecast probability", "observed frequency")
 
 
 def basin_figure(table: pd.DataFrame, metric: str, title: str) -> Figure:

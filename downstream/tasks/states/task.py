@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import confusion_matrix
 
-from ....ssl.common.errors import check_known
 from ....ssl.fields.splits import PARTS
 from ....ssl.model.encoder import EncoderConfig
 from ....ssl.store.store import Store
@@ -29,7 +29,7 @@ from ...heads.linear import LogisticHead
 from ...heads.nearest import NearestHead
 from ...heads.trained import STEPS, AttentiveHead, MlpHead
 from ...heads.uncertainty import uncertainty
-from ...metrics.classes import confusion, one_hot
+from ...metrics.classes import one_hot
 from ...results.figures import confusion_figure, shots_figure
 from ...results.row import Role, Row
 from ..enso.baselines import pca_features
@@ -86,11 +86,8 @@ class StatesConfig(TaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_known("states.heads", self.heads, HEADS)
-        check_known("states.poolings", self.poolings, POOLINGS)
+        self.check({"heads": HEADS, "poolings": POOLINGS, "steps shots": "≥ 1"})
         self.expect("logistic" in self.heads, "the head logistic, which the curves take", "heads")
-        for part in ("components", "pca_components", "steps", "shots"):
-            self.expect(min(getattr(self, part), default=0) >= 1, "numbers from 1, at least one", part)
 
 
 class States(WindowTask[StatesConfig]):
@@ -228,5 +225,6 @@ class States(WindowTask[StatesConfig]):
                  or row.name in (INDEX, "PCA [logistic]", "damped persistence")]  # fmt: skip
         counts: dict[str, np.ndarray] = {}
         for row in shown:
-            counts[row.name] = counts.get(row.name, 0) + confusion(row.forecast[label.name], truth)
+            called = row.forecast[label.name].argmax(axis=-1)
+            counts[row.name] = counts.get(row.name, 0) + confusion_matrix(truth, called, labels=range(len(STATES)))
         return confusion_figure(counts, STATES, f"{label.name} months; share of each observed class (all seeds)")

@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from ....ssl.common.errors import EarthSSLError, nearest
+from ....ssl.common.errors import EarthSSLError
 from ....ssl.fields.grid import LatLonGrid
 from ....ssl.fields.splits import PARTS, window_starts
 from ....ssl.model.encoder import EncoderConfig
@@ -19,13 +19,11 @@ from ....ssl.store.store import Store
 from ...features.patches import PatchGrid
 from ...heads.base import Samples
 from ...metrics.classes import one_hot
-from ...metrics.events import frequencies
 from ...metrics.paired_bootstrap import Statistic
 from ...results.event_metrics import call_metric, chances_of, rank_metrics
 from ...results.row import Row
 from ...results.target import Metric, Target
 
-COLUMNS = ("storm", "time", "lat", "lon")
 LONGEST_STEP = np.timedelta64(1, "D")
 BAND = "climatology of latitude band and season"
 BSS, AUC, AP, BALANCED = "brier_skill", "auc", "average_precision", "balanced_accuracy"
@@ -39,23 +37,15 @@ def storm_labels(tracks: pd.DataFrame, times: np.ndarray, grid: LatLonGrid, patc
     the cell whose bounds hold it (the northern and western ones are its own); outside the grid it is left out.
 
     Args:
-        tracks: Columns storm, time (UTC), lat (degrees north), lon (degrees east, any turn).
+        tracks: Tidy (see `best_tracks`); storm, time, lat and lon are read.
         times: Last step of each window, datetime64, (time,).
         grid: Cells.
         patch: Rows and columns of a tile.
 
     Raises:
-        EarthSSLError: If a column or a position is missing, or no record of the tracks is at one of the times.
+        EarthSSLError: If no record of the tracks is at one of the times.
     """
-    for name in COLUMNS:
-        if name not in tracks:
-            raise EarthSSLError(
-                f"tracks: expected the columns {', '.join(COLUMNS)}, got {', '.join(map(str, tracks.columns))}; "
-                f"'{name}' is missing.{nearest(name, map(str, tracks.columns))}"
-            )
     lat, lon = (tracks[name].to_numpy(dtype=float) for name in ("lat", "lon"))
-    if not (np.isfinite(lat).all() and np.isfinite(lon).all() and (np.abs(lat) <= 90).all()):
-        raise EarthSSLError("tracks: expected finite positions with latitudes within ±90°, got others; drop those rows")
     wanted = pd.Index(np.asarray(times).astype("datetime64[ns]"))
     at = wanted.get_indexer(pd.Index(tracks["time"].to_numpy().astype("datetime64[ns]")))
     if len(tracks) and (at < 0).all():
@@ -278,6 +268,4 @@ def _smoothed(storms: np.ndarray, group: np.ndarray, fitted: np.ndarray) -> np.n
     events, groups = storms[fitted].ravel().astype(float), group[fitted].ravel()
     count = int(group.max()) + 1
     rate = float(np.clip(events.mean(), 1e-6, 1 - 1e-6))
-    sums = np.bincount(groups, minlength=count)
-    found = np.nan_to_num(frequencies(events, groups, count)) * sums
-    return ((found + rate) / (sums + 1))[group]
+    return ((np.bincount(groups, events, count) + rate) / (np.bincount(groups, minlength=count) + 1))[group]

@@ -13,9 +13,7 @@ import torch
 from scipy.special import expit
 from torch import Tensor, nn
 
-from ....ssl.fields.batch import Batch
-from ....ssl.model.encoder import Encoder, EncoderConfig
-from ....ssl.model.tokens import patchify
+from ....ssl.model.encoder import EncoderConfig
 from ...evaluation.task import Features
 from ...features.patches import PatchFeatures, PatchGrid, pca_features, with_neighbours
 from ...features.store_windows import StoreWindows
@@ -24,7 +22,8 @@ from ...heads.linear import LogisticHead
 from ...metrics.classes import frequencies
 from ...metrics.events import best_threshold
 from ...results.row import Role, Row
-from ...training.from_scratch import SCRATCH, ScratchConfig, learn, seeded
+from ...training.from_scratch import SCRATCH, ScratchConfig, learn
+from ...training.patch_network import PatchNetwork
 from .labels import CALLS, TileLabels
 
 PCA, EXTREMES = "PCA of the tile [logistic]", "minimum, maximum, mean, spread [logistic]"
@@ -123,23 +122,6 @@ def extreme_features(fields: np.ndarray, grid: PatchGrid, steps: np.ndarray) -> 
     return np.concatenate([part.filled(0) for part in parts], axis=-1)
 
 
-class TileNetwork(nn.Module):
-    """Tokens of the last step -> the departure of each tile's log odds from the climatology's; 0 at the start."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.head = nn.Linear(encoder.width, 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Return departures, (batch, place)."""
-        patches = patchify(batch, self.encoder.config.patch)
-        last = self.encoder(patches)[:, patches.step == patches.shape[0] - 1]
-        return self.head(last).squeeze(-1)
-
-
 def scratch_rows(
     config: ScratchConfig,
     shape: EncoderConfig,
@@ -149,6 +131,8 @@ def scratch_rows(
     weeks: np.ndarray | None = None,
 ) -> Iterator[Row]:
     """Yield one row a seed: steps and threshold chosen on validation, then trained anew on train + validation.
+
+    The network says the departure of each tile's log odds from the climatology's, which is 0 at the start.
 
     Args:
         config: How to train.
@@ -165,31 +149,31 @@ def scratch_rows(
         for own in (training, labels.inside("val"), labels.inside("test"), training | labels.inside("val"))
     )
 
-    def loss(network: TileNetwork, chosen: np.ndarray) -> Tensor:
+    def loss(network: PatchNetwork, chosen: np.ndarray) -> Tensor:
         own = torch.from_numpy(chosen)
-        logits = network(windows.batch(labels.steps[chosen])) + offset[own]
+        logits = network(windows.batch(labels.steps[chosen]))[..., 0] + offset[own]
         return nn.functional.binary_cross_entropy_with_logits(logits, storms[own])
 
-    def chances(network: TileNetwork, chosen: np.ndarray) -> np.ndarray:
-        logits = windows.outputs(network, labels.steps[chosen]) + offset.numpy()[chosen]
+    def chances(network: PatchNetwork, chosen: np.ndarray) -> np.ndarray:
+        logits = windows.outputs(network, labels.steps[chosen])[..., 0] + offset.numpy()[chosen]
         return np.asarray(expit(logits.astype(float)))
 
+    looks: list[tuple[float, dict[tuple[str, str], float]]] = []  # error and threshold at each
+
+    def score(network: PatchNetwork) -> float:
+        found = chances(network, val)
+        error = float(((found - labels.storms[val]) ** 2).mean())
+        if np.isfinite(error):
+            looks.append((error, called_from(labels, found, labels.storms[val])))
+        return error
+
+    def new() -> PatchNetwork:
+        return PatchNetwork(shape.build(windows.store.variables), 1)
+
     for seed in range(seeds):
-        best, threshold = np.inf, dict[tuple[str, str], float]()
-
-        def make(seed: int = seed) -> TileNetwork:
-            seeded(seed)
-            return TileNetwork(shape.build(windows.store.variables))
-
-        def score(network: TileNetwork) -> float:
-            nonlocal best, threshold
-            found = chances(network, val)
-            error = float(((found - labels.storms[val]) ** 2).mean())
-            if error < best:
-                best, threshold = error, called_from(labels, found, labels.storms[val])
-            return error
-
-        found = learn(make, loss, score, train, both if weeks is None else None, config, seed)
+        looks.clear()
+        found = learn(new, loss, score, train, both if weeks is None else None, config, seed)
+        _, threshold = min(looks, key=lambda one: one[0])
         chosen = {"features": "labels only", "steps": found.steps, "validation_brier": 2 * found.score}
         forecast = {labels.name: chances(found.network, test)}
         yield Row(SCRATCH, Role.SCRATCH, forecast, seed, chosen, threshold=threshold)

@@ -11,7 +11,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
-from ....ssl.fields.grid import LatLonGrid
 from ....ssl.sources.planet.recorded import recorded_planet
 from ....ssl.store.store import Store
 from ...evaluation.config import TaskConfig
@@ -19,7 +18,8 @@ from ...evaluation.encoders import Contender
 from ...evaluation.task import Decoders, Extras, Features, Task
 from ...features.patches import PatchGrid, encoder_features, raw_cells, with_neighbours
 from ...features.store_windows import StoreWindows
-from ...results.maps import MapFigure, Maps
+from ...results.figures import line_figure, map_figure
+from ...results.maps import MapFigure
 from ...results.row import Role, Row, names_of
 from ...results.target import Target
 from ...storms.best_tracks import IBTRACS, SOURCE, best_tracks, tidy
@@ -73,10 +73,7 @@ class StormTilesConfig(TaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        good = self.spacing_hours >= 1 and self.least_wind_kt >= 0
-        self.expect(good, "spacing_hours ≥ 1 and least_wind_kt ≥ 0", "spacing_hours", "least_wind_kt")
-        self.expect(min(self.costs, default=0) > 0, "numbers above 0, at least one", "costs")
-        self.expect(min(self.pca_components, default=0) >= 1, "numbers from 1, at least one", "pca_components")
+        self.check({"spacing_hours": "≥ 1", "least_wind_kt": "≥ 0", "costs": "> 0"})
 
 
 class StormTiles(Task[StormTilesConfig]):
@@ -171,7 +168,7 @@ class StormTiles(Task[StormTilesConfig]):
         return Extras(
             figures={
                 "roc": roc_figure(chances, storms, f"{name}, test block"),
-                "mean_chance_by_tile": map_figure(mapped, storms, self.grid.tiles, self.store.grid, self.grid.patch),
+                "mean_chance_by_tile": tile_figure(mapped, storms, self.grid),
             },
             tables={"samples": pd.DataFrame([{"block": block, **own} for block, own in labels.counts().items()])},
             notes=[note for note in notes if note],
@@ -187,52 +184,23 @@ def roc_figure(chances: Mapping[str, np.ndarray], storms: np.ndarray, title: str
         storms: What was, in the same shape.
         title: Of the picture.
     """
-    drawn = Figure(figsize=(7.4, 5.0), layout="constrained")
-    axes = drawn.subplots()
-    axes.plot([0, 1], [0, 1], color="0.6", lw=0.8)
-    for name, found in chances.items():
-        false, true, _ = roc_curve(storms.ravel(), found.ravel())
-        axes.plot(false, true, lw=1.3, label=name)
-    axes.set_xlabel("share of the tiles without a storm that are called", fontsize=8)
-    axes.set_ylabel("share of the tiles with a storm that are called", fontsize=8)
-    axes.legend(fontsize=7, frameon=False, loc="lower right")
-    axes.set_title(title, fontsize=9, loc="left")
+    lines = {name: roc_curve(storms.ravel(), found.ravel())[:2] for name, found in chances.items()}
+    called = "share of the tiles with{} a storm that are called".format
+    drawn = line_figure({title: lines}, called("out"), called(""), marker="")
+    drawn.axes[0].axline((0, 0), slope=1, color="0.6", lw=0.8)
     return drawn
 
 
-def map_figure(
-    chances: Mapping[str, np.ndarray], storms: np.ndarray, tiles: np.ndarray, grid: LatLonGrid, patch: tuple[int, int]
-) -> MapFigure:
-    """Return the observed frequency of storms in each tile above the mean chance that each row gave it.
+def tile_figure(chances: Mapping[str, np.ndarray], storms: np.ndarray, grid: PatchGrid) -> MapFigure:
+    """Return the observed frequency of storms in each tile beside the mean chance that each row gave it.
 
     Args:
         chances: Of each row, (time, place).
         storms: bool, (time, place).
-        tiles: Number of each place's tile.
-        grid: Cells that the tiles were cut from.
-        patch: Rows and columns of a tile.
+        grid: How the globe is cut into tiles.
     """
-    rows, columns = (-(-size // part) for size, part in zip(grid.shape, patch, strict=True))
-    shown = {"observed": storms.mean(axis=0)} | {name: found.mean(axis=0) for name, found in chances.items()}
-    largest = max(float(values.max()) for values in shown.values())
-    drawn = MapFigure(figsize=(7.4, 1.7 * len(shown)), layout="constrained")
-    cells: dict[str, np.ndarray] = {}
-    edges = grid.lon_bounds[0], grid.lon_bounds[-1], grid.lat_bounds[-1], grid.lat_bounds[0]
-    panels = drawn.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, (name, values) in zip(panels, shown.items(), strict=True):
-        full = np.full(rows * columns, np.nan)
-        full[tiles] = values
-        by_cell = full.reshape(rows, columns).repeat(patch[0], axis=0).repeat(patch[1], axis=1)
-        cells[name] = by_cell[: grid.shape[0], : grid.shape[1]]
-        # Tiles that reach beyond the grid are drawn whole: the extent is that of the padded grid.
-        extent = (edges[0], edges[0] + (edges[1] - edges[0]) * columns * patch[1] / grid.shape[1],
-                  edges[3] - (edges[3] - edges[2]) * rows * patch[0] / grid.shape[0], edges[3])  # fmt: skip
-        image = axes.imshow(full.reshape(rows, columns), extent=extent, cmap="viridis", vmin=0, vmax=largest,
-                            aspect="auto")  # fmt: skip
-        axes.set_title(name, fontsize=8, loc="left")
-        axes.set_ylabel("°N", fontsize=7)
-        axes.tick_params(labelsize=7)
-    panels[-1].set_xlabel("°E", fontsize=7)
-    drawn.colorbar(image, ax=list(panels), label="share of the test times", shrink=0.7)
-    drawn.maps = Maps.of(cells, grid, (0, largest), "share")
-    return drawn
+    means = {name: found.mean(axis=0) for name, found in {"observed": storms, **chances}.items()}
+    cells = grid.patch[0] * grid.patch[1]
+    maps = {name: grid.join(np.repeat(values[None, :, None], cells, 2), 1)[0, 0] for name, values in means.items()}
+    largest = max(float(values.max()) for values in means.values())
+    return map_figure(maps, grid.store.grid, largest, "share of the test times", "", "share", shares=True)

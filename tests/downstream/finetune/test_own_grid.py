@@ -126,7 +126,7 @@ def test_which_stores_are_left_as_they_are(fine: Path, small_run: Path, small_st
         opened = Store(store)
         assert on_grid_of_checkpoint(config(small_run, store, tmp_path / "out", **more), opened) is opened
     assert not list(tmp_path.iterdir())
-    with pytest.raises(EarthSSLError, match=r"finetune.grid: expected checkpoint or store, got 'stor'\. Did you mean"):
+    with pytest.raises(EarthSSLError, match=r"finetune.grid: .* checkpoint, store, got 'stor'\. Did you mean"):
         config(small_run, fine, tmp_path / "out", grid="stor")
 
 
@@ -171,7 +171,7 @@ def test_which_base_a_store_may_have(small_data: xr.Dataset, fine: Path, small_r
             on_grid_of_checkpoint(config(small_run, store.path, tmp_path / "out", base=base), store)
     made = on_grid_of_checkpoint(config(small_run, store.path, tmp_path / "out", base=("1985", "1999")), store)
     assert "monthly means over 1985-01 … 1999-12" in made.manifest["attributes"]["anomalies"]
-    with pytest.raises(EarthSSLError, match=r"finetune\.least_valid: expected a share in \(0, 1\], got 0"):
+    with pytest.raises(EarthSSLError, match=r"finetune\.least_valid: expected least_valid in \(0, 1\], got 0"):
         config(small_run, fine, tmp_path / "out", least_valid=0.0)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from earthssl.downstream.heads.base import Samples, choose, standardised
 from earthssl.downstream.heads.linear import LogisticHead, RidgeHead
-from earthssl.downstream.heads.nearest import NearestHead
+from earthssl.downstream.heads.nearest import TEMPERATURE, NearestHead
 from earthssl.downstream.metrics.classes import one_hot, squared_error
 from earthssl.ssl.common.errors import EarthSSLError
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -71,58 +71,36 @@ def test_one_class_in_training_is_an_error() -> None:
 
 
 def test_neighbours_by_brute_force() -> None:
-    """Weights exp(cosine / T) of the k nearest by a loop, forbidden steps left out."""
+    """Weights exp(cosine / T) of the k nearest by a loop, the query's own step left out."""
     train, queries = clouds(60), clouds(60, seed=1)
-    exclusion, k, t = 3, 7, 0.2
-    found = NearestHead((k,), exclusion, t, standardise=True).predict(train, queries, [k])[0]
-    x, z = (normalize(part) for part in standardised(train.features, queries.features))
+    found = NearestHead((7,)).predict(train, queries, [7])[0]
+    x, z = (normalize(part.features - train.features.mean(0)) for part in (train, queries))
     for q in range(len(z)):
         cosine = x @ z[q]
-        cosine[np.abs(train.steps - queries.steps[q]) <= exclusion] = -np.inf
-        nearest = np.argsort(-cosine)[:k]
-        weight = np.exp(cosine[nearest] / t)
+        cosine[train.steps == queries.steps[q]] = -np.inf
+        nearest = np.argsort(-cosine)[:7]
+        weight = np.exp(cosine[nearest] / TEMPERATURE)
         assert found[q] == pytest.approx(weight @ train.targets[nearest] / weight.sum())
 
 
-def test_no_neighbour_lies_within_the_exclusion() -> None:
-    """A series whose neighbours in time are its twins: one neighbour finds the label of a twin only where it may."""
-    rng = np.random.default_rng(0)
-    blocks = np.repeat(rng.normal(size=(30, 5)), 4, axis=0) + 1e-6 * rng.normal(size=(120, 5))
-    number = np.repeat(np.arange(30.0), 4)[:, None]
-    data = Samples(blocks, number, np.arange(120))
-    near = NearestHead((1,), 0).predict(data, data, [1])[0]
-    far = NearestHead((1,), 4).predict(data, data, [1])[0]
-    assert (near == number).all()
-    assert (far != number).all()
-
-
-def test_regression_by_all_equal_neighbours_is_the_mean() -> None:
-    rng = np.random.default_rng(0)
-    train = Samples(rng.normal(size=(20, 3)), rng.normal(size=(20, 2)), np.arange(20))
-    queries = Samples(rng.normal(size=(4, 3)), np.zeros((4, 2)), np.arange(100, 104))
-    found = NearestHead((20,), 0, np.inf).predict(train, queries, [20])[0]
-    assert found == pytest.approx(np.tile(train.targets.mean(0), (4, 1)))
-
-
-def test_neighbours_keep_through_shift_and_turn_and_scale_where_asked() -> None:
-    """Cosines of centred features know no shift and no rotation; standardised ones no scale of a feature."""
+def test_neighbours_keep_through_shift_and_turn_but_not_through_scale() -> None:
+    """Cosines of centred features know no shift and no rotation."""
     train, queries = clouds(), clouds(30, seed=1)
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))[0]
     turned, scaled = (
         [Samples(s.features @ matrix + 5, s.targets, s.steps) for s in (train, queries)]
         for matrix in (turn, np.diag([1e3, 1, 1e-3, 1]))
     )
-    head, other = NearestHead((10,)), NearestHead((10,), standardise=True)
+    head = NearestHead((10,))
     assert head.predict(*turned, [10]) == pytest.approx(head.predict(train, queries, [10]))
-    assert other.predict(*scaled, [10]) == pytest.approx(other.predict(train, queries, [10]))
     assert head.predict(*scaled, [10]) != pytest.approx(head.predict(train, queries, [10]))
 
 
 def test_more_neighbours_than_there_may_be_is_an_error() -> None:
     train = clouds(20)
-    with pytest.raises(EarthSSLError, match=r"k of at most 15, .* beyond ± 2 steps among 20 samples, got 16"):
-        NearestHead((16,), 2).predict(train, train, [16])
-    assert NearestHead((5, 16, 100), 2).settings(train) == [5]
+    with pytest.raises(EarthSSLError, match=r"k of at most 19, .* among 20 samples, got 20"):
+        NearestHead((20,)).predict(train, train, [20])
+    assert NearestHead((5, 20, 100)).settings(train) == [5]
 
 
 def test_ridge_is_scikit_learns() -> None:

@@ -216,7 +216,7 @@ def test_unfit_features_and_options_are_refused(task: EnsoLabels) -> None:
         fixed_head(task, gappy[:10], name="x", penalty=1.0)
     with pytest.raises(EarthSSLError, match="got none"):
         select(task, {})
-    with pytest.raises(EarthSSLError, match="positive"):
+    with pytest.raises(EarthSSLError, match="penalties > 0"):
         HeadOptions(penalties=(0.0,))
     with pytest.raises(EarthSSLError, match="poolings"):
         HeadOptions(months=(2,))

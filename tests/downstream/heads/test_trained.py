@@ -113,7 +113,7 @@ def test_mistakes_are_said() -> None:
     lone = Samples(train.features, one_hot(np.zeros(40, dtype=int), 2), train.steps)
     with pytest.raises(EarthSSLError, match="attentive: expected at least two classes"):
         AttentiveHead().predict(lone, lone, [(0.01, 2)])
-    with pytest.raises(EarthSSLError, match="MLP: expected steps ≥ 1"):
+    with pytest.raises(EarthSSLError, match=r"MLP\.steps: expected steps ≥ 1"):
         MlpHead(steps=(0,))
     with pytest.raises(EarthSSLError, match="the training diverged; lower lr"):
         MlpHead(lr=1e30, classifies=False).predict(flat, flat, [(0.0, 25)])

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from earthssl.downstream.metrics.classes import FLOOR, confusion, frequencies, statistics
+from earthssl.downstream.metrics.classes import FLOOR, frequencies, statistics
 from earthssl.ssl.common.errors import EarthSSLError
 
 LABELS = np.array([0, 0, 0, 1, 2])
@@ -49,12 +49,6 @@ def test_weights_count_as_copies() -> None:
 
 def test_a_draw_without_a_class_leaves_it_out_of_the_balance() -> None:
     assert scores(np.array([1.0, 1, 1, 1, 0]))["balanced_accuracy"] == pytest.approx((2 / 3 + 1) / 2)
-
-
-def test_confusion_by_hand_and_its_diagonal_is_the_accuracy() -> None:
-    found = confusion(RIGHT, LABELS)
-    assert found.tolist() == [[2, 1, 0], [0, 1, 0], [1, 0, 0]]
-    assert np.trace(found) / found.sum() == pytest.approx(scores()["accuracy"])
 
 
 def test_frequencies_follow_laplaces_rule() -> None:

@@ -10,7 +10,6 @@ from earthssl.downstream.metrics.events import (
     best_threshold,
     bins_of,
     calibration_error,
-    frequencies,
     log_loss,
     murphy,
     reliability,
@@ -37,7 +36,6 @@ def repeated(*columns: np.ndarray, weight: np.ndarray) -> list[np.ndarray]:
 def test_brier_and_log_loss_by_hand() -> None:
     p, o = np.array([0.8, 0.3, 0.0]), np.array([1, 0, 0])
     assert murphy(p, o).brier == pytest.approx((0.04 + 0.09) / 3)
-    assert murphy(p, o, np.array([0.0, 2, 2])).brier == pytest.approx(0.18 / 4)
     assert log_loss(p, o) == pytest.approx(-(np.log(0.8) + np.log(0.7)) / 3)
     assert log_loss(np.array([0.0, 0.5]), np.array([1, 0])) == pytest.approx(-(np.log(1e-6) + np.log(0.5)) / 2)
 
@@ -46,20 +44,11 @@ def test_brier_and_log_loss_by_hand() -> None:
 def test_weights_are_repetitions(ties: bool) -> None:
     p, o, w = drawn(ties=ties)
     p2, o2 = repeated(p, o, weight=w)
-    assert murphy(p, o, w).brier == pytest.approx(metrics.brier_score_loss(o2, p2))
-    assert log_loss(p, o, w) == pytest.approx(log_loss(p2, o2))
     assert Ranking(p, o).auc(w)[0] == pytest.approx(Ranking(p2, o2).auc()[0])
     assert Ranking(p, o).average_precision(w)[0] == pytest.approx(Ranking(p2, o2).average_precision()[0])
-    assert best_threshold(p, o, "hss", w) == best_threshold(p2, o2, "hss")
     for name in ("pod", "far", "pofd", "csi", "pss", "hss"):
         one, two = Contingency.of(p > 0.2, o, w), Contingency.of(p2 > 0.2, o2)
         assert getattr(one, name) == pytest.approx(getattr(two, name))
-
-
-def test_frequencies_by_group() -> None:
-    o, g, w = np.array([1, 0, 1, 1]), np.array([0, 0, 2, 2]), np.array([1.0, 3, 1, 0])
-    np.testing.assert_allclose(frequencies(o, g, 3, w), [0.25, np.nan, 1])
-    assert frequencies(o, np.zeros(4, int), 1)[0] == 0.75
 
 
 # ---- Reliability -----------------------------------------------------------------------------------------------
@@ -68,11 +57,11 @@ def test_frequencies_by_group() -> None:
 @pytest.mark.parametrize("bins", [2, 7, 10, 50])
 @pytest.mark.parametrize("ties", [True, False])
 def test_murphys_parts_add_up_whatever_the_bins(bins: int, ties: bool) -> None:
-    p, o, w = drawn(ties=ties, seed=bins)
-    m = murphy(p, o, w, bins)
+    p, o, _ = drawn(ties=ties, seed=bins)
+    m = murphy(p, o, bins)
     total = m.reliability - m.resolution + m.uncertainty + m.within_variance - m.within_covariance
     assert total == pytest.approx(m.brier, abs=1e-14)
-    assert m.brier == pytest.approx(metrics.brier_score_loss(o, p, sample_weight=w))
+    assert m.brier == pytest.approx(metrics.brier_score_loss(o, p))
 
 
 def test_discrete_forecasts_have_the_three_classical_parts() -> None:
@@ -105,19 +94,17 @@ def test_bins_hold_equally_many_and_keep_equal_forecasts_together() -> None:
     np.testing.assert_array_equal(bins_of(np.array([0.3, 0.1, 0.3]), 10), [1, 0, 1])
 
 
-def test_the_reliability_table_is_that_of_the_repeated_samples() -> None:
-    p, o, w = drawn()
-    table = reliability(p, o, w)
+def test_the_reliability_table_is_that_of_each_bin() -> None:
+    p, o, _ = drawn()
+    table = reliability(p, o)
     at = bins_of(p)
     for k, line in table.iterrows():
         inside = at == k
         assert line["n"] == inside.sum()
-        assert line["forecast"] == pytest.approx(np.average(p[inside], weights=w[inside]))
-        assert line["observed"] == pytest.approx(np.average(o[inside], weights=w[inside]))
-        assert line["from"] == p[inside].min()
+        assert line["forecast"] == pytest.approx(p[inside].mean())
+        assert line["observed"] == pytest.approx(o[inside].mean())
+        assert (line["from"], line["to"]) == (p[inside].min(), p[inside].max())
     assert table["share"].sum() == pytest.approx(1)
-    none_low = np.where(at == 0, 0.0, w)
-    assert len(reliability(p, o, none_low)) == len(table) - 1
 
 
 # ---- Ranks -----------------------------------------------------------------------------------------------------
@@ -182,9 +169,9 @@ def test_calls_without_skill_and_perfect_ones() -> None:
 
 @pytest.mark.parametrize("score", ["pss", "hss"])
 def test_the_best_threshold_is_that_of_trying_all(score: str) -> None:
-    p, o, w = drawn()
-    tried = {value: float(getattr(Contingency.of(p >= value, o, w), score)) for value in np.unique(p)}
-    assert tried[best_threshold(p, o, score, w)] == max(tried.values())
+    p, o, _ = drawn()
+    tried = {value: float(getattr(Contingency.of(p >= value, o), score)) for value in np.unique(p)}
+    assert tried[best_threshold(p, o, score)] == max(tried.values())
 
 
 def test_of_equally_good_thresholds_the_highest_is_taken() -> None:
@@ -196,20 +183,18 @@ def test_of_equally_good_thresholds_the_highest_is_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    ("p", "o", "w", "said"),
+    ("p", "o", "said"),
     [
-        ([0.5, np.nan], [0, 1], None, "from 0 to 1, got 1 others"),
-        ([0.5, 1.5], [0, 1], None, "such as 1.5"),
-        ([0.5, 0.5], [0, 2], None, "events 0 or 1"),
-        ([0.5, 0.5], [0, 1, 1], None, "events 0 or 1 of shape"),
-        ([0.5, 0.5], [0, 1], [0.0, 0.0], "sum above 0"),
-        ([0.5, 0.5], [0, 1], [-1.0, 2.0], "weights ≥ 0"),
-        ([], [], None, "n > 0"),
+        ([0.5, np.nan], [0, 1], "from 0 to 1, got 1 others"),
+        ([0.5, 1.5], [0, 1], "such as 1.5"),
+        ([0.5, 0.5], [0, 2], "events 0 or 1"),
+        ([0.5, 0.5], [0, 1, 1], "events 0 or 1 of shape"),
+        ([], [], "n > 0"),
     ],
 )
-def test_bad_forecasts_are_refused(p: list[float], o: list[int], w: list[float] | None, said: str) -> None:
+def test_bad_forecasts_are_refused(p: list[float], o: list[int], said: str) -> None:
     with pytest.raises(EarthSSLError, match=said):
-        log_loss(np.array(p), np.array(o), None if w is None else np.array(w))
+        log_loss(np.array(p), np.array(o))
 
 
 def test_other_mistakes_are_refused() -> None:

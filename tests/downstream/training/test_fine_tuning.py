@@ -216,15 +216,15 @@ def test_training_that_only_harms_stops_early_with_the_weights_it_began_with() -
     ("change", "words"),
     [
         ({"mode": "ful"}, "Did you mean 'full'"),
-        ({"layer_decay": 0}, r"a factor in \(0, 1\]"),
-        ({"layer_decay": 1.1}, r"a factor in \(0, 1\]"),
-        ({"drop_path": 1}, r"a chance in \[0, 1\)"),
+        ({"layer_decay": 0}, r"layer_decay in \(0, 1\]"),
+        ({"layer_decay": 1.1}, r"layer_decay in \(0, 1\]"),
+        ({"drop_path": 1}, r"drop_path in \[0, 1\)"),
         ({"warmup_steps": 12}, "warmup_steps from 1 to steps - 1"),
         ({"check_every": 13}, "check_every ≤ steps"),
-        ({"batch_size": 0}, "batch_size: expected a whole number ≥ 1"),
-        ({"lr": 0}, "head_lr and clip > 0"),
-        ({"head_lr": 0}, "head_lr and clip > 0"),
-        ({"average": 1}, r"a decay in \[0, 1\)"),
+        ({"batch_size": 0}, "batch_size: expected batch_size ≥ 1"),
+        ({"lr": 0}, "lr > 0, got 0"),
+        ({"head_lr": 0}, "head_lr > 0, got 0"),
+        ({"average": 1}, r"average in \[0, 1\)"),
     ],
 )
 def test_bad_settings_are_refused(change: dict[str, Any], words: str) -> None:

@@ -251,7 +251,7 @@ def test_mistakes_are_said(small_store: Path, tmp_path: Path) -> None:
         ({"stride": [4, 4]}, "cells between the blocks"),
         ({"quantile": 0.4}, r"explain\.quantile"),
         ({"task": "enso"}, "expected explain, got 'enso'"),
-        ({"poolings": ["pacific"]}, r"explain\.poolings: expected mean, last, pcs, mean\+pcs, got 'pacific'"),
+        ({"poolings": ["pacific"]}, r"explain\.poolings: expected one of mean, last, pcs, mean\+pcs, got 'pacific'"),
         ({"samples": 0}, r"explain\.samples"),
         ({"draws": 10}, "draws ≥ 1000"),
     ):

@@ -182,15 +182,15 @@ def test_without_checkpoints_it_runs_untrained_beside_published_numbers(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"leads": []}, "steps ahead from 1"),
-        ({"leads": [0, 1]}, "steps ahead from 1"),
+        ({"leads": []}, "leads ≥ 1, at least one"),
+        ({"leads": [0, 1]}, "leads ≥ 1"),
         ({"poolings": ["lost"]}, "Did you mean 'last'"),
         ({"bases": ["chance"]}, "Did you mean 'change'"),
         ({"bases": []}, "got none"),
         ({"unit": "weak"}, "Did you mean 'week'"),
         ({"task": "forecasts"}, "expected forecast"),
         ({"draws": 10}, "draws ≥ 1000"),
-        ({"penalties": [0.0]}, "positive penalties"),
+        ({"penalties": [0.0]}, "penalties > 0"),
         ({"untrained_seeds": -1}, "untrained_seeds"),
         ({"finetune_seeds": -1}, "finetune_seeds"),
     ],

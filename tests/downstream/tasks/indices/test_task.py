@@ -190,7 +190,7 @@ def test_unclear_tables_are_refused(config: IndicesConfig, tmp_path: Path, text:
         ({"labelled": ["1950-01-01", "1951-01-01"]}, "within the training block"),
         ({"labelled": ["soon", "later"]}, "two dates"),
         ({"columns": ["height_10d", "height_10d"]}, "each once"),
-        ({"ahead": [0]}, "from 1"),
+        ({"ahead": [0]}, "ahead ≥ 1"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(config: IndicesConfig, change: dict[str, object], words: str) -> None:

@@ -170,9 +170,9 @@ def test_the_two_months_of_hadcrut(shared_data: Path) -> None:
     ("settings", "match"),
     [
         ({"kind": "clouds"}, "Did you mean 'cloud'"),
-        ({"observed": 0.0}, "observed: expected a share"),
-        ({"observed": float("nan")}, "observed: expected a share"),
-        ({"kind": "swath", "tracks": 0}, "tracks, stations, boxes ≥ 1"),
+        ({"observed": 0.0}, r"observed: expected observed in \(0, 1\)"),
+        ({"observed": float("nan")}, r"observed: expected observed in \(0, 1\)"),
+        ({"kind": "swath", "tracks": 0}, "tracks ≥ 1"),
         ({"kind": "block", "box": (0.0, 60.0)}, "expected height"),
         ({"kind": "file"}, "expected a path and a month"),
     ],

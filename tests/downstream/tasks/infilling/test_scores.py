@@ -16,7 +16,7 @@ from earthssl.downstream.tasks.infilling.fillers import (
     PcaRegression,
 )
 from earthssl.downstream.tasks.infilling.gaps import GapConfig, Gaps, Places, in_box
-from earthssl.downstream.tasks.infilling.scores import score
+from earthssl.downstream.tasks.infilling.scores import metrics, score
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.fields.grid import LatLonGrid
 from earthssl.ssl.sources import open_source
@@ -29,7 +29,7 @@ def test_metrics_by_hand() -> None:
     truth = np.array([[9.0, 1.0, 3.0], [9.0, 0.0, 2.0]])
     estimate = np.array([[0.0, 2.0, 3.0], [0.0, 0.0, 1.0]])
     hidden = np.array([[False, True, True], [False, True, True]])
-    found = score(estimate, truth, hidden, np.array([1.0, 1.0, 2.0])).metrics()
+    found = metrics(score(estimate, truth, hidden, np.array([1.0, 1.0, 2.0])))
     # No anomaly: 1·1 + 2·9 and 1·0 + 2·4.
     assert found["skill"] == pytest.approx(1 - 3 / 27)
     # Squared errors 1·1 + 2·0 and 1·0 + 2·1 over 2 months × 3.
@@ -49,13 +49,13 @@ def test_limits_of_the_metrics() -> None:
     hidden = rng.random((5, 30)) < 0.7
     rms = np.sqrt((np.where(hidden, area, 0) * truth**2).sum() / np.where(hidden, area, 0).sum())
     perfect, constant, opposite, twice = (
-        score(f, truth, hidden, area).metrics() for f in (truth, 0 * truth + 3.7, -truth, 2 * truth)
+        metrics(score(f, truth, hidden, area)) for f in (truth, 0 * truth + 3.7, -truth, 2 * truth)
     )
     assert perfect == pytest.approx({"skill": 1, "rmse": 0, "r": 1, "global rmse": 0, "std ratio": 1})
     assert (constant["r"], constant["std ratio"]) == (0, 0)
     assert (opposite["r"], opposite["std ratio"], opposite["rmse"]) == pytest.approx((-1, 1, 2 * rms))
     assert (twice["r"], twice["std ratio"], twice["rmse"]) == pytest.approx((1, 2, rms))
-    none = score(0 * truth, truth, hidden, area).metrics()
+    none = metrics(score(0 * truth, truth, hidden, area))
     assert (none["rmse"], none["skill"], opposite["skill"]) == pytest.approx((rms, 0, -3))
 
 
@@ -66,10 +66,10 @@ def test_only_hidden_cells_count() -> None:
     hidden = rng.random((4, 20)) < 0.5
     other = np.where(hidden, estimate, np.nan)
     unknown = truth.copy()
-    first = score(estimate, truth, hidden, area).metrics()
-    assert score(other, truth, hidden, area).metrics() == first
+    first = metrics(score(estimate, truth, hidden, area))
+    assert metrics(score(other, truth, hidden, area)) == first
     unknown[~hidden] = 99.0
-    assert score(estimate, unknown, hidden, area).metrics() == first
+    assert metrics(score(estimate, unknown, hidden, area)) == first
     with pytest.raises(EarthSSLError, match="an estimate of every hidden cell"):
         score(np.where(hidden, np.nan, 0.0), truth, hidden, area)
     with pytest.raises(EarthSSLError, match="hidden cells in every month"):
@@ -83,9 +83,8 @@ def test_months_with_weights_are_months_repeated() -> None:
     hidden = rng.random((4, 20)) < 0.5
     drawn = [0, 2, 2, 3, 3, 3]
     weights = np.bincount(drawn, minlength=4).astype(float)
-    whole = score(estimate[drawn], truth[drawn], hidden[drawn], area).metrics()
-    one = score(estimate, truth, hidden, area)
-    assert {name: float(one.metric(name, weights)) for name in whole} == pytest.approx(whole)
+    whole = metrics(score(estimate[drawn], truth[drawn], hidden[drawn], area))
+    assert metrics(score(estimate, truth, hidden, area), weights) == pytest.approx(whole)
 
 
 # ---- Known answers on real data -------------------------------------------------------------------------------
@@ -155,11 +154,11 @@ def test_the_reference_table_on_ersst(shared_data: Path) -> None:
         hidden = np.broadcast_to(~mask, truth.shape)
         scores = {m.name: score(m.fill(np.where(mask, truth, np.nan)), truth, hidden, weight) for m in methods}
         for name, (rmse, r, shift) in REFERENCE[target].items():
-            found = scores[name].metrics()
+            found = metrics(scores[name])
             rmse_near, r_near, shift_near = near[target]
             assert found["rmse"] == pytest.approx(rmse, abs=rmse_near), (target, name)
             assert found["r"] == pytest.approx(r, abs=r_near), (target, name)
             if shift is not None:
                 assert found["global rmse"] == pytest.approx(shift, abs=shift_near), (target, name)
-        ranked = sorted(scores, key=lambda name: scores[name].metrics()["rmse"])
+        ranked = sorted(scores, key=lambda name: metrics(scores[name])["rmse"])
         assert ranked[:2] == ["optimal interpolation", "ordinary kriging"]
