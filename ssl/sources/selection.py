@@ -123,7 +123,9 @@ class Selection:
             EarthSSLError: If a time occurs twice, or if none is left.
         """
         if not len(times):
-            raise EarthSSLError(f"{where}: expected fields at some times, got an axis of time without any; fetch it again")
+            raise EarthSSLError(
+                f"{where}: expected fields at some times, got an axis of time without any; fetch it again"
+            )
         order = np.argsort(times, kind="stable")
         ordered = times[order]
         again = np.flatnonzero(ordered[1:] == ordered[:-1])

@@ -67,8 +67,8 @@ def read_label_table(path: str, columns: Sequence[str] = (), also: Collection[st
         also: Those taken beside them where they are there.
 
     Raises:
-        EarthSSLError: If it is no such file: a column that is not there, a line, a time that comes twice, a word among the numbers, a number that
-            files put for a missing one.
+        EarthSSLError: If it is no such file: a column that is not there, a line, a time that comes twice, a word among
+            the numbers, a number that files put for a missing one.
     """
     file = Path(path)
     if not file.is_file():
