@@ -49,6 +49,9 @@ def csv_table(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     if len(rows) < 2:
         raise EarthSSLError(f"{file}: expected lines of labels, got a header alone ({', '.join(rows[0][1])})")
     header = [name.strip() for name in rows[0][1]]
+    other = next((sign for sign in ";\t|" if len(header) == 1 and sign in rows[0][1][0]), None)
+    if other is not None:
+        raise EarthSSLError(f"{file}, line 1: expected commas between the cells, got {other!r}; save it with commas")
     if len(set(header)) < len(header):
         twice = next(name for name in header if header.count(name) > 1)
         raise EarthSSLError(f"{file}, line 1: expected columns with different names, got '{twice}' twice; rename one")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .splits import months_apart
+from .splits import follows, months_apart
 from .usual import marks, unusual
 from .variables import Variable
 
@@ -171,6 +171,24 @@ def _counted(mask: np.ndarray, times: np.ndarray) -> str:
 
 def _date(time: np.datetime64) -> str:
     return str(pd.Timestamp(time)).removesuffix(" 00:00:00")
+
+
+def gaps(times: np.ndarray) -> list[str]:
+    """Return in words, in a list, how many steps do not come one step after the one before; [] where all do.
+
+    Args:
+        times: Ascending, datetime64.
+    """
+    if len(times) < 3:
+        return []
+    apart = ~follows(times)
+    if not apart.any():
+        return []
+    step = pd.Timedelta(np.median(np.diff(times))).floor("s")
+    return [
+        f"{int(apart.sum())} of {len(times)} steps do not come one step ({step}) after the one before, the first at "
+        f"{_date(times[1:][apart][0])}"
+    ]
 
 
 def quality(steps: np.ndarray, times: np.ndarray, variables: Sequence[Variable]) -> dict[str, dict[str, Any]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ..common.errors import EarthSSLError
 
 GRAVITY = 9.80665  # m s-2, standard gravity: geopotential height in metres -> geopotential
@@ -63,6 +65,10 @@ HEIGHTS = _table(
 )
 
 
+PERIOD = r"(?:s|sec|h|hr|d|day|mon|yr|hour|month|year|second)"
+RATE = re.compile(rf"(?:/|\bper\s)\s*{PERIOD}s?\b|{PERIOD}-1\b")
+
+
 def _plain(units: str) -> str:
     text = units.strip().lower().replace("º", "°")
     for old, new in (("**", ""), ("^", ""), ("⁻", "-"), ("¹", "1"), ("²", "2"), ("·", " "), ("*", " ")):
@@ -91,6 +97,11 @@ def canonical_factor(name: str, canonical: str, units: str | None, *, geopotenti
         return accepted[found.replace(".", " ")]
     got = f"got '{units}'" if found else "found none"
     spellings = ", ".join(sorted(accepted, key=lambda text: (abs(accepted[text][0] - 1), text)))
+    if canonical in ("m", "J m-2") and RATE.search(found):
+        raise EarthSSLError(
+            f"units of '{name}': expected those of a sum, such as '{canonical}', got '{units}', a rate; write sums "
+            "over a step into another file first: the rate times its length"
+        )
     raise EarthSSLError(
         f"units of '{name}': expected a spelling of '{canonical}' or units that convert to it, {got}; "
         f"say what they are with the option units, as in units: {{{name}: {canonical}}}; accepted: {spellings}"

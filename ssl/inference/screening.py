@@ -99,6 +99,7 @@ def screen(
         ds, where=where, eager_bytes=EAGER_BYTES, variables=(*present, *instead.values()) or None, units=units or {},
         rename=rename or {}, missing=missing or {}, check_range=check_range and not record.synthetic,
     )  # fmt: skip
+    remarks = [text for given in (ds, canonical) for text in str(given.attrs.get("remarks", "")).split("; ") if text]
     names = [next((want for want, have in instead.items() if have == name), str(name)) for name in canonical.data_vars]
     times = canonical["time"].values
     steps = np.diff(times) / np.timedelta64(1, "D")
@@ -123,7 +124,7 @@ def screen(
         some = some.load()
     if "regridded" in changes:
         changes["regridded"] += f"; {lacking(some, statistics)}"
-    said = [*changes.values(), *_incomplete(record, absent, unused, use)]
+    said = [*dict.fromkeys(remarks), *changes.values(), *_incomplete(record, absent, unused, use)]
     if check_range:
         said += _doubts_of(some, statistics, where)
     return Screened(canonical, statistics, absent, unused, tuple(said), changes)

@@ -12,7 +12,7 @@ import pandas as pd
 from ..common.files import write_text
 from ..common.progress import track
 from ..fields.plausible import ImpossibleValueError
-from ..fields.quality import quality, summary
+from ..fields.quality import gaps, quality, summary
 from ..fields.variables import lookup
 from ..sources import open_source
 from ..sources.local_files import with_file
@@ -58,7 +58,7 @@ def _looked_at(source: str, options: dict[str, Any]) -> pd.DataFrame:
         missing = [1 - share for share in reversed(one["valid"])]
         remarks = str(data.attrs.get("remarks", "")).split("; ")
         own = [text.removeprefix(f"{name}: ") for text in remarks if text.startswith(f"{name}: ")]
-        odd = "; ".join(own + one["findings"]) or "nothing"
+        odd = "; ".join(own + one["findings"] + ([] if rows else gaps(times))) or "nothing"
         rows.append((name, variable.units, len(times), one["low"], one["mean"], one["high"], missing, odd))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 

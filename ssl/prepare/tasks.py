@@ -21,7 +21,7 @@ from ..common.errors import EarthSSLError
 from ..common.files import digest, disk_full_is_clear, read_json, write_json
 from ..fields.grid import LatLonGrid
 from ..fields.normalisation import Calendar, Statistics
-from ..fields.quality import COLUMNS, quality, summary
+from ..fields.quality import COLUMNS, gaps, quality, summary
 from ..fields.splits import Splits
 from ..fields.variables import lookup
 from ..sources import open_source
@@ -146,7 +146,10 @@ class Job:
         """Return what the manifest says of the values of the job's own steps, from the summaries of its chunks."""
         numbers = range(self.skip // self.template.chunk_steps, len(self.template.chunks()))
         steps = np.concatenate([np.load(self.looked_at(number)) for number in numbers])
-        return quality(steps, self.times[self.skip :], [lookup(name) for name in self.template.variables])
+        times, names = self.times[self.skip :], self.template.variables
+        found = quality(steps, times, [lookup(name) for name in names])
+        found[names[0]]["findings"] += gaps(times)
+        return found
 
     def close(self) -> None:
         """Forget the job in this process, and its file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Iterator, Mapping
 
 import numpy as np
@@ -12,7 +13,7 @@ from ..fields.units import SPELLINGS
 from .conventions import understood
 from .times import refuse_running_sums, rename_axis, with_time
 
-LAT_NAMES = ("lat", "latitude", "lats", "nav_lat", "ylat")
+LAT_NAMES = ("lat", "latitude", "lats", "nav_lat", "ylat", "xlat")
 LON_NAMES = ("lon", "longitude", "lons", "nav_lon", "xlong", "long")
 LEVEL_NAMES = (
     "level",
@@ -32,7 +33,7 @@ MEMBER_NAMES = ("number", "member", "realization", "realisation", "ensemble", "e
 STANDARD = {1, 2, 3, 4, 5, 7, *range(10, 100, 10), *range(100, 1101, 25)}
 NO_PRESSURE = ("hybrid", "sigma", "model", "eta", "theta", "isentrop", "potential", "depth", "height", "layer", "soil")
 DEGREES = ("degree", "degrees", "deg", "")
-SOUTH_WEST = ("degrees_south", "degree_south", "degrees_s", "degrees_west", "degree_west", "degrees_w")
+SIDE = re.compile(r"deg(?:rees?)?[\s_]*([nesw])(?:orth|ast|outh|est)?")  # UDUNITS: degrees_N, degreeN
 RADIANS = ("radian", "radians", "rad")
 LEFT_OUT = "earthssl_levels_left_out"  # attribute of a field: hPa
 
@@ -51,6 +52,7 @@ def canonical_axes(ds: xr.Dataset, where: str) -> xr.Dataset:
     lat, lon = _horizontal(ds, where)
     _refuse_projection(ds, (lat, lon), where)
     ds = _in_degrees(_in_degrees(ds, lat, "latitude", where), lon, "longitude", where)
+    _refuse_counts(ds, (lat, lon), where)
     if lat == "lon" or lon == "lat":  # by their units, whatever they are called
         ds = ds.rename({name: f"{name} axis" for name in (lat, lon)})
         lat, lon = f"{lat} axis", f"{lon} axis"
@@ -95,14 +97,14 @@ def _horizontal(ds: xr.Dataset, where: str) -> tuple[Hashable, Hashable]:
     ):
         options = list(dict.fromkeys(_candidates(ds, names, standard_name, units)))
         flat = [name for name in options if ds[name].ndim == 1]
-        curvilinear |= not flat and any(ds[name].ndim == 2 for name in options)
+        curvilinear |= not flat and any(ds[name].ndim >= 2 for name in options)
         # an axis proper (a dimension coordinate) goes before a mere label
         found += sorted(flat, key=lambda name: ds[name].dims != (name,))[:1]
     dims = ", ".join(str(dim) for dim in ds.dims) or "none"
     if curvilinear:
         raise EarthSSLError(
-            f"{where}: expected a rectilinear latitude-longitude grid (1-D lat and lon), got 2-D latitude and "
-            f"longitude over ({dims}); regrid first, for example with `cdo remapcon`"
+            f"{where}: expected a rectilinear latitude-longitude grid (1-D lat and lon), got latitude and longitude "
+            f"that vary along both axes of it ({dims}); regrid first, for example with `cdo remapcon`"
         )
     if len(found) < 2 or ds[found[0]].dims == ds[found[1]].dims:
         raise EarthSSLError(
@@ -135,8 +137,8 @@ def _in_degrees(ds: xr.Dataset, name: Hashable, what: str, where: str) -> xr.Dat
     """Return the dataset with an axis in degrees north or east, by its units."""
     axis = ds[name]
     units = str(axis.attrs.get("units", "")).strip().lower()
-    side = ("degrees_n", "degree_n") if what == "latitude" else ("degrees_e", "degree_e")
-    if units in DEGREES or units.startswith(side):
+    side = match[1] if (match := SIDE.fullmatch(units)) else ""
+    if units in DEGREES or side == ("n" if what == "latitude" else "e"):
         values = np.asarray(axis.values)
         if not units and what == "longitude" and len(values) > 2 and values.dtype.kind == "f":
             circle = len(values) * float(np.median(np.abs(np.diff(values))))
@@ -148,14 +150,27 @@ def _in_degrees(ds: xr.Dataset, name: Hashable, what: str, where: str) -> xr.Dat
         return ds
     if units in RADIANS:
         values = np.rad2deg(axis.values.astype(np.float64)).round(5 if axis.dtype.itemsize < 8 else 9)
-    elif units in SOUTH_WEST and (units.startswith(("degrees_s", "degree_s")) == (what == "latitude")):
+    elif side == ("s" if what == "latitude" else "w"):
         values = -axis.values.astype(np.float64)
     else:
         raise EarthSSLError(
             f"{where}: expected the axis '{name}' to be {what} in degrees, got units '{axis.attrs['units']}'; regrid "
             f"first, or mend its attribute units"
         )
-    return ds.assign_coords({name: (axis.dims, values, {**axis.attrs, "units": f"{side[0]}"})})
+    units = "degrees_north" if what == "latitude" else "degrees_east"
+    return ds.assign_coords({name: (axis.dims, values, {**axis.attrs, "units": units})})
+
+
+def _refuse_counts(ds: xr.Dataset, axes: tuple[Hashable, Hashable], where: str) -> None:
+    """Refuse axes that count rows and columns, both from 0 or both from 1, and say nothing else."""
+    if any(ds[axis].attrs.get("units") or ds[axis].attrs.get("standard_name") for axis in axes):
+        return
+    for first in (0, 1):
+        if all(np.array_equal(ds[axis].values, np.arange(first, first + ds[axis].size)) for axis in axes):
+            raise EarthSSLError(
+                f"{where}: expected latitudes and longitudes in degrees, got axes that count rows and columns from "
+                f"{first}, without units; write the degrees, or, if these are, the attribute units of both"
+            )
 
 
 def _with_level(ds: xr.Dataset, where: str) -> xr.Dataset:

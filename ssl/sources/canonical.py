@@ -11,15 +11,16 @@ import numpy as np
 import xarray as xr
 
 from ..common.errors import EarthSSLError, nearest
-from ..fields.plausible import limits
 from ..fields.splits import repeated_step
 from ..fields.variables import Variable, convert, lookup, resolve
 from .axes import canonical_axes, levels_left_out
-from .conventions import CONVERTED, fills, joined_experiments, limited
+from .conventions import CONVERTED, joined_experiments, limited
 from .metadata.meaning import ContradictionError, likely, meant
+from .metadata.remarks import remarks, told_of_sample
 from .possible import all_possible
 from .regrid import coarsened, grid_of, onto, oriented, region_of, regridded
 from .selection import Selection
+from .times import ENDS
 
 EAGER_BYTES = 256 * 2**20  # local data up to this size are read at once; larger ones stay lazy
 CHUNK_BYTES = 32 * 2**20  # of one variable in a lazy dataset
@@ -110,24 +111,12 @@ def _canonical(
         _refuse_if_empty(sample[field.variable.name], result[field.variable.name], exhaustive, where)
     how = {"regridded": result.attrs["regridded"]} if "regridded" in result.attrs else {}
     result.attrs = _attributes(ds.attrs, attrs, left_out if selection.variables is None else []) | how
-    said = [text for field in fields if (text := _remark(ds[field.raw], field, selection))]
+    said = remarks(ds, [(field.variable, field.raw) for field in fields], selection)
     said += levels_left_out(ds, {field.variable.name: field.raw for field in fields})
+    said += told_of_sample(sample, result, ds.attrs.get(ENDS))
     if said:
         result.attrs["remarks"] = "; ".join(said)
     return result
-
-
-def _remark(data: xr.DataArray, field: _Field, selection: Selection) -> str:
-    """Return what is odd about the values that mean missing in a file: that they may also be values."""
-    low, high = limits(field.variable)
-    for value in fills(data.variable):
-        try:
-            meant_as = convert(value, field.variable, selection.units_of(field.variable, field.raw, data.attrs))
-        except EarthSSLError:
-            return ""
-        if low <= meant_as <= high:
-            return f"{field.variable.name}: {value:g} means missing by the file's own words, though it may be a value"
-    return ""
 
 
 def contents(ds: xr.Dataset, where: str, rename: Mapping[str, str]) -> tuple[list[str], list[str]]:
@@ -223,10 +212,14 @@ def _known(ds: xr.Dataset, selection: Selection, where: str) -> tuple[dict[str, 
             left_out.append(raw)
     if not known:
         first = str(next(iter(ds.data_vars), "name_in_file"))
+        like = likely(ds, first)
         raise EarthSSLError(
-            f"{where}: none of its gridded variables is known ({_listed(ds.data_vars)}); "
-            f"say what they are with the option rename, as in rename: {{{first}: {likely(ds, first)}}}"
-        )
+            f"{where}: none of its gridded variables is known ({_listed(ds.data_vars)}); " + (
+                f"say what they are with the option rename, as in rename: {{{first}: {like}}}" if like else
+                f"and none that is comes in '{ds[first].attrs['units']}', as '{first}' does; make one of it "
+                "(of a rate, sums over a step) in another file first"
+            )
+        )  # fmt: skip
     return known, left_out
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,12 +21,21 @@ from .axes import canonical_axes
 from .canonical import EAGER_BYTES, FILL, canonicalise, reading, understanding
 from .conventions import CONVERTED, has_limits, joined_experiments, limited
 from .grib import open_grib
+from .metadata.calendars import counted_in_months
 from .metadata.meaning import meant
 from .netcdf3 import expected_bytes
 from .possible import all_possible
 from .selection import Selection
 
 NEAR = 1e-3  # of the distance of two cells: axes that differ by less differ by rounding
+UNPACK = "unpack it first"
+PACKED = {
+    b"PK\x03\x04": f"a ZIP archive, as the Climate Data Store sends several files; {UNPACK}: `unzip`",
+    b"\x1f\x8b": f"a gzip file; {UNPACK}: `gunzip`", b"BZh": f"a bzip2 file; {UNPACK}: `bunzip2`",
+    b"\xfd7zXZ": f"an xz file; {UNPACK}: `unxz`", b"\x0e\x03\x13\x01": "HDF4; convert it to NetCDF first",
+    b"<": "a web page or XML, as a server sends in place of a file; look at what it says, and fetch the file again",
+    b"{": "JSON, as a server sends in place of a file; look at what it says, and fetch the file again",
+}  # fmt: skip
 ENGINES = {"netcdf4": "NetCDF", "cfgrib": "GRIB", "zarr": "Zarr"}
 
 
@@ -143,7 +153,7 @@ def open_zarr(store: Any, where: str, *, consolidated: bool | None, **kwargs: An
             for var in ds.variables.values():
                 if _by_default(var):
                     del var.attrs["_FillValue"]
-            return xr.decode_cf(ds, decode_timedelta=False)
+            return xr.decode_cf(counted_in_months(ds), decode_timedelta=False)
     except Exception as error:  # whatever a library meets in a damaged or strange store
         raise _unreadable(where, "Zarr", error) from None
 
@@ -181,7 +191,7 @@ def _open_netcdf(path: Path, group: str | None) -> xr.Dataset:
     check_whole(path)
     try:
         with _quiet():
-            ds = xr.open_dataset(path, engine="netcdf4", decode_timedelta=False, group=group)
+            ds = _decoded(path, group)
         if group is None and not ds.data_vars:
             _refuse_groups(path)
         return ds
@@ -194,6 +204,16 @@ def _open_netcdf(path: Path, group: str | None) -> xr.Dataset:
                 f"{path}: has no group '{group}'.{nearest(group, found)} There are: {', '.join(found) or 'none'}"
             ) from None
         raise _unreadable(str(path), "NetCDF", error) from None
+
+
+def _decoded(path: Path, group: str | None) -> xr.Dataset:
+    try:
+        return xr.open_dataset(path, engine="netcdf4", decode_timedelta=False, group=group)
+    except ValueError as error:
+        if not re.search(r"(?:month|year)s?\s+since", str(error)):
+            raise
+    ds = xr.open_dataset(path, engine="netcdf4", decode_times=False, decode_timedelta=False, group=group)
+    return xr.decode_cf(counted_in_months(ds), decode_timedelta=False)
 
 
 def _refuse_groups(path: Path) -> None:
@@ -228,6 +248,9 @@ def _kind(path: Path) -> str:
         return "netcdf4"
     if start.startswith(b"GRIB"):
         return "cfgrib"
+    packed = next((what for mark, what in PACKED.items() if start.startswith(mark)), None)
+    if packed:
+        raise EarthSSLError(f"{path}: expected NetCDF, GRIB or Zarr, got {packed}")
     if path.suffix in (".nc", ".nc4", ".netcdf", ".cdf"):
         raise EarthSSLError(f"{path}: is truncated or not NetCDF (it begins with {start!r}); fetch it again")
     raise EarthSSLError(f"{path}: expected NetCDF, GRIB or Zarr, got a file that begins with {start!r}")

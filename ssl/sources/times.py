@@ -12,11 +12,13 @@ import xarray as xr
 
 from ..common.errors import EarthSSLError
 from ..fields.variables import resolve
-from .metadata.calendars import FIRST_YEAR, gregorian, is_time, rounded
+from .metadata.calendars import FIRST_YEAR, gregorian, is_time, precision, rounded
 from .metadata.forecasts import VALID_NAMES, without_leads
 
 # ClimateNet's axis of time holds the name of the file: date, three-hourly part of the day from 01 on, run or labeller.
 CLIMATENET = re.compile(r"data-(\d{4}-\d{2}-\d{2})-(\d{2})-\w+(\.nc)?$")
+ENDS = "earthssl_times_were_ends"  # attribute: what the first time is taken for
+WITHIN = "earthssl_times_within_ns"  # attribute: how far off the file's numbers may be
 TIME_NAMES = (*VALID_NAMES, "time", "date", "datetime", "time_counter")
 
 
@@ -31,13 +33,14 @@ def with_time(ds: xr.Dataset, where: str) -> xr.Dataset:
     """
     ds = _with_absolute_times(ds)
     names = [name for name in _candidates(ds) if is_time(ds[name])]
+    within = max([int(ds.attrs.get(WITHIN, 0)), *(precision(ds[name]) for name in names)])
     ds, names = without_leads(ds, names, where)
     flat = [name for name in names if ds[name].ndim <= 1]
     # valid_time first: in forecasts, `time` is when the run started
     flat.sort(key=lambda name: (ds[name].ndim == 0, TIME_NAMES.index(n) if (n := str(name)) in TIME_NAMES else 9))
     if not flat:
         raise EarthSSLError(f"{where}: expected a time axis, {_what_came(ds)}; static fields cannot be a source")
-    values = rounded(gregorian(ds[flat[0]].values, where))
+    values = rounded(gregorian(ds[flat[0]].values, where), within)
     ds = rename_axis(ds, flat[0], "time")
     if "climatology" in ds["time"].attrs:
         raise EarthSSLError(
@@ -45,7 +48,30 @@ def with_time(ds: xr.Dataset, where: str) -> xr.Dataset:
             "for many years each; give the years themselves"
         )
     attrs = {key: value for key, value in ds["time"].attrs.items() if key == "bounds"}
-    return ds.assign_coords(time=("time", np.atleast_1d(values), attrs))
+    begins = _begins(ds, np.atleast_1d(values), where)
+    if begins is not None:
+        ds, values = ds.assign_attrs({ENDS: f"{values[0]!s:.10} is {begins[0]!s:.10}"}), begins
+    ds = ds.assign_coords(time=("time", np.atleast_1d(values), attrs))
+    return (
+        ds.assign_attrs({WITHIN: within}) if within else ds
+    )  # files of one step each are rounded when they are joined
+
+
+def _begins(ds: xr.Dataset, values: np.ndarray, where: str) -> np.ndarray | None:
+    """Return when days, months or years of the calendar begin that a file stamps with their ends; None for others.
+
+    By the bounds of its times: CESM stamps January with 1 February, 00 UTC.
+    """
+    bounds = ds.variables.get(str(ds["time"].attrs.get("bounds", "")))
+    if bounds is None or bounds.shape != (len(values), 2) or not is_time(xr.DataArray(bounds)):
+        return None
+    begin, end = rounded(gregorian(bounds.values, where)).T
+    days = (end - begin) / np.timedelta64(1, "D")
+    midnight = (begin == begin.astype("datetime64[D]")).all() and (end == end.astype("datetime64[D]")).all()
+    months = (begin == begin.astype("datetime64[M]")).all() and (end == end.astype("datetime64[M]")).all()
+    if (values != end).any() or not midnight or not ((days == 1).all() or (months and (days > 0).all())):
+        return None
+    return np.asarray(begin.astype("datetime64[ns]"))
 
 
 def refuse_running_sums(ds: xr.Dataset, where: str) -> None:

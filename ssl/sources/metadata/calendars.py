@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +18,11 @@ CALENDARS = ("standard", "gregorian", "proleptic_gregorian", "noleap", "365_day"
 MINUTE = 60 * 10**9  # ns
 SECOND = 10**9
 UNITS = (60 * MINUTE, 30 * MINUTE, 15 * MINUTE, 10 * MINUTE, 5 * MINUTE, MINUTE, SECOND)
+COUNTED = re.compile(r"(months?|years?)\s+since\s+(.+)", re.IGNORECASE)
+NANOSECONDS = {
+    "second": SECOND, "sec": SECOND, "minute": MINUTE, "min": MINUTE, "hour": 60 * MINUTE, "hr": 60 * MINUTE,
+    "h": 60 * MINUTE, "day": 24 * 60 * MINUTE, "d": 24 * 60 * MINUTE,
+}  # fmt: skip
 NOISE = 10 * MINUTE  # days since 1800 in single precision are up to 6 minutes off
 FIRST_YEAR, LAST_YEAR = 1678, 2261  # what nanoseconds hold
 
@@ -80,7 +86,47 @@ def _one(time: Any, where: str, by_date: bool) -> np.datetime64:
     return stamp.to_datetime64().astype("datetime64[us]")
 
 
-def rounded(times: np.ndarray) -> np.ndarray:
+def counted_in_months(ds: xr.Dataset) -> xr.Dataset:
+    """Return the dataset with times that count months or years since a date as dates, those of others as they are.
+
+    UDUNITS takes a month for the twelfth of a year; whoever writes the unit means calendar months. Half of one is its
+    middle: the month is meant.
+    """
+    for name, var in ds.variables.items():
+        match = COUNTED.match(str(var.attrs.get("units", "")).strip())
+        if match is None or var.dtype.kind not in "iuf" or not np.isfinite(var.values).all():
+            continue
+        try:
+            begin = pd.Timestamp(match[2]).tz_localize(None)
+        except (ValueError, TypeError):
+            continue
+        months = var.values.astype(np.float64) * (12 if match[1].lower().startswith("y") else 1)
+        part = (months + 1e-3) % 1
+        if not ((part < 2e-3) | (np.abs(part - 0.5) < 0.05)).all():
+            continue
+        first = np.datetime64(begin, "M")
+        day = begin.to_datetime64().astype("datetime64[s]") - first.astype("datetime64[s]")
+        dates = (first + np.floor(months + 1e-3).astype(np.int64)).astype("datetime64[s]") + day
+        attrs = {key: value for key, value in var.attrs.items() if key not in ("units", "calendar", "bounds")}
+        ds = ds.assign({name: (var.dims, dates.astype("datetime64[ns]"), {"standard_name": "time", **attrs})})
+    return ds
+
+
+def precision(axis: xr.DataArray) -> int:
+    """Return how far off times may be, ns, by the numbers that the file holds: half the last digit; 0 where unknown."""
+    kind, words = np.dtype(axis.encoding.get("dtype", "i8")), str(axis.encoding.get("units", "")).split(" since ")
+    unit = NANOSECONDS.get(words[0].strip().lower().removesuffix("s"))
+    if kind != np.float32 or unit is None or len(words) < 2 or axis.dtype.kind != "M" or not axis.size:
+        return 0
+    try:
+        begin = pd.Timestamp(words[1]).tz_localize(None)
+    except (ValueError, TypeError):
+        return 0
+    far = float(np.abs((axis.values.astype("datetime64[ns]") - begin.to_datetime64()) / np.timedelta64(1, "ns")).max())
+    return int(np.spacing(np.float32(far / unit)) / 2 * unit)
+
+
+def rounded(times: np.ndarray, within: int = 0) -> np.ndarray:
     """Return times without the noise of the numbers they were written as: 00:59:45 of hourly data is 01:00.
 
     Noise is what changes from step to step and is small beside the step, or a second at most; a constant offset is
@@ -89,6 +135,8 @@ def rounded(times: np.ndarray) -> np.ndarray:
 
     Args:
         times: datetime64[ns], any order.
+        within: How far off the numbers of the file may be, ns (`precision`): a constant offset that is no larger is
+            noise, too.
     """
     flat = times.astype("datetime64[ns]").astype(np.int64).reshape(-1)
     ordered = np.unique(flat)
@@ -106,6 +154,6 @@ def rounded(times: np.ndarray) -> np.ndarray:
         if not np.abs(off).max():
             return times
         noise = np.abs(off).max() <= min(step // 8, NOISE) and abs(off.mean()) <= 0.6 * spread
-        if noise or np.abs(off).max() <= SECOND:  # a second short everywhere: the seconds were cut off
+        if noise or np.abs(off).max() <= max(SECOND, min(within, step // 8)):  # or the seconds were cut off
             return nearest.reshape(times.shape).astype("datetime64[ns]")
     return times

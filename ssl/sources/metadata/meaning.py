@@ -11,11 +11,14 @@ import numpy as np
 import xarray as xr
 
 from ...common.errors import EarthSSLError
-from ...fields.variables import VARIABLES, Variable, convert, lookup, resolve
+from ...fields.variables import VARIABLES, Variable, anomaly_name, convert, lookup, resolve
 
 # Standard names that writers give a variable beside its own: ECMWF calls both sums and fluxes so, and at the surface
 # of the sea the potential temperature is the temperature.
-ALSO = {"ttr": {"toa_outgoing_longwave_flux"}, "sst": {"sea_water_potential_temperature"}}
+RAIN = "lwe_thickness_of_precipitation_amount"  # over whatever period
+ALSO = {
+    "ttr": {"toa_outgoing_longwave_flux"}, "sst": {"sea_water_potential_temperature"}, "tp6h": {RAIN}, "tp24h": {RAIN},
+}  # fmt: skip
 # Parts of a standard name that make another quantity of it, by what the name in the file means.
 ANY = (
     "tendency_of", "soil_", "_error", "potential_temperature", "brightness_temperature", "wet_bulb", "convective",
@@ -36,6 +39,8 @@ EXTREMES = re.compile(r"\b(maximum|minimum|max|min)\b")
 # Of a field along any axis, and along time alone: the highest of an area or of an ensemble may be meant.
 SPREADS = re.compile(r"\b\w+:\s*(?:\w+:\s*)*(?:standard_deviation|variance|range|mode)\b")
 HIGHEST = re.compile(r"\btime:\s*(?:\w+:\s*)*(?:maximum|minimum)\b")
+OF_SOURCE = ("tp", "ttr")  # sums over the period of the source
+MEAN = re.compile(r"\btime:\s*(?:\w+:\s*)*mean\b")
 STEP_TYPES = {"max": "maximum", "min": "minimum", "sd": "standard deviation", "cov": "covariance", "diff": "difference"}
 HEIGHTS = {"t2m": 2.0, "d2m": 2.0, "u10": 10.0, "v10": 10.0}  # m above the ground
 NEAR_M = 15.0  # writers label all fields of a file with one height, 2 or 10 m
@@ -60,7 +65,7 @@ def meant(ds: xr.Dataset, raw: str, rename: Mapping[str, str]) -> Variable:
     Args:
         ds: The file, its axes named canonically.
         raw: The variable's name in it.
-        rename: The option: what it says is not doubted.
+        rename: The option: what it says is taken (`doubt` tells what speaks against it).
 
     Raises:
         ContradictionError: If its attributes or axes say that it is something else than its name.
@@ -79,8 +84,33 @@ def meant(ds: xr.Dataset, raw: str, rename: Mapping[str, str]) -> Variable:
     return variable
 
 
+def doubt(ds: xr.Dataset, raw: str, variable: Variable) -> str:
+    """Return what a file says against the name that the option `rename` gives one of its variables, "" for nothing.
+
+    Args:
+        ds: The file, its axes named canonically.
+        raw: The variable's name in it.
+        variable: What the option says that it is.
+    """
+    attrs = dict(ds[raw].attrs)
+    if variable.kind == "anomaly":  # CF has no standard names of anomalies: theirs is that of the full field
+        full = [row for row in VARIABLES.values() if anomaly_name(row.name) == variable.name]
+        if attrs.get("standard_name") in [row.standard_name for row in full]:
+            del attrs["standard_name"]
+    reason = _by_attributes(variable, attrs) or _by_axes(variable, ds, raw)
+    if reason:
+        return reason
+    try:
+        own = resolve(raw)
+    except EarthSSLError:
+        return ""
+    akin = own.base == variable.base or own.standard_name == variable.standard_name
+    akin = akin or anomaly_name(own.name) == variable.name or own.standard_name in ALSO.get(variable.base, ())
+    return "" if akin else f"its own name means {own.long_name} ('{own.name}')"
+
+
 def likely(ds: xr.Dataset, raw: str) -> str:
-    """Return the canonical name that an unknown name may mean: the nearest one, or else the first in its units.
+    """Return the canonical name that an unknown name may mean: the nearest one, or else the first in its units; or "".
 
     Names on levels go first where the field has a level.
     """
@@ -97,7 +127,7 @@ def likely(ds: xr.Dataset, raw: str) -> str:
         except (EarthSSLError, KeyError):
             continue
         return f"{name}500" if VARIABLES[name].on_levels and not level else name
-    return close[0] if close else "t2m"
+    return "" if raw in ds.data_vars and ds[raw].attrs.get("units") else close[0] if close else "t2m"
 
 
 def _by_attributes(variable: Variable, attrs: Mapping[Any, Any]) -> str:
@@ -113,7 +143,11 @@ def _by_attributes(variable: Variable, attrs: Mapping[Any, Any]) -> str:
     methods = re.sub(r"\([^)]*\)", "", _text(attrs, "cell_methods"))  # without comments
     if SPREADS.search(methods) or HIGHEST.search(methods):
         return f"its cell_methods are '{attrs['cell_methods']}'"
+    if variable.base in OF_SOURCE and MEAN.search(methods) and "sum" not in methods:
+        return f"its cell_methods are '{attrs['cell_methods']}', a mean of sums over another period (of a day: tp24h)"
     step_type = _text(attrs, "GRIB_stepType")
+    if variable.base in OF_SOURCE and step_type.startswith("avg"):
+        return f"its step type is '{step_type}', a mean of sums over another period (of a day: tp24h)"
     if step_type in STEP_TYPES:
         return f"its step type is '{step_type}', a {STEP_TYPES[step_type]}"
     words = re.sub(r"[-_\s]+", " ", _text(attrs, "long_name").lower())

@@ -62,6 +62,7 @@ def test_classes_are_words_or_whole_numbers_in_one_spelling(tmp_path: Path) -> N
         ("time,nino\n", "regression", r"expected lines of labels, got a header alone \(time, nino\)"),
         ("time,nino\n\n,\n", "classification", "a header alone"),
         ("\n\n", "regression", "got an empty file"),
+        ("time;nino\n1990-01;0,5\n", "regression", "line 1: expected commas between the cells, got ';'"),
         ("time,nina\n1990-01,1\n", "regression", "line 1: expected the column 'nino'.*Did you mean 'nina'"),
         ("date,nino\n1990-01,1\n", "regression", "line 1: expected the column 'time'"),
         ("time,nino,nino\n1990-01,1,2\n", "regression", "'nino' twice"),

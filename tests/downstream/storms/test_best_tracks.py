@@ -310,3 +310,18 @@ def test_known_places_of_the_real_mask(real: pd.DataFrame) -> None:
     assert not real.loc[inland, "over_water"].any()
     open_sea = real["lat"].between(12, 20) & real["lon"].between(305, 320)
     assert real.loc[open_sea, "over_water"].all()
+
+
+@pytest.mark.parametrize("name", ["tracks.csv", "tracks.parquet"])
+def test_a_table_without_a_record_is_said(tmp_path: Path, name: str) -> None:
+    none = table().iloc[:0]
+    if name.endswith("csv"):
+        none.to_csv(tmp_path / name, index=False)
+    else:
+        pytest.importorskip("pyarrow")
+        none.astype({"storm": str}).to_parquet(tmp_path / name)
+    with pytest.raises(EarthSSLError, match=r"expected records of storms, got a header alone \(storm, "):
+        best_tracks(str(tmp_path / name))
+    (tmp_path / "empty.csv").write_text("\n")
+    with pytest.raises(EarthSSLError, match="got an empty file"):
+        best_tracks(str(tmp_path / "empty.csv"))

@@ -79,6 +79,9 @@ def test_units_that_are_missing_or_unknown_are_refused(frozen: FrozenEncoder, tw
         frozen.embed(two_years)
     named = two_years.rename(sst="field")
     xr.testing.assert_identical(frozen.embed(named, units={"field": "K"}, rename={"field": "sst"}), expected)
+    named["field"].attrs.update(units="K", standard_name="air_temperature")
+    with pytest.warns(UserWarning, match="rename takes 'field' for 'sst', but its standard_name is 'air_temperature'"):
+        xr.testing.assert_identical(frozen.embed(named, rename={"field": "sst"}), expected)
 
 
 def test_values_far_from_the_climatology_are_refused(frozen: FrozenEncoder, two_years: xr.Dataset) -> None:

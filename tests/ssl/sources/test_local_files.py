@@ -76,7 +76,7 @@ def test_missing_empty_and_foreign_files(tmp_path):
     (tmp_path / "folder").mkdir()
     for name, match in (
         ("empty.nc", "an empty file"),
-        ("page.nc", "is truncated or not NetCDF"),
+        ("page.nc", "got a web page or XML"),
         ("notes.txt", "expected NetCDF, GRIB or Zarr"),
         ("folder", "a folder without one"),
         ("emty.nc", "no such file.*Did you mean 'empty.nc'"),
@@ -170,7 +170,7 @@ def test_files_that_do_not_fit(tmp_path):
 
 def test_times_that_cannot_be_decoded(tmp_path):
     ds = sample()
-    ds["time"] = ("time", np.arange(8.0), {"units": "months since 2000-01-01"})
+    ds["time"] = ("time", np.arange(8.0) / 3, {"units": "months since 2000-01-01"})
     ds.to_netcdf(tmp_path / "a.nc")
     with pytest.raises(EarthSSLError, match=r"times cannot be decoded"):
         open_source("files", path=str(tmp_path / "a.nc"))

@@ -166,6 +166,23 @@ def test_times_that_are_meant_are_kept(minutes, tmp_path):
     np.testing.assert_array_equal(opened(ds, folder=tmp_path).time, ds.time)
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_an_offset_within_the_numbers_of_the_file_is_rounding(apart, tmp_path):
+    """Seconds since 1970 in single precision: 8 and 9 o'clock of a day of 1849 are both two minutes late."""
+    when = np.array([-3786912000.0 + 8 * 3600, -3786912000.0 + 9 * 3600]).astype("f4")
+    np.testing.assert_array_equal(when.astype("f8") % 3600, [128, 112])
+    paths = []
+    for k, part in enumerate([[0], [1]] if apart else [[0, 1]]):
+        values = np.random.default_rng(k).normal(280, 1, (len(part), 3, 4)).astype("f4")
+        time = ("time", when[part], {"units": "seconds since 1970-01-01"})
+        coords = {"time": time, "lat": [60.0, 0, -60], "lon": np.arange(0.0, 360, 90)}
+        ds = xr.Dataset({"t2m": (("time", "lat", "lon"), values, {"units": "K"})}, coords)
+        ds.to_netcdf(tmp_path / f"{k}.nc", encoding={"time": {"_FillValue": None}})
+        paths.append(str(tmp_path / f"{k}.nc"))
+    found = open_source("files", path=paths)["time"].values
+    np.testing.assert_array_equal(found, np.array(["1849-12-31T08", "1849-12-31T09"], "datetime64[ns]"))
+
+
 def test_months_a_second_early_are_the_months_meant(tmp_path):
     ds = field()
     early = ds.assign_coords(time=ds.time - np.where(np.arange(24) % 3, 0, 400).astype("timedelta64[ms]"))

@@ -213,3 +213,32 @@ def test_the_remedy_is_typed_at_check(eager_bytes, tmp_path: Path, capsys: pytes
     assert main([*words, "--options.missing", "{tas: -9999}"]) == 0
     table = check_source("files", {"path": str(tmp_path / "a.nc"), "eager_bytes": eager_bytes, **said})
     assert table["missing"][0][1] == pytest.approx(1 / len(LAT))
+
+
+# What is renamed to what, with which attributes, and what is said of it; "" for nothing.
+DOUBTED: dict[str, tuple[str, str, dict[str, Any], str]] = {
+    "a standard name": ("x", "t2m", {"standard_name": "sea_surface_temperature"}, "its standard_name is 'sea_surf"),
+    "a long name": ("x", "t2m", {"long_name": "Soil temperature level 1"}, "its long_name is 'Soil temp"),
+    "its own name": ("sst", "t2m", {}, r"its own name means sea surface temperature \('sst'\)"),
+    "a deviation": ("t2m", "t2m", {"cell_methods": "time: standard_deviation"}, "its cell_methods are"),
+    "nothing": ("x", "t2m", {}, ""),
+    "the same": ("air", "t2m", {"standard_name": "air_temperature"}, ""),
+    "at a level": ("t", "t500", {"standard_name": "air_temperature"}, ""),
+    "sums of a day": ("tp", "tp24h", {"GRIB_stepType": "avgad"}, ""),
+    "an anomaly": ("tas", "t2ma", {"standard_name": "air_temperature"}, ""),
+}
+
+
+@pytest.mark.parametrize("case", DOUBTED)
+def test_what_speaks_against_rename_is_said_once(case, tmp_path, capsys) -> None:
+    """Taken as typed: the file may be wrong; `check` says it, and keeps it with the values."""
+    raw_name, name, attrs, words = DOUBTED[case]
+    value, units = {"t2ma": (0.5, "K"), "tp24h": (0.004, "m")}.get(name, (280.0, "K"))
+    ds = field(value=value).rename(t2m=raw_name)
+    ds[raw_name].attrs.update({"units": units, **attrs})
+    ds.to_netcdf(tmp_path / "a.nc")
+    assert main(["check", str(tmp_path / "a.nc"), "--options.rename", f"{{{raw_name}: {name}}}"]) == 0
+    said = capsys.readouterr().out
+    text = f"the option rename takes '{raw_name}' for '{name}', but {words}"
+    assert len(re.findall(text, said)) == bool(words)
+    assert ("rename" in said) == bool(words)

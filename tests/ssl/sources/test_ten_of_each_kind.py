@@ -168,6 +168,37 @@ def unbroken(got: xr.Dataset) -> bool:
     return bool(follows(got["time"].values).all())
 
 
+def ends(freq: str) -> xr.Dataset:
+    """Return means over months or days that are stamped with the end of their bounds."""
+    begin = R("1980-01-01", periods=24, freq=freq)
+    end = R("1980-01-01", periods=25, freq=freq)[1:]
+    number = [(one - pd.Timestamp("1980-01-01")).days.to_numpy() for one in (begin, end)]
+    attrs = {"units": "days since 1980-01-01", "bounds": "time_bnds"}
+    ds = field().assign_coords(time=("time", number[1], attrs))
+    return ds.assign(time_bnds=(("time", "nbnd"), np.stack(number, 1)))
+
+
+def bent(dims: int) -> xr.Dataset:
+    """Return a field whose latitude and longitude vary along both axes, and perhaps in time."""
+    ds = field().drop_vars(["lat", "lon"]).rename(lat="y", lon="x")
+    names, shape = ("time", "y", "x")[-dims:], (24, 7, 12)[-dims:]
+    return ds.assign(
+        XLAT=(names, np.ones(shape), {"units": "degree_north"}), XLONG=(names, np.ones(shape), {"units": "degree_east"})
+    )
+
+
+def counted(unit: str, numbers: Any, lon: np.ndarray = LON) -> xr.Dataset:
+    """Return a field whose times count from a date."""
+    since = {"months": "2004-01-01 00:00:00", "years": "2004-01-01", "hours": "1800-01-01"}[unit]
+    return field(lon=lon).assign_coords(time=("time", np.asarray(numbers), {"units": f"{unit} since {since}"}))
+
+
+def sent(start: bytes) -> Path:
+    """Write what a server sends in place of a file."""
+    Path("sent.nc").write_bytes(start + bytes(100))
+    return Path("sent.nc")
+
+
 R = pd.date_range
 
 # Kind -> inputs: words, what makes it, and what must come: a pattern of the refusal, "said " and a pattern of what
@@ -304,6 +335,30 @@ CASES: dict[str, list[tuple[str, Callable[[], Made], Any]]] = {
         ("no row at all", lambda: field().isel(lat=slice(0)), "at least 2×2 cells, got 0×12"),
         ("a link to nothing", lambda: (Path("a.nc").symlink_to("gone"), Path("a.nc"))[1], "a link to a file that is not there"),
         ("variables: [null]", lambda: (field(), {"variables": [None]}), "option variables: expected names"),
+    ],
+    "Files of models and reanalyses": [
+        ("CESM: January stamped with 1 February", lambda: ends("MS"), "said 1980-02-01 is 1980-01-01"),
+        ("means of days stamped with the next day", lambda: ends("D"), "said 1980-01-02 is 1980-01-01"),
+        ("CESM: U10, the speed", lambda: field(6, "U10", "m/s", long_name="10m wind speed"), "its long_name is '10m wind speed'"),
+        ("CMIP6: pr, a flux", lambda: field(3e-5, "pr", "kg m-2 s-1", spread=1e-6, standard_name="precipitation_flux"), "none that is comes in 'kg m-2 s-1'"),
+        ("CMIP6: a bent ocean grid", lambda: bent(2), "rectilinear latitude-longitude grid"),
+        ("WRF: XLAT at each step", lambda: bent(3), "rectilinear latitude-longitude grid"),
+        ("MERRA-2: lev in layers", lambda: level([1.0, 2.0, 3.0], "lev", units="layer"), "no pressure by units"),
+        ("ERA5: monthly means of daily rain", lambda: field(0.004, "tp", "m", spread=1e-4, GRIB_stepType="avgad"), "its step type is 'avgad', a mean of sums.*tp24h"),
+        ("monthly means of hourly rain", lambda: field(0.0002, "tp", "m", spread=1e-5, cell_methods="time: mean"), "a mean of sums"),
+        ("ERA5: expver along the time, as text", lambda: field().rename(time="valid_time").assign_coords(number=0, expver=("valid_time", np.array(["0001", "0005"] * 12, object))), same()),
+    ],
+    "Files of observations and of servers": [
+        ("Argo: half months since 2004, 20°E to 379°E", lambda: counted("months", np.arange(24) + 0.5, lon=np.arange(20.5, 380, 30)), starts("2004-01-01")),
+        ("years since 2004", lambda: counted("years", np.arange(24)), starts("2004-01-01")),
+        ("degreesN and degreesE", lambda: said(said(field(), "lat", units="degreesN"), "lon", units="degreesE"), same()),
+        ("rows and columns counted", lambda: field(lat=np.arange(7.0), lon=np.arange(12.0)), "axes that count rows and columns from 0"),
+        ("land filled with 0 °C", lambda: wrong(field(15, "sst", "degC", spread=8), 0, (slice(None), slice(2, 4), slice(4))), "said 8 of 84 cells hold one value, 273.15 K, at all steps"),
+        ("HadISST: -1000 for ice", lambda: wrong(field(15, "sst", "degC"), -1000, (slice(None), 0)), "-1000 means missing"),
+        ("IMERG: a rate, said to be rain", lambda: (field(0.2, "precipitation", "mm/hr", spread=0.01), {"rename": {"precipitation": "tp"}}), "'mm/hr', a rate; write sums"),
+        ("hours since, of days", lambda: counted("hours", (R("1980-01-01", periods=24, freq="MS") - pd.Timestamp("1800-01-01")).days), "said steps do not come one step"),
+        ("a ZIP archive of the CDS", lambda: sent(b"PK\x03\x04"), "got a ZIP archive.*`unzip`"),
+        ("a web page in place of a file", lambda: sent(b"<!DOCTYPE html>"), "got a web page"),
     ],
 }  # fmt: skip
 EVERY = [(kind, *case) for kind, cases in CASES.items() for case in cases]

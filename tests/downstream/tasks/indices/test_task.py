@@ -199,7 +199,7 @@ def test_settings_that_mean_nothing_are_refused(config: IndicesConfig, change: d
 
 
 def test_empty_cells_are_unknown(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("time,a,b\n1900-01-01,1,\n1900-01-02T00:00Z,,2.5\n")
+    (tmp_path / "a.csv").write_text("time,a,b\n1900-01-01,1,\n1900-01-02T00:00,,2.5\n")
     table = read_label_table(str(tmp_path / "a.csv"))
     assert table.isna().to_numpy().tolist() == [[False, True], [True, False]]
 

@@ -150,6 +150,26 @@ def test_masks_that_do_not_fit_are_refused(month: str, grid: LatLonGrid, match: 
         read_mask(tmp_path / "mask.nc", month, grid)
 
 
+@pytest.mark.parametrize(
+    ("mark", "attrs", "refused"),
+    [(-999.0, {}, True), (32767.0, {}, True), (1e20, {}, False), (-999.0, {"valid_min": np.float32(-90)}, False)],
+)
+def test_marks_of_nothing_are_no_observations(
+    mark: float, attrs: dict[str, np.float32], refused: bool, tmp_path: Path
+) -> None:
+    """Undeclared ones are refused, huge ones and those outside the valid range are missing."""
+    truth = mask_file(tmp_path / "mask.nc")
+    with xr.open_dataset(tmp_path / "mask.nc") as opened:
+        ds = opened.load()
+    ds["tas"] = ds["tas"].fillna(mark).assign_attrs(attrs)
+    ds.to_netcdf(tmp_path / "marked.nc", encoding={"tas": {"_FillValue": None}})
+    if refused:
+        with pytest.raises(EarthSSLError, match=f"got {mark:g}, far from the others.*declare it as _FillValue"):
+            read_mask(tmp_path / "marked.nc", "1893-08", GRID)
+    else:
+        assert np.array_equal(read_mask(tmp_path / "marked.nc", "1893-08", GRID), truth)
+
+
 def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
     """Missing, or not NetCDF."""
     with pytest.raises(EarthSSLError, match="found none"):
@@ -157,6 +177,11 @@ def test_files_that_are_none_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.nc").write_text("no data")
     with pytest.raises(EarthSSLError, match="cannot be read"):
         read_mask(tmp_path / "text.nc", "1893-08", GRID)
+    mask_file(tmp_path / "mask.nc")
+    with xr.open_dataset(tmp_path / "mask.nc") as opened:
+        opened.load().drop_encoding().isel(time=slice(0, 0)).to_netcdf(tmp_path / "empty.nc")
+    with pytest.raises(EarthSSLError, match="found it 0 times; there are none"):
+        read_mask(tmp_path / "empty.nc", "1893-08", GRID)
 
 
 def test_the_two_months_of_hadcrut(shared_data: Path) -> None:
