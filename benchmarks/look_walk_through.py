@@ -12,7 +12,6 @@ import argparse
 import os
 import resource
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -115,7 +114,7 @@ def walk(store: str, checkpoint: str, truth: Callable[[str], bool], out: Path, r
             print(page.inner_text("#score"))
             browser.close()
         finally:
-            server.send_signal(signal.SIGINT)
+            server.terminate()
     clock = Clock()
     tune = [*EARTHSSL, "finetune", "--checkpoint", checkpoint, "--store", store, "--labels",
             str(out / "look" / "labels.csv"), "--target", "label", "--kind", "classification", *TUNE,

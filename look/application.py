@@ -19,7 +19,7 @@ from ..ssl.common.errors import EarthSSLError
 from ..ssl.common.files import sha256
 from ..ssl.inference.frozen_encoder import FrozenEncoder
 from ..ssl.store.store import Store
-from .active import STRATEGIES, held_out, propose
+from .active import STRATEGIES, at_random, held_out, propose
 from .fields import Fields
 from .labels.journal import Journal, Mark
 from .labels.netcdf_lock import NETCDF_LOCK
@@ -232,16 +232,25 @@ class Look:
         return as_json(self.journal.describe())
 
     def _proposals(self, query: Mapping[str, str]) -> Answer:
-        """Return what to label next and how good the head is, by the classes of dates and of regions at them."""
+        """Return what to label next and how good the head is, by the classes of dates and of regions at them.
+
+        Half is chosen, in the training block; a quarter each is drawn at random in validation and test: `finetune`
+        needs labels there, and they must be a fair sample of the block.
+        """
         states = self.progress.states()
         steps, words = self._marked(states)
         classes = sorted(set(words))
         numbers = np.array([classes.index(word) for word in words], int)
         labelled = np.searchsorted(states.rows, steps)
         days = self.store.times[states.rows].astype(np.float64) / 86400
+        count, apart = min(_whole(query, "count", 8), 64), max(APART_DAYS, self.store.step_days)
+        when = self.store.times[states.rows].astype("datetime64[ns]")
+        inside = {part: self.store.splits.inside(when, part) for part in ("train", "val", "test")}
+        fair = [k for part in ("val", "test")
+                for k in at_random(days, labelled, count // 4, apart, inside[part], len(labelled))]  # fmt: skip
         with self._heavy:
-            chosen = propose(states.features, days, labelled, numbers, query.get("how", "both"),
-                             min(_whole(query, "count", 8), 64), max(APART_DAYS, self.store.step_days))  # fmt: skip
+            chosen = propose(states.features, days, labelled, numbers, query.get("how", "both"), count - len(fair),
+                             apart, inside["train"]) + fair  # fmt: skip
             sizes = np.unique(np.linspace(0, len(labelled), CURVE + 1).astype(int)[1:])
             scores = [self._score(states, labelled[:n], numbers[:n]) for n in sizes]
         proposed = [int(states.rows[k]) for k in chosen]
