@@ -234,8 +234,8 @@ class Look:
     def _proposals(self, query: Mapping[str, str]) -> Answer:
         """Return what to label next and how good the head is, by the classes of dates and of regions at them.
 
-        Half is chosen, in the training block; a quarter each is drawn at random in validation and test: `finetune`
-        needs labels there, and they must be a fair sample of the block.
+        Of eight, six are chosen in the training block, one in validation, and one is drawn at random in test:
+        `finetune` needs labels in each, and its scores a fair sample.
         """
         states = self.progress.states()
         steps, words = self._marked(states)
@@ -246,11 +246,12 @@ class Look:
         count, apart = min(_whole(query, "count", 8), 64), max(APART_DAYS, self.store.step_days)
         when = self.store.times[states.rows].astype("datetime64[ns]")
         inside = {part: self.store.splits.inside(when, part) for part in ("train", "val", "test")}
-        fair = [k for part in ("val", "test")
-                for k in at_random(days, labelled, count // 4, apart, inside[part], len(labelled))]  # fmt: skip
+        fair = at_random(days, labelled, count // 8, apart, inside["test"], len(labelled))
+        shares = {"train": count - count // 8 - len(fair), "val": count // 8}
         with self._heavy:
-            chosen = propose(states.features, days, labelled, numbers, query.get("how", "both"), count - len(fair),
-                             apart, inside["train"]) + fair  # fmt: skip
+            chosen = [k for part, share in shares.items()
+                      for k in propose(states.features, days, labelled, numbers, query.get("how", "both"), share, apart,
+                                       inside[part])] + fair  # fmt: skip
             sizes = np.unique(np.linspace(0, len(labelled), CURVE + 1).astype(int)[1:])
             scores = [self._score(states, labelled[:n], numbers[:n]) for n in sizes]
         proposed = [int(states.rows[k]) for k in chosen]
