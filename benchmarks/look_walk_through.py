@@ -9,8 +9,9 @@ as an assumption (--seconds). Needs playwright (the extra `browser`) and Chromiu
 from __future__ import annotations
 
 import argparse
+import os
+import resource
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -58,8 +59,31 @@ def label(page: Page, truth: Callable[[str], bool], rounds: int) -> tuple[list[f
     return dates, refits
 
 
-def walk(store: str, checkpoint: str, truth: Callable[[str], bool], out: Path, rounds: int) -> list[tuple[str, float]]:
-    """Go all the way and return what was waited for, in words, with its seconds.
+class Clock:
+    """Seconds on the wall, and of the processor for one process or for those that have ended."""
+
+    def __init__(self, process: int | None = None) -> None:
+        self.process = process
+        self.before = self._now()
+
+    def _now(self) -> tuple[float, float]:
+        if self.process is None:
+            used = resource.getrusage(resource.RUSAGE_CHILDREN)
+            return time.perf_counter(), used.ru_utime + used.ru_stime
+        words = Path(f"/proc/{self.process}/stat").read_text().rpartition(")")[2].split()
+        return time.perf_counter(), (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+    def lap(self) -> tuple[float, float]:
+        """Return both since the last time."""
+        last, self.before = self.before, self._now()
+        return self.before[0] - last[0], self.before[1] - last[1]
+
+
+Step = tuple[str, tuple[float, float]]
+
+
+def walk(store: str, checkpoint: str, truth: Callable[[str], bool], out: Path, rounds: int) -> list[Step]:
+    """Go all the way and return each step in words with its seconds, on the wall and of earthssl's processor.
 
     Args:
         store: Training store.
@@ -68,11 +92,11 @@ def walk(store: str, checkpoint: str, truth: Callable[[str], bool], out: Path, r
         out: For the page's labels (`look`) and the detector (`detector`).
         rounds: Of eight dates.
     """
-    said: list[tuple[str, float]] = []
-    start = time.perf_counter()
+    said: list[Step] = []
     command = [*EARTHSSL, "look", store, "--checkpoint", checkpoint, "--out", str(out / "look")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, sync_playwright() as playwright:
         assert server.stdout is not None
+        clock = Clock(server.pid)
         try:
             address = server.stdout.readline().split()[1]
             browser = playwright.chromium.launch(executable_path=shutil.which("chromium"))
@@ -80,25 +104,23 @@ def walk(store: str, checkpoint: str, truth: Callable[[str], bool], out: Path, r
             page.set_default_timeout(3_600_000)
             page.goto(address)
             page.wait_for_selector("#field[data-drawn]")
-            said.append(("the command, until the first picture", time.perf_counter() - start))
-            start = time.perf_counter()
+            said.append(("the command, until the first picture", clock.lap()))
             page.wait_for_selector("#points[data-drawn]")
-            said.append(("features of all states (once)", time.perf_counter() - start))
+            said.append(("features of all states (once)", clock.lap()))
             dates, refits = label(page, truth, rounds)
-            said.append((f"{len(dates)} dates, each until the next stood there", sum(dates)))
-            said.append((f"{len(refits)} rounds: head fitted, scored, next dates proposed", sum(refits)))
+            said.append((f"{BATCH * rounds} dates by keys, {rounds} rounds of fitting and proposing", clock.lap()))
             print(f"a date: median {statistics.median(dates):.2f} s, largest {max(dates):.2f} s")
             print(f"a round: median {statistics.median(refits):.2f} s, largest {max(refits):.2f} s")
             print(page.inner_text("#score"))
             browser.close()
         finally:
-            server.send_signal(signal.SIGINT)
-    start = time.perf_counter()
+            server.terminate()
+    clock = Clock()
     tune = [*EARTHSSL, "finetune", "--checkpoint", checkpoint, "--store", store, "--labels",
             str(out / "look" / "labels.csv"), "--target", "label", "--kind", "classification", *TUNE,
             "--out", str(out / "detector")]  # fmt: skip
     subprocess.run(tune, check=True, stdout=subprocess.DEVNULL)
-    said.append(("finetune: the detector and its table", time.perf_counter() - start))
+    said.append(("finetune: the detector and its table", clock.lap()))
     return said
 
 
@@ -113,10 +135,12 @@ def main() -> None:
     table = pd.read_csv(options.truth)
     yes = set(table["time"][table[options.column] == 1].str[:10])
     said = walk(options.store, options.checkpoint, lambda day: day in yes, Path(options.out), options.rounds)
-    said.append((f"a person, assumed: {options.seconds:g} s a date, a minute besides",
-                 BATCH * options.rounds * options.seconds + 60))  # fmt: skip
-    for words, seconds in [*said, ("in all", sum(seconds for _, seconds in said))]:
-        print(f"{seconds:7.1f} s  {words}")
+    person = BATCH * options.rounds * options.seconds + 60
+    said.append((f"a person, assumed: {options.seconds:g} s a date, a minute besides", (person, 0.0)))
+    said.append(("in all", (sum(wall for _, (wall, _) in said), sum(cpu for _, (_, cpu) in said))))
+    print("   wall      CPU (of earthssl, not the browser)")
+    for words, (wall, cpu) in said:
+        print(f"{wall:7.1f} s {cpu:7.1f} s  {words}")
 
 
 if __name__ == "__main__":

@@ -76,6 +76,29 @@ def propose(
     return found
 
 
+def at_random(
+    days: np.ndarray, labelled: np.ndarray, count: int, apart_days: float, allowed: np.ndarray, seed: int
+) -> list[int]:
+    """Return states at random, each at least `apart_days` from the labelled and from each other: a fair sample.
+
+    Args:
+        days: When each state is, (state,).
+        labelled: Which of them are labelled, indices, (label,).
+        count: How many, if there are so many.
+        apart_days: Days between two.
+        allowed: Mask of the states that may be taken, (state,).
+        seed: Of the draw.
+    """
+    found: list[int] = []
+    for k in np.random.default_rng(seed).permutation(np.flatnonzero(allowed)):
+        taken = days[[*labelled, *found]]
+        if len(found) == count:
+            break
+        if (np.abs(taken - days[k]) >= max(apart_days, 1e-9)).all():
+            found.append(int(k))
+    return found
+
+
 def _distance(features: np.ndarray, labelled: np.ndarray) -> np.ndarray:
     """Return each state's squared distance from the nearest that is labelled, (state,).
 

@@ -19,7 +19,7 @@ from ..ssl.common.errors import EarthSSLError
 from ..ssl.common.files import sha256
 from ..ssl.inference.frozen_encoder import FrozenEncoder
 from ..ssl.store.store import Store
-from .active import STRATEGIES, held_out, propose
+from .active import STRATEGIES, at_random, held_out, propose
 from .fields import Fields
 from .labels.journal import Journal, Mark
 from .labels.netcdf_lock import NETCDF_LOCK
@@ -232,16 +232,26 @@ class Look:
         return as_json(self.journal.describe())
 
     def _proposals(self, query: Mapping[str, str]) -> Answer:
-        """Return what to label next and how good the head is, by the classes of dates and of regions at them."""
+        """Return what to label next and how good the head is, by the classes of dates and of regions at them.
+
+        Of eight, six are chosen in the training block, one in validation, and one is drawn at random in test:
+        `finetune` needs labels in each, and its scores a fair sample.
+        """
         states = self.progress.states()
         steps, words = self._marked(states)
         classes = sorted(set(words))
         numbers = np.array([classes.index(word) for word in words], int)
         labelled = np.searchsorted(states.rows, steps)
         days = self.store.times[states.rows].astype(np.float64) / 86400
+        count, apart = min(_whole(query, "count", 8), 64), max(APART_DAYS, self.store.step_days)
+        when = self.store.times[states.rows].astype("datetime64[ns]")
+        inside = {part: self.store.splits.inside(when, part) for part in ("train", "val", "test")}
+        fair = at_random(days, labelled, count // 8, apart, inside["test"], len(labelled))
+        shares = {"train": count - count // 8 - len(fair), "val": count // 8}
         with self._heavy:
-            chosen = propose(states.features, days, labelled, numbers, query.get("how", "both"),
-                             min(_whole(query, "count", 8), 64), max(APART_DAYS, self.store.step_days))  # fmt: skip
+            chosen = [k for part, share in shares.items()
+                      for k in propose(states.features, days, labelled, numbers, query.get("how", "both"), share, apart,
+                                       inside[part])] + fair  # fmt: skip
             sizes = np.unique(np.linspace(0, len(labelled), CURVE + 1).astype(int)[1:])
             scores = [self._score(states, labelled[:n], numbers[:n]) for n in sizes]
         proposed = [int(states.rows[k]) for k in chosen]

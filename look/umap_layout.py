@@ -34,7 +34,7 @@ def layout(features: np.ndarray, folder: Path) -> np.ndarray:
     kept = kept_layout(features, folder)
     if kept is not None:
         return kept
-    file = _file(features, folder)
+    file = layout_file(features, folder)
     places = _computed(features)
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
@@ -48,7 +48,7 @@ def layout(features: np.ndarray, folder: Path) -> np.ndarray:
 
 def kept_layout(features: np.ndarray, folder: Path) -> np.ndarray | None:
     """Return what `layout` kept in the folder; None where it kept nothing, or nothing whole."""
-    file = _file(features, folder)
+    file = layout_file(features, folder)
     if file.is_file():
         try:
             return load_file(file)["places"]
@@ -57,7 +57,8 @@ def kept_layout(features: np.ndarray, folder: Path) -> np.ndarray | None:
     return None
 
 
-def _file(features: np.ndarray, folder: Path) -> Path:
+def layout_file(features: np.ndarray, folder: Path) -> Path:
+    """Return where the layout of these features is kept."""
     found = hashlib.sha256(np.ascontiguousarray(features).tobytes()).hexdigest()[:16]
     return folder / f"umap-{found}.safetensors"
 

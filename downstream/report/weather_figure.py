@@ -36,7 +36,7 @@ def weather_panel(planet: Weather, day: str | np.datetime64 | None = None, every
     drawn = MapFigure(figsize=(12.5, 7.6), layout="constrained")
     names = [f"{name}, {np.datetime_as_string(at, 'D')}" for name in ("z500", "u200")]
     ends = [(field.min(), field.max()) for field in (height, wind)]
-    drawn.maps = Maps.of(dict(zip(names, (height, wind), strict=True)), planet.grid, ends, ["dam", "m s-1"])
+    drawn.maps = Maps.of(dict(zip(names, (height, wind), strict=True)), planet.grid, ends, ["dam", "m s-1"], False)
     grid = drawn.add_gridspec(2, 3)
     _pole(drawn.add_subplot(grid[0, 0], projection="polar"), planet, height, wind)
     _map(drawn.add_subplot(grid[0, 1]), planet, height, wind, np.datetime_as_string(at, "D"))

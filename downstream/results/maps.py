@@ -45,15 +45,20 @@ class Maps:
         grid: Of them all.
         ends: Of the colour scales, (map, 2); about 0 where they are alike, and drawn so.
         units: Of each map.
+        whole: Whether they are all that the picture shows.
     """
 
     fields: Mapping[str, np.ndarray]
     grid: LatLonGrid
     ends: np.ndarray
     units: Sequence[str]
+    whole: bool = True
 
     @classmethod
-    def of(cls, fields: Mapping[str, np.ndarray], grid: LatLonGrid, ends: Any, units: str | Sequence[str]) -> Maps:
+    def of(
+        cls, fields: Mapping[str, np.ndarray], grid: LatLonGrid, ends: Any, units: str | Sequence[str],
+        whole: bool = True,
+    ) -> Maps:  # fmt: skip
         """Return maps with one scale and unit for all, or one each.
 
         Args:
@@ -61,10 +66,11 @@ class Maps:
             grid: Of them all.
             ends: (2,) or (map, 2).
             units: One, or one each.
+            whole: Whether they are all that the picture shows.
         """
         own = [units] * len(fields) if isinstance(units, str) else list(units)
         plain = {name: np.asarray(field, np.float32) for name, field in fields.items()}
-        return cls(plain, grid, np.broadcast_to(np.asarray(ends, float), (len(fields), 2)), own)
+        return cls(plain, grid, np.broadcast_to(np.asarray(ends, float), (len(fields), 2)), own, whole)
 
     def dataset(self) -> xr.Dataset:
         """Return them as NetCDF holds them: maps (map, lat, lon), low, high and units (map)."""
@@ -76,6 +82,7 @@ class Maps:
                 "low": ("map", self.ends[:, 0]), "high": ("map", self.ends[:, 1]), "units": ("map", list(self.units)),
             },
             {"map": list(self.fields), "lat": self.grid.lat, "lon": self.grid.lon},
+            {"whole": int(self.whole)},
         )  # fmt: skip
 
     @classmethod
@@ -89,8 +96,8 @@ class Maps:
             with xr.open_dataset(file) as data:
                 values, ends = data["maps"].values, np.stack([data["low"].values, data["high"].values], axis=1)
                 names, units = ([str(one) for one in data[name].values] for name in ("map", "units"))
-                grid = LatLonGrid(data["lat"].values, data["lon"].values)
-            return cls(dict(zip(names, values, strict=True)), grid, ends, units)
+                grid, whole = LatLonGrid(data["lat"].values, data["lon"].values), bool(data.attrs.get("whole", 1))
+            return cls(dict(zip(names, values, strict=True)), grid, ends, units, whole)
         except (OSError, KeyError, ValueError) as error:
             words = " ".join(str(error).split())[:200]
             raise EarthSSLError(
@@ -119,8 +126,8 @@ class Maps:
 
     @property
     def few(self) -> bool:
-        """Whether all of them are seen at once on globes, so that the picture may step back."""
-        return len(self.fields) <= 3
+        """Whether globes show all of the picture at once, so that it may step back."""
+        return self.whole and len(self.fields) <= 3
 
 
 def _means(field: np.ndarray, down: np.ndarray, across: np.ndarray) -> np.ndarray:

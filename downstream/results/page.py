@@ -84,7 +84,7 @@ def link_look(report: Path, address: str) -> bool:
     text = report.read_text(encoding="utf-8")
     if text.count(LOOK_PLACE) != 1 or not re.fullmatch(r"[\w./-]+", address):
         return False
-    link = f'<a href="{address}">Open in look</a>: fields on a globe, states, and maps of this run.'
+    link = f'<a href="{address}">Open in look</a>: fields, states and maps on a page that needs no server.'
     write_text(report, text.replace(LOOK_PLACE, f'<p class="open-look">{link}</p>'))
     return True
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from earthssl.cli.main import main
-from earthssl.look.active import held_out, probabilities, propose
+from earthssl.look.active import at_random, held_out, probabilities, propose
 from earthssl.look.simulate import Plan, Pool, curve, summary
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.common.files import locked
@@ -41,6 +41,23 @@ def test_both_take_turns_and_neighbours_are_left_out() -> None:
     allowed = np.zeros(61, bool)
     allowed[20:23] = True
     assert set(propose(LINE, DAYS, labelled, labels, "both", 9, 1, allowed)) == {20, 21, 22}
+
+
+def test_a_fair_sample_lies_in_its_block_apart_from_what_is_labelled() -> None:
+    days, allowed = np.arange(100.0), np.arange(100) >= 40
+    found = at_random(days, np.array([60]), 6, 5.0, allowed, 3)
+    assert (
+        found
+        == at_random(days, np.array([60]), 6, 5.0, allowed, 3)
+        != at_random(days, np.array([60]), 6, 5, allowed, 4)
+    )
+    every = sorted([*found, 60])
+    assert len(set(found)) == 6
+    assert min(found) >= 40
+    assert np.diff(every).min() >= 5
+    assert len(at_random(days, np.array([], int), 99, 20.0, allowed, 0)) <= 3  # as many as there is room for
+    often = [k for seed in range(300) for k in at_random(days, np.array([], int), 1, 5.0, allowed, seed)]
+    assert np.mean(often) == pytest.approx(69.5, abs=3)
 
 
 def test_an_unknown_strategy_is_refused() -> None:

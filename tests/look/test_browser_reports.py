@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from earthssl.downstream.results.summary import DIFFERENCES, SCORES, Summary
 from earthssl.ssl.store.store import Store
 
 WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
+DOCS = Path(__file__).parents[2] / "docs"
 READY = "body[data-globes]"
 
 
@@ -117,6 +119,24 @@ def test_the_link_opens_look_with_fields_states_and_the_pictures_maps(report: Pa
     page.select_option("#map-choices select", "3")
     page.wait_for_selector('#run-map[data-drawn="1/3"]')
     assert visit.colours(page, "#run-map") > 20
+
+
+def test_the_picture_of_the_docs_is_made(report: Path, browser: Any, tmp_path: Path) -> None:
+    """EARTHSSL_REPORT=report.html makes docs/look-report.png of a report's first globes."""
+    wanted = os.environ.get("EARTHSSL_REPORT")
+    picture = DOCS / "look-report.png" if wanted else tmp_path / "look-report.png"
+    context = browser.new_context(viewport={"width": 1400, "height": 900}, device_scale_factor=0.7, color_scheme="dark")
+    page = context.new_page()
+    page.goto(Path(wanted or report).resolve().as_uri())
+    page.wait_for_selector(READY)
+    page.eval_on_selector("section:has(.globes)", "one => one.scrollIntoView()")
+    canvas = page.locator("canvas.field").first
+    canvas.focus()
+    page.keyboard.press("ArrowUp")
+    page.wait_for_timeout(400)
+    page.screenshot(path=picture)
+    context.close()
+    assert picture.stat().st_size > 20_000
 
 
 def test_without_scripts_the_pictures_are_there(report: Path, browser: Any) -> None:

@@ -159,7 +159,10 @@ def test_what_to_label_next_is_proposed_until_the_head_is_scored(make_look: Any,
         visit.classes(page, "winter", "summer")
         page.click("#propose")
         page.wait_for_selector("#proposals button")
-        assert page.locator("#proposals button").count() == 8
+        proposed = page.locator("#proposals button").all_inner_texts()
+        years = [int(day[:4]) for day in proposed]  # of the blocks: to 2000, from 2002 to 2005, from 2007
+        blocks = ((1981, 2000), (2002, 2005), (2007, 2010))
+        assert [sum(first <= year <= last for year in years) for first, last in blocks] == [6, 1, 1]
         page.focus("#field")
         for k in range(8):
             month = int(page.inner_text("#when").split("-")[1])
@@ -199,12 +202,19 @@ def test_a_kill_while_labelling_loses_nothing(started: Any, small_store: Path, v
 def test_the_exported_page_works_without_a_server(make_look: Any, visit: Any, tmp_path: Path) -> None:
     from earthssl.look.export import export
     from earthssl.look.labels.journal import Mark
+    from earthssl.look.umap_layout import layout_file
+    from safetensors.numpy import save_file
 
     look = make_look()
     look.journal.add(Mark("1981-03-01T00:00:00", "warm"))
-    file = export(look, look.progress.states(), tmp_path / "page.html", most=5)
+    states = look.progress.states()
+    places = np.random.default_rng(0).normal(size=(len(states.rows), 2)).astype(np.float32)
+    save_file({"places": places}, layout_file(states.features, look.journal.folder))  # as the page keeps it
+    file = export(look, states, tmp_path / "page.html", most=5)
     page = visit(file.as_uri())
     page.wait_for_selector("#points[data-drawn]")
+    page.select_option("#layout", "umap")
+    page.wait_for_selector('#points[data-layout="umap"]')
     assert visit.colours(page) > 20
     page.focus("#slider")
     page.keyboard.press("ArrowRight")
@@ -245,3 +255,33 @@ def test_the_encoders_task_is_shown_and_masks_are_redrawn(make_look: Any, serve:
         page.select_option("#variable", "u10")
         page.wait_for_selector('#rebuilt[data-drawn="masking/u10/108/1"]')
         assert not page.is_visible("#lead")
+
+
+@pytest.mark.slow
+def test_forecasts_are_shown_at_the_leads_of_the_pretext_task(
+    make_look: Any, serve: Any, visit: Any, small_pretrain: Any, tmp_path: Path
+) -> None:
+    from earthssl.look.rebuilt import Decoders
+    from earthssl.pretext import TASKS
+    from earthssl.ssl.inference.load import load_encoder
+    from earthssl.ssl.training.pretrain import load_objectives
+
+    look = make_look()
+    run = small_pretrain(tmp_path / "run", {"lead_time": {"leads": [1, 3], "residual": True}}).parent
+
+    def load() -> tuple[Any, Any]:
+        encoder, objectives = load_objectives(run / "checkpoint", TASKS)
+        return encoder, objectives.tasks()
+
+    look.decoders = Decoders(load, load_encoder(run).record, look.store)
+    with serve(look) as server:
+        page = visit(server.address)
+        page.fill("#date", "1990-01-01")
+        page.click("#tab-encoder")
+        page.wait_for_selector('#rebuilt[data-drawn="lead_time/sst/108/1"]')
+        assert not page.is_visible("#redraw")
+        page.select_option("#lead", "3")
+        page.wait_for_selector('#rebuilt[data-drawn="lead_time/sst/108/3"]')
+        titles = page.locator("#rebuilt h3").all_inner_texts()
+        assert titles == ["Truth, 1990-04-01", "Seen last, 1990-01-01", "Forecast of 1990-04-01", "Error"]
+        visit.says(page, "#encoder-said", f"{look.decoders.show('lead_time', 'sst', 108, 0, 3).rms:.4g} K")

@@ -19,6 +19,7 @@ import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
 NAMES = ("look-states", "look-label", "look-region")
+REPORT = "look-report"  # made by test_browser_reports
 SIZE, SCALE = {"width": 1400, "height": 900}, 0.7
 BLOCK = ((46, -20), (44, 15), (62, 30), (72, 5), (66, -25))  # over Europe
 
@@ -118,6 +119,6 @@ def test_the_pictures_of_the_docs_are_made(
 
 def test_the_docs_show_the_pictures() -> None:
     shown = re.findall(r"\]\((look-\w+)\.png\)", (DOCS / "look.md").read_text(encoding="utf-8"))
-    assert sorted(shown) == sorted(NAMES)
-    for name in NAMES:
+    assert sorted(shown) == sorted([*NAMES, REPORT])
+    for name in [*NAMES, REPORT]:
         assert size_of(DOCS / f"{name}.png") == (980, 630)

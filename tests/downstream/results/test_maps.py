@@ -57,6 +57,7 @@ def test_maps_come_back_from_the_file_and_from_the_page(tmp_path: Path) -> None:
         np.testing.assert_allclose(back.fields[name], field, rtol=1e-6)
     assert back.ends.tolist() == [[-2, 2], [-2, 2]]
     assert list(back.units) == ["K", "K"]
+    assert back.whole
     record = json.loads(str(back.json()))
     assert [record["meta"][name] for name in ("rows", "columns", "periodic")] == [6, 8, True]
     assert record["meta"]["lat_bounds"] == GRID.lat_bounds.tolist()
