@@ -72,6 +72,7 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
     allow_reuse_address = False
+    request_queue_size = 64  # of a browser's connections at once: beyond it, each waits a second to ask again
 
     def __init__(self, application: Application, port: int = 0) -> None:
         """Bind to a port of the loopback interface; 0 is a free one.

@@ -40,14 +40,15 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True)
 def signals_are_forgotten() -> Iterator[None]:
-    """What one test heard, or left as a handler, must not stop a training of the next in the same process."""
+    """What one test leaves as a handler does not reach the next; work that was stopped forgets what it heard."""
     from earthssl.ssl.runtime.signals import EARS, HEARD
 
     before = {number: signal.getsignal(number) for number in HEARD}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
-    EARS.heard = 0
+    heard, EARS.heard = EARS.heard, 0
+    assert not heard, "it would stop the next training in this process"
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from ..common.errors import EarthSSLError, nearest
@@ -120,6 +119,8 @@ def transformer(width: int, depth: int, heads: int, drop_path: float = 0.0) -> n
     before it finds its neighbours: skill .04 against .42 after 300 steps on the planet's zonal wind.
     """
     rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
+    from timm.models.vision_transformer import Block  # takes seconds, and only networks need it
+
     blocks = nn.ModuleList(Block(width, heads, qkv_bias=True, drop_path=rate) for rate in rates)
     for module in blocks.modules():
         if isinstance(module, nn.Linear):

@@ -14,7 +14,7 @@ from joblib.externals.loky import get_reusable_executor
 from joblib.externals.loky.process_executor import BrokenProcessPool
 from threadpoolctl import threadpool_limits
 
-from .signals import Stopped, deferred, in_turns, requested
+from .signals import Stopped, deferred, in_turns, requested, stand_by
 
 
 def run_jobs(work: Callable[..., Any], arguments: Sequence[tuple[Any, ...]], jobs: int) -> list[Any]:
@@ -54,6 +54,7 @@ def _pass_on(folder: Path, signum: int) -> None:
 
 def _alone(folder: str, work: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     torch.set_num_threads(1)
+    stand_by()
     (Path(folder) / str(os.getpid())).touch()
     return in_turns(lambda: _limited(work, arguments))
 

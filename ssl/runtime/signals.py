@@ -61,15 +61,21 @@ def listen() -> dict[int, Any]:
 
 @contextmanager
 def heard() -> Iterator[None]:
-    """End the work inside by an exception when a signal comes; what handled signals before returns afterwards."""
+    """End the work inside by an exception when a signal comes; what handled signals before returns afterwards.
+
+    What was heard is known within the outermost of these, and forgotten after it: the next work is asked for anew.
+    """
     before = listen()
-    if all(handler is not EARS for handler in before.values()):
+    outermost = all(handler is not EARS for handler in before.values())
+    if outermost:
         EARS.heard = 0
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        if outermost:
+            EARS.heard = 0
 
 
 @contextmanager
@@ -89,12 +95,18 @@ def deferred(pass_on: Callable[[int], None] | None = None) -> Iterator[None]:
             EARS.pass_on = before
 
 
+def stand_by() -> None:
+    """Let signals end nothing yet: for a process that is kept for pieces of work, before anybody can signal it."""
+    listen()
+    EARS.waiting = 1
+
+
 def in_turns(work: Callable[[], Any]) -> Any:
     """Do one of many pieces of work in a process that is kept for the next, and return what it returns.
 
     Where a signal ends it, or came before, the `Stopped` is returned; between the pieces a signal ends nothing.
     """
-    listen()
+    stand_by()
     if EARS.heard:
         return Stopped(EARS.heard, "stopped")
     EARS.waiting = 0

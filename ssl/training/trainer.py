@@ -16,6 +16,7 @@ from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 
 from ..common.errors import EarthSSLError
 from ..runtime.distributed import is_one_of_several
+from ..runtime.signals import deferred
 from .callbacks import Average, Clock, Gaining, SaveLast, StopEarly
 from .config import STEADY
 from .data_module import Data
@@ -78,7 +79,8 @@ def fit(
         # It would broadcast, and wait for the device, at every step; callbacks.py agrees on signals now and then.
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
         try:
-            trainer.fit(module, datamodule=data, ckpt_path=str(last) if resume else None, weights_only=True)
+            with deferred():
+                trainer.fit(module, datamodule=data, ckpt_path=str(last) if resume else None, weights_only=True)
         except SystemExit:
             # What Lightning makes of Ctrl-C.
             raise KeyboardInterrupt from None

@@ -44,7 +44,7 @@ CONFIG = {
         "components": [5],
         "untrained_seeds": 2,
         "random_seeds": 1,
-        "fractions": [0.3, 1.0],
+        "fractions": [0.3],
         "label_draws": 1,
         "draws": 1000,
         "scratch": {"seeds": 1, "steps": 4, "check_every": 2},

@@ -6,14 +6,19 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 from earthssl.cli import main
+from earthssl.pretext import TASKS
+from earthssl.pretext.audit import AuditConfig, _Solvers, audit_task
 from earthssl.ssl.data.loaders import TrainLoader
+from earthssl.ssl.model.encoder import EncoderConfig
 from earthssl.ssl.runtime.parallel import run_jobs
 from earthssl.ssl.runtime.signals import Stopped, between_steps, deferred, heard, requested
+from earthssl.ssl.training.budget import StudyTraining
 
 
 def weights(checkpoint: Path) -> tuple[bytes, bytes]:
@@ -48,6 +53,7 @@ def test_a_signal_saves_and_ends(
             small_pretrain(tmp_path / "run", save_every=100, **more)
     assert stopped.value.status == 128 + signum
     assert signal.getsignal(signum) == before
+    assert not requested()
     assert not (tmp_path / "run" / "checkpoint").exists()
     assert weights(small_pretrain(tmp_path / "run", save_every=100, resume=True, **more)) == weights(whole)
 
@@ -64,8 +70,29 @@ def test_outside_training_a_signal_ends_at_once() -> None:
         with pytest.raises(Stopped) as stopped:
             between_steps()
     assert stopped.value.status == 138
-    with heard():
-        assert not requested()
+    assert not requested()  # or a training that is called from Python next would end before its first step
+
+
+def test_a_study_called_from_python_saves_and_goes_on_in_the_same_process(
+    small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing around its trainings listens: they do, and forget."""
+    training = StudyTraining(steps=4, batch_size=8, val_every=2, accelerator="cpu")
+    shape = EncoderConfig("nano", 3, (1, 2, 3))
+    config = AuditConfig(str(small_store), str(tmp_path), {"order": {}}, shape, training, 5, draws=200)
+    get, solvers = TrainLoader.get, _Solvers.all
+    monkeypatch.setattr(_Solvers, "all", lambda self: islice(solvers(self), 1))  # the task itself
+
+    def sending(self: TrainLoader, number: int) -> Any:
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return get(self, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainLoader, "get", sending)
+        with pytest.raises(Stopped, match="saved at step 3"):
+            audit_task("order", TASKS["order"](), config)
+    assert len(audit_task("order", TASKS["order"](), config)) > 1
 
 
 def test_the_command_line_says_how_to_go_on(
@@ -83,12 +110,15 @@ def test_the_command_line_says_how_to_go_on(
     assert "earthssl run: saved at step 5; the same command goes on" in capsys.readouterr().err
 
 
-def test_pieces_side_by_side_end_in_their_own_way() -> None:
+def test_pieces_side_by_side_end_in_their_own_way(tmp_path: Path) -> None:
     """A signal to the parent reaches the processes at work; the rest is not begun."""
 
     def signalled(parent: int, number: int) -> int:
         with deferred():
+            (tmp_path / str(number)).touch()
             if number == 1:
+                while not (tmp_path / "0").exists():  # both are at work
+                    time.sleep(0.02)
                 os.kill(parent, signal.SIGTERM)
             for _ in range(1000):
                 time.sleep(0.02)
@@ -99,3 +129,4 @@ def test_pieces_side_by_side_end_in_their_own_way() -> None:
     with pytest.raises(Stopped, match="saved") as stopped:
         run_jobs(signalled, [(os.getpid(), number) for number in range(4)], 2)
     assert stopped.value.signum == signal.SIGTERM
+    assert not (tmp_path / "3").exists()
