@@ -88,6 +88,7 @@ class Decoder(nn.Module):
         self.form, self.inputs, self.read = form, inputs, bool(tokens)
         channels, classes = inputs.raw.shape[1], len(log_frequency)
         rows, columns = inputs.patch
+        self.offset: Tensor
         self.register_buffer("offset", torch.from_numpy(log_frequency).float()[None, :, :, None])
         if form == LINEAR:
             outputs = classes * rows * columns

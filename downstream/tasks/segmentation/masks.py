@@ -165,7 +165,7 @@ def _one_file(
     if len(masks) == 1:
         numbers = masks[0]
     else:
-        if max(int(mask.max()) for mask in masks) > 1 or (sum(mask.astype(int) for mask in masks) > 1).any():
+        if np.max(masks) > 1 or np.sum(masks, axis=0).max() > 1:
             raise EarthSSLError(
                 f"{file}: expected masks of 0 and 1 in {', '.join(variables)}, at most one of them 1 in a cell, got "
                 "others; name one variable with class numbers, or mend the overlap"
