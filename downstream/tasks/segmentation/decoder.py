@@ -218,7 +218,7 @@ class Fitted:
 
 def fit(
     form: str, inputs: Inputs, tokens: np.ndarray | None, samples: Sampled, log_frequency: np.ndarray,
-    loss: str, config: ScratchConfig, hidden: int, seed: int, width: int = 64,
+    loss: str, config: ScratchConfig, hidden: int, seed: int, width: int,
 ) -> Fitted:  # fmt: skip
     """Return a decoder trained on the training samples; steps and factors are those of the best IoU on validation.
 

@@ -110,7 +110,10 @@ def read_masks(
     if not variables:
         raise EarthSSLError("segmentation.variables: expected the name of a mask, such as LABELS, got none")
     given = [path] if isinstance(path, (str, Path)) else list(path)
-    files = matched([str(file) for item in given for file in _in_folder(Path(item).expanduser())])
+    try:
+        files = matched([str(file) for item in given for file in _in_folder(Path(item).expanduser())])
+    except EarthSSLError as error:
+        raise EarthSSLError(str(error).replace("option path", "segmentation.labels", 1)) from None
     parts, names, said = [], tuple(classes), set[str]()
     for file in files:
         for times, values, described, words in [_one_file(file, variables, grid, len(classes))]:

@@ -267,7 +267,7 @@ class Segmentation(Task[SegmentationConfig]):
                 tokens = features[candidate] if features[candidate].size else None
                 for loss in losses:
                     found = fit(form, self.inputs, tokens, samples, frequency, loss, settings, self.config.hidden,
-                                int(seed or 0))  # fmt: skip
+                                int(seed or 0), self.encoders()[0].encoder.width)  # fmt: skip
                     fits.append(({"features": candidate, "loss": loss}, found))
             words, best = best_of(fits)
             forecast[one.name] = self._parts(one, name, best.chances, best.factors)

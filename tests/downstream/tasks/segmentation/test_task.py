@@ -227,6 +227,7 @@ BAD: list[tuple[str, Change, dict[str, str], str]] = [
     ("no time", lambda d: d.isel(time=0, drop=True), {}, "time"),
     ("none in the test block", lambda d: d.sel(time=slice(None, "2006")), {}, "test block"),
     ("a class never in training", lambda d: d.where(d["time"].dt.year > 2001, 0), {}, "training block"),
+    ("no such file", lambda d: d, {"labels": "nowhere.nc"}, "segmentation.labels: no such file"),
     ("a lead beyond the gap", lambda d: d, {"leads": "[13]"}, "no further ahead than the gap"),
     ("a wrong loss", lambda d: d, {"losses": "[focal]"}, "cross_entropy"),
     ("a wrong date", lambda d: d, {"labelled": "[1990, spring]"}, "dates such as"),
