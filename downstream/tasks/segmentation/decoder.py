@@ -88,6 +88,7 @@ class Decoder(nn.Module):
         self.form, self.inputs, self.read = form, inputs, bool(tokens)
         channels, classes = inputs.raw.shape[1], len(log_frequency)
         rows, columns = inputs.patch
+        self.offset: Tensor
         self.register_buffer("offset", torch.from_numpy(log_frequency).float()[None, :, :, None])
         if form == LINEAR:
             outputs = classes * rows * columns
@@ -217,7 +218,7 @@ class Fitted:
 
 def fit(
     form: str, inputs: Inputs, tokens: np.ndarray | None, samples: Sampled, log_frequency: np.ndarray,
-    loss: str, config: ScratchConfig, hidden: int, seed: int, width: int = 64,
+    loss: str, config: ScratchConfig, hidden: int, seed: int, width: int,
 ) -> Fitted:  # fmt: skip
     """Return a decoder trained on the training samples; steps and factors are those of the best IoU on validation.
 

@@ -110,7 +110,10 @@ def read_masks(
     if not variables:
         raise EarthSSLError("segmentation.variables: expected the name of a mask, such as LABELS, got none")
     given = [path] if isinstance(path, (str, Path)) else list(path)
-    files = matched([str(file) for item in given for file in _in_folder(Path(item).expanduser())])
+    try:
+        files = matched([str(file) for item in given for file in _in_folder(Path(item).expanduser())])
+    except EarthSSLError as error:
+        raise EarthSSLError(str(error).replace("option path", "segmentation.labels", 1)) from None
     parts, names, said = [], tuple(classes), set[str]()
     for file in files:
         for times, values, described, words in [_one_file(file, variables, grid, len(classes))]:
@@ -165,7 +168,7 @@ def _one_file(
     if len(masks) == 1:
         numbers = masks[0]
     else:
-        if max(int(mask.max()) for mask in masks) > 1 or (sum(mask.astype(int) for mask in masks) > 1).any():
+        if np.max(masks) > 1 or np.sum(masks, axis=0).max() > 1:
             raise EarthSSLError(
                 f"{file}: expected masks of 0 and 1 in {', '.join(variables)}, at most one of them 1 in a cell, got "
                 "others; name one variable with class numbers, or mend the overlap"

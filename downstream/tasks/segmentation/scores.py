@@ -80,6 +80,7 @@ class Scorer:
         """
         count, events = len(self.classes), range(1, len(self.classes))
         square = count * count
+        of = ["", *(f", {name}" if count > 2 else "" for name in self.classes[1:])]
 
         def confusion(which: int, name_of: str, chosen: Sequence[int]) -> Metric:
             def formula(sums: np.ndarray, w: np.ndarray) -> np.ndarray:
@@ -90,7 +91,7 @@ class Scorer:
         def precision(k: int) -> Metric:
             first = 2 * square + (k - 1) * 2 * BINS
             return additive(
-                f"average_precision, {self.classes[k]}", lambda row: row.forecast[name][first : first + 2 * BINS],
+                f"average_precision{of[k]}", lambda row: row.forecast[name][first : first + 2 * BINS],
                 lambda sums, w: average_precision(sums[BINS:], sums[:BINS]),
             )  # fmt: skip
 
@@ -102,11 +103,11 @@ class Scorer:
                 return {"recall": recall, "precision": right, "f1": _ratio(2 * recall * right, recall + right)}[which]
 
             return additive(
-                f"object_{which}, {self.classes[k]}", lambda row: row.forecast[name][first : first + OBJECTS], formula
+                f"object_{which}{of[k]}", lambda row: row.forecast[name][first : first + OBJECTS], formula
             )
 
         metrics = [confusion(0, "iou", list(events))]
-        metrics += [confusion(0, f"iou, {self.classes[k]}", [k]) for k in events] if count > 2 else []
+        metrics += [confusion(0, f"iou{of[k]}", [k]) for k in events] if count > 2 else []
         metrics += [precision(k) for k in events]
         metrics += [objects(k, which) for k in events for which in ("f1", "recall", "precision")]
         metrics += [

@@ -21,13 +21,12 @@ from ...evaluation.task import Decoders, Extras, Features, Task
 from ...evaluation.window_labels import block_rows
 from ...features.patches import PatchGrid
 from ...features.store_windows import StoreWindows, encoded
-from ...results.figures import confusion_figure
+from ...results.figures import confusion_figure, map_figure
 from ...results.row import Role, Row, names_of
 from ...results.target import Target
 from ...training.from_scratch import ScratchConfig
 from .baselines import by_threshold, climatology, persistence, row_frequency
 from .decoder import DECODER, LINEAR, LOSSES, UNET, Fitted, Inputs, Sampled, best_of, fit, surroundings
-from .figures import mask_figure
 from .masks import EACH, masks_of
 from .scores import Scorer, best_factors, called, check_classes
 
@@ -170,10 +169,11 @@ class Segmentation(Task[SegmentationConfig]):
             known[one : one + self.shape.window - 1 + lead] = False
         known &= self._labelled(times) | ~self.store.splits.inside(times, "train")
         rows = block_rows(self.store, self.shape.window, lead, known)
-        parts, steps, chosen = dict[str, np.ndarray](), [], []
+        parts: dict[str, np.ndarray] = {}
+        steps, chosen = list[np.ndarray](), list[np.ndarray]()
         for part, own in rows.items():
             mine = np.flatnonzero(np.isin(at, own + lead))
-            parts[part] = np.arange(len(mine)) + sum(map(len, chosen))
+            parts[part] = np.arange(len(mine)) + sum(len(earlier) for earlier in chosen)
             chosen.append(mine)
             steps.append(at[mine] - lead)
         every = np.concatenate(chosen)
@@ -267,7 +267,7 @@ class Segmentation(Task[SegmentationConfig]):
                 tokens = features[candidate] if features[candidate].size else None
                 for loss in losses:
                     found = fit(form, self.inputs, tokens, samples, frequency, loss, settings, self.config.hidden,
-                                int(seed or 0))  # fmt: skip
+                                int(seed or 0), self.encoders()[0].encoder.width)  # fmt: skip
                     fits.append(({"features": candidate, "loss": loss}, found))
             words, best = best_of(fits)
             forecast[one.name] = self._parts(one, name, best.chances, best.factors)
@@ -303,7 +303,6 @@ class Segmentation(Task[SegmentationConfig]):
 
     def baselines(self, window: int) -> Iterable[Row]:
         count, variables = len(self.masks.classes), self.store.variables
-        now: dict[str, np.ndarray] = {}
         parts: dict[str, dict[str, np.ndarray]] = {CLIMATOLOGY: {}, TODAY: {}, THRESHOLD: {}}
         chosen: dict[str, dict[str, Any]] = {name: {} for name in parts}
         last = slice((self.shape.window - 1) * len(variables), self.shape.window * len(variables))
@@ -312,10 +311,10 @@ class Segmentation(Task[SegmentationConfig]):
             if (today := self._today(one)) is not None:
                 made[TODAY] = persistence(one.samples, today, count)
             fields = self.inputs.raw[self.inputs.at(one.samples.steps), last].numpy()
-            made[THRESHOLD], now = by_threshold(one.samples, fields, variables, self.store.grid, count)
+            made[THRESHOLD], taken = by_threshold(one.samples, fields, variables, self.store.grid, count)
             for name, chances in made.items():
                 parts[name][one.name], factors = self._without_network(one, name, chances)
-                chosen[name][one.name] = {"factors": factors, **({"fields": now} if name == THRESHOLD else {})}
+                chosen[name][one.name] = {"factors": factors, **({"fields": taken} if name == THRESHOLD else {})}
         for name, forecast in parts.items():
             if forecast:
                 yield Row(name, Role.BASELINE, forecast, chosen=chosen[name], reference=name != CLIMATOLOGY)
@@ -365,9 +364,10 @@ class Segmentation(Task[SegmentationConfig]):
         for one in self.sets:
             found = self.scorer.confusions(rows, one.name)
             first = "" if len(self.sets) == 1 else f"_{one.lead}"
-            shown, title = self._shown[one.name], f"{one.name}: the test date with most cells of a class"
-            shown = {name: shown[name] for name in ["truth", *names_of(rows)] if name in shown}
-            figures[f"masks{first}"] = mask_figure(shown, self.store.grid, classes, title)
+            shown = self._shown[one.name]
+            maps = {name: shown[name].astype(float) for name in ["truth", *names_of(rows)] if name in shown}
+            title = f"{one.name}: the test date with most cells of a class"
+            figures[f"masks{first}"] = map_figure(maps, self.store.grid, len(classes) - 1, "class", title)
             figures[f"confusion{first}"] = confusion_figure(found, classes, f"{one.name}: shares of the true area")
             confusions += [
                 {"target": one.name, "row": name, "true": classes[i], "called": classes[j], "area": matrix[i, j]}

@@ -101,13 +101,13 @@ def test_objects_are_found_by_overlap() -> None:
     calls[0, 4, 5] = 1
     calls[0, 1, 6] = 1
     found = score(truth, chances_of(calls), overlap=0.5)
-    assert found["object_recall, storm"] == pytest.approx(1 / 2)
-    assert found["object_precision, storm"] == pytest.approx(2 / 3)
-    assert found["object_f1, storm"] == pytest.approx(4 / 7)
-    assert score(truth, chances_of(calls), overlap=0.25)["object_recall, storm"] == 1
+    assert found["object_recall"] == pytest.approx(1 / 2)
+    assert found["object_precision"] == pytest.approx(2 / 3)
+    assert found["object_f1"] == pytest.approx(4 / 7)
+    assert score(truth, chances_of(calls), overlap=0.25)["object_recall"] == 1
     nothing = score(truth, chances_of(np.zeros_like(calls)))
-    assert nothing["object_recall, storm"] == 0
-    assert np.isnan(nothing["object_precision, storm"])
+    assert nothing["object_recall"] == 0
+    assert np.isnan(nothing["object_precision"])
 
 
 def test_average_precision_is_that_of_the_ranking() -> None:
@@ -115,11 +115,11 @@ def test_average_precision_is_that_of_the_ranking() -> None:
     truth = (rng.random((60, 6, 12)) < 0.1).astype(int)
     odds = rng.normal(size=truth.shape) + 2 * truth
     chance = 1 / (1 + np.exp(-odds))
-    found = score(truth, np.stack([1 - chance, chance], 1), REGION)["average_precision, storm"]
+    found = score(truth, np.stack([1 - chance, chance], 1), REGION)["average_precision"]
     area = np.broadcast_to(REGION.area, truth.shape).ravel()
     exact = Ranking(chance.ravel(), truth.ravel()).average_precision(area)[0]
     assert found == pytest.approx(exact, abs=0.003)
-    flat = score(truth, np.full((60, 2, 6, 12), 0.5), REGION)["average_precision, storm"]
+    flat = score(truth, np.full((60, 2, 6, 12), 0.5), REGION)["average_precision"]
     assert flat == pytest.approx(
         float((truth * REGION.area).sum() / (60 * REGION.area.sum()))
     )  # of no skill, the base rate
