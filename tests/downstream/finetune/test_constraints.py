@@ -23,7 +23,7 @@ from earthssl.ssl.fields.grid import LatLonGrid
 GRID = LatLonGrid(np.array([60.0, 0.0, -60.0]), np.arange(4) * 90.0)
 FAST: dict[str, Any] = {
     "steps": 4, "batch_size": 16, "warmup_steps": 1, "check_every": 2, "seeds": 1, "scratch_seeds": 0,
-    "untrained_seeds": 0, "random_seeds": 1, "fractions": [], "layers": [-1], "draws": 200, "persistence": False,
+    "untrained_seeds": 0, "random_seeds": 1, "fractions": [], "layers": [-1], "draws": 1000, "persistence": False,
 }  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def test_energy_of_a_field_is_the_labels() -> None:
 def test_a_tuned_network_keeps_its_layers(
     small_store: Path, small_run: Path, small_data: xr.Dataset, tmp_path: Path
 ) -> None:
-    """Fields of rain that are never negative: in the run's test predictions, its table, and what the folder predicts."""
+    """Fields of rain that are never negative: in the run's predictions, its table, and what the folder predicts."""
     rain = (small_data["u10"] * 2).clip(min=0).rename("rain").assign_attrs(units="mm")
     rain.to_dataset().to_netcdf(tmp_path / "rain.nc")
     settings = [{"kind": "non_negative", "variables": ["rain"], "how": "hard"},
