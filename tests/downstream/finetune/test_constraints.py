@@ -97,6 +97,7 @@ def test_a_tuned_network_keeps_its_layers(
     assert again.attrs["violation_non_negative_rain"].startswith("0 mm (softplus), before the layers 0.")
 
 
+@pytest.mark.slow
 def test_numbers_at_places_keep_theirs_too(
     small_store: Path, small_run: Path, small_data: xr.Dataset, tmp_path: Path
 ) -> None:
@@ -116,11 +117,13 @@ def test_numbers_at_places_keep_theirs_too(
         )
     )  # fmt: skip
     with xr.open_dataset(folder / "predictions.nc") as opened:
-        run = opened["predicted"].load()
+        run = opened["predicted"].load()[:, 0]
     assert 2 <= float(run.min()) < float(run.max()) <= 4
     places = [(lat, lon) for _, _, lat, lon in at]
-    again = load_finetuned(folder).predict(small_data, places).sel(time=np.unique(run["time"]))
-    np.testing.assert_allclose(again.values.ravel(), run[:, 0].values, rtol=1e-5)
+    again = load_finetuned(folder).predict(small_data, places)
+    for k, (lat, _) in enumerate(places):
+        own = run[(run["lat"] == lat).values]
+        np.testing.assert_allclose(again[:, k].sel(time=own["time"].values), own, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
