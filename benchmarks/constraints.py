@@ -42,8 +42,7 @@ def main() -> None:
     settings = [ConstraintConfig(kind, REPORT, u=options.u, v=options.v) for kind in (DIVERGENCE, ENERGY)]
     settings.append(ConstraintConfig(DIVERGENCE, HARD, u=options.u, v=options.v))
     measure, project = (
-        FieldConstraints(own, store.variables, store.manifest["units"], store.grid, store.statistics)
-        for own in (settings[:2], settings[2:])
+        FieldConstraints(own, store.variables, store.grid, store.statistics) for own in (settings[:2], settings[2:])
     )
     errors, powers, months, said, leads = [], [], np.empty(0), [], [0]
     names = [*options.runs, f"{options.runs[0]}, projected afterwards"]

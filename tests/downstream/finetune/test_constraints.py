@@ -67,6 +67,7 @@ def test_energy_of_a_field_is_the_labels() -> None:
     assert own.violations(truth) == {}
 
 
+@pytest.mark.slow
 def test_a_tuned_network_keeps_its_layers(
     small_store: Path, small_run: Path, small_data: xr.Dataset, tmp_path: Path
 ) -> None:

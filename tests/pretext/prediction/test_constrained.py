@@ -48,7 +48,7 @@ def held(store: Path, *settings: dict[str, Any]) -> FieldConstraints:
     """Return the constraints on the fields of a store."""
     own = Store(store)
     made = [build(ConstraintConfig, one, "constraints") for one in settings]
-    return FieldConstraints(made, own.variables, own.manifest["units"], own.grid, own.statistics)
+    return FieldConstraints(made, own.variables, own.grid, own.statistics)
 
 
 def objective(config: Any, batch: Batch, constraints: FieldConstraints | None) -> tuple[Any, Any]:
