@@ -104,16 +104,16 @@ class FinetunedEncoder:
         seconds = torch.from_numpy(stamped(times.astype("datetime64[s]").astype(np.int64), self.record.stamp_s))
         ends = times[starts + length - 1].astype("datetime64[s]")
         when = later(ends, self._steps(times), int(self.task["lead"]))
-        parts, raw = [], []
+        parts, before_layers = [], []
         for begin in track(range(0, len(starts), batch_size), "predict"):
             steps = torch.from_numpy(starts[begin : begin + batch_size])[:, None] + torch.arange(length)
             keys = torch.zeros(len(steps), dtype=torch.int64)
             batch = from_fields(fields[steps], seconds[steps], keys, known, names, grid)
             said, before = self._outputs(batch, when[begin : begin + batch_size], chosen)
             parts.append(said)
-            raw.append(before)
+            before_layers.append(before)
         made = self._label(np.concatenate(parts), when, ends, chosen, grid)
-        return made.assign_attrs(screened.changes).assign_attrs(self._violations(parts, raw))
+        return made.assign_attrs(screened.changes).assign_attrs(self._violations(parts, before_layers))
 
     def _violations(self, parts: Sequence[np.ndarray], raw: Sequence[np.ndarray]) -> dict[str, str]:
         """Return an attribute for each constraint that needs no truth."""

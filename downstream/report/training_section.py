@@ -32,6 +32,7 @@ HEALTH = {
 MOST_PANELS = 12
 MOST_VARIABLES = 4
 TEMPLATE = "report/sections.html"
+VIOLATION = "violation_"  # of constraints, in the names of the history
 
 
 def checks(store: Store, runs: Sequence[Run], record: Mapping[str, Any]) -> list[tuple[bool, str]]:
@@ -88,7 +89,7 @@ def training_section(runs: Sequence[Run]) -> Section:
     losses = [n for n in terms if n.split("/")[-1] == "loss"]
     # The sum of all losses first; scores of single variables go into the table.
     losses.sort(key=lambda n: (n != "loss", n))
-    scores = [n for n in terms if n not in losses and not n.split("/")[-1].startswith("skill_")]
+    scores = [n for n in terms if n not in losses and not n.split("/")[-1].startswith(("skill_", VIOLATION))]
     drawn = []
     for chosen, name, what in ((losses, "losses", "Losses"), (scores, "scores", "Scores of the pretext tasks")):
         if chosen:
@@ -98,8 +99,21 @@ def training_section(runs: Sequence[Run]) -> Section:
     for term in sorted({name for run in runs for name in run.names("val/")}):
         ends = [run.series(f"val/{term}")[1] for run in runs]
         last.append([term, *[number(float(y[-1])) if len(y) else "–" for y in ends]])
-    content = {"names": names, "drawn": drawn, "last": last} if terms else {}
+    held = [row for name, run in zip(names, runs, strict=True) for row in _violations(name, run)]
+    content = {"names": names, "drawn": drawn, "last": last, "held": held} if terms else {}
     return Section("training", "Pretraining", content, TEMPLATE)
+
+
+def _violations(name: str, run: Run) -> list[list[str]]:
+    """Return a row for each constraint of each task of a run: violation at its end, before the layers, of the truth."""
+    rows = []
+    for term in run.names("val/"):
+        task, _, what = term.rpartition("/")
+        if not what.startswith(VIOLATION) or what.endswith(("_before", "_truth")):
+            continue
+        ends = [run.series(f"val/{term}{end}")[1] for end in ("", "_before", "_truth")]
+        rows.append([name, task, what.removeprefix(VIOLATION), *[f"{y[-1]:.3g}" if len(y) else "–" for y in ends]])
+    return rows
 
 
 def _both_parts(term: str, runs: Sequence[Run], names: Sequence[str]) -> Panel:

@@ -181,8 +181,8 @@ class LeadTime(Objective):
         times = self.times(batch, picks)
         like = replace(last, values=last.values[rows], valid=last.valid[rows], times=times, keys=last.keys[rows])
         fields = torch.nan_to_num(unpatchify(guess.float(), patchify(like, self.patch), self.patch))
-        seen = (None, None) if truth is None else (truth.values, truth.valid)
-        scene = self.constraints.scene(times, *seen, start=(like.values, like.valid, last.times[rows]))
+        true, seen = (None, None) if truth is None else (truth.values, truth.valid)
+        scene = self.constraints.scene(times, true, seen, start=(like.values, like.valid, last.times[rows]))
         held = self.constraints.hold(fields, scene, self.training)
         return patchify(replace(like, values=held.values), self.patch).values, held.penalty, held.terms
 

@@ -93,7 +93,8 @@ class Masking(Objective):
         rebuilt = self.rebuild(encoder, patches, mask).float()
         truth, weight = asked(patches, mask)
         del patches  # the cells a second time, just where memory is at its peak
-        penalty, held = 0.0, {}
+        penalty: Tensor | float = 0.0
+        held: dict[str, Tensor] = {}
         if self.constraints is not None:
             rebuilt, penalty, held = self.hold(self.constraints, rebuilt, batch, encoder.config.patch, mask)
         found = score(rebuilt, truth, weight, joined=self.training)

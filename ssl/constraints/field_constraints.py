@@ -12,6 +12,7 @@ from torch import Tensor
 from ..common.errors import EarthSSLError
 from ..fields.grid import LatLonGrid
 from ..fields.normalisation import Calendar, Statistics, restored
+from ..fields.variables import lookup
 from .config import PENALTY, ConstraintConfig
 from .constraints import Constraints
 from .scene import Scene, Units
@@ -40,7 +41,7 @@ class FieldConstraints:
 
     Args:
         settings: The constraints.
-        variables, units, grid, statistics: Of the store.
+        variables, grid, statistics: Of the store.
 
     Raises:
         EarthSSLError: If constraints and store do not fit together.
@@ -50,11 +51,11 @@ class FieldConstraints:
         self,
         settings: Sequence[ConstraintConfig],
         variables: Sequence[str],
-        units: Sequence[str],
         grid: LatLonGrid,
         statistics: Statistics,
     ) -> None:
         self.variables, self.grid, self.statistics = tuple(variables), grid, statistics
+        units = [lookup(name).units for name in variables]
         self.constraints = Constraints(settings, variables, units, grid, statistics.known)
         self._calendar = Calendar(statistics.groups, statistics.keys, statistics.harmonics)
         self._transforms = statistics.transforms or (0.0,) * len(self.variables)
@@ -86,8 +87,10 @@ class FieldConstraints:
         """Return the units of fields at times, seconds since 1970, (sample, time)."""
         coefficients, scale, _ = self._tensors(times.device)
         when = times.flatten().cpu().numpy().astype("datetime64[s]")
-        rows = torch.from_numpy(self.statistics.rows(when)).to(times.device)
-        basis = torch.from_numpy(self._calendar.of(when)[0]).to(times.device, dtype)
+        base, row = self._calendar.of(when)
+        # A store has no time that its climatology does not know; the sketch of one, in `plan`, has one row for all.
+        rows = torch.from_numpy(np.minimum(row, len(coefficients) - 1)).to(times.device)
+        basis = torch.from_numpy(base).to(times.device, dtype)
         offset = torch.zeros(len(when), *scale.shape, dtype=dtype, device=times.device)
         for term in range(basis.shape[1]):
             offset = offset + basis[:, term, None, None, None] * coefficients[rows, term].to(dtype)

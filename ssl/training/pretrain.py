@@ -219,7 +219,7 @@ def assemble(
         transfer = start_from(config.start_from, encoder, store.grid, store.step_days)
     turned = bool(training.augment.mirror or training.augment.roll)
     check_training(config.constraints, turned=turned, stores=len(config.stores.keys() - {"home"}))
-    held = _constraints(config.constraints, store.variables, store.manifest["units"], store.grid, store.statistics)
+    held = _constraints(config.constraints, store.variables, store.grid, store.statistics)
     objectives = build_objectives(settings, Context(encoder, store.variables, store.grid, held), config.multitask)
     check_augmentation(training.augment, store, objectives.bars)
     loading = _loading(training)
@@ -438,7 +438,7 @@ def load_objectives(folder: Path, tasks: dict[str, type[ObjectiveConfig]]) -> tu
     settings = parse_objectives(record.config["objectives"], tasks)
     shared = build(MultitaskConfig, record.config.get("multitask", {}), "multitask")
     constraints = [build(ConstraintConfig, own, "constraints") for own in record.config.get("constraints", [])]
-    held = _constraints(constraints, record.variables, record.units, record.grid, record.statistics)
+    held = _constraints(constraints, record.variables, record.grid, record.statistics)
     objectives = build_objectives(settings, Context(encoder, record.variables, record.grid, held), shared)
     read_heads(folder, objectives)
     return encoder.eval(), objectives.eval()

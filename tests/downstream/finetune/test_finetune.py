@@ -24,6 +24,7 @@ from earthssl.downstream.training.unfinished import unfinished
 from earthssl.ssl.checkpoint.read import read
 from earthssl.ssl.checkpoint.verify import verify
 from earthssl.ssl.common.errors import EarthSSLError
+from earthssl.ssl.constraints.config import ConstraintConfig
 from earthssl.ssl.inference.load import load_encoder
 from earthssl.ssl.store.store import Store
 
@@ -128,6 +129,7 @@ def test_every_kind_makes_the_round_trip(
         labels, more["pooling"] = write_series(tmp_path / "labels.csv", small_data, words=True), "mean"
     elif kind == "field":
         labels, more["target"] = tmp_path / "rain.nc", "rain"
+        more["constraints"] = [ConstraintConfig("bounded", "hard", variables=["rain"], lower=-4.0)]
         rain = (small_data["u10"] * 2 + 1).rename("rain").assign_attrs(units="mm")
         rain.sortby("lat").to_dataset().to_netcdf(labels)
     else:
@@ -155,6 +157,10 @@ def test_every_kind_makes_the_round_trip(
         assert again.attrs["units"] == "mm"
         np.testing.assert_array_equal(again["lat"], small_data["lat"])
         np.testing.assert_allclose(again.sel(time=run["time"]), run["predicted"], atol=1e-4)
+        assert float(again.min()) == pytest.approx(-4, abs=1e-6)
+        violated = pd.read_csv(folder / "constraints.csv").set_index("row")["violation"]
+        assert violated["pretrained, fine-tuned [lora]"] < 1e-6 < violated["saved network, before its layers"]
+        assert violated["labels"] > 1e-6
         skill = pd.read_csv(folder / "scores.csv").query("metric == 'skill'").set_index("row")["value"]
         assert skill["raw window [ridge]"] > 0.98  # the field is a linear function of the patch itself
         assert skill["pretrained, fine-tuned [lora]"] > 0.1

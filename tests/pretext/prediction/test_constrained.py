@@ -48,7 +48,7 @@ def held(store: Path, *settings: dict[str, Any]) -> FieldConstraints:
     """Return the constraints on the fields of a store."""
     own = Store(store)
     made = [build(ConstraintConfig, one, "constraints") for one in settings]
-    return FieldConstraints(made, own.variables, own.manifest["units"], own.grid, own.statistics)
+    return FieldConstraints(made, own.variables, own.grid, own.statistics)
 
 
 def objective(config: Any, batch: Batch, constraints: FieldConstraints | None) -> tuple[Any, Any]:
@@ -71,7 +71,7 @@ def winds(fields: torch.Tensor, times: torch.Tensor, store: Path) -> tuple[torch
 
 @pytest.mark.parametrize("config", [LeadTimeConfig(leads=[1, 3], draw="all"), StochasticLeadTimeConfig(leads=[1, 3])])
 def test_forecasts_satisfy_their_layers(config: Any, batch: Batch, small_store: Path) -> None:
-    """In units, with the climatology of the month that is forecast; and the same where the batch ends with the window."""
+    """In units, with the climatology of the month that is forecast."""
     encoder, task = objective(config, batch, held(small_store, WIND, WARM))
     picks = task.picks(batch)
     with torch.no_grad():
@@ -106,7 +106,7 @@ def test_a_task_without_constraints_is_what_it_was(batch: Batch, small_store: Pa
 
 
 def test_masked_windows_see_what_was_observed_beside_what_was_rebuilt(batch: Batch, small_store: Path) -> None:
-    """A bound is asked of the hidden cells only; gradients of the penalty reach the decoder; gaps are filled within it."""
+    """A bound is asked of the hidden cells only; its gradient reaches the decoder; gaps are filled within it."""
     batch = batch.cut(0, 3)
     config = MaskingConfig(masks=[MaskConfig(ratio=0.5)], decoder_width=32)
     penalty = {"kind": "bounded", "variables": ["sst"], "lower": 300.0, "weight": 1.0}

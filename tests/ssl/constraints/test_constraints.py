@@ -15,7 +15,7 @@ from earthssl.ssl.constraints.scene import Scene, area_mean
 from earthssl.ssl.fields.grid import LatLonGrid
 from earthssl.ssl.fields.normalisation import Statistics
 
-NAMES, UNITS = ("tp", "z500", "u500", "v500"), ("m", "m2 s-2", "m s-1", "m s-1")
+NAMES = ("tp", "z500", "u500", "v500")
 GRID = LatLonGrid(np.linspace(82.5, -82.5, 12), np.arange(16) * 22.5)
 REGION = LatLonGrid(np.linspace(40, 10, 7), np.arange(6) * 5.0)
 TIMES = torch.tensor([[0, 86400], [40 * 86400, 41 * 86400], [200 * 86400, 201 * 86400]])
@@ -35,7 +35,7 @@ def statistics(grid: LatLonGrid = GRID, land: bool = False) -> Statistics:
 def constraints(*settings: dict[str, Any], grid: LatLonGrid = GRID, land: bool = False) -> FieldConstraints:
     """Return the constraints, as YAML gives them."""
     made = [build(ConstraintConfig, own, "constraints") for own in settings]
-    return FieldConstraints(made, NAMES, UNITS, grid, statistics(grid, land))
+    return FieldConstraints(made, NAMES, grid, statistics(grid, land))
 
 
 def fields(seed: int = 0) -> torch.Tensor:
@@ -250,7 +250,7 @@ def test_what_a_store_cannot_give_is_refused() -> None:
     gaps = statistics()
     gaps.coefficients[:, :, 2, 0, 0] = np.nan
     with pytest.raises(EarthSSLError, match="u500 and v500 at every cell"):
-        FieldConstraints([ConstraintConfig(**wind)], NAMES, UNITS, GRID, gaps)
+        FieldConstraints([ConstraintConfig(**wind)], NAMES, GRID, gaps)
     own = constraints({"kind": "integral", "variables": ["tp"]})
     with pytest.raises(EarthSSLError, match="which only forecasts have"):
         own.hold(fields(), own.scene(TIMES), True)

@@ -201,7 +201,8 @@ def test_the_batch_finder_takes_what_fits_and_what_is_worth_it(trial: Trial) -> 
 
 
 def test_the_profile_names_the_products(small_config: Callable[..., Any], sketch: Sketch, tmp_path: Path) -> None:
-    module, train, _ = assemble(small_config(tmp_path), sketch, TASKS)
+    held = ({"kind": "divergence", "u": "u10", "v": "v10", "how": "hard"},)  # the sketch has units enough for it
+    module, train, _ = assemble(small_config(tmp_path, constraints=held), sketch, TASKS)
     found = profile_steps(module, train, tmp_path / "trace.json")
     assert sum(found.shares.values()) == pytest.approx(1)
     assert found.shares["GEMM"] > 0.02
