@@ -9,7 +9,6 @@ and reflected.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -96,7 +95,7 @@ class Band:
         """Upward fluxes, heating rates and downward fluxes one after the other, (sample, value)."""
         return np.concatenate([self.up, self.rates, self.down], axis=1)
 
-    def parts(self, values: np.ndarray) -> Sequence[np.ndarray]:
+    def parts(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return upward fluxes, heating rates and downward fluxes of values as in `truth`."""
         levels = self.up.shape[1]
         return values[..., :levels], values[..., levels : 2 * levels - 1], values[..., 2 * levels - 1 :]
@@ -120,10 +119,10 @@ class Band:
         """Return how many numbers are learnt of a column; with `free` the downward fluxes are, too."""
         return self.up.shape[1] * (3 if free else 2) - 1
 
-    def learnt(self, rows: np.ndarray, scaling: Scaling, free: bool = False) -> np.ndarray:
+    def learnt(self, rows: np.ndarray, scaling: Scaling) -> np.ndarray:
         """Return the numbers of about 1 that are learnt of some lit samples, (sample, outputs)."""
         told = (self.truth[rows] / self.unit[rows, None] - scaling.mean) / scaling.scale
-        return np.asarray(told[:, : self.outputs(free)])
+        return np.asarray(told[:, : self.outputs(False)])
 
     def told(self, numbers: Tensor, rows: np.ndarray, scaling: Scaling, free: bool = False) -> Tensor:
         """Return fluxes and heating rates, as in `truth`, of learnt numbers; closed unless `free`.

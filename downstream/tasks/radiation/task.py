@@ -43,7 +43,7 @@ TUNED = "fine-tuned"
 Fit = tuple[float, dict[str, np.ndarray], dict[str, Any]]  # validation loss, what is told by band, what was chosen
 MOST_DEVIATIONS = 10.0
 PENALTIES = tuple(10.0**k for k in range(-7, 2))
-ROUNDS, COMPONENTS = (100, 300), 40  # of the trees: how many, and of how many components of the outputs
+ROUNDS, COMPONENTS = (50, 150), 20  # of the trees: how many, and of how many components of the outputs
 LAYERS = {"above 1 hPa": (0, 100), "1–100 hPa": (100, 1e4), "100–500 hPa": (1e4, 5e4), "below 500 hPa": (5e4, 2e5)}
 UNSEEN = ", unseen experiments"
 CONVENTION = (
@@ -74,8 +74,8 @@ class RadiationConfig(TaskConfig):
     task: str = "radiation"
     reference: list[str] = field(default_factory=list)
     hidden: int = 128
-    mlp: ScratchConfig = field(default_factory=lambda: ScratchConfig(3, 800, 64, 3e-3, 0.05, 50))
-    scratch: ScratchConfig = field(default_factory=lambda: ScratchConfig(3, 600, 64, 1e-3, 0.05, 50))
+    mlp: ScratchConfig = field(default_factory=lambda: ScratchConfig(3, 500, 64, 3e-3, 0.05, 50))
+    scratch: ScratchConfig = field(default_factory=lambda: ScratchConfig(3, 400, 64, 1e-3, 0.05, 50))
     token_components: list[int] = field(default_factory=lambda: [20, 80])
     trees: bool = True
     tuned: bool = True
@@ -216,18 +216,13 @@ class Radiation(Task[RadiationConfig]):
 
     def _trees(self, inputs: np.ndarray) -> Fit:
         def numbers(band: Band, train: np.ndarray, wanted: np.ndarray) -> Iterable[tuple[float, np.ndarray]]:
-            mean, (_, _, patterns) = (
-                wanted.mean(axis=0),
-                np.linalg.svd(wanted - wanted.mean(axis=0), full_matrices=False),
-            )
-            patterns = patterns[:COMPONENTS]
+            mean = wanted.mean(axis=0)
+            patterns = np.linalg.svd(wanted - mean, full_matrices=False)[2][:COMPONENTS]
             for rounds in ROUNDS:
                 made = partial(HistGradientBoostingRegressor, max_iter=rounds, max_leaf_nodes=15, random_state=0)
                 own = track(((wanted - mean) @ patterns.T).T, f"trees, {band.name}, {rounds}")
-                yield (
-                    rounds,
-                    np.stack([made().fit(inputs[train], one).predict(inputs) for one in own], 1) @ patterns + mean,
-                )
+                told = np.stack([made().fit(inputs[train], one).predict(inputs) for one in own], axis=1)
+                yield rounds, told @ patterns + mean
 
         return self._by_band(numbers, "rounds", None)
 
