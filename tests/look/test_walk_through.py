@@ -11,7 +11,7 @@ import pytest
 from earthssl.downstream.finetune.read_labels import read_labels
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "look_walk_through.py"
-ROUNDS = 8
+ROUNDS = 10
 
 
 @pytest.mark.slow
