@@ -127,6 +127,7 @@ def test_numbers_at_places_keep_theirs_too(
         np.testing.assert_allclose(again[:, k].sel(time=own["time"].values), own, rtol=1e-5)
 
 
+@pytest.mark.slow  # the same refusals are seen one by one in tests/ssl/constraints
 @pytest.mark.parametrize(
     ("settings", "why"),
     [

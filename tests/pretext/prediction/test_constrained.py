@@ -35,6 +35,7 @@ WIND = {"kind": "divergence", "u": "u10", "v": "v10", "how": "hard"}
 WARM = {"kind": "bounded", "variables": ["sst"], "lower": 289.0, "how": "hard"}
 MEAN = {"kind": "integral", "variables": ["sst"]}
 ENERGY = {"kind": "energy", "u": "u10", "v": "v10"}
+SHORT = {"steps": 4, "warmup_steps": 1, "val_every": 4, "save_every": 4}
 
 
 @pytest.fixture
@@ -152,7 +153,7 @@ def test_a_run_says_by_how_much_and_its_checkpoint_goes_on_with_it(
 ) -> None:
     """In the history with what it was before and what the truth is; in the record; and in the rebuilt decoder."""
     every = ({**WIND}, {**MEAN, "how": "hard", "form": "shift"}, ENERGY)
-    folder = small_pretrain(tmp_path / "run", {"lead_time": {"leads": [1]}, "variance": {}}, constraints=every)
+    folder = small_pretrain(tmp_path / "run", {"lead_time": {"leads": [1]}, "variance": {}}, constraints=every, **SHORT)
     with open(folder.parent / "history.csv", newline="") as handle:
         last = {row["name"]: float(row["value"]) for row in csv.DictReader(handle)}
     end = "lead_time/violation_divergence_u10_v10"
