@@ -102,9 +102,7 @@ class Scorer:
                 recall, right = _ratio(sums[1], sums[0]), _ratio(sums[3], sums[2])
                 return {"recall": recall, "precision": right, "f1": _ratio(2 * recall * right, recall + right)}[which]
 
-            return additive(
-                f"object_{which}{of[k]}", lambda row: row.forecast[name][first : first + OBJECTS], formula
-            )
+            return additive(f"object_{which}{of[k]}", lambda row: row.forecast[name][first : first + OBJECTS], formula)
 
         metrics = [confusion(0, "iou", list(events))]
         metrics += [confusion(0, f"iou{of[k]}", [k]) for k in events] if count > 2 else []
