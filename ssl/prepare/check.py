@@ -48,7 +48,7 @@ def _looked_at(source: str, options: dict[str, Any]) -> pd.DataFrame:
     data = open_source(source, **options)
     times = data["time"].values
     piece = piece_steps(data, data.sizes["lat"] * data.sizes["lon"])
-    rows = []
+    rows: list[Any] = []
     for name in track([str(name) for name in data.data_vars], "check"):
         variable, parts = lookup(name), []
         for first in range(0, len(times), piece):
