@@ -24,8 +24,10 @@ from playwright.sync_api import Page, sync_playwright
 
 BATCH = 8  # dates in a round of proposals
 EARTHSSL = [sys.executable, "-m", "earthssl"]
-TUNE = ["--mode", "head", "--seeds", "1", "--scratch_seeds", "0", "--untrained_seeds", "1", "--random_seeds", "1",
-        "--fractions", "[]"]  # fmt: skip
+TUNE = [
+    "--mode", "head", "--pooling", "mean+pcs", "--components", "[50]", "--seeds", "1", "--scratch_seeds", "0",
+    "--untrained_seeds", "1", "--random_seeds", "1", "--fractions", "[]",
+]  # fmt: skip
 
 
 def until(page: Page, selector: str, words: str) -> None:
