@@ -31,7 +31,7 @@ from ...heads.base import standardised
 from ...heads.ridge_path import RidgePath
 from ...results.row import Role, Row
 from ...results.target import Metric, Target, additive
-from ...training.from_scratch import SCRATCH, ScratchConfig, learn, seeded
+from ...training.from_scratch import SCRATCH, ScratchConfig, learn
 from .fluxes import Band, Scaling, bands_of, beside_the_profile, unclosed
 from .network import ColumnNetwork
 from .tables import by_experiment
@@ -287,11 +287,10 @@ class Radiation(Task[RadiationConfig]):
             network.eval()
             return float(loss(network, val))
 
-        def fresh() -> ColumnNetwork:
-            seeded(seed)
-            return make(sum(counts))
-
-        found, every = learn(fresh, loss, score, train, None, config, seed), np.arange(len(self.beside))
+        found, every = (
+            learn(lambda: make(sum(counts)), loss, score, train, None, config, seed),
+            np.arange(len(self.beside)),
+        )
         with torch.no_grad():
             numbers = torch.cat([answer(found.network, part) for part in np.array_split(every, 8)])
         told = {band.name: band.told(own.double(), every, scalings[band.name], free).numpy()  # double: they close

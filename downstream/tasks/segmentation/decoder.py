@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ....ssl.fields.grid import LatLonGrid
 from ....ssl.model.tokens import padded, season_features
-from ...training.from_scratch import ScratchConfig, learn, seeded
+from ...training.from_scratch import ScratchConfig, learn
 from .scores import best_factors
 
 FORMS = DECODER, LINEAR, UNET = "decoder", "linear", "U-Net"
@@ -243,7 +243,6 @@ def fit(
     best = (-1.0, np.zeros(len(log_frequency)))
 
     def make() -> Decoder:
-        seeded(seed)
         features = 0 if tokens is None else tokens.shape[-1]
         return Decoder(form, inputs, features, log_frequency, width, hidden)
 

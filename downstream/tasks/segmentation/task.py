@@ -367,7 +367,9 @@ class Segmentation(Task[SegmentationConfig]):
             shown = self._shown[one.name]
             maps = {name: shown[name].astype(float) for name in ["truth", *names_of(rows)] if name in shown}
             title = f"{one.name}: the test date with most cells of a class"
-            figures[f"masks{first}"] = map_figure(maps, self.store.grid, len(classes) - 1, "class", title)
+            figures[f"masks{first}"] = map_figure(
+                maps, self.store.grid, len(classes) - 1, "class", title, "class", shares=True
+            )
             figures[f"confusion{first}"] = confusion_figure(found, classes, f"{one.name}: shares of the true area")
             confusions += [
                 {"target": one.name, "row": name, "true": classes[i], "called": classes[j], "area": matrix[i, j]}
