@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 
 from ....ssl.common.errors import EarthSSLError, check_known
 from ....ssl.common.progress import track
@@ -360,7 +361,8 @@ class Segmentation(Task[SegmentationConfig]):
         )
 
     def extras(self, rows: Sequence[Row], scores: pd.DataFrame, differences: pd.DataFrame) -> Extras:
-        classes, figures, confusions = self.masks.classes, {}, []
+        classes, confusions = self.masks.classes, []
+        figures: dict[str, Figure] = {}
         for one in self.sets:
             found = self.scorer.confusions(rows, one.name)
             first = "" if len(self.sets) == 1 else f"_{one.lead}"
