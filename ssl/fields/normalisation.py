@@ -121,6 +121,17 @@ class Statistics:
         """Return values × scale + climatology, transformed back: the inverse of `normalise`."""
         return restored(values * self.scale + self.climatology(times), self.transforms)
 
+    def extremes(self, far: float) -> list[tuple[float, float]]:
+        """Return the lowest and highest value of each variable within `far` scales of the climatology, in its units."""
+        days = np.datetime64("2001-01-15") + np.timedelta64(30, "D") * np.arange(12)
+        hours = self.keys if self.groups == "hour" else (0,)
+        times = np.concatenate([days + np.timedelta64(hour, "h") for hour in hours]).astype("datetime64[ns]")
+        if self.groups == "month":
+            times = times[np.isin(times.astype("datetime64[M]").astype(int) % 12 + 1, self.keys)]
+        ones = np.ones((len(times), *self.scale.shape), np.float32)
+        low, high = (self.denormalise(side * ones, times) for side in (-far, far))
+        return [(float(np.nanmin(low[:, k])), float(np.nanmax(high[:, k]))) for k in range(len(self.scale))]
+
     def select(self, positions: Sequence[int]) -> Statistics:
         """Return the statistics of the variables at the positions, in that order."""
         chosen: Any = list(positions)

@@ -30,6 +30,7 @@ WETTEST = (
     1e-3, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3, 1e-3, 2e-3, 5e-3, 0.012, 0.03, 0.05, 0.07, 0.1, 0.1
 )  # fmt: skip
 
+Limits = tuple[float, float] | None  # lowest and highest value; None: those of the Earth
 FEW = 4  # different values that may be marks of nothing
 
 
@@ -85,6 +86,7 @@ def check_possible(
     units: str | None = None,
     called: str = "",
     masked: Sequence[float] = (),
+    within: Limits = None,
 ) -> None:
     """Refuse values that no place on Earth has.
 
@@ -97,11 +99,12 @@ def check_possible(
         units: Those of the file, where they are known: the option that masks a value takes the file's.
         called: The variable's name in the file.
         masked: Values that the option `missing` masks already, in the file's units.
+        within: The lowest and highest possible value, canonical units, where these are not the Earth's.
 
     Raises:
         ImpossibleValueError: Names variable, time, place, value and the options that mend it.
     """
-    low, high = limits(variable)
+    low, high = limits(variable) if within is None else within
     with np.errstate(invalid="ignore"):
         if not values.size or (np.nanmin(values, initial=np.inf) >= low and np.nanmax(values, initial=-np.inf) <= high):
             return

@@ -20,6 +20,7 @@ from ..sources.local_files import open_files
 from ..sources.regrid import LEAST_VALID
 from .frozen_encoder import READERS, TASK
 from .load import load_encoder
+from .screening import possible
 
 SUFFIXES = {".nc": "NetCDF", ".nc4": "NetCDF", ".zarr": "Zarr"}
 
@@ -62,8 +63,10 @@ def embed_file(
         raise EarthSSLError(f"expected a folder to write {out} into, {out.absolute().parent} does not exist; make it")
     source = str(data) if isinstance(data, (str, Path)) else [str(path) for path in data]
     frozen = load_encoder(checkpoint)
-    possible = check_range and not frozen.record.synthetic
-    ds = open_files(source, units=units or {}, rename=rename or {}, missing=missing or {}, check_range=possible)
+    ds = open_files(
+        source, units=units or {}, rename=rename or {}, missing=missing or {},
+        check_range=possible(frozen.record, check_range),
+    )  # fmt: skip
     features = frozen.embed(ds, pooling, layer, lazy=True, check_range=check_range, least_valid=least_valid, base=base)
     write(features, out)
     return out

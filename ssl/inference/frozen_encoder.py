@@ -6,6 +6,7 @@ import uuid
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import dask
@@ -29,7 +30,7 @@ from ..fields.variables import lookup
 from ..model.encoder import Encoder, float32
 from ..model.tokens import Patches, patchify, token_places
 from ..sources.regrid import LEAST_VALID
-from .screening import REFUSED, Screened, screen
+from .screening import Screened, possible, screen
 
 POOLINGS = ("mean", "last", "tokens")
 
@@ -119,6 +120,12 @@ class FrozenEncoder:
             return features
         with dask_progress(TASK, features.data.npartitions, "embed"):
             return features.compute(scheduler="threads", num_workers=READERS)
+
+    @cached_property
+    def limits(self) -> dict[str, tuple[float, float]]:
+        """Return the lowest and highest possible value by variable, where these are not the Earth's."""
+        found = possible(self.record, check_range=True)
+        return found if isinstance(found, dict) else {}
 
     def encode(self, batch: Batch, view: View) -> np.ndarray:
         """Return features of a batch of normalised windows, (batch, layer, [token,] feature), float32."""
@@ -332,22 +339,23 @@ class _Work:
             raw = np.stack([field[steps] for field in fields], 1)
             normal = self.statistics.normalise(raw, times[steps])
             if self.view.check_range:
-                self.refuse_impossible(raw, normal, times[steps])
+                self.refuse_impossible(raw, times[steps])
             places = places.reshape(-1, windows.shape[1])
             batch = _batch(normal, times[steps], places, self.variables, self.frozen.record)
             parts.append(self.frozen.encode(batch, self.view))
         return np.concatenate(parts)
 
-    def refuse_impossible(self, raw: np.ndarray, normal: np.ndarray, times: np.ndarray) -> None:
+    def refuse_impossible(self, raw: np.ndarray, times: np.ndarray) -> None:
         """Refuse values that no place on Earth has, in any window: (step, variable, row, column).
 
-        For the encoder of a synthetic planet, what lies near its climatology is possible there.
+        Nor a synthetic planet that the encoder was trained on.
         """
         grid = self.frozen.record.grid
-        if self.frozen.record.synthetic:
-            raw = np.where(np.abs(normal) <= REFUSED, np.nan, raw)
         for k, name in enumerate(self.variables):
-            check_possible(raw[:, k], lookup(name), times, (grid.lat, grid.lon), "the data for embedding")
+            check_possible(
+                raw[:, k], lookup(name), times, (grid.lat, grid.lon), "the data for embedding",
+                within=self.frozen.limits.get(name),
+            )  # fmt: skip
 
 
 def _features(*fields: np.ndarray, work: _Work, times: np.ndarray, windows: np.ndarray) -> np.ndarray:

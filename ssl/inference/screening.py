@@ -12,6 +12,8 @@ import xarray as xr
 from ..checkpoint.record import Record, differences
 from ..common.errors import EarthSSLError
 from ..fields.normalisation import Statistics
+from ..fields.plausible import limits
+from ..fields.variables import lookup
 from ..sources.canonical import canonicalise, contents
 from ..sources.regrid import LEAST_VALID, onto
 from .anomalies import Period, as_trained, counterparts, period
@@ -80,7 +82,7 @@ def screen(
         rename: Canonical names by the data's own, where a name is not understood.
         missing: Value or values by variable, in the data's units, that mean missing.
         check_range: Refuse values that lie far from the climatology of training (their units are probably wrong), and
-            what no place on Earth has (here for data of the Earth alone; in every window as it is encoded).
+            what no place on Earth has, nor a synthetic planet that the encoder was trained on.
         least_valid: Share of the area of a cell of the record's grid that must hold values, or else it is missing;
             where the data are on another.
         base: First and last date of the years from whose means departures are taken, where the field is not the
@@ -97,7 +99,7 @@ def screen(
     instead = counterparts(record.variables, there)
     canonical = canonicalise(
         ds, where=where, eager_bytes=EAGER_BYTES, variables=(*present, *instead.values()) or None, units=units or {},
-        rename=rename or {}, missing=missing or {}, check_range=check_range and not record.synthetic,
+        rename=rename or {}, missing=missing or {}, check_range=possible(record, check_range),
     )  # fmt: skip
     remarks = [text for given in (ds, canonical) for text in str(given.attrs.get("remarks", "")).split("; ") if text]
     names = [next((want for want, have in instead.items() if have == name), str(name)) for name in canonical.data_vars]
@@ -128,6 +130,15 @@ def screen(
     if check_range:
         said += _doubts_of(some, statistics, where)
     return Screened(canonical, statistics, absent, unused, tuple(said), changes)
+
+
+def possible(record: Record, check_range: bool) -> bool | dict[str, tuple[float, float]]:
+    """Return `check_range` or, for an encoder of a synthetic planet, what is possible there or on Earth, by variable."""
+    if not check_range or not record.synthetic:
+        return check_range
+    planet = zip(record.variables, record.statistics.extremes(REFUSED), strict=True)
+    earth = {name: limits(lookup(name)) for name in record.variables}
+    return {name: (min(low, earth[name][0]), max(high, earth[name][1])) for name, (low, high) in planet}
 
 
 def brought(

@@ -45,7 +45,7 @@ def canonicalise(
     assume_units: bool = False,
     eager_bytes: int = EAGER_BYTES,
     exhaustive: bool = True,
-    check_range: bool = True,
+    check_range: bool | Mapping[str, tuple[float, float]] = True,
     **options: Any,
 ) -> xr.Dataset:
     """Return the dataset in canonical form: dims (time, lat, lon), canonical names and units, float32.
@@ -62,7 +62,8 @@ def canonicalise(
         assume_units: Take canonical units for granted where the file says nothing (ERA5 is in SI units).
         eager_bytes: Read everything at once up to this size; larger data stay lazy (dask, chunked in time).
         exhaustive: Search all steps, not 12, before refusing a variable whose first ones hold nothing.
-        check_range: Refuse what no place on Earth has; False where such values are meant.
+        check_range: Refuse what no place on Earth has; False where such values are meant; by variable, the lowest and
+            highest values of another planet.
         **options: Fields of `Selection`.
 
     Raises:
@@ -75,7 +76,7 @@ def canonicalise(
 
 def _canonical(
     ds: xr.Dataset, where: str, attrs: Mapping[str, str], assume_units: bool, eager_bytes: int, exhaustive: bool,
-    check_range: bool, selection: Selection,
+    check_range: bool | Mapping[str, tuple[float, float]], selection: Selection,
 ) -> xr.Dataset:  # fmt: skip
     ds = canonical_axes(ds, where)  # keeps the attributes
     _check_rename(ds, selection, where)
@@ -87,10 +88,13 @@ def _canonical(
     def finished(part: xr.Dataset) -> xr.Dataset:
         part = joined_experiments(part)
         part = oriented(_convert_all(part, fields, selection, assume_units, where), where)
-        for one in fields if check_range else ():
+        limits = {} if isinstance(check_range, bool) else check_range
+        for one in () if check_range is False else fields:
             units = selection.units_of(one.variable, one.raw, ds[one.raw].attrs)
             data = part[one.variable.name]
-            part[one.variable.name] = all_possible(data, one.variable, units, one.raw, selection, where)
+            part[one.variable.name] = all_possible(
+                data, one.variable, units, one.raw, selection, where, limits.get(one.variable.name)
+            )
         part = regridded(part, selection.resolution, where, selection.least_valid)
         part = region_of(part, selection.region, where)
         part = coarsened(part, selection.coarsen, where, selection.least_valid)

@@ -46,7 +46,7 @@ def open_files(
     grib_filter: Mapping[str, Any] | None = None,
     group: str | None = None,
     eager_bytes: int = EAGER_BYTES,
-    check_range: bool = True,
+    check_range: bool | Mapping[str, tuple[float, float]] = True,
     **options: Any,
 ) -> xr.Dataset:
     """Return the files as one canonical dataset (see `canonicalise`).

@@ -11,7 +11,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from ..fields.plausible import check_possible
+from ..fields.plausible import Limits, check_possible
 from ..fields.variables import Variable
 from .selection import Selection
 
@@ -27,6 +27,7 @@ class Screen:
     where: str
     axes: tuple[np.ndarray, np.ndarray, np.ndarray]  # times, latitudes, longitudes
     inside: tuple[np.ndarray, np.ndarray]  # rows and columns that are wanted
+    limits: Limits
 
     def at(self, values: np.ndarray, places: Sequence[slice]) -> None:
         """Look at values (step, row, column) that lie at these places of the axes."""
@@ -36,7 +37,9 @@ class Screen:
             values, lat = values[:, rows], lat[rows]
         if not columns.all():
             values, lon = values[:, :, columns], lon[columns]
-        check_possible(values, self.variable, times, (lat, lon), self.where, self.units, self.called, self.masked)
+        check_possible(
+            values, self.variable, times, (lat, lon), self.where, self.units, self.called, self.masked, self.limits
+        )
 
     def block(self, values: np.ndarray, block_info: Any = None) -> np.ndarray:
         """Return a block of dask's as it is."""
@@ -46,7 +49,13 @@ class Screen:
 
 
 def all_possible(
-    data: xr.DataArray, variable: Variable, units: str | None, called: str, selection: Selection, where: str
+    data: xr.DataArray,
+    variable: Variable,
+    units: str | None,
+    called: str,
+    selection: Selection,
+    where: str,
+    limits: Limits = None,
 ) -> xr.DataArray:
     """Return a field as it is: impossible values are refused now or, where dask reads it, when they are read.
 
@@ -57,13 +66,14 @@ def all_possible(
         called: Its name in the file.
         selection: Cells that its region leaves out are not looked at.
         where: What the data are called: the file.
+        limits: The lowest and highest possible value, where these are not the Earth's.
 
     Raises:
         ImpossibleValueError: Names file, variable, time, place, value and the options that mend it.
     """
     axes = (data["time"].values, data["lat"].values, data["lon"].values)
     masked = selection.missing_of(variable, called)
-    screen = Screen(variable, units, called, masked, where, axes, _inside(axes[1], axes[2], selection))
+    screen = Screen(variable, units, called, masked, where, axes, _inside(axes[1], axes[2], selection), limits)
     if data.chunks is None:
         screen.at(data.values, [slice(0, size) for size in data.shape])
         return data

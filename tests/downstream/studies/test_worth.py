@@ -120,9 +120,9 @@ def test_several_columns_get_a_line_each_and_dates_limit_the_labels(worlds: Any,
         (lambda t, s: t, ["--labelled", "1900-01-03:1900-01-15"], "at least 20 labels of 'asked'"),
         (lambda t, s: t, ["--labelled", "1900-01-03"], "a first and a last date"),
         (lambda t, s: t, ["--labelled", "1800:1801"], "dates within the training block"),
-        (lambda t, s: t.iloc[:0], [], "expected labels 'asked' at steps of the store"),
+        (lambda t, s: t.iloc[:0], [], "expected lines of labels, got a header alone"),
         (lambda t, s: t, ["--window", "0"], "window ≥ 1"),
-        (lambda t, s: t, ["--ahead", "[]"], "at least one step"),
+        (lambda t, s: t, ["--ahead", "[]"], "expected ahead ≥ 1, at least one"),
     ],
 )  # fmt: skip
 def test_labels_that_cannot_be_used_are_refused_in_a_line(

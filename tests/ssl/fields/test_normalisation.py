@@ -267,3 +267,20 @@ def test_statistics_of_a_transformed_variable_are_those_of_its_transform() -> No
     again = Statistics.from_json(fitted.to_json(), fitted.coefficients, fitted.scale)
     assert again.transforms == (s,)
     assert "transforms" not in plain.to_json()  # stores without such variables keep their fingerprint
+
+
+def test_extremes_hold_all_that_lies_so_far_from_the_climatology() -> None:
+    """Against normalising and back, for months and for hours with harmonics; unknown cells are left out."""
+    rng = np.random.default_rng(0)
+    for groups, keys, harmonics in (("month", (1, 2, 12), 0), ("hour", (0, 12), 1)):
+        coefficients = rng.normal(280, 3, (len(keys), 1 + 2 * harmonics, 2, 3, 4)).astype(np.float32)
+        coefficients[:, 1:] /= 100
+        coefficients[:, :, 1, 0, 0] = np.nan
+        own = Statistics(groups, keys, harmonics, coefficients, np.full((2, 3, 4), 2, np.float32))
+        times = np.array(["2001-01-15T00", "2001-01-15T12", "2001-02-14T00"], "datetime64[ns]")
+        for k, (low, high) in enumerate(own.extremes(8)):
+            away = own.climatology(times)[:, k]
+            assert low <= np.nanmin(away) - 16 + 1e-3
+            assert high >= np.nanmax(away) + 16 - 1e-3
+            assert low > np.nanmin(coefficients[:, 0, k]) - 26
+            assert high < np.nanmax(coefficients[:, 0, k]) + 26

@@ -69,7 +69,7 @@ HELD: Any = {
     )
 }
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, int]]] = {
-    "between saves, held to constraints": ({"masking": {}}, HELD, ("batch", 5)),
+    "between saves": ({"masking": {}}, {}, ("batch", 5)),
     "averaged weights, half a step, two tasks": (
         MIXED,
         {"ema": 0.9, "accumulate": 2, "drop_path": 0.2, "variable_dropout": 0.3, "augment": CHANGED},
@@ -87,7 +87,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, int]]] = {
         {"schedule": "steady", "gain": 1e9, "patience": 3, "val_every": 2, "accumulate": 2},
         ("export", 0),
     ),
-    "steady, between saves": ({"masking": {}}, {"schedule": "steady", "gain": 1e-9, "val_every": 2}, ("batch", 8)),
+    "steady, between saves, held to constraints": (
+        {"masking": {}},
+        {"schedule": "steady", "gain": 1e-9, "val_every": 2, **HELD},
+        ("batch", 8),
+    ),
     "stopped early, not yet exported": ({"masking": {}}, {"lr": 1e-12, "patience": 1, "val_every": 2}, ("export", 0)),
 }
 OUTSIDE = "killed from outside"

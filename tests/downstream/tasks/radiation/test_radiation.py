@@ -214,7 +214,7 @@ def test_the_whole_task(config: RadiationConfig, tmp_path: Path) -> None:
         ({"encoder": EncoderConfig("pico", 2, (1, 2, 3))}, "a window of 1 step"),
         ({"encoder": EncoderConfig("pico", 1, (1, 1, 3))}, r"set encoder.window to 1 and encoder.patch to \[1, 2, 3\]"),
         ({"layers": [7]}, "probe.layers: expected -2 to 1, got 7"),
-        ({"fractions": [2.0]}, r"shares in \(0, 1\]"),
+        ({"fractions": [2.0]}, r"fractions in \(0, 1\]"),
         ({"draws": 10}, "draws ≥ 1000"),
         ({"checkpoints": ["a", "a"]}, "checkpoints each once"),
         ({"task": "radiations"}, "expected radiation, got 'radiations'"),
