@@ -133,7 +133,7 @@ def screen(
 
 
 def possible(record: Record, check_range: bool) -> bool | dict[str, tuple[float, float]]:
-    """Return `check_range` or, for an encoder of a synthetic planet, what is possible there or on Earth, by variable."""
+    """Return `check_range` or, for an encoder of a synthetic planet, what is possible there or on Earth."""
     if not check_range or not record.synthetic:
         return check_range
     planet = zip(record.variables, record.statistics.extremes(REFUSED), strict=True)
