@@ -23,6 +23,7 @@ SAMPLED_STEPS = 5
 # Root mean square of the deviations from the climatology of training, in its standard deviations: 1 for the training
 # data, 1 to 3 for another climate; °C taken for K, metres for geopotential, hPa for Pa lie tens to thousands away.
 DOUBTED, REFUSED = 3.0, 8.0
+FAR = 16.0  # the scale may be a mean over the globe, and one value in a million lies far
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def possible(record: Record, check_range: bool) -> bool | dict[str, tuple[float,
     """Return `check_range` or, for an encoder of a synthetic planet, what is possible there or on Earth."""
     if not check_range or not record.synthetic:
         return check_range
-    planet = zip(record.variables, record.statistics.extremes(REFUSED), strict=True)
+    planet = zip(record.variables, record.statistics.extremes(FAR), strict=True)
     earth = {name: limits(lookup(name)) for name in record.variables}
     return {name: (min(low, earth[name][0]), max(high, earth[name][1])) for name, (low, high) in planet}
 

@@ -195,8 +195,8 @@ def test_ten_remedies(words, make, name, tmp_path):
 def test_ten_spans_of_an_export(tmp_path):
     """Months of ten spans, among them those about turns of centuries and 2^31 s."""
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
-    done = export(REGISTRY / "ersst-tropics", tmp_path / "e.onnx", "onnx")
-    frozen = load_encoder(REGISTRY / "ersst-tropics")
+    done = export(REGISTRY / "ersst", tmp_path / "e.onnx", "onnx")
+    frozen = load_encoder(REGISTRY / "ersst")
     program = READERS["onnx"](done.path)
     fields, seconds = example(frozen, 48, seed=3)
     window = seconds.shape[1]

@@ -144,7 +144,7 @@ def test_the_page_says_what_it_needs(small_store: Path, small_run: Path, tmp_pat
     assert main(["look", str(tmp_path / "none"), "--out", str(tmp_path / "o")]) == 2
     assert "expected a training store at" in capsys.readouterr().err
     command = ["look", str(small_store), "--out", str(tmp_path / "o")]
-    assert main([*command, "--checkpoint", "registry/ersst-tropics"]) == 2
+    assert main([*command, "--checkpoint", "registry/ersst"]) == 2
     assert "on the checkpoint's grid" in capsys.readouterr().err
     assert main([*command, "--labels", str(tmp_path / "none.csv")]) == 2
     assert "expected a CSV file" in capsys.readouterr().err

@@ -117,4 +117,4 @@ def test_progress_ends_at_one(small_store: Path, small_run: Path) -> None:
 
 def test_an_encoder_of_another_grid_is_refused(small_store: Path) -> None:
     with pytest.raises(EarthSSLError, match="on the checkpoint's grid"):
-        fits(load_encoder("registry/ersst-tropics"), Store(small_store))
+        fits(load_encoder("registry/ersst"), Store(small_store))
