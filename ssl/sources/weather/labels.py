@@ -84,6 +84,11 @@ def storm_activity(height: np.ndarray, grid: LatLonGrid, steps: int) -> np.ndarr
     return change
 
 
+def _reaches(grid: LatLonGrid, south: float, north: float) -> None:
+    if grid.lat[0] < north or grid.lat[-1] > south:
+        raise EarthSSLError(f"blocking: expected rows from {south:g}°N to {north:g}°N at least, got {grid}")
+
+
 def blocked(height: np.ndarray, grid: LatLonGrid) -> np.ndarray:
     """Return which longitudes are blocked, (…, column), after Tibaldi & Molteni.
 
@@ -97,8 +102,7 @@ def blocked(height: np.ndarray, grid: LatLonGrid) -> np.ndarray:
     Raises:
         EarthSSLError: If the rows do not reach from 36°N to 76°N.
     """
-    if grid.lat[0] < 76 or grid.lat[-1] > 36:
-        raise EarthSSLError(f"blocking: expected rows from 36°N to 76°N at least, got {grid}")
+    _reaches(grid, 36, 76)
     found = np.zeros(height[..., 0, :].shape, bool)
     for shift in (-4.0, 0.0, 4.0):
         north, middle, south = (_at_latitude(height, grid, lat + shift) for lat in (80, 60, 40))
@@ -113,16 +117,15 @@ def blocked_cells(height: np.ndarray, grid: LatLonGrid) -> np.ndarray:
     the 15° south of the cell, and by more than 10 m a degree towards the pole over the 15° north of it.
 
     Args:
-        height: Of 500 hPa, m, (…, row, column), rows up to 76°N at least.
+        height: Of 500 hPa, m, (…, row, column), rows up to 85°N at least.
         grid: Of it.
 
     Raises:
-        EarthSSLError: If the rows do not reach from 36°N to 76°N.
+        EarthSSLError: If the rows do not reach from 35°N to 85°N.
     """
-    if grid.lat[0] < 76 or grid.lat[-1] > 36:
-        raise EarthSSLError(f"blocking: expected rows from 36°N to 76°N at least, got {grid}")
-    found = np.zeros(height.shape, bool)
     south, north = BLOCKED_CELLS
+    _reaches(grid, south - 15, north + 15)
+    found = np.zeros(height.shape, bool)
     for row in np.flatnonzero((grid.lat >= south) & (grid.lat <= north)):
         lat, here = float(grid.lat[row]), height[..., row, :]
         falls = here > _at_latitude(height, grid, lat - 15)
