@@ -4,8 +4,8 @@ python benchmarks/other_grids.py CHECKPOINT OWN.nc OTHER.nc … [--time 1986 201
 
 For every other file: months in common, correlation of the fields themselves (anomalies of the months in common, over
 cells and months), of the features (departures from their means, over all features and months), and of a ridge fitted
-on OWN's features up to `--until` to a mean over 5S-5N, 190-240E of OWN, at once and six months ahead, when it reads
-OWN's and when it reads OTHER's features.
+on OWN's features up to `--until` to the mean over 5S-5N, 190-240E of OWN less that of its calendar month, at once and
+six months ahead, when it reads OWN's and when it reads OTHER's features.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import xarray as xr
 from earthssl.ssl.inference.frozen_encoder import FrozenEncoder
 from earthssl.ssl.inference.load import load_encoder
 from earthssl.ssl.inference.screening import screen
+from earthssl.ssl.sources.regrid import LEAST_VALID
 
 LEADS = (0, 6)
 PENALTY = 10.0  # of standardised features
@@ -55,14 +56,16 @@ def main() -> None:
     parser.add_argument("--time", nargs=2, default=["1986", "2014"], metavar=("FIRST", "LAST"))
     parser.add_argument("--until", default="1983")
     parser.add_argument("--base", nargs=2, default=None, metavar=("FIRST", "LAST"), help="as for embed, of OTHER")
+    parser.add_argument("--least-valid", type=float, default=LEAST_VALID, help="as for embed")
     options = parser.parse_args()
     warnings.simplefilter("ignore")  # what was done stands in the attributes, printed below
     encoder = load_encoder(options.checkpoint)
     with xr.open_dataset(options.own) as ds:
-        own_data = ds.load()
+        own_data = ds.sortby("lat").load()
     own, own_fields = encoder.embed(own_data), fields(encoder, own_data)
     index = own_data[next(iter(own_data.data_vars))].sel(lat=slice(-5, 5), lon=slice(190, 240))
-    index = index.mean(("lat", "lon"))
+    months = index.mean(("lat", "lon")).groupby("time.month")
+    index = months - months.mean()
     early = own.sel(time=slice(None, options.until))
     mean, std = early.mean("time"), early.std("time")
     weights = {}
@@ -79,7 +82,9 @@ def main() -> None:
     for path in options.others:
         with xr.open_dataset(path) as ds:
             other_data = ds.load()
-        other = encoder.embed(other_data, base=options.base).sel(time=slice(*options.time))
+        other = encoder.embed(other_data, base=options.base, least_valid=options.least_valid).sel(
+            time=slice(*options.time)
+        )
         a, b = xr.align(own, other, join="inner")
         x, y = xr.align(own_fields, fields(encoder, other_data, options.base).sel(time=a["time"]), join="inner")
         print(f"{path}: {len(a)} months {str(a.time.values[0])[:7]} to {str(a.time.values[-1])[:7]}")
