@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...ssl.common.errors import EarthSSLError
-from ...ssl.fields.splits import unbroken_starts
+from ...ssl.fields.splits import period, unbroken_starts
 from ...ssl.store.store import Store
 from ..heads.base import Samples
 
@@ -51,6 +51,32 @@ def of_same_samples(labels: Sequence[WindowLabels]) -> list[list[WindowLabels]]:
     for label in labels:
         groups.setdefault(tuple((part, own.tobytes()) for part, own in label.rows.items()), []).append(label)
     return list(groups.values())
+
+
+def labelled_times(store: Store, name: str, dates: Sequence[str | int] | None) -> np.ndarray:
+    """Return which steps of a store's training block have labels that may be read, bool (time,); of other blocks all.
+
+    Args:
+        store: Any.
+        name: Of the setting, for errors.
+        dates: First and last, as in `splits` ("1983" is the whole year); None for all of the training block.
+
+    Raises:
+        EarthSSLError: If they are no dates, or none lies in the training block.
+    """
+    times = store.times.astype("datetime64[ns]")
+    train = store.splits.inside(times, "train")
+    if dates is None:
+        return np.ones(len(times), bool)
+    first, last = period(name, dates)
+    own = (times >= first) & (times <= last)
+    if not (own & train).any():
+        block = [str(end.astype("datetime64[D]")) for end in store.splits.train]
+        raise EarthSSLError(
+            f"{name}: expected dates within the training block ({block[0]} … {block[1]}), got {list(dates)}; choose "
+            "dates of it, or leave the setting out for all of it"
+        )
+    return np.asarray(own | ~train)
 
 
 def block_rows(store: Store, window: int, lead: int, known: np.ndarray) -> dict[str, np.ndarray]:

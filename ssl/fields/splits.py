@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -38,25 +39,33 @@ class SplitsConfig:
         Raises:
             EarthSSLError: If a date cannot be read or two blocks lie closer than the embargo.
         """
-        blocks = {part: _block(part, getattr(self, part)) for part in PARTS}
+        blocks = {part: period(f"splits.{part}", getattr(self, part)) for part in PARTS}
         return Splits(**blocks, embargo_days=float(self.embargo_days))
 
 
-def _block(part: str, dates: tuple[str | int, str | int]) -> Block:
-    """Return the first and last instant (ns) of the dates, the end widened to the end of its period."""
+def period(name: str, dates: Sequence[str | int]) -> Block:
+    """Return the first and last instant (ns) of two dates, the end widened to the end of its day, month or year.
+
+    Args:
+        name: Of the setting, for errors.
+        dates: First and last, such as 1983, 1983-12 or 1983-12-31.
+
+    Raises:
+        EarthSSLError: If they cannot be read, lie outside 1678…2261, or the first is the later.
+    """
     try:
         start, end = (np.datetime64(str(date)) for date in dates)
         if np.isnat([start, end]).any():
             raise ValueError("not a time")
     except (ValueError, TypeError) as error:
-        raise EarthSSLError(f"splits.{part}: expected two dates such as 1983-12, got {list(dates)} ({error})") from None
+        raise EarthSSLError(f"{name}: expected two dates such as 1983-12, got {list(dates)} ({error})") from None
     # datetime64[ns] wraps round in silence outside these years
     if min(start, end) < np.datetime64("1678") or max(start, end) >= np.datetime64("2262"):
-        raise EarthSSLError(f"splits.{part}: expected dates within 1678…2261, got {list(dates)}; choose others")
+        raise EarthSSLError(f"{name}: expected dates within 1678…2261, got {list(dates)}; choose others")
     last = (end + 1).astype("datetime64[ns]") - np.timedelta64(1, "ns")
     first = start.astype("datetime64[ns]")
     if first > last:
-        raise EarthSSLError(f"splits.{part}: starts {dates[0]} after its end {dates[1]}; swap the two dates")
+        raise EarthSSLError(f"{name}: starts {dates[0]} after its end {dates[1]}; swap the two dates")
     return first, last
 
 

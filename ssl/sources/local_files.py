@@ -184,10 +184,15 @@ def _open_one(
         return open_grib(path, grib_filter, selection.rename, selection.variables)
     if kind == "zarr":
         return [open_zarr(str(path), str(path), consolidated=False, group=group)]
-    return [_open_netcdf(path, group)]
+    return [open_netcdf(path, group)]
 
 
-def _open_netcdf(path: Path, group: str | None) -> xr.Dataset:
+def open_netcdf(path: Path, group: str | None = None) -> xr.Dataset:
+    """Return a NetCDF file (or a group of it), nothing read yet, its times decoded, those in months or years too.
+
+    Raises:
+        EarthSSLError: In one line, if it is none, damaged, or its times cannot be decoded.
+    """
     check_whole(path)
     try:
         with _quiet():

@@ -31,7 +31,7 @@ def with_time(ds: xr.Dataset, where: str) -> xr.Dataset:
     Raises:
         EarthSSLError: If there is no time, if it cannot be understood, or if several forecasts hold the same one.
     """
-    ds = _with_absolute_times(ds)
+    ds = _with_absolute_times(ds, where)
     names = [name for name in _candidates(ds) if is_time(ds[name])]
     within = max([int(ds.attrs.get(WITHIN, 0)), *(precision(ds[name]) for name in names)])
     ds, names = without_leads(ds, names, where)
@@ -139,20 +139,42 @@ def _what_came(ds: xr.Dataset) -> str:
 # ---- dates written as numbers or text -------------------------------------------------------------------------------
 
 
-def _with_absolute_times(ds: xr.Dataset) -> xr.Dataset:
+def _with_absolute_times(ds: xr.Dataset, where: str) -> xr.Dataset:
     for name in _candidates(ds):
         axis = ds[name]
         if axis.ndim <= 1 and axis.size and axis.dtype.kind in "iufOSU" and not is_time(axis):
-            found = absolute(axis.values)
+            try:
+                found = absolute(axis.values)
+            except EarthSSLError as error:
+                raise EarthSSLError(f"{where}: {error}") from None
             if found is not None:
                 ds = ds.assign_coords({name: (axis.dims, found.reshape(axis.shape), {"standard_name": "time"})})
     return ds
+
+
+def _by_name(match: re.Match[str]) -> str:
+    """Return the time in a ClimateNet name as ISO text: part 01 of the day is 00 UTC, 08 is 21 UTC."""
+    part = int(match[2])
+    try:
+        np.datetime64(match[1], "D")
+    except ValueError:
+        raise EarthSSLError(f"expected a date in the time '{match[0]}', got {match[1]}; mend it") from None
+    if not 1 <= part <= 8:
+        raise EarthSSLError(
+            f"expected a three-hourly part of the day from 01 (00 UTC) to 08 (21 UTC) after the date in the time "
+            f"'{match[0]}', got {match[2]}: this set counts otherwise; write its times as ISO texts, such as "
+            f"{match[1]}T00"
+        )
+    return f"{match[1]}T{3 * (part - 1):02d}"
 
 
 def absolute(values: np.ndarray) -> np.ndarray | None:
     """Return dates written as YYYYMM, YYYYMMDD (with a fraction of the day), YYYYMMDDHH, or as ISO or ClimateNet texts.
 
     None where they are not.
+
+    Raises:
+        EarthSSLError: If a ClimateNet text has no part of the day from 01 to 08, or no date.
     """
     flat = np.asarray(values).reshape(-1)
     if flat.dtype.kind in "OSU":
@@ -161,7 +183,7 @@ def absolute(values: np.ndarray) -> np.ndarray | None:
             return None
         named = [CLIMATENET.match(text.strip()) for text in texts]
         if all(named):
-            texts = [f"{match[1]}T{3 * max(int(match[2]) - 1, 0):02d}" for match in named if match]
+            texts = [_by_name(match) for match in named if match]
         try:
             times = pd.to_datetime([text.strip().rstrip("\0") for text in texts], format="ISO8601", utc=True)
         except (ValueError, OverflowError):

@@ -20,7 +20,7 @@ from ...evaluation.encoders import Contender
 from ...evaluation.equal_input import RANDOM
 from ...evaluation.kernel_forecast import INPUTS, kernel_forecasts
 from ...evaluation.task import Decoders, Extras, Features
-from ...evaluation.window_labels import WindowLabels, block_rows
+from ...evaluation.window_labels import WindowLabels, block_rows, labelled_times
 from ...evaluation.window_task import WindowTask
 from ...features.eof import window_components
 from ...features.frozen_features import POOLINGS
@@ -51,7 +51,7 @@ class IndicesConfig(TaskConfig):
         labels: CSV with a column `time` and columns of numbers, at the last step of each window; null takes the labels
             of the weather planet that the store was made from.
         columns: Those to be told; none: all. A name such as height_3d says its lead, in days.
-        labelled: First and last date of the training labels; null for all of the training block.
+        labelled: First and last date ("1983": the whole year) of the training labels; null for all of the block.
         ahead: Steps ahead that the predictable directions and the kernel's forecasts of the fields are fitted for.
         kernel: Whether a head on forecasts of the fields by a kernel stands beside: the strongest row without network.
         mlp: Whether an MLP with one hidden layer reads every encoder's features too, stopped and damped as validation
@@ -100,31 +100,16 @@ class Indices(WindowTask[IndicesConfig]):
     def labels(self) -> Sequence[WindowLabels]:
         times = self.store.times.astype("datetime64[ns]")
         years = times.astype("datetime64[Y]").astype(int) + 1970
-        inside = self._labelled(times)
+        inside = labelled_times(self.store, "indices.labelled", self.config.labelled)
         made = []
         for name in self.columns:
             values = self.table[name].to_numpy()
-            known = np.isfinite(values) & (inside | ~self.store.splits.inside(times, "train"))
+            known = np.isfinite(values) & inside
             rows = block_rows(self.store, self.shape.window, 0, known)
             rows["fit"] = rows["train"]
             departure = (values - label_season(times, values, rows["train"]))[:, None]
             made.append(WindowLabels(name, departure, rows, years, np.zeros((len(rows["test"]), 1))))
         return made
-
-    def _labelled(self, times: np.ndarray) -> np.ndarray:
-        if self.config.labelled is None:
-            return np.ones(len(times), dtype=bool)
-        try:
-            first, last = (np.datetime64(date, "D") for date in self.config.labelled)
-        except ValueError as error:
-            raise EarthSSLError(f"indices.labelled: expected two dates such as 1900-01-01, got {error}") from None
-        days = times.astype("datetime64[D]")
-        found = (days >= first) & (days <= last)
-        if not (found & self.store.splits.inside(times, "train")).any():
-            raise EarthSSLError(
-                f"indices.labelled: expected dates within the training block, got {self.config.labelled}"
-            )
-        return np.asarray(found)
 
     def predictable(self, window: int) -> Features:
         return predictable_directions(self.store, window, self.config.ahead, self.config.components)

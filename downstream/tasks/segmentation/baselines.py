@@ -12,7 +12,9 @@ from .decoder import Sampled
 from .scores import best_factors
 
 WORTH = 10.0  # samples that the frequency of the row counts as, beside those of the cell
-EDGES = 400  # of the values of a field
+EDGES = 400  # of the values of a field, evenly spread over its distribution
+TAIL = np.geomspace(1e-7, 1 / EDGES, 400)  # shares of it, towards both ends, where rare classes are
+LEVELS = np.unique(np.concatenate([np.linspace(0, 1, EDGES + 1)[1:-1], TAIL, 1 - TAIL]))
 
 
 def row_frequency(masks: np.ndarray, classes: int) -> np.ndarray:
@@ -93,7 +95,7 @@ def by_threshold(
 def _monotone(field: np.ndarray, event: np.ndarray, train: np.ndarray, area: np.ndarray, rising: bool) -> np.ndarray:
     rows = event[train].any(axis=(0, 2))
     own = field[train][:, rows]
-    at = np.unique(np.quantile(own, np.linspace(0, 1, EDGES + 1)[1:-1]))
+    at = np.unique(np.quantile(own, LEVELS))
     bins = np.searchsorted(at, own.ravel())
     weight = np.broadcast_to(area[rows], own.shape).ravel()
     total = np.bincount(bins, weight, len(at) + 1)

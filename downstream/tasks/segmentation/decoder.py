@@ -115,9 +115,9 @@ class Decoder(nn.Module):
         if self.form == LINEAR:
             return self.offset + self._linear(raw, tokens)
         if self.form == UNET:
-            x = nn.functional.gelu(self.down(self._whole(raw)))
+            x = nn.functional.gelu(self.down(self._whole(raw, 0, len(self.coarse) if self.inputs.grid.periodic else 0)))
             for layer in self.coarse:
-                x = x + nn.functional.gelu(layer(self._around(x, 1, 1)))
+                x = self._coarse(layer, x)
             lattice: Tensor | None = rearrange(x, "b f r c -> b r c f")
         else:
             lattice = None if tokens is None else self._lattice(tokens)
@@ -129,7 +129,7 @@ class Decoder(nn.Module):
     def _linear(self, raw: Tensor, tokens: Tensor | None) -> Tensor:
         if tokens is not None:
             return self._cells(self.line(self._lattice(tokens)))
-        found = self.line(self._around(self._whole(raw), *self.inputs.patch))
+        found = self.line(self._whole(raw, 1, 1))
         return self._cells(rearrange(found, "b f r c -> b r c f"))
 
     def _lattice(self, tokens: Tensor) -> Tensor:
@@ -144,10 +144,25 @@ class Decoder(nn.Module):
         (p, q), (high, wide) = self.inputs.patch, self.inputs.grid.shape
         return rearrange(lattice, "b r c (f p q) -> b f (r p) (c q)", p=p, q=q)[:, :, :high, :wide]
 
-    def _whole(self, x: Tensor) -> Tensor:
-        (p, q), (high, wide) = self.inputs.patch, self.inputs.grid.shape
-        rows, columns = self.inputs.tiled
-        return nn.functional.pad(x, (0, columns * q - wide, 0, rows * p - high))
+    def _coarse(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """Return tokens and what a convolution adds; round the globe each takes one column of them off either side."""
+        if not self.inputs.grid.periodic:
+            return x + nn.functional.gelu(layer(self._around(x, 1, 1)))
+        return x[..., 1:-1] + nn.functional.gelu(layer(nn.functional.pad(x, (0, 0, 1, 1), mode="replicate")))
+
+    def _whole(self, x: Tensor, rows: int, columns: int) -> Tensor:
+        """Return fields of whole patches and of so many patches more on each side.
+
+        What a grid lacks of the last patch is what follows round the globe, else the outermost cells again: zeros would
+        be a seam.
+        """
+        (high, wide), patch, tiled = self.inputs.grid.shape, self.inputs.patch, self.inputs.tiled
+        down, across = (
+            torch.arange(-more * size, (count + more) * size)
+            for more, size, count in zip((rows, columns), patch, tiled, strict=True)
+        )
+        across = across % wide if self.inputs.grid.periodic else across.clamp(0, wide - 1)
+        return x[:, :, down.clamp(0, high - 1)][..., across]
 
     def _around(self, x: Tensor, rows: int, columns: int) -> Tensor:
         """Return fields with so many rows and columns more on each side: round the globe, else the outermost again."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,7 +15,8 @@ import xarray as xr
 from ....ssl.common.errors import EarthSSLError, check_known, nearest
 from ....ssl.fields.grid import LatLonGrid
 from ....ssl.sources.axes import canonical_axes
-from ....ssl.sources.local_files import matched
+from ....ssl.sources.canonical import reading, understanding
+from ....ssl.sources.local_files import matched, open_netcdf
 from ....ssl.sources.planet.recorded import recorded_planet
 from ....ssl.sources.regrid import onto, oriented
 from ....ssl.sources.weather.labels import blocked_cells
@@ -114,17 +114,51 @@ def read_masks(
         files = matched([str(file) for item in given for file in _in_folder(Path(item).expanduser())])
     except EarthSSLError as error:
         raise EarthSSLError(str(error).replace("option path", "segmentation.labels", 1)) from None
-    parts, names, said = [], tuple(classes), set[str]()
+    parts, names, said = [], dict(enumerate(classes, 1)), set[str]()
+    first: dict[int, Path] = {}  # file that a name comes from
     for file in files:
-        for times, values, described, words in [_one_file(file, variables, grid, len(classes))]:
-            parts.append((times, values))
-            names, said = names or described, said | {words} - {""}
+        times, values, described, words = _one_file(file, variables, grid, len(classes))
+        parts.append((times, values))
+        said |= {words} - {""}
+        if not classes:
+            _refuse_other_names(file, described, names, first)
+            names = described | names  # as the first file spells them
+            first |= {number: file for number in described if number not in first}
+    check_names("segmentation.classes" if classes else f"{files[0]}", list(names.values()))
     times, values = (np.concatenate(part) for part in zip(*parts, strict=True))
     order = np.argsort(times, kind="stable")
-    count = max(int(values.max()), len(names))
-    found = ("background", *(names[k] if k < len(names) else f"class {k + 1}" for k in range(count)))
+    count = max(int(values.max()), *names, 0)
+    found = ("background", *(names.get(k, f"class {k}") for k in range(1, count + 1)))
     times, values, differ = _by_labeller(times[order], values[order], labellers, len(found))
     return Masks(times, values, found, (*sorted(said), *([differ] if differ else [])))
+
+
+def check_names(where: str, names: Sequence[str]) -> None:
+    """Raise an EarthSSLError unless names of classes differ from each other and from the background's.
+
+    Args:
+        where: Setting or file, for the error.
+        names: Of the classes from 1 on.
+    """
+    known = ["background", *(name.strip().casefold() for name in names)]
+    if len(set(known)) < len(known) or "" in known:
+        raise EarthSSLError(
+            f"{where}: expected names of classes that differ, none of them empty or 'background' (class 0 has it), got "
+            f"{', '.join(map(repr, names))}; name each class once, with segmentation.classes"
+        )
+
+
+def _refuse_other_names(
+    file: Path, described: Mapping[int, str], names: Mapping[int, str], first: Mapping[int, Path]
+) -> None:
+    """Refuse a file that calls a class another name than an earlier one, or gives the name another number."""
+    for number, name in described.items():
+        for other, word in names.items():
+            if (number == other) != (name.casefold() == word.casefold()):
+                raise EarthSSLError(
+                    f"{file}: expected the classes of {first[other]}, where {other} is '{word}', got {number} for "
+                    f"'{name}'; renumber one of them, or, where the words alone differ, set segmentation.classes"
+                )
 
 
 def _in_folder(path: Path) -> list[Path]:
@@ -138,15 +172,9 @@ def _in_folder(path: Path) -> list[Path]:
 
 def _one_file(
     file: Path, variables: Sequence[str], grid: LatLonGrid, count: int
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], str]:
-    """Return the times, class numbers (time, row, column), names of the classes, and what was done to the grid."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            data = xr.open_dataset(file)
-    except (OSError, ValueError) as error:
-        raise EarthSSLError(f"{file}: expected NetCDF, but it cannot be read ({error}); write it anew") from None
-    with data:
+) -> tuple[np.ndarray, np.ndarray, dict[int, str], str]:
+    """Return the times, class numbers (time, row, column), names by number, and what was done to the grid."""
+    with open_netcdf(file) as data, understanding(str(file)), reading(str(file)):
         known = [str(name) for name in data.data_vars]
         for name in variables:
             if name not in known:
@@ -154,7 +182,14 @@ def _one_file(
                     f"{file}: expected the mask '{name}', got {', '.join(known)}.{nearest(name, known)} Set "
                     "segmentation.variables"
                 )
-        described = tuple(variables) if len(variables) > 1 else _described(data[variables[0]])
+            if 0 in data[name].shape:
+                sizes = ", ".join(f"{dim} {size}" for dim, size in data[name].sizes.items())
+                raise EarthSSLError(
+                    f"{file}: expected '{name}' at one time at least, got none ({sizes}); write it anew"
+                )
+        described = dict(enumerate(variables, 1))
+        if len(variables) == 1:  # what the user says goes before what the file does
+            described = {} if count else _described(data[variables[0]], file)
         alone = data.drop_vars([name for name in known if name not in variables])  # a file's time stays
         turned = oriented(canonical_axes(alone, str(file)), str(file))
         times = turned["time"].values.astype("datetime64[ns]")
@@ -174,7 +209,7 @@ def _one_file(
                 "others; name one variable with class numbers, or mend the overlap"
             )
         numbers = np.sum([(k + 1) * mask for k, mask in enumerate(masks)], axis=0).astype(np.int8)
-    most = count or len(described) or MOST_CLASSES - 1
+    most = count or max(described, default=0) or MOST_CLASSES - 1
     if numbers.min() < 0 or numbers.max() > most:
         wrong = int(numbers.min() if numbers.min() < 0 else numbers.max())
         raise EarthSSLError(f"{file}: expected classes 0 … {most} in '{variables[0]}', got {wrong}; number them so")
@@ -190,14 +225,30 @@ def _one_file(
     return times, np.argmax(shares, axis=0).astype(np.int8), described, f"Masks: {words}; the class of most of a cell."
 
 
-def _described(mask: xr.DataArray) -> tuple[str, ...]:
-    """Return the names of the classes from 1 on, by CF's flag_meanings or ClimateNet's description; else none."""
-    if "flag_meanings" in mask.attrs:
-        return tuple(str(word).replace("_", " ") for word in str(mask.attrs["flag_meanings"]).split()[1:])
-    found = DESCRIBED.findall(str(mask.attrs.get("description", "")))
-    if [int(number) for number, _ in found] != list(range(len(found))):
-        return ()
-    return tuple(name.strip().lower() for _, name in found[1:])
+def _described(mask: xr.DataArray, file: Path) -> dict[int, str]:
+    """Return the names of the classes from 1 on by number, by CF's flags or ClimateNet's description; {} for none."""
+    attrs = mask.attrs
+    if "flag_meanings" not in attrs:
+        found = {int(number): name.strip().lower() for number, name in DESCRIBED.findall(str(attrs.get("description")))}
+        regular = sorted(found) in (list(range(len(found))), list(range(1, len(found) + 1)))
+        return {number: name for number, name in found.items() if number} if regular else {}
+    words = [word.replace("_", " ") for word in str(attrs["flag_meanings"]).split()]
+    if "flag_values" in attrs:
+        given = attrs["flag_values"]  # some write text
+        numbers = [int(k) for k in (re.findall(r"-?\d+", given) if isinstance(given, str) else np.atleast_1d(given))]
+    elif "flag_masks" in attrs:
+        raise EarthSSLError(
+            f"{file}: expected one class a cell in '{mask.name}', got flag_masks: bits, of which several can be set; "
+            "write a variable of 0 and 1 for each, or set segmentation.classes"
+        )
+    else:
+        numbers = list(range(len(words)))
+    if len(words) != len(numbers) or len(set(numbers)) < len(numbers) or not set(numbers) <= set(range(MOST_CLASSES)):
+        raise EarthSSLError(
+            f"{file}: expected a number from 0 to {MOST_CLASSES - 1} for each of the {len(words)} flag_meanings of "
+            f"'{mask.name}', got flag_values {numbers}; mend them, or set segmentation.classes"
+        )
+    return {number: word for number, word in zip(numbers, words, strict=True) if number}
 
 
 def _whole_numbers(file: Path, mask: xr.DataArray, times: np.ndarray) -> np.ndarray:

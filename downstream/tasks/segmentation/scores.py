@@ -5,7 +5,7 @@ All are formulas of sums over samples, so each row keeps, of each test sample, o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,7 @@ BINS = 240  # of the log odds from -LARGEST to LARGEST: average precision ranks 
 LARGEST = 12.0
 FLOOR = 1e-6  # least chance
 FACTORS = np.arange(-4.0, 4.01, 0.25)  # of a class, logarithms, to choose from
+BEYOND = np.arange(4.25, 14.01, 0.25)  # where the best is the least or the largest: FLOOR is -13.8
 ROUNDS = 2  # over the classes
 OBJECTS = 4  # true, found, called, right
 
@@ -100,7 +101,7 @@ class Scorer:
 
             def formula(sums: np.ndarray, w: np.ndarray) -> np.ndarray:
                 recall, right = _ratio(sums[1], sums[0]), _ratio(sums[3], sums[2])
-                return {"recall": recall, "precision": right, "f1": _ratio(2 * recall * right, recall + right)}[which]
+                return {"recall": recall, "precision": right, "f1": _f1(recall, right)}[which]
 
             return additive(f"object_{which}{of[k]}", lambda row: row.forecast[name][first : first + OBJECTS], formula)
 
@@ -155,14 +156,28 @@ def best_factors(chances: np.ndarray, truth: np.ndarray, area: np.ndarray) -> tu
             others = np.delete(np.arange(count), k)
             rival = logs[others] + factors[others][:, None]
             at, least = others[rival.argmax(0)], rival.max(0)
-            found = []
-            for factor in FACTORS:
-                calls = np.where(logs[k] + factor > least, k, at)
+
+            def score(factor: float, own: np.ndarray = logs[k], k: int = k, at: np.ndarray = at,
+                      least: np.ndarray = least) -> float:  # fmt: skip
+                calls = np.where(own + factor > least, k, at)
                 sums = np.bincount(label * count + calls, weight, count * count).reshape(count, count)
-                found.append(float(np.nan_to_num(iou(sums)[1:]).mean()))
-            if max(found) > best:
-                best, factors[k] = max(found), FACTORS[int(np.argmax(found))]
+                return float(np.nan_to_num(iou(sums)[1:]).mean())
+
+            factor, found = _largest(score)
+            if found > best:
+                best, factors[k] = found, factor
     return factors, best
+
+
+def _largest(score: Callable[[float], float]) -> tuple[float, float]:
+    """Return the factor of the largest score, and that: of `FACTORS`, and beyond an end of them that is as good."""
+    tried = {float(factor): score(float(factor)) for factor in FACTORS}
+    most = max(tried.values())
+    for sign, end in ((-1, FACTORS[0]), (1, FACTORS[-1])):
+        if tried[float(end)] == most:
+            tried |= {sign * float(factor): score(sign * float(factor)) for factor in BEYOND}
+    best = max(tried, key=lambda factor: tried[factor])  # of equally good ones one of FACTORS, the least
+    return best, tried[best]
 
 
 def iou(confusion: np.ndarray) -> np.ndarray:
@@ -236,6 +251,13 @@ def check_classes(present: np.ndarray, classes: Sequence[str], part: str) -> Non
                 f"segmentation: expected cells of every class in the {part} block, got none of {k}, '{name}'; lengthen "
                 "the block, widen labelled, or number the classes without gaps"
             )
+
+
+def _f1(recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
+    """Return their harmonic mean: 0 where nothing matches, NaN only where nothing is there and nothing is called."""
+    r, p = np.nan_to_num(recall), np.nan_to_num(precision)
+    nothing = np.isnan(recall) & np.isnan(precision)
+    return np.where(nothing, np.nan, 2 * r * p / np.maximum(r + p, np.finfo(float).tiny))
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:

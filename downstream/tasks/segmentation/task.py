@@ -19,7 +19,7 @@ from ...evaluation.config import TaskConfig
 from ...evaluation.encoders import Contender
 from ...evaluation.label_fractions import whole_units
 from ...evaluation.task import Decoders, Extras, Features, Task
-from ...evaluation.window_labels import block_rows
+from ...evaluation.window_labels import block_rows, labelled_times
 from ...features.patches import PatchGrid
 from ...features.store_windows import StoreWindows, encoded
 from ...results.figures import confusion_figure, map_figure
@@ -28,7 +28,7 @@ from ...results.target import Target
 from ...training.from_scratch import ScratchConfig
 from .baselines import by_threshold, climatology, persistence, row_frequency
 from .decoder import DECODER, LINEAR, LOSSES, UNET, Fitted, Inputs, Sampled, best_of, fit, surroundings
-from .masks import EACH, masks_of
+from .masks import EACH, check_names, masks_of
 from .scores import Scorer, best_factors, called, check_classes
 
 UNITS = {"year": "Y", "month": "M", "week": "W", "day": "D"}
@@ -64,7 +64,7 @@ class SegmentationConfig(TaskConfig):
         classes: Names of the classes from 1 on; none: as the file describes them.
         labellers: What to do with several masks of one time: refuse those that differ, majority, or each.
         leads: Steps from the last input step to the mask.
-        labelled: First and last date of the training labels; null for all of the training block.
+        labelled: First and last date ("1983": the whole year) of the training labels; null for all of the block.
         every: Of the masks on all steps, every so manieth of the store's steps is a sample.
         radius_km: Of the discs that stand for the planet's storms.
         losses: To choose from: cross_entropy, weighted (classes by one over the root of their frequency), jaccard.
@@ -95,6 +95,9 @@ class SegmentationConfig(TaskConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_known("segmentation.losses", self.losses, LOSSES)
+        check_names("segmentation.classes", self.classes)
+        if len(self.variables) > 1:
+            check_names("segmentation.variables", self.variables)
         check_known("segmentation.unit", [self.unit], list(UNITS))
         self.expect(min(self.leads, default=-1) >= 0, "leads from 0, at least one", "leads")
         self.expect(
@@ -168,7 +171,7 @@ class Segmentation(Task[SegmentationConfig]):
         known &= np.arange(len(times)) % self.config.every == 0
         for one in np.searchsorted(times, masks.breaks):
             known[one : one + self.shape.window - 1 + lead] = False
-        known &= self._labelled(times) | ~self.store.splits.inside(times, "train")
+        known &= labelled_times(self.store, "segmentation.labelled", self.config.labelled)
         rows = block_rows(self.store, self.shape.window, lead, known)
         parts: dict[str, np.ndarray] = {}
         steps, chosen = list[np.ndarray](), list[np.ndarray]()
@@ -185,16 +188,6 @@ class Segmentation(Task[SegmentationConfig]):
         units = when.astype(f"datetime64[{UNITS[self.config.unit]}]").astype(int)
         units += 1970 if self.config.unit == "year" else 0
         return Lead(f"{', '.join(masks.classes[1:])}, lead {lead}", lead, made, when, units)
-
-    def _labelled(self, times: np.ndarray) -> np.ndarray:
-        if self.config.labelled is None:
-            return np.ones(len(times), bool)
-        try:
-            first, last = (np.datetime64(date, "D") for date in self.config.labelled)
-        except ValueError as error:
-            raise EarthSSLError(f"segmentation.labelled: expected dates such as 1900-01-01, got {error}") from None
-        days = times.astype("datetime64[D]")
-        return np.asarray((days >= first) & (days <= last))
 
     @cached_property
     def windows(self) -> StoreWindows:

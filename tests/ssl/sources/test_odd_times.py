@@ -325,3 +325,24 @@ def test_few_dates_of_the_year_have_few_harmonics():
     calendar = Calendar.chosen(times, StatisticsConfig(climatology="hour"))
     assert calendar.harmonics == 1
     assert months_apart(times) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("data-2003-06-01-01-1.nc", "2003-06-01T00"),
+        ("data-2003-06-01-08-1_0", "2003-06-01T21"),
+        ("data-2003-06-01-00-1.nc", r"part of the day from 01 \(00 UTC\) to 08 .* got 00: this set counts otherwise"),
+        ("data-2003-06-01-09-1.nc", "got 09"),
+        ("data-2003-02-30-01-1.nc", "expected a date in the time 'data-2003-02-30-01-1.nc'"),
+    ],
+)
+def test_climatenets_names_are_times_of_three_hourly_parts_from_01(name: str, expected: str, tmp_path: Path) -> None:
+    field = (("time", "lat", "lon"), np.full((1, 7, 12), 280.0), {"units": "K"})
+    ds = xr.Dataset({"t2m": field}, {"time": ("time", np.array([name], object)), "lat": LAT, "lon": LON})
+    ds.to_netcdf(tmp_path / "a.nc")
+    if expected.startswith("2003"):
+        assert open_source("files", path=str(tmp_path / "a.nc")).time.values[0] == np.datetime64(expected)
+    else:
+        with pytest.raises(EarthSSLError, match=f"a.nc: .*{expected}" if "date" not in expected else expected):
+            open_source("files", path=str(tmp_path / "a.nc"))

@@ -90,13 +90,14 @@ def test_labels_outside_the_labelled_years_are_not_read(config: IndicesConfig, t
     times = store.times.astype("datetime64[D]")
     cell = store.read_all()[:, 0, 4, 6].astype(float)
     spoilt = np.where((times > np.datetime64("1901-12-31")) & (times < np.datetime64("1904-01-01")), 1e3, cell)
-    years = ["1900-01-01", "1901-12-31"]
     found = []
-    for values in (cell, spoilt):
+    for values, years in ((cell, ["1900-01-01", "1901-12-31"]), (spoilt, ["1900-01-01", "1901-12-31"]),
+                          (spoilt, ["1900", "1901"])):  # fmt: skip
         task = Indices(replace(with_labels(config, tmp_path, cell=values), labelled=years), store)
         assert task.label_units().tolist() == [1900, 1901]
         found.append(task.fitted("raw", Role.BASELINE, {"values": task.raw(2)}).forecast["cell"])
-    np.testing.assert_array_equal(*found)
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
 
 
 def test_persistence_is_the_regression_on_the_present_value(config: IndicesConfig) -> None:

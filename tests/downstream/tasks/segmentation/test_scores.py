@@ -108,6 +108,12 @@ def test_objects_are_found_by_overlap() -> None:
     nothing = score(truth, chances_of(np.zeros_like(calls)))
     assert nothing["object_recall"] == 0
     assert np.isnan(nothing["object_precision"])
+    assert nothing["object_f1"] == 0  # nothing called, though there is something
+    wrong = np.zeros_like(calls)
+    wrong[0, 1, 8] = 1
+    assert score(truth, chances_of(wrong))["object_f1"] == 0  # all calls wrong
+    assert score(np.zeros_like(truth), chances_of(wrong))["object_f1"] == 0  # and where nothing is
+    assert np.isnan(score(np.zeros_like(truth), chances_of(np.zeros_like(calls)))["object_f1"])
 
 
 def test_average_precision_is_that_of_the_ranking() -> None:
@@ -142,6 +148,19 @@ def test_factors_make_up_for_chances_that_are_too_low_or_too_high(scale: float) 
         for t in np.exp(np.arange(-3, 3, 0.05))
     )
     assert best - 0.02 < found <= best + 0.01
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e4])
+def test_factors_go_beyond_their_bounds_where_the_best_lies_there(scale: float) -> None:
+    """Chances of a very rare class, all of them below e⁻⁴ or above 1 - e⁻⁴, still part the cells."""
+    truth = np.zeros((4, 6, 12), int)
+    truth[:, 2, 3] = 1
+    odds = scale * np.where(truth == 1, 3.0, 1.0)
+    chances = np.stack([1 / (1 + odds), odds / (1 + odds)], 1)
+    factors, found = best_factors(chances, truth, GLOBE.area)
+    assert found == 1
+    assert 4 < abs(factors[1]) < 14
+    assert np.array_equal(called(chances, factors), truth)
 
 
 def test_factors_of_three_classes_find_the_rare_one() -> None:

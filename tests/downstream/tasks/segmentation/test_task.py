@@ -14,8 +14,10 @@ import xarray as xr
 from earthssl.cli.main import main
 from earthssl.downstream.evaluation.task import run
 from earthssl.downstream.results.row import Row
-from earthssl.downstream.tasks.segmentation.decoder import FORMS, Decoder, Inputs, loss_of
+from earthssl.downstream.tasks.segmentation.baselines import by_threshold
+from earthssl.downstream.tasks.segmentation.decoder import FORMS, Decoder, Inputs, Sampled, loss_of
 from earthssl.downstream.tasks.segmentation.masks import read_masks, storm_masks
+from earthssl.downstream.tasks.segmentation.scores import best_factors, called
 from earthssl.downstream.tasks.segmentation.task import RAW, SCRATCH, THRESHOLD, TODAY, Segmentation, SegmentationConfig
 from earthssl.downstream.training.from_scratch import ScratchConfig
 from earthssl.ssl.common.errors import EarthSSLError
@@ -71,6 +73,29 @@ def test_a_threshold_of_a_field_is_recovered(config: SegmentationConfig) -> None
     assert found(task, rows[f"{RAW} [decoder]"]) > 0.9
 
 
+def test_years_of_labels_are_whole(config: SegmentationConfig) -> None:
+    """ "1990" to "1991" are 24 months; with dates in full, the last day counts."""
+    for dates, months in ((["1990", "1991"], 24), (["1990-01-01", "1991-12-31"], 24), (["1990-03", "1990-07-01"], 5)):
+        one = Segmentation(replace(config, labelled=dates), Store(config.store)).sets[0]
+        assert len(one.samples.train) == months
+        assert len(one.samples.test) == 72
+
+
+def test_a_class_of_a_few_cells_in_ten_thousand_has_its_threshold() -> None:
+    """The largest 5 of 10 000 values are the class: evenly spread edges, 400 of them, would take 25 for it."""
+    rng = np.random.default_rng(0)
+    grid = LatLonGrid(np.arange(15.0, -16, -10), np.arange(0.0, 360, 15))
+    fields = rng.normal(size=(1200, 1, *grid.shape)).astype(np.float32)
+    rare = fields[:, 0] > 3.3
+    parts = [np.arange(k, 1200, 3) for k in range(3)]
+    samples = Sampled(np.arange(1200), rare.astype(np.int8), *parts)
+    chances, chosen = by_threshold(samples, fields, ["x"], grid, 2)
+    assert chosen == {"1": "x above"}
+    factors, _ = best_factors(chances[parts[1]], samples.masks[parts[1]], grid.area)
+    calls = called(chances[parts[2]], factors) == 1
+    assert (calls & rare[parts[2]]).sum() / (calls | rare[parts[2]]).sum() > 0.8
+
+
 def test_a_quarter_of_a_period_ahead_only_the_other_field_tells(config: SegmentationConfig) -> None:
     """The wave goes on a ninth of a turn a month: persistence falls off, and the fields know the rest."""
     store = Store(config.store)
@@ -120,6 +145,42 @@ def test_networks_begin_at_the_frequencies_and_turn_with_the_globe(form: str, to
         one, other = network(raw, own), network(raw.roll(3, -1), turned)
     assert one.std() > 0.01
     torch.testing.assert_close(one.roll(3, -1), other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["linear", "U-Net"])
+def test_there_is_no_seam_where_patches_do_not_fill_the_circle(form: str) -> None:
+    """11 columns in patches of 3: turned by a patch, whole patches say the same, beside 0°E too."""
+    rng = torch.Generator().manual_seed(0)
+    grid = LatLonGrid(np.arange(75.0, -76, -30), np.arange(11) * 360 / 11)
+    raw = torch.randn(2, 3, 6, 11, generator=rng)
+    network = Decoder(form, Inputs(np.arange(2), raw, grid, (2, 3), np.arange(12)), 0, np.zeros((2, 6)), 8, 4)
+    for values in network.parameters():
+        torch.nn.init.normal_(values, std=0.3, generator=rng)
+    with torch.no_grad():
+        one, other = network(raw, None), network(raw.roll(3, -1), None)
+    near = 0 if form == "linear" else 2  # reach of the convolutions on cells
+    torch.testing.assert_close(one[..., near : 8 - near], other[..., 3 + near : 11 - near], rtol=1e-4, atol=1e-5)
+    assert one.std() > 0.01
+
+
+@pytest.mark.parametrize("form", ["linear", "U-Net"])
+def test_what_fills_the_last_patch_is_no_zero(form: str) -> None:
+    """Fields that are the same everywhere have an output that is, in every row and column of a patch alike."""
+    rng = torch.Generator().manual_seed(0)
+    for lat, lon in ((np.arange(75.0, -76, -37.5), np.arange(11) * 360 / 11), (np.arange(5), np.arange(20.0, 31))):
+        grid = LatLonGrid(np.sort(lat.astype(float))[::-1], lon)
+        raw = torch.ones(1, 3, 5, 11)
+        network = Decoder(form, Inputs(np.arange(1), raw, grid, (2, 3), np.arange(12)), 0, np.zeros((2, 5)), 8, 4)
+        for values in network.parameters():
+            torch.nn.init.normal_(values, std=0.3, generator=rng)
+        with torch.no_grad():
+            out = network(raw, None)
+        edge, inside = out[..., 4, 9:11], out[..., 2, 6:8]  # the last row and columns, and the same places in a patch
+        if form == "linear":
+            torch.testing.assert_close(edge, inside, rtol=1e-4, atol=1e-5)
+        else:
+            token = network.down(network._whole(raw, 0, 0))
+            torch.testing.assert_close(token, token[..., :1, :1].expand_as(token), rtol=1e-4, atol=1e-5)
 
 
 def test_losses_by_hand() -> None:
@@ -210,6 +271,72 @@ def test_finer_masks_are_brought_to_the_grid(tmp_path: Path) -> None:
     assert "class of most of a cell" in found.said[0]
 
 
+def flagged(data: xr.Dataset, meanings: str, **flags: list[int]) -> xr.Dataset:
+    """The same with CF's flags."""
+    attrs = {name: np.array(values, np.int8) for name, values in flags.items()}
+    return data.assign(LABELS=data["LABELS"].astype(np.int8).assign_attrs(flag_meanings=meanings, **attrs))
+
+
+def small(values: dict[tuple[int, int], int]) -> tuple[xr.Dataset, LatLonGrid]:
+    grid = LatLonGrid(np.arange(75.0, -76, -30), np.arange(0.0, 360, 30))
+    mask = np.zeros((1, 6, 12), np.int8)
+    for at, number in values.items():
+        mask[0][at] = number
+    coords = {"time": pd.to_datetime(["2000-01-31"]), "lat": grid.lat, "lon": grid.lon}
+    return xr.Dataset({"LABELS": (DIMS, mask)}, coords), grid
+
+
+@pytest.mark.parametrize(
+    ("meanings", "numbers", "names"),
+    [
+        ("none front jet", [0, 1, 2], ("front", "jet")),
+        ("none jet front", [0, 2, 1], ("front", "jet")),
+        ("front jet_stream", [1, 2], ("front", "jet stream")),
+        ("jet", [2], ("class 1", "jet")),
+        ("none front jet", None, ("front", "jet")),
+    ],
+)
+def test_names_are_those_of_the_flag_values(
+    meanings: str, numbers: list[int] | None, names: tuple[str, ...], tmp_path: Path
+) -> None:
+    data, grid = small({(2, 3): 1, (3, 3): 2})
+    flagged(data, meanings, **({} if numbers is None else {"flag_values": numbers})).to_netcdf(tmp_path / "m.nc")
+    found = read_masks(str(tmp_path / "m.nc"), ["LABELS"], grid)
+    assert found.classes == ("background", *names)
+    assert found.values.max() == 2
+
+
+def test_files_that_number_classes_differently_are_refused(tmp_path: Path) -> None:
+    data, grid = small({(2, 3): 1, (3, 3): 2})
+    later = data.assign_coords(time=data["time"] + np.timedelta64(1, "D"))
+    flagged(data, "front jet", flag_values=[1, 2]).to_netcdf(tmp_path / "a.nc")
+    flagged(later.clip(max=1), "Front", flag_values=[1]).to_netcdf(tmp_path / "b.nc")  # says less, and no other
+    found = read_masks(str(tmp_path), ["LABELS"], grid)
+    assert found.classes == ("background", "front", "jet")
+    flagged(later, "jet front", flag_values=[1, 2]).to_netcdf(tmp_path / "b.nc")
+    with pytest.raises(
+        EarthSSLError, match=r"b\.nc: expected the classes of .*a\.nc, where 1 is 'front'.*renumber one"
+    ):
+        read_masks(str(tmp_path), ["LABELS"], grid)
+    flagged(later, "front", flag_values=[2]).to_netcdf(tmp_path / "b.nc")
+    with pytest.raises(EarthSSLError, match="got 2 for 'front'"):
+        read_masks(str(tmp_path), ["LABELS"], grid)
+    assert read_masks(str(tmp_path), ["LABELS"], grid, ["x", "y"]).classes == ("background", "x", "y")
+    flagged(later, "front front", flag_values=[1, 2]).to_netcdf(tmp_path / "c.nc")
+    with pytest.raises(EarthSSLError, match="names of classes that differ"):
+        read_masks(str(tmp_path / "c.nc"), ["LABELS"], grid)
+
+
+def test_months_since_a_date_are_times_and_what_is_no_file_has_one_line(tmp_path: Path) -> None:
+    data, grid = small({(2, 3): 1})
+    data.assign_coords(time=("time", [1], {"units": "months since 2000-01-01"})).to_netcdf(tmp_path / "m.nc")
+    assert str(read_masks(str(tmp_path / "m.nc"), ["LABELS"], grid).times[0])[:10] == "2000-02-01"
+    (tmp_path / "t.nc").write_text("hello")
+    with pytest.raises(EarthSSLError, match=r"t\.nc: is truncated or not NetCDF") as error:
+        read_masks(str(tmp_path / "t.nc"), ["LABELS"], grid)
+    assert "\n" not in str(error.value)
+
+
 Change = Callable[[xr.Dataset], xr.Dataset]
 BAD: list[tuple[str, Change, dict[str, str], str]] = [
     ("another grid", lambda d: d.isel(lon=slice(0, 8)), {}, "masks.nc"),
@@ -224,6 +351,15 @@ BAD: list[tuple[str, Change, dict[str, str], str]] = [
     ("a time twice", lambda d: xr.concat([d, d.isel(time=[5])], "time"), {}, "each time once"),
     ("background only", lambda d: 0 * d, {}, "beside 0, the background"),
     ("no such variable", lambda d: d.rename(LABELS="labels"), {}, "expected the mask 'LABELS', got labels"),
+    ("no times", lambda d: d.isel(time=slice(0, 0)), {}, "at one time at least, got none (time 0"),
+    ("a class name twice", lambda d: d, {"classes": "[a, a]"}, "names of classes that differ"),
+    ("the background's name", lambda d: d, {"classes": "[Background]"}, "'background' (class 0 has it)"),
+    ("dates of the test block", lambda d: d, {"labelled": '["2007", "2008"]'}, "within the training block (1981-01-01"),
+    ("days that are none", lambda d: d.assign_coords(time=("time", d["time"].values.astype(int) // 10**9,
+     {"units": "fortnights since 1970-01-01"})), {}, "masks.nc"),
+    ("bits", lambda d: flagged(d, "front jet", flag_masks=[1, 2]), {}, "flag_masks: bits"),
+    ("a number too few", lambda d: flagged(d, "front jet", flag_values=[1]), {}, "each of the 2 flag_meanings"),
+    ("a number twice", lambda d: flagged(d, "front jet", flag_values=[1, 1]), {}, "flag_values [1, 1]"),
     ("no time", lambda d: d.isel(time=0, drop=True), {}, "time"),
     ("none in the test block", lambda d: d.sel(time=slice(None, "2006")), {}, "test block"),
     ("a class never in training", lambda d: d.where(d["time"].dt.year > 2001, 0), {}, "training block"),
