@@ -235,7 +235,7 @@ class Look:
         """Return what to label next and how good the head is, by the classes of dates and of regions at them.
 
         Of eight, six are chosen in the training block, one in validation, and one is drawn at random in test:
-        `finetune` needs labels in each, and its scores a fair sample. Labels of test dates reach no choice and no score.
+        `finetune` needs labels in each, and its scores a fair sample. What labels of test dates say reaches nothing.
         """
         states = self.progress.states()
         steps, words = self._marked(states)
