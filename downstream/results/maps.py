@@ -109,7 +109,7 @@ class Maps:
             ) from None
 
     def json(self) -> Markup:
-        """Return what the script of a report needs, as JSON; too many cells are shown by means, or one of some classes."""
+        """Return what the script of a report needs, as JSON; too many cells are shown by means (of classes, by one)."""
         rows, columns = self.grid.shape
         by = max(-(-rows // MOST_ROWS), -(-columns // MOST_COLUMNS))
         while 8 / 3 * len(self.fields) * (rows // by) * (columns // by) > MOST_BYTES and by < min(rows, columns):
