@@ -36,7 +36,7 @@ VERBS: dict[str, type] = {
 }
 
 
-REPORTED = ("probe", "finetune", "report", "matrix", "controls")  # verbs that write a report
+REPORTED = ("probe", "finetune", "report", "matrix")  # verbs that write a report
 
 
 def config_of(verb: str, settings: dict[str, Any]) -> type:

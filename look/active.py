@@ -77,8 +77,9 @@ def propose(
 
 
 def at_random(
-    days: np.ndarray, labelled: np.ndarray, count: int, apart_days: float, allowed: np.ndarray, seed: int
-) -> list[int]:
+    days: np.ndarray, labelled: np.ndarray, count: int, apart_days: float, allowed: np.ndarray,
+    chooser: np.random.Generator,
+) -> list[int]:  # fmt: skip
     """Return states at random, each at least `apart_days` from the labelled and from each other: a fair sample.
 
     Args:
@@ -87,15 +88,16 @@ def at_random(
         count: How many, if there are so many.
         apart_days: Days between two.
         allowed: Mask of the states that may be taken, (state,).
-        seed: Of the draw.
+        chooser: Draws them.
     """
+    free = allowed.copy()
+    for k in labelled:
+        free[np.abs(days - days[k]) < max(apart_days, 1e-9)] = False
     found: list[int] = []
-    for k in np.random.default_rng(seed).permutation(np.flatnonzero(allowed)):
-        taken = days[[*labelled, *found]]
-        if len(found) == count:
-            break
-        if (np.abs(taken - days[k]) >= max(apart_days, 1e-9)).all():
-            found.append(int(k))
+    while len(found) < count and free.any():
+        k = int(chooser.choice(np.flatnonzero(free)))
+        found.append(k)
+        free[np.abs(days - days[k]) < max(apart_days, 1e-9)] = False
     return found
 
 

@@ -235,18 +235,21 @@ class Look:
         """Return what to label next and how good the head is, by the classes of dates and of regions at them.
 
         Of eight, six are chosen in the training block, one in validation, and one is drawn at random in test:
-        `finetune` needs labels in each, and its scores a fair sample.
+        `finetune` needs labels in each, and its scores a fair sample. What labels of test dates say reaches nothing.
         """
         states = self.progress.states()
         steps, words = self._marked(states)
-        classes = sorted(set(words))
-        numbers = np.array([classes.index(word) for word in words], int)
         labelled = np.searchsorted(states.rows, steps)
         days = self.store.times[states.rows].astype(np.float64) / 86400
         count, apart = min(_whole(query, "count", 8), 64), max(APART_DAYS, self.store.step_days)
         when = self.store.times[states.rows].astype("datetime64[ns]")
         inside = {part: self.store.splits.inside(when, part) for part in ("train", "val", "test")}
-        fair = at_random(days, labelled, count // 8, apart, inside["test"], len(labelled))
+        chooser = np.random.default_rng(len(labelled))
+        fair = at_random(days, labelled, count // 8, apart, inside["test"], chooser)
+        ours = ~inside["test"][labelled]  # what test says must reach neither a choice nor the score one labels by
+        labelled, words = labelled[ours], [word for word, own in zip(words, ours, strict=True) if own]
+        classes = sorted(set(words))
+        numbers = np.array([classes.index(word) for word in words], int)
         shares = {"train": count - count // 8 - len(fair), "val": count // 8}
         with self._heavy:
             chosen = [k for part, share in shares.items()

@@ -21,7 +21,7 @@ from ..ssl.common.files import write_json, write_text
 from ..ssl.common.progress import track
 from ..ssl.inference.frozen_encoder import FrozenEncoder
 from ..ssl.store.store import Store
-from .active import STRATEGIES, probabilities, propose
+from .active import STRATEGIES, at_random, probabilities, propose
 from .application import APART_DAYS
 from .states import States
 
@@ -124,27 +124,13 @@ def curve(pool: Pool, strategy: str, seed: int, plan: Plan, apart_days: float) -
         if more <= 0:
             return counts, np.array(told)
         if strategy == RANDOM:
-            found = _at_random(pool.days, labelled, chooser, more, apart_days)
+            anywhere = np.ones(len(pool.days), bool)
+            found = at_random(pool.days, np.array(labelled), more, apart_days, anywhere, chooser)
         else:
             found = propose(pool.features, pool.days, np.array(labelled), numbers, strategy, more, apart_days)
         if not found:
             return counts, np.array(told)
         labelled += found
-
-
-def _at_random(
-    days: np.ndarray, labelled: list[int], chooser: np.random.Generator, count: int, apart_days: float
-) -> list[int]:
-    """Return states at random, as far from the labelled ones and from each other as the other strategies' are."""
-    free = np.ones(len(days), bool)
-    for k in labelled:
-        free[np.abs(days - days[k]) < max(apart_days, 1e-9)] = False
-    found: list[int] = []
-    while len(found) < count and free.any():
-        k = int(chooser.choice(np.flatnonzero(free)))
-        found.append(k)
-        free[np.abs(days - days[k]) < max(apart_days, 1e-9)] = False
-    return found
 
 
 def check_unseen(store: Store, frozen: FrozenEncoder) -> None:

@@ -195,11 +195,15 @@ def map_figure(
     title: str,
     units: str,
     shares: bool = False,
+    classes: bool = False,
 ) -> MapFigure:
-    """Return maps of fields (row, column) by name on one scale from -limit (of shares, 0) to limit; NaN is grey."""
+    """Return maps of fields (row, column) by name on one scale from -limit (of shares, 0) to limit; NaN is grey.
+
+    Where values are numbers of `classes`, no means of them are shown.
+    """
     low, colours = (0.0, "viridis") if shares else (-limit, "RdBu_r")
     drawn, places = _abreast(MapFigure, len(fields), 4.3, 2.3, above=0.6)
-    drawn.maps = Maps.of(fields, grid, (low, limit), units)
+    drawn.maps = Maps.of(fields, grid, (low, limit), units, classes=classes)
     for axes, (name, field) in zip(places, fields.items(), strict=False):
         axes.set_facecolor("0.85")
         shown = axes.pcolormesh(

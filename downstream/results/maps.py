@@ -46,6 +46,7 @@ class Maps:
         ends: Of the colour scales, (map, 2); about 0 where they are alike, and drawn so.
         units: Of each map.
         whole: Whether they are all that the picture shows.
+        classes: Whether values are numbers of classes, of which no mean is taken.
     """
 
     fields: Mapping[str, np.ndarray]
@@ -53,11 +54,12 @@ class Maps:
     ends: np.ndarray
     units: Sequence[str]
     whole: bool = True
+    classes: bool = False
 
     @classmethod
     def of(
         cls, fields: Mapping[str, np.ndarray], grid: LatLonGrid, ends: Any, units: str | Sequence[str],
-        whole: bool = True,
+        whole: bool = True, classes: bool = False,
     ) -> Maps:  # fmt: skip
         """Return maps with one scale and unit for all, or one each.
 
@@ -67,10 +69,11 @@ class Maps:
             ends: (2,) or (map, 2).
             units: One, or one each.
             whole: Whether they are all that the picture shows.
+            classes: Whether values are numbers of classes.
         """
         own = [units] * len(fields) if isinstance(units, str) else list(units)
         plain = {name: np.asarray(field, np.float32) for name, field in fields.items()}
-        return cls(plain, grid, np.broadcast_to(np.asarray(ends, float), (len(fields), 2)), own, whole)
+        return cls(plain, grid, np.broadcast_to(np.asarray(ends, float), (len(fields), 2)), own, whole, classes)
 
     def dataset(self) -> xr.Dataset:
         """Return them as NetCDF holds them: maps (map, lat, lon), low, high and units (map)."""
@@ -82,7 +85,7 @@ class Maps:
                 "low": ("map", self.ends[:, 0]), "high": ("map", self.ends[:, 1]), "units": ("map", list(self.units)),
             },
             {"map": list(self.fields), "lat": self.grid.lat, "lon": self.grid.lon},
-            {"whole": int(self.whole)},
+            {"whole": int(self.whole), "classes": int(self.classes)},
         )  # fmt: skip
 
     @classmethod
@@ -96,8 +99,9 @@ class Maps:
             with xr.open_dataset(file) as data:
                 values, ends = data["maps"].values, np.stack([data["low"].values, data["high"].values], axis=1)
                 names, units = ([str(one) for one in data[name].values] for name in ("map", "units"))
-                grid, whole = LatLonGrid(data["lat"].values, data["lon"].values), bool(data.attrs.get("whole", 1))
-            return cls(dict(zip(names, values, strict=True)), grid, ends, units, whole)
+                grid = LatLonGrid(data["lat"].values, data["lon"].values)
+                whole, classes = bool(data.attrs.get("whole", 1)), bool(data.attrs.get("classes", 0))
+            return cls(dict(zip(names, values, strict=True)), grid, ends, units, whole, classes)
         except (OSError, KeyError, ValueError) as error:
             words = " ".join(str(error).split())[:200]
             raise EarthSSLError(
@@ -105,7 +109,7 @@ class Maps:
             ) from None
 
     def json(self) -> Markup:
-        """Return what the script of a report needs, as JSON; too many cells are shown by means of some."""
+        """Return what the script of a report needs, as JSON; too many cells are shown by means (of classes, by one)."""
         rows, columns = self.grid.shape
         by = max(-(-rows // MOST_ROWS), -(-columns // MOST_COLUMNS))
         while 8 / 3 * len(self.fields) * (rows // by) * (columns // by) > MOST_BYTES and by < min(rows, columns):
@@ -113,21 +117,27 @@ class Maps:
         down, across = np.arange(0, rows, by), np.arange(0, columns, by)
         lat, lon = ([*bounds[::by][: len(at)], bounds[-1]] for bounds, at in
                     ((self.grid.lat_bounds, down), (self.grid.lon_bounds, across)))  # fmt: skip
+        fewer = _picked if self.classes else _means
         maps = [
             {"name": name, "units": units, "low": float(low), "high": float(high),
-             **packed_fields(_means(np.asarray(field, float), down, across))}
+             **packed_fields(fewer(np.asarray(field, float), down, across))}
             for (name, field), units, (low, high) in zip(self.fields.items(), self.units, self.ends, strict=True)
         ]  # fmt: skip
         return as_data({
             "meta": {"rows": len(down), "columns": len(across), "periodic": bool(self.grid.periodic),
                      "lat_bounds": np.round(lat, 4).tolist(), "lon_bounds": np.round(lon, 4).tolist()},
-            "by": by, "maps": maps,
+            "by": by, "classes": self.classes, "maps": maps,
         })  # fmt: skip
 
     @property
     def few(self) -> bool:
         """Whether globes show all of the picture at once, so that it may step back."""
         return self.whole and len(self.fields) <= 3
+
+
+def _picked(field: np.ndarray, down: np.ndarray, across: np.ndarray) -> np.ndarray:
+    """Return the cells of these rows and columns."""
+    return field[down][:, across]
 
 
 def _means(field: np.ndarray, down: np.ndarray, across: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -121,16 +122,32 @@ class Statistics:
         """Return values × scale + climatology, transformed back: the inverse of `normalise`."""
         return restored(values * self.scale + self.climatology(times), self.transforms)
 
-    def extremes(self, far: float) -> list[tuple[float, float]]:
-        """Return the lowest and highest value of each variable within `far` scales of the climatology, in its units."""
+    def extremes(self, far: float) -> tuple[tuple[float, float], ...]:
+        """Return the lowest and highest value of each variable within `far` scales of the climatology, in its units.
+
+        Of a variable that training never saw: inf and -inf. Found once for each `far`, one time after the other.
+        """
+        if far not in self._extremes:
+            self._extremes[far] = self._found_extremes(far)
+        return self._extremes[far]
+
+    @cached_property
+    def _extremes(self) -> dict[float, tuple[tuple[float, float], ...]]:
+        return {}
+
+    def _found_extremes(self, far: float) -> tuple[tuple[float, float], ...]:
         days = np.datetime64("2001-01-15") + np.timedelta64(30, "D") * np.arange(12)
         hours = self.keys if self.groups == "hour" else (0,)
         times = np.concatenate([days + np.timedelta64(hour, "h") for hour in hours]).astype("datetime64[ns]")
         if self.groups == "month":
             times = times[np.isin(times.astype("datetime64[M]").astype(int) % 12 + 1, self.keys)]
-        ones = np.ones((len(times), *self.scale.shape), np.float32)
-        low, high = (self.denormalise(side * ones, times) for side in (-far, far))
-        return [(float(np.nanmin(low[:, k])), float(np.nanmax(high[:, k]))) for k in range(len(self.scale))]
+        away = np.full((1, *self.scale.shape), far, np.float32)
+        low, high = np.full(len(self.scale), np.inf), np.full(len(self.scale), -np.inf)
+        for time in times[:, None]:
+            lowest, highest = (self.denormalise(side, time).reshape(len(low), -1) for side in (-away, away))
+            low = np.fmin(low, np.fmin.reduce(lowest, axis=1))
+            high = np.fmax(high, np.fmax.reduce(highest, axis=1))
+        return tuple(zip(low.tolist(), high.tolist(), strict=True))
 
     def select(self, positions: Sequence[int]) -> Statistics:
         """Return the statistics of the variables at the positions, in that order."""

@@ -66,7 +66,7 @@ def heard() -> Iterator[None]:
     What was heard is known within the outermost of these, and forgotten after it: the next work is asked for anew.
     """
     before = listen()
-    outermost = all(handler is not EARS for handler in before.values())
+    outermost = bool(before) and all(handler is not EARS for handler in before.values())  # no other thread's is
     if outermost:
         EARS.heard = 0
     try:

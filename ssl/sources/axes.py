@@ -32,7 +32,7 @@ MEMBER_NAMES = ("number", "member", "realization", "realisation", "ensemble", "e
 # Levels that files give without units; other numbers are refused, as they may be potential temperatures or counts.
 STANDARD = {1, 2, 3, 4, 5, 7, *range(10, 100, 10), *range(100, 1101, 25)}
 NO_PRESSURE = ("hybrid", "sigma", "model", "eta", "theta", "isentrop", "potential", "depth", "height", "layer", "soil")
-DEGREES = ("degree", "degrees", "deg", "")
+DEGREES = ("degree", "degrees", "deg", "degs", "")
 SIDE = re.compile(r"deg(?:rees?)?[\s_]*([nesw])(?:orth|ast|outh|est)?")  # UDUNITS: degrees_N, degreeN
 RADIANS = ("radian", "radians", "rad")
 LEFT_OUT = "earthssl_levels_left_out"  # attribute of a field: hPa

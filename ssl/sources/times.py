@@ -17,6 +17,9 @@ from .metadata.forecasts import VALID_NAMES, without_leads
 
 # ClimateNet's axis of time holds the name of the file: date, three-hourly part of the day from 01 on, run or labeller.
 CLIMATENET = re.compile(r"data-(\d{4}-\d{2}-\d{2})-(\d{2})-\w+(\.nc)?$")
+# What a field's cell_methods say of time, whatever its axis is called.
+POINT = re.compile(r"time\w*:\s*(?:\w+:\s*)*point\b")
+OVER_STEPS = re.compile(r"time\w*:\s*(?:\w+:\s*)*(?:mean|sum|maximum|minimum|median|mid_range)\b")
 ENDS = "earthssl_times_were_ends"  # attribute: what the first time is taken for
 WITHIN = "earthssl_times_within_ns"  # attribute: how far off the file's numbers may be
 TIME_NAMES = (*VALID_NAMES, "time", "date", "datetime", "time_counter")
@@ -60,17 +63,29 @@ def with_time(ds: xr.Dataset, where: str) -> xr.Dataset:
 def _begins(ds: xr.Dataset, values: np.ndarray, where: str) -> np.ndarray | None:
     """Return when days, months or years of the calendar begin that a file stamps with their ends; None for others.
 
-    By the bounds of its times: CESM stamps January with 1 February, 00 UTC.
+    By the bounds of its times: CESM stamps January with 1 February, 00 UTC. Fields of single moments have bounds, too,
+    in some files, so that days are of one only where a field's cell_methods say so, or its name, that of a sum.
     """
     bounds = ds.variables.get(str(ds["time"].attrs.get("bounds", "")))
     if bounds is None or bounds.shape != (len(values), 2) or not is_time(xr.DataArray(bounds)):
         return None
-    begin, end = rounded(gregorian(bounds.values, where)).T
+    fields = {str(name): var.attrs for name, var in ds.data_vars.items() if "time" in var.dims}
+    methods = {name: str(attrs.get("cell_methods", "")) for name, attrs in fields.items()}
+    if any(POINT.search(text) for text in methods.values()):
+        return None
+    try:
+        begin, end = rounded(gregorian(bounds.values, where)).T
+    except EarthSSLError:  # missing, or of a calendar of 360 days: they say nothing, and nobody needs them
+        return None
     days = (end - begin) / np.timedelta64(1, "D")
     midnight = (begin == begin.astype("datetime64[D]")).all() and (end == end.astype("datetime64[D]")).all()
     months = (begin == begin.astype("datetime64[M]")).all() and (end == end.astype("datetime64[M]")).all()
-    if (values != end).any() or not midnight or not ((days == 1).all() or (months and (days > 0).all())):
+    if (values != end).any() or not midnight:
         return None
+    if not (months and (days > 1).all()):
+        over = (OVER_STEPS.search(text) or (not text and _is_sum(name, fields[name])) for name, text in methods.items())
+        if not (days == 1).all() or not any(over):
+            return None
     return np.asarray(begin.astype("datetime64[ns]"))
 
 

@@ -278,3 +278,18 @@ def test_a_store_that_vanishes_ends_the_run_clearly(lost: str, small_store: Path
     assert main([*words, "--resume", "true"]) == 0
     assert main([*words[:-1], str(tmp_path / "whole")]) == 0
     assert weights(run) == weights(tmp_path / "whole")
+
+
+def test_what_was_heard_is_not_forgotten_by_work_in_another_thread() -> None:
+    def other() -> None:
+        with heard():
+            pass
+
+    with deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert requested() == signal.SIGTERM
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+        assert requested() == signal.SIGTERM
+    assert not requested()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 from earthssl.cli.main import main
 from earthssl.look.active import at_random, held_out, probabilities, propose
+from earthssl.look.labels.journal import Mark
 from earthssl.look.simulate import Plan, Pool, curve, summary
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.common.files import locked
@@ -45,18 +47,17 @@ def test_both_take_turns_and_neighbours_are_left_out() -> None:
 
 def test_a_fair_sample_lies_in_its_block_apart_from_what_is_labelled() -> None:
     days, allowed = np.arange(100.0), np.arange(100) >= 40
-    found = at_random(days, np.array([60]), 6, 5.0, allowed, 3)
-    assert (
-        found
-        == at_random(days, np.array([60]), 6, 5.0, allowed, 3)
-        != at_random(days, np.array([60]), 6, 5, allowed, 4)
+    found, again, other = (
+        at_random(days, np.array([60]), 6, 5.0, allowed, np.random.default_rng(seed)) for seed in (3, 3, 4)
     )
+    assert found == again != other
     every = sorted([*found, 60])
     assert len(set(found)) == 6
     assert min(found) >= 40
     assert np.diff(every).min() >= 5
-    assert len(at_random(days, np.array([], int), 99, 20.0, allowed, 0)) <= 3  # as many as there is room for
-    often = [k for seed in range(300) for k in at_random(days, np.array([], int), 1, 5.0, allowed, seed)]
+    rng, none = np.random.default_rng(0), np.array([], int)
+    assert len(at_random(days, none, 99, 20.0, allowed, rng)) <= 3  # as many as there is room for
+    often = [k for _ in range(300) for k in at_random(days, none, 1, 5.0, allowed, rng)]
     assert np.mean(often) == pytest.approx(69.5, abs=3)
 
 
@@ -165,3 +166,22 @@ def test_all_choices_keep_the_same_distance_and_random_ends_where_nothing_is_lef
     assert counts[-1] <= 2 + 7
     counts, _ = curve(pool, "random", 0, Plan(seeds=1, start=20, batch=20, budget=200), 0.0)
     assert counts[-1] == 61
+
+
+def test_what_labels_of_test_dates_say_changes_neither_proposals_nor_score(make_look: Any) -> None:
+    """The detector is scored on these dates: nothing of what they say may have come into its training labels."""
+    found = []
+    for said in (("a", "b"), ("b", "a"), ("new class", "b")):
+        look = make_look()
+        while look.journal.undo() is not None:
+            pass
+        states = look.progress.states()
+        when = look.store.times[states.rows].astype("datetime64[ns]")
+        for part, every, words in (("train", 6, ("a", "b")), ("val", 6, ("a", "b")), ("test", 5, said)):
+            for k in np.flatnonzero(look.store.splits.inside(when, part))[::every]:
+                word = words[int(states.features[k, 0] > 0)]
+                look.journal.add(Mark(str(look.store.times[states.rows[k]]), word, None, None, None))
+        found.append(json.loads(look.get("api/proposals", {"count": "8", "how": "both"}).body))
+    assert found[0] == found[1] == found[2]
+    assert len(found[0]["steps"]) == 8
+    assert found[0]["score"]["score"] > 0.5

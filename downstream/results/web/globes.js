@@ -139,7 +139,7 @@ function globes(figure, number0, record, lines) {
     new ResizeObserver(() => view.draw()).observe(canvas);
   }
   const hint = made("p", { className: "said", id: `globes-${number0}`, textContent: HINT });
-  if (record.by > 1) hint.textContent += ` Means of ${record.by} × ${record.by} cells.`;
+  if (record.by > 1) hint.textContent += record.classes ? ` One of ${record.by} × ${record.by} cells.` : ` Means of ${record.by} × ${record.by} cells.`;
   figure.querySelector(".still").before(made("div", { className: "globes" }, made("div", { className: "bar" }, pair), made("div", { className: "row" }, ...parts.map(({ cell }) => cell)), hint));
   parts.forEach((part, k) => choose(part, k));
   show("globe");

@@ -363,7 +363,7 @@ class Segmentation(Task[SegmentationConfig]):
             maps = {name: shown[name].astype(float) for name in ["truth", *names_of(rows)] if name in shown}
             title = f"{one.name}: the test date with most cells of a class"
             figures[f"masks{first}"] = map_figure(
-                maps, self.store.grid, len(classes) - 1, "class", title, "class", shares=True
+                maps, self.store.grid, len(classes) - 1, "class", title, "class", shares=True, classes=True
             )
             figures[f"confusion{first}"] = confusion_figure(found, classes, f"{one.name}: shares of the true area")
             confusions += [

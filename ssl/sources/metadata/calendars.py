@@ -18,7 +18,7 @@ CALENDARS = ("standard", "gregorian", "proleptic_gregorian", "noleap", "365_day"
 MINUTE = 60 * 10**9  # ns
 SECOND = 10**9
 UNITS = (60 * MINUTE, 30 * MINUTE, 15 * MINUTE, 10 * MINUTE, 5 * MINUTE, MINUTE, SECOND)
-COUNTED = re.compile(r"(months?|years?)\s+since\s+(.+)", re.IGNORECASE)
+COUNTED = re.compile(r"(months?|years?)\s+since\s+(\d{4}-\d{1,2}-\d{1,2}\b.*)", re.IGNORECASE)
 NANOSECONDS = {
     "second": SECOND, "sec": SECOND, "minute": MINUTE, "min": MINUTE, "hour": 60 * MINUTE, "hr": 60 * MINUTE,
     "h": 60 * MINUTE, "day": 24 * 60 * MINUTE, "d": 24 * 60 * MINUTE,
@@ -106,7 +106,11 @@ def counted_in_months(ds: xr.Dataset) -> xr.Dataset:
             continue
         first = np.datetime64(begin, "M")
         day = begin.to_datetime64().astype("datetime64[s]") - first.astype("datetime64[s]")
-        dates = (first + np.floor(months + 1e-3).astype(np.int64)).astype("datetime64[s]") + day
+        which = first + np.floor(months + 1e-3).astype(np.int64)
+        years = which.astype("datetime64[Y]").astype(np.int64) + 1970
+        if years.size and (years.min() < FIRST_YEAR or years.max() > LAST_YEAR):
+            continue  # nanoseconds would wrap around to other dates
+        dates = which.astype("datetime64[s]") + day
         attrs = {key: value for key, value in var.attrs.items() if key not in ("units", "calendar", "bounds")}
         ds = ds.assign({name: (var.dims, dates.astype("datetime64[ns]"), {"standard_name": "time", **attrs})})
     return ds

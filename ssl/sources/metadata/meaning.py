@@ -40,7 +40,7 @@ EXTREMES = re.compile(r"\b(maximum|minimum|max|min)\b")
 SPREADS = re.compile(r"\b\w+:\s*(?:\w+:\s*)*(?:standard_deviation|variance|range|mode)\b")
 HIGHEST = re.compile(r"\btime:\s*(?:\w+:\s*)*(?:maximum|minimum)\b")
 OF_SOURCE = ("tp", "ttr")  # sums over the period of the source
-MEAN = re.compile(r"\btime:\s*(?:\w+:\s*)*mean\b")
+LAST = re.compile(r"\btime:\s*(?:\w+:\s*)*(\w+)")  # what is done to time last is what the field is
 STEP_TYPES = {"max": "maximum", "min": "minimum", "sd": "standard deviation", "cov": "covariance", "diff": "difference"}
 HEIGHTS = {"t2m": 2.0, "d2m": 2.0, "u10": 10.0, "v10": 10.0}  # m above the ground
 NEAR_M = 15.0  # writers label all fields of a file with one height, 2 or 10 m
@@ -143,11 +143,12 @@ def _by_attributes(variable: Variable, attrs: Mapping[Any, Any]) -> str:
     methods = re.sub(r"\([^)]*\)", "", _text(attrs, "cell_methods"))  # without comments
     if SPREADS.search(methods) or HIGHEST.search(methods):
         return f"its cell_methods are '{attrs['cell_methods']}'"
-    if variable.base in OF_SOURCE and MEAN.search(methods) and "sum" not in methods:
-        return f"its cell_methods are '{attrs['cell_methods']}', a mean of sums over another period (of a day: tp24h)"
+    other = "a mean of sums over another period" + (" (of a day: tp24h)" if variable.base == "tp" else "")
+    if variable.base in OF_SOURCE and LAST.findall(methods)[-1:] == ["mean"]:
+        return f"its cell_methods are '{attrs['cell_methods']}', {other}"
     step_type = _text(attrs, "GRIB_stepType")
     if variable.base in OF_SOURCE and step_type.startswith("avg"):
-        return f"its step type is '{step_type}', a mean of sums over another period (of a day: tp24h)"
+        return f"its step type is '{step_type}', {other}"
     if step_type in STEP_TYPES:
         return f"its step type is '{step_type}', a {STEP_TYPES[step_type]}"
     words = re.sub(r"[-_\s]+", " ", _text(attrs, "long_name").lower())

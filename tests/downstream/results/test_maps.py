@@ -96,6 +96,20 @@ def test_too_many_cells_become_means_of_some() -> None:
     assert len(record["meta"]["lat_bounds"]) == record["meta"]["rows"] + 1 == 91
 
 
+def test_of_too_many_cells_of_classes_one_each_is_shown(tmp_path: Path) -> None:
+    """Classes 0 and 2 side by side have no class 1 between them, on the page and after a way through the file."""
+    grid = LatLonGrid(np.arange(89.5, -90, -1), np.arange(0.5, 360))
+    field = np.random.default_rng(0).choice([0.0, 2.0, np.nan], grid.shape)
+    figure = map_figure({"truth": field}, grid, 2, "class", "One date", "class", shares=True, classes=True)
+    folder = summary(figures={"one": figure}).write(tmp_path / "out")
+    record = json.loads(str(read_summary(folder).mapped()["one"].json()))
+    assert (record["by"], record["classes"]) == (2, True)
+    np.testing.assert_allclose(decoded(record["maps"][0], (90, 180)), field[::2, ::2], atol=1e-4)
+    plain = json.loads(str(Maps.of({"truth": field}, grid, (0, 2), "").json()))
+    assert not plain["classes"]
+    assert "record.classes ? ` One of" in globe_script()
+
+
 def test_names_cannot_break_out_and_one_script_is_let_run(tmp_path: Path) -> None:
     text = (summary(figures={"one": drawn()}).write(tmp_path / "out") / "report.html").read_text()
 

@@ -284,3 +284,31 @@ def test_extremes_hold_all_that_lies_so_far_from_the_climatology() -> None:
             assert high >= np.nanmax(away) + 16 - 1e-3
             assert low > np.nanmin(coefficients[:, 0, k]) - 26
             assert high < np.nanmax(coefficients[:, 0, k]) + 26
+
+
+def test_extremes_are_found_once_one_time_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of all times at once, bit by bit, of which one held a gigabyte for a fine grid."""
+    rng = np.random.default_rng(0)
+    coefficients = rng.normal(0, 3, (12, 1, 3, 4, 6)).astype(np.float32)
+    coefficients[:, :, 1, :2] = np.nan
+    coefficients[:, :, 2] = np.nan
+    scale = rng.uniform(1, 2, (3, 4, 6)).astype(np.float32)
+    own = Statistics("month", tuple(range(1, 13)), 0, coefficients, scale, (0.0, 0.5, 0.0))
+    fields = (
+        restored(coefficients[:, 0] - 8 * scale, own.transforms),
+        restored(coefficients[:, 0] + 8 * scale, own.transforms),
+    )
+    sizes, denormalise = [], Statistics.denormalise
+
+    def counted(self: Statistics, values: np.ndarray, times: np.ndarray) -> np.ndarray:
+        sizes.append(len(times))
+        return denormalise(self, values, times)
+
+    monkeypatch.setattr(Statistics, "denormalise", counted)
+    found = own.extremes(8)
+    assert sizes == [1] * 24
+    assert own.extremes(8) is found
+    assert len(sizes) == 24
+    assert found[:2] == tuple((float(np.nanmin(fields[0][:, k])), float(np.nanmax(fields[1][:, k]))) for k in range(2))
+    assert found[2] == (np.inf, -np.inf)
+    assert own.extremes(4)[0][1] < found[0][1]

@@ -267,6 +267,13 @@ def test_axes_in_radians(tmp_path):
     np.testing.assert_allclose(got.lon, LON, atol=1e-6)
 
 
+@pytest.mark.parametrize("units", ["degs", "Degs", "deg", "degrees"])
+def test_the_plural_of_degrees_is_no_south(units, tmp_path):
+    ds = field().assign_coords(lat=("lat", LAT, {"units": units}), lon=("lon", LON, {"units": units}))
+    got = opened(ds, folder=tmp_path)
+    np.testing.assert_allclose(got.t2m.sel(lat=LAT), field().t2m, rtol=1e-6)
+
+
 def test_standard_names_in_capitals_are_the_same(tmp_path):
     ds = field().assign_coords(lat=("lat", LAT, {"standard_name": "Latitude", "units": "degrees_north"}))
     np.testing.assert_allclose(opened(ds, folder=tmp_path).lat, LAT)

@@ -346,3 +346,78 @@ def test_climatenets_names_are_times_of_three_hourly_parts_from_01(name: str, ex
     else:
         with pytest.raises(EarthSSLError, match=f"a.nc: .*{expected}" if "date" not in expected else expected):
             open_source("files", path=str(tmp_path / "a.nc"))
+# bounds, and counts of months
+
+MONTHS = np.arange("1980-01", "1982-02", dtype="datetime64[M]").astype("datetime64[ns]")
+DAY_BOUNDS = np.arange("1980-01-01", "1980-01-26", dtype="datetime64[D]").astype("datetime64[ns]")
+
+
+DATED = {name: {"units": "days since 1980-01-01"} for name in ("time", "time_bnds")}
+
+
+def at_ends(edges: np.ndarray, methods: str, name: str = "t2m") -> xr.Dataset:
+    value, units = {"tp": (0.004, "m")}.get(name, (280.0, "K"))
+    ds = field(value, name=name, units=units)
+    if methods:
+        ds[name].attrs["cell_methods"] = methods
+    ds = ds.assign_coords(time=("time", edges[1:], {"bounds": "time_bnds"}))
+    return ds.assign(time_bnds=(("time", "bnds"), np.stack([edges[:-1], edges[1:]], 1)))
+
+
+@pytest.mark.parametrize(
+    ("edges", "methods", "name", "moved"),
+    [
+        (MONTHS, "time: mean", "t2m", True),  # CESM
+        (MONTHS, "", "t2m", True),
+        (MONTHS, "time: point", "t2m", False),
+        (DAY_BOUNDS, "time: mean", "t2m", True),
+        (DAY_BOUNDS, "area: time: mean", "t2m", True),
+        (DAY_BOUNDS, "time: sum (interval: 1 hour)", "tp", True),
+        (DAY_BOUNDS, "", "tp", True),  # a sum by its name
+        (DAY_BOUNDS, "", "t2m", False),  # of a moment, where nothing says otherwise (CF, 7.3)
+        (DAY_BOUNDS, "area: mean", "t2m", False),
+        (DAY_BOUNDS, "area: mean time: point", "t2m", False),
+    ],
+)
+def test_ends_of_bounds_are_moved_where_fields_are_of_whole_steps(edges, methods, name, moved, tmp_path):
+    ds = at_ends(edges, methods, name)
+    found = opened(ds, folder=tmp_path, encoding=DATED).time.values
+    np.testing.assert_array_equal(found, edges[:-1] if moved else edges[1:])
+
+
+def test_bounds_that_nobody_needs_refuse_no_file(tmp_path):
+    """One of them is missing; or they name 30 February, where the times themselves are months by date."""
+    ds = at_ends(MONTHS, "time: mean")
+    ds = ds.assign_coords(time=("time", MONTHS[:-1] + np.timedelta64(15, "D"), {"bounds": "time_bnds"}))
+    lacking = ds.copy(deep=True)
+    lacking["time_bnds"][3, 0] = np.datetime64("NaT", "ns")
+    np.testing.assert_array_equal(opened(lacking, folder=tmp_path, encoding=DATED).time, ds.time)
+    times = [cftime.Datetime360Day(1980 + k // 12, k % 12 + 1, 16) for k in range(24)]
+    edges = [[cftime.Datetime360Day(t.year, t.month, day) for day in (1, 30)] for t in times]
+    ds = ds.assign_coords(time=("time", times, {"bounds": "time_bnds"})).assign(time_bnds=(("time", "bnds"), edges))
+    got = opened(ds, folder=tmp_path, encoding=DATED).time.values.astype("datetime64[M]")
+    np.testing.assert_array_equal(got, MONTHS[:-1].astype("datetime64[M]"))
+
+
+@pytest.mark.parametrize(
+    ("units", "first"),
+    [("months since 1980-01-01", 0), ("months since 1970-1-1", 120), ("months since 1980-01-01 00:00:00", 0)],
+)
+def test_months_since_a_date_are_the_calendars(units, first, tmp_path):
+    ds = field().assign_coords(time=("time", first + np.arange(24.0), {"units": units}))
+    np.testing.assert_array_equal(opened(ds, folder=tmp_path).time, field().time)
+
+
+@pytest.mark.parametrize("units", ["months since 0001-01-01", "months since 1-1-1", "years since 0000-01-01"])
+@pytest.mark.parametrize("first", [0, 23748])
+def test_counts_since_a_year_that_nanoseconds_do_not_hold_give_no_wrong_dates(units, first, tmp_path):
+    """0001-01 and 24 months on became 1754 and after, in silence. 23748 months later it is 1980."""
+    counts = first + np.arange(24.0) if "months" in units else first // 12 + np.arange(24.0)
+    ds = field().assign_coords(time=("time", counts, {"units": units}))
+    try:
+        found = opened(ds, folder=tmp_path).time.values
+    except EarthSSLError:
+        return
+    assert first
+    years = found.astype("datetime64[Y]").astype(int) + 1970
+    assert years[0] in (1979, 1980)

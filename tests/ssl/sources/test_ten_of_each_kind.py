@@ -175,6 +175,7 @@ def ends(freq: str) -> xr.Dataset:
     number = [(one - pd.Timestamp("1980-01-01")).days.to_numpy() for one in (begin, end)]
     attrs = {"units": "days since 1980-01-01", "bounds": "time_bnds"}
     ds = field().assign_coords(time=("time", number[1], attrs))
+    ds["t2m"].attrs["cell_methods"] = "time: mean"
     return ds.assign(time_bnds=(("time", "nbnd"), np.stack(number, 1)))
 
 
