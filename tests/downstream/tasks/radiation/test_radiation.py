@@ -360,9 +360,12 @@ def test_stores_and_files_that_do_not_fit_end_with_status_2(
     with xr.open_dataset(columns_file) as data:
         data.load().drop_vars("rsd").to_netcdf(tmp_path / "dark.nc")
         data.assign(rsd=2 * data["rsd"]).to_netcdf(tmp_path / "other.nc")
+    options = {**OPTIONS, "path": str(tmp_path / "other.nc")}
+    twice = prepare(PrepareConfig("columns", str(tmp_path / "twice"), SPLITS, options, STATISTICS))
     for store, words, said in (
         (small_store, [], "expected a store of the source columns"),
         (wrong, [], "set splits.train to ['1900-01-01', '1900-01-01']"),
+        (twice, [], "expected 'rsd' at the top to be"),
         (config.store, ["--reference", f"[{tmp_path / 'dark.nc'}]"], "expected 'rsd'"),
         (config.store, ["--reference", f"[{tmp_path / 'other.nc'}]"], "expected the files that the store was made of"),
     ):
