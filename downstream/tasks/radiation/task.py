@@ -44,7 +44,7 @@ TUNED = "fine-tuned"
 Fit = tuple[float, dict[str, np.ndarray], dict[str, Any]]  # validation loss, what is told by band, what was chosen
 MOST_DEVIATIONS = 10.0
 PENALTIES = tuple(10.0**k for k in range(-7, 2))
-FOLDS = 6  # of the sites, when a penalty is chosen
+FOLDS, LEFT_OUT = 6, "loss at sites left out"  # of the sites, when a penalty is chosen
 ROUNDS, COMPONENTS = (50, 150), 20  # of the trees: how many, and of how many components of the outputs
 LAYERS = {"above 1 hPa": (0, 100), "1–100 hPa": (100, 1e4), "100–500 hPa": (1e4, 5e4), "below 500 hPa": (5e4, 2e5)}
 UNSEEN = ", unseen experiments"
@@ -203,13 +203,13 @@ class Radiation(Task[RadiationConfig]):
     def fitted(
         self, name: str, role: Role, features: Features, seed: Any = None, units: np.ndarray | None = None
     ) -> Row:
-        head = self._ridge if name.endswith(f"[{RIDGE}]") else self._mlp
+        head, judge = (self._ridge, LEFT_OUT) if name.endswith(f"[{RIDGE}]") else (self._mlp, "validation loss")
         found = []
         for candidate, values in features.items():
             inputs = np.concatenate([self.ready(values), self.ready(self.beside)], axis=1)
             found.append((*head(inputs, seed or 0, units), candidate))
         loss, told, chosen, candidate = min(found, key=lambda one: one[0])
-        chosen = {"features": candidate, **chosen, "validation loss": loss}
+        chosen = {"features": candidate, **chosen, judge: loss}
         return Row(name, role, self.forecast(told), seed, chosen, features={candidate: features[candidate]})
 
     def _ridge(self, inputs: np.ndarray, seed: int, units: np.ndarray | None) -> Fit:

@@ -26,7 +26,7 @@ from earthssl.downstream.tasks.radiation.fluxes import (
     heating,
     unclosed,
 )
-from earthssl.downstream.tasks.radiation.task import FREE, MEAN, PENALTIES, Radiation, RadiationConfig
+from earthssl.downstream.tasks.radiation.task import FREE, LEFT_OUT, MEAN, PENALTIES, Radiation, RadiationConfig
 from earthssl.downstream.training.from_scratch import ScratchConfig
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.fields.normalisation import StatisticsConfig
@@ -212,7 +212,7 @@ def test_a_penalty_is_chosen_by_leaving_whole_sites_out(task: Radiation) -> None
                 losses[k] += float(band.loss(told, pool[left], scaling).sum()) / len(pool)
         assert row.chosen[f"penalty, {band.name}"] == PENALTIES[int(losses.argmin())]
         total += losses.min()
-    assert row.chosen["validation loss"] == pytest.approx(total, rel=1e-4)
+    assert row.chosen[LEFT_OUT] == pytest.approx(total, rel=1e-4)
 
 
 def task_sites(task: Radiation, band: Band) -> int:
