@@ -7,6 +7,7 @@ from typing import Any
 
 from ...ssl.common.errors import EarthSSLError
 from ...ssl.fields.splits import Splits, gap_days
+from ...ssl.sources.columns.columns import dealt_otherwise
 from ...ssl.sources.planet.recorded import recorded_seed
 from ...ssl.store.store import Store
 
@@ -15,7 +16,8 @@ def seen_by_pretraining(trainings: Sequence[Mapping[str, Any]], store: Store) ->
     """Return in words which blocks of earlier trainings reach into the store's test block, or nearer than its embargo.
 
     The synthetic planet and the Earth share no history, nor do planets of different seeds; two data sets of the Earth
-    are taken to, and so are planets whose seeds are not known.
+    are taken to, and so are planets whose seeds are not known. Stores of columns have made-up dates: theirs are told
+    apart by how sites and experiments were dealt out.
 
     Args:
         trainings: As `Record.trainings` returns them.
@@ -28,6 +30,9 @@ def seen_by_pretraining(trainings: Sequence[Mapping[str, Any]], store: Store) ->
     said = []
     for earlier in trainings:
         if not _one_world(earlier, store):
+            continue
+        if words := dealt_otherwise(str(earlier["source"]), str(store.manifest["source"])):
+            said.append(words)
             continue
         try:
             splits = Splits.from_json(earlier["splits"])

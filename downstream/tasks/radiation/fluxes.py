@@ -17,9 +17,12 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from ....ssl.common.errors import EarthSSLError
+
 GRAVITY, HEAT_CAPACITY, DAY = 9.80665, 1004.64, 86_400.0  # m s-2, J kg-1 K-1, s
 STEFAN_BOLTZMANN = 5.670374419e-8  # W m-2 K-4
 LEAST = 1e-9  # of a deviation
+MOST_OFF = 2.0  # W m-2 by which fluxes may miss what their edges must be; RTE+RRTMGP's miss it by .1
 LONGWAVE, SHORTWAVE = "longwave", "shortwave"
 
 
@@ -164,6 +167,10 @@ def bands_of(data: xr.Dataset, site: np.ndarray, experiment: np.ndarray) -> tupl
     Args:
         data: As `read_columns` returns it, with fluxes.
         site, experiment: Of each sample, (sample,).
+
+    Raises:
+        EarthSSLError: If the fluxes are not those of these columns: at the top what comes down is the Sun's (longwave:
+            none), at the surface what goes up is emitted and reflected there.
     """
     content = heat_content(data["pres_level"].values)[site]
     emissivity = data["surface_emissivity"].values[site]
@@ -176,6 +183,18 @@ def bands_of(data: xr.Dataset, site: np.ndarray, experiment: np.ndarray) -> tupl
     long = Band(LONGWAVE, fluxes["rlu"], fluxes["rld"], content, one, none, emissivity * STEFAN_BOLTZMANN * surface**4,
                 1 - emissivity, one > 0)  # fmt: skip
     short = Band(SHORTWAVE, fluxes["rsu"], fluxes["rsd"], content, np.maximum(sun, 1e-9), sun, none, albedo, sun > 0)
+    for band, down, up in ((long, "rld", "rlu"), (short, "rsd", "rsu")):
+        surface = band.emitted + band.reflected * band.down[:, -1]
+        for name, own, due, place in ((down, band.down[:, 0], band.top, "at the top"),
+                                      (up, band.up[:, -1], surface, "at the surface")):  # fmt: skip
+            off = np.abs(own - due)
+            if off.max() > MOST_OFF:
+                k = int(off.argmax())
+                raise EarthSSLError(
+                    f"radiation.reference: expected '{name}' {place} to be {due[k]:.1f} W m-2 at site {site[k]} of the "
+                    f"file, by its Sun, temperature, emissivity and albedo, got {own[k]:.1f}; give fluxes of the same "
+                    "columns, levels from the top, 'd' downward and 'u' upward"
+                )
     return long, short
 
 

@@ -10,7 +10,9 @@ column a second of it: an encoder reads no season from that.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,11 +23,12 @@ import numpy as np
 import xarray as xr
 
 from ...common.errors import EarthSSLError, nearest
-from ...common.files import sha256
+from ...common.files import digest, sha256
 from ..planet.options import check_names, check_whole, mistake
 from .rfmip import labels_of, read_columns
 
 COLUMNS = "columns"
+CALLED, DEAL = "RFMIP-IRF columns", re.compile(r"\(deal ([0-9a-f]{12})\)")  # in what a store says of its source
 BLOCKS = ("train", "val", "test")
 VARIABLES = ("t500", "d2m")  # temperature, dew point
 LATITUDES = (10.0, -10.0)
@@ -128,16 +131,17 @@ def open_columns(**options: Any) -> xr.Dataset:
         told = data["temp_layer"].values[chosen], vapour[chosen] / (1 + vapour[chosen]) * pressure[chosen[1]]
         columns = np.stack([told[0], dew_point(told[1])], axis=2).swapaxes(0, 1).reshape(-1, 2, pressure.shape[1])
         if block == "train" and config.unlabelled:
-            more = _unlabelled(config, data)
-            columns = np.concatenate([columns, more])
-            dealt["unlabelled"] = len(more)
+            added = _unlabelled(config, data)
+            columns = np.concatenate([columns, added])
+            dealt["unlabelled"] = len(added)
         fields.append(columns)
         times.append((START + APART * turn).astype("datetime64[s]") + np.arange(len(columns)))
     values = np.repeat(np.concatenate(fields)[:, :, None], len(LATITUDES), axis=2).astype(np.float32)
     coords = {"time": np.concatenate(times).astype("datetime64[ns]"), "lat": np.array(LATITUDES),
               "lon": SPACING * np.arange(values.shape[-1])}  # fmt: skip
+    beside = f" and {Path(config.unlabelled).name}" if config.unlabelled else ""
     about = {
-        "source": "RFMIP-IRF columns" + (f" and {Path(config.unlabelled).name}" if config.unlabelled else ""),
+        "source": f"{CALLED} (deal {_deal(dealt, data)}){beside}",
         "licence": str(data.attrs.get("license", "CC BY-SA 4.0")),
         "citation": "Pincus, Forster & Stevens (2016), doi:10.5194/gmd-9-3447-2016",
         COLUMNS: json.dumps(dealt),
@@ -174,6 +178,36 @@ def recorded_columns(attributes: Mapping[str, Any]) -> Samples:
     arrays = {name: np.array(own) for name, own in parts.items()}
     held_out = np.isin(arrays["experiment"], sorted(late))
     return Samples(**arrays, held_out=held_out, steps=at, files=known["files"], digests=known["sha256"])
+
+
+def dealt_otherwise(earlier: str, source: str) -> str:
+    """Return in words why an encoder trained on columns may have seen another store's test columns; else nothing.
+
+    Days of such stores are made up, so that blocks of time say nothing: which sites and experiments each block has must
+    be the same in both, and the columns, too. Unlabelled columns may differ, as they are no test block's.
+
+    Args:
+        earlier, source: What the store of the training, and the store with the test block, say of their source.
+    """
+    if CALLED not in earlier or CALLED not in source:
+        return ""
+    found = [DEAL.search(words) for words in (earlier, source)]
+    deals = [one.group(1) if one else "unknown" for one in found]
+    if deals[0] == deals[1] != "unknown":
+        return ""
+    return (f"the encoder's columns were dealt out otherwise (deal {deals[0]}; the store's: {deals[1]}), so it may "
+            "have seen the store's test sites or held-out experiments; give both stores the same columns, train, val, "
+            "held_out and seed, and pretrain anew")  # fmt: skip
+
+
+def _deal(dealt: Mapping[str, Any], data: xr.Dataset) -> str:
+    """Return the digest of which columns each block has: sites, experiments by name, and what they hold."""
+    values = hashlib.sha256()
+    for name in ("pres_layer", "temp_layer", "water_vapor"):
+        values.update(np.ascontiguousarray(data[name].values).tobytes())
+    names = labels_of(data)
+    experiments = {block: [names[k] for k in own] for block, own in dealt["experiments"].items()}
+    return digest({"sites": dealt["sites"], "experiments": experiments, "values": values.hexdigest()})[:12]
 
 
 def _dealt(config: ColumnsConfig, data: xr.Dataset) -> dict[str, Any]:

@@ -52,6 +52,26 @@ def test_planets_share_no_history_with_the_earth_nor_with_planets_of_other_seeds
         assert seen_by_pretraining([earlier(SEEN, "planet (synthetic)", **known)], planet)
 
 
+def test_columns_share_sites_or_not_whatever_their_made_up_dates_say(small_run: Path, store: Store) -> None:
+    own, other, old = (
+        "RFMIP-IRF columns (deal 0123456789ab)",
+        "RFMIP-IRF columns (deal fedcba987654)",
+        "RFMIP-IRF columns",
+    )
+    columns = Store(store.path)
+    columns.manifest = {**store.manifest, "source": own}
+    assert seen_by_pretraining([earlier(CLEAN, f"{own} and more.nc")], columns) == []
+    for source in (other, old):
+        for trainings in ([earlier(CLEAN, source)], [earlier(CLEAN, source), earlier(CLEAN, own)]):  # before, too
+            said = seen_by_pretraining(trainings, columns)
+            assert len(said) == 1
+            assert "may have seen the store's test sites or held-out experiments" in said[0]
+    _, record = read(small_run / "checkpoint")
+    for same in (False, True):
+        with pytest.raises(EarthSSLError, match=r"splits: the encoder's columns were dealt out otherwise"):
+            check_fits(small_run, replace(record, source=other), columns, record, other_statistics=same)
+
+
 def test_data_sets_beside_home_and_earlier_checkpoints_count(small_run: Path, store: Store) -> None:
     _, record = read(small_run / "checkpoint")
     check_fits(small_run, record, store, record)

@@ -13,7 +13,7 @@ import xarray as xr
 from earthssl.cli.main import main
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.sources import open_source
-from earthssl.ssl.sources.columns.columns import COLUMNS, dew_point, recorded_columns
+from earthssl.ssl.sources.columns.columns import COLUMNS, dealt_otherwise, dew_point, recorded_columns
 from earthssl.ssl.sources.columns.rfmip import read_columns
 
 OPTIONS: dict[str, Any] = {"train": 6, "val": 2, "held_out": ["4xCO2"]}
@@ -91,6 +91,28 @@ def test_unlabelled_columns_join_the_training_block_alone(columns_file: Path, pr
     assert json.loads(few.attrs[COLUMNS])["unlabelled"] == 3
 
 
+def test_what_a_store_says_of_its_source_tells_deals_apart(columns_file: Path, profiles: Path, tmp_path: Path) -> None:
+    """The same sites and experiments in the same blocks fit, whatever else; another deal, or one unknown, does not."""
+
+    def source(**options: Any) -> str:
+        return str(open_source("columns", **{"path": str(columns_file), **OPTIONS, **options}).attrs["source"])
+
+    home = source()
+    with xr.open_dataset(columns_file) as data:
+        data.load().drop_vars("rsd").to_netcdf(tmp_path / "no_fluxes.nc")
+        data.assign(temp_layer=data.temp_layer + 1).to_netcdf(tmp_path / "warmer.nc")
+    for other in (home, source(unlabelled=str(profiles)), source(path=str(tmp_path / "no_fluxes.nc"))):
+        assert dealt_otherwise(other, home) == dealt_otherwise(home, other) == ""
+    changes: list[dict[str, Any]] = [
+        {"seed": 1}, {"held_out": []}, {"held_out": ["4xCO2", "PI"]}, {"val": 3}, {"path": str(tmp_path / "warmer.nc")},
+    ]  # fmt: skip
+    for own in changes:
+        assert "dealt out otherwise" in dealt_otherwise(source(**own), home)
+    assert "deal unknown" in dealt_otherwise("RFMIP-IRF columns", home)
+    assert dealt_otherwise("RFMIP-IRF columns", "RFMIP-IRF columns")
+    assert dealt_otherwise("files: ERA5", home) == ""
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -122,6 +144,14 @@ def _hole(data: xr.Dataset) -> xr.Dataset:
     return data
 
 
+def _in_hectopascals(data: xr.Dataset) -> xr.Dataset:
+    return data.assign({name: data[name] / 100 for name in ("pres_layer", "pres_level")})
+
+
+def _named_twice(data: xr.Dataset) -> xr.Dataset:
+    return data.assign(expt_label=("expt", ["Present day (PD)", "4xCO2", "4xCO2", "PI"]))
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -131,9 +161,24 @@ def _hole(data: xr.Dataset) -> xr.Dataset:
         (_hole, "a value in every 'temp_layer'"),
         (lambda data: data.isel(layer=slice(None, None, -1), level=slice(None, None, -1)), "from the top down"),
         (lambda data: data.isel(level=slice(0, 12)), "12 layers and 12 levels"),
-        (lambda data: data.assign(temp_layer=data.temp_layer - 273.15), "'temp_layer' within 120…350 K"),
-        (lambda data: data.assign(water_vapor=0 * data.water_vapor), "'water_vapor' as a mole fraction above 0"),
-        (lambda data: data.assign(ozone=1e6 * data.ozone), "'ozone' as a mole fraction"),
+        (lambda data: data.assign(temp_layer=data.temp_layer - 273.15), "'temp_layer' within 120…350, .* in K"),
+        (lambda data: data.assign(water_vapor=0 * data.water_vapor), "'water_vapor' .* as a mole fraction above 0"),
+        (lambda data: data.assign(ozone=1e6 * data.ozone), "'ozone' .* as a mole fraction"),
+        (_in_hectopascals, r"'pres_level' within 40000…110000 Pa, got 9\d\d.*…1\d\d\d.*; give pressures in Pa"),
+        (lambda data: data.assign(surface_albedo=100 * data.surface_albedo), "'surface_albedo' .* as a share of 1"),
+        (
+            lambda data: data.assign(surface_albedo=0 * data.surface_albedo + 1),
+            "'surface_albedo' within 0…0.99, got 1",
+        ),
+        (lambda data: data.assign(surface_emissivity=98 + 0 * data.surface_emissivity), "'surface_emissivity' within"),
+        (lambda data: data.assign(solar_zenith_angle=np.deg2rad(data.solar_zenith_angle)), "radians; give it in deg"),
+        (lambda data: data.assign(solar_zenith_angle=data.solar_zenith_angle.assign_attrs(units="radian")), "radians"),
+        (lambda data: data.assign(solar_zenith_angle=3 * data.solar_zenith_angle), "'solar_zenith_angle' within 0…180"),
+        (lambda data: data.assign(total_solar_irradiance=0 * data.total_solar_irradiance), "irradiance' .* in W m-2"),
+        (lambda data: data.assign(carbon_dioxide_GM=0 * data.carbon_dioxide_GM), "'carbon_dioxide_GM' .* above 0"),
+        (lambda data: data.assign(carbon_dioxide_GM=1e-6 * data.carbon_dioxide_GM), "'carbon_dioxide_GM' .* in ppm"),
+        (lambda data: data.assign(methane_GM=-data.methane_GM), "'methane_GM' within 0"),
+        (_named_twice, "every 'expt_label' once, got 4xCO2 twice"),
         (lambda data: data.drop_vars("expt_label"), "the names of the experiments"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ from earthssl.downstream.tasks.radiation.fluxes import (
     HEAT_CAPACITY,
     STEFAN_BOLTZMANN,
     Band,
+    bands_of,
     heat_content,
     heating,
     unclosed,
 )
-from earthssl.downstream.tasks.radiation.task import FREE, MEAN, Radiation, RadiationConfig
+from earthssl.downstream.tasks.radiation.task import FREE, LEFT_OUT, MEAN, PENALTIES, Radiation, RadiationConfig
 from earthssl.downstream.training.from_scratch import ScratchConfig
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.fields.normalisation import StatisticsConfig
@@ -32,11 +34,14 @@ from earthssl.ssl.fields.splits import SplitsConfig
 from earthssl.ssl.model.encoder import EncoderConfig
 from earthssl.ssl.prepare.config import PrepareConfig
 from earthssl.ssl.prepare.prepare import prepare
+from earthssl.ssl.sources.columns.rfmip import FLUXES, WITH_FLUXES, read_columns
 from earthssl.ssl.store.store import Store
+from sklearn.model_selection import GroupKFold
 
+SEED = 1  # both validation sites lie in the day
 SPLITS = SplitsConfig(*((day, day) for day in ("1900-01-01", "1900-01-03", "1900-01-05")), 1)  # type: ignore[misc]
 STATISTICS = StatisticsConfig("month", 0, "cell")
-OPTIONS: dict[str, Any] = {"train": 6, "val": 2, "held_out": ["4xCO2"]}
+OPTIONS: dict[str, Any] = {"train": 6, "val": 2, "held_out": ["4xCO2"], "seed": SEED}
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +187,123 @@ def test_a_head_that_reads_the_answer_finds_it_and_one_on_few_sites_reads_no_oth
         np.testing.assert_array_equal(told, again.forecast[name])
 
 
+def test_a_penalty_is_chosen_by_leaving_whole_sites_out(task: Radiation) -> None:
+    """As by hand, of both bands: training and validation sites, six groups of them; the fit is of training sites."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(len(task.beside), 3))
+    inputs = np.concatenate([task.ready(values), task.ready(task.beside)], axis=1)
+    row = task.fitted("it [ridge]", Role.BASELINE, {"drawn": values})
+    total = 0.0
+    for band, count in zip(task.bands, (8, task_sites(task, task.bands[1])), strict=True):
+        scaling = task.scalings()[band.name]
+        pool = np.flatnonzero((task.inside("train") | task.inside("val")) & band.lit)
+        assert len(np.unique(task.known_as.site[pool])) == count
+        losses = np.zeros(len(PENALTIES))
+        folds = list(GroupKFold(min(6, count)).split(pool, groups=task.known_as.site[pool]))
+        for kept, left in folds:
+            assert not set(task.known_as.site[pool[kept]]) & set(task.known_as.site[pool[left]])
+            centre, wanted = inputs[pool[kept]].mean(0), band.learnt(pool[kept], scaling)
+            own = inputs[pool[kept]] - centre
+            for k, penalty in enumerate(PENALTIES):
+                gram = own.T @ own + penalty * len(own) * np.eye(own.shape[1])
+                weights = np.linalg.solve(gram, own.T @ (wanted - wanted.mean(0)))
+                numbers = (inputs[pool[left]] - centre) @ weights + wanted.mean(0)
+                told = band.told(torch.from_numpy(numbers), pool[left], scaling)
+                losses[k] += float(band.loss(told, pool[left], scaling).sum()) / len(pool)
+        assert row.chosen[f"penalty, {band.name}"] == PENALTIES[int(losses.argmin())]
+        total += losses.min()
+    assert row.chosen[LEFT_OUT] == pytest.approx(total, rel=1e-4)
+
+
+def task_sites(task: Radiation, band: Band) -> int:
+    """Return how many training and validation sites a band has something to be told at."""
+    zenith = task.data["solar_zenith_angle"].values[task.known_as.site]
+    chosen = (task.inside("train") | task.inside("val")) & (zenith < 90)
+    assert band.lit[chosen].all()
+    return len(np.unique(task.known_as.site[chosen]))
+
+
+def test_networks_stop_by_validation_sites_by_day_too(task: Radiation) -> None:
+    """What validation says of a network changes with the shortwave fluxes of its sites, and it is a number."""
+    raw = {"raw": task.raw(1)}
+    first = task.fitted("it [MLP]", Role.BASELINE, raw, 0).chosen["validation loss"]
+    spoilt = Radiation(task.config, task.store)
+    spoilt.bands[1].up[spoilt.inside("val")] += 1000
+    again = spoilt.fitted("it [MLP]", Role.BASELINE, raw, 0).chosen["validation loss"]
+    assert np.isfinite([first, again]).all()
+    assert again > first + 0.01
+
+
+def test_the_dark_is_refused_in_every_block(config: RadiationConfig, columns_file: Path, tmp_path: Path) -> None:
+    """Where no site of a block has a day, a shortwave choice would be made of nothing."""
+    seen = set()
+    for seed in range(40):
+        order = np.random.default_rng(seed).permutation(14)
+        blocks = dict(zip(("train", "val", "test"), np.split(order, [2, 3]), strict=True))
+        dark = [block for block, own in blocks.items() if (own > 9).all()]  # 90° lies between sites 9 and 10
+        if not dark or dark[0] in seen:
+            continue
+        seen.add(dark[0])
+        options = {**OPTIONS, "path": str(columns_file), "train": 2, "val": 1, "seed": seed}
+        out = str(tmp_path / str(seed))
+        prepare(PrepareConfig("columns", out, SPLITS, options, STATISTICS))
+        said = f"expected a {dark[0]} site by day, got none for the shortwave; .* anew .options.seed"
+        with pytest.raises(EarthSSLError, match=said) as caught:
+            Radiation(replace(config, store=out), Store(out))
+        assert "\n" not in str(caught.value)
+    assert seen == {"train", "val"}
+
+
+def _turned(data: xr.Dataset, along: str) -> xr.Dataset:
+    return data.assign({name: (data[name].dims, data[name].isel({along: slice(None, None, -1)}).values)
+                        for name in FLUXES})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda data: _turned(data, "level"), "'rld' at the top to be 0.0 W m-2"),
+        (lambda data: _turned(data, "site"), "'rlu' at the surface to be"),
+        (lambda data: data.assign(rsd=data.rsu, rsu=data.rsd), "'rsd' at the top|'rsu' at the surface"),
+        (lambda data: data.assign(rld=data.rlu, rlu=data.rld), "'rld' at the top to be 0.0"),
+        (lambda data: data.assign(rsd=1e-3 * data.rsd, rsu=1e-3 * data.rsu), "'rsd' at the top to be"),
+        (lambda data: data.assign(surface_albedo=data.surface_albedo + 0.05), "'rsu' at the surface"),
+        (lambda data: data.assign(surface_temperature=data.surface_temperature + 1), "'rlu' at the surface"),
+    ],
+)
+def test_fluxes_of_other_columns_are_refused(
+    columns_file: Path, tmp_path: Path, spoil: Callable[[xr.Dataset], xr.Dataset], said: str
+) -> None:
+    with xr.open_dataset(columns_file) as data:
+        spoil(data.load()).to_netcdf(tmp_path / "wrong.nc")
+    found = read_columns([str(tmp_path / "wrong.nc")], WITH_FLUXES)
+    with pytest.raises(EarthSSLError, match=f"expected .*({said}).*; give fluxes of the same columns") as caught:
+        bands_of(found, np.tile(np.arange(14), 4), np.repeat(np.arange(4), 14))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_an_encoder_of_another_deal_is_refused(config: RadiationConfig, columns_file: Path, tmp_path: Path) -> None:
+    """Pretrained where this store's test sites trained, or begun from such an encoder; whatever else is said."""
+    options = {**OPTIONS, "path": str(columns_file), "seed": SEED + 1, "held_out": []}
+    other = prepare(PrepareConfig("columns", str(tmp_path / "other"), SPLITS, options, STATISTICS))
+    words = ["--objectives", "{masking: {}}", "--encoder.size", "pico", "--encoder.window", "1", "--encoder.patch",
+             "[1, 2, 3]", "--training.steps", "2", "--training.batch_size", "4", "--training.warmup_steps", "1",
+             "--training.val_every", "2", "--training.save_every", "2"]  # fmt: skip
+    runs = {name: str(tmp_path / name) for name in ("there", "then_here", "here")}
+    for name, store, more in (("there", str(other), []), ("here", config.store, []),
+                              ("then_here", config.store, ["--start_from", runs["there"]])):  # fmt: skip
+        assert main(["pretrain", "--store", store, "--out", runs[name], *words, *more]) == 0
+    for name, run in runs.items():
+        own = replace(config, checkpoints=[run], other_statistics=True, layers=[-1])
+        task = Radiation(own, Store(config.store))
+        if name == "here":
+            assert [one.kind for one in task.encoders()] == ["pretrained", "untrained"]
+            continue
+        with pytest.raises(EarthSSLError, match="dealt out otherwise"):
+            task.encoders()
+
+
 @pytest.mark.slow
 def test_the_whole_task(config: RadiationConfig, tmp_path: Path) -> None:
     own = replace(config, out=str(tmp_path / "out"), trees=True, scratch_draws=1)
@@ -238,9 +360,12 @@ def test_stores_and_files_that_do_not_fit_end_with_status_2(
     with xr.open_dataset(columns_file) as data:
         data.load().drop_vars("rsd").to_netcdf(tmp_path / "dark.nc")
         data.assign(rsd=2 * data["rsd"]).to_netcdf(tmp_path / "other.nc")
+    options = {**OPTIONS, "path": str(tmp_path / "other.nc")}
+    twice = prepare(PrepareConfig("columns", str(tmp_path / "twice"), SPLITS, options, STATISTICS))
     for store, words, said in (
         (small_store, [], "expected a store of the source columns"),
         (wrong, [], "set splits.train to ['1900-01-01', '1900-01-01']"),
+        (twice, [], "expected 'rsd' at the top to be"),
         (config.store, ["--reference", f"[{tmp_path / 'dark.nc'}]"], "expected 'rsd'"),
         (config.store, ["--reference", f"[{tmp_path / 'other.nc'}]"], "expected the files that the store was made of"),
     ):
