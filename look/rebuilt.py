@@ -100,7 +100,8 @@ class Decoders:
                 target = window_batch(self.record, self.store, self.store.read([last]), np.array([[last]]))
                 layout = patchify(target, objectives[name].patch)
                 picks = torch.tensor([[tasks[name].index(lead)]])
-                guess = unpatchify(objectives[name].predict(encoder, batch, picks), layout, objectives[name].patch)
+                said = objectives[name].predict(encoder, batch, picks, times=target.times)
+                guess = unpatchify(said, layout, objectives[name].patch)
                 truth, shown, made = (_seen(target)[0, 0], _seen(batch)[0, -1], guess[0, 0])
             else:
                 example = objectives[name].example(encoder, batch)

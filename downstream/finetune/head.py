@@ -46,13 +46,15 @@ class TaskHead(nn.Module):
     offset: Tensor
     base: Tensor
     scale: Tensor
+    known: Tensor
 
     def __init__(self, shape: Mapping[str, Any]) -> None:
         """Make a head.
 
         Args:
             shape: kind, pooling, outputs, features (inputs of the linear layer), near (number of patches), pcs
-                (tokens × width, components; or none), base (shape), scale (number), monthly, lead.
+                (tokens × width, components; or none), base (shape), scale (number), monthly, lead, and known (true:
+                keep which cells of fields were ever observed) where constraints need it.
         """
         super().__init__()
         self.shape = dict(shape)
@@ -67,6 +69,8 @@ class TaskHead(nn.Module):
             "offset": torch.zeros(count), "base": torch.zeros(*shape["base"], dtype=torch.float64),
             "scale": torch.ones(int(shape["scale"]), dtype=torch.float64),
         }  # fmt: skip
+        if shape.get("known"):  # heads without constraints, and older ones, have no such mask
+            kept["known"] = torch.ones(*shape["base"][1:], dtype=torch.bool)
         for name, value in kept.items():
             self.register_buffer(name, value)
 
@@ -98,6 +102,12 @@ class TaskHead(nn.Module):
         """Keep the climatology and scale of the labels; cells that were never observed are 0."""
         self.base.copy_(torch.from_numpy(np.nan_to_num(base.values)))
         self.scale.copy_(torch.from_numpy(base.scale))
+        if self.shape.get("known"):
+            self.known.copy_(torch.from_numpy(base.known))
+
+    def observed(self) -> np.ndarray | None:
+        """Return which cells of fields were ever observed, (row, column); None where that was not kept."""
+        return self.known.numpy() if self.shape.get("known") else None
 
     def base_at(self, times: np.ndarray) -> Tensor:
         """Return the labels' climatology at times, (time, …)."""

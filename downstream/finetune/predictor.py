@@ -47,7 +47,9 @@ class FinetunedEncoder:
         names, units = ([str(one[key]) for one in self.task["targets"]] for key in ("name", "units"))
         base, scale = head.base.numpy(), head.scale.numpy()
         self.constraints = (
-            LabelConstraints(settings, head.kind, names, units, base, scale, record.grid) if settings else None
+            LabelConstraints(settings, head.kind, names, units, base, scale, record.grid, head.observed())
+            if settings
+            else None
         )
 
     @property
@@ -124,12 +126,14 @@ class FinetunedEncoder:
             own.violations(np.concatenate([one.reshape(-1, *own.shape(one)) for one in every]))
             for every in (parts, raw)
         )
-        rows = zip(own.rows(after), own.rows(before), strict=True)
-        return {
-            f"violation_{one['constraint']}": f"{one['violation']:.3g} {one['unit']} ({one['how']})"
-            + (f", before the layers {two['violation']:.3g}" if own.constraints.layered else "")
-            for one, two in rows
-        }
+        # Rows leave out what is not finite, on either side.
+        earlier = {one["constraint"]: one["violation"] for one in own.rows(before)} if own.constraints.layered else {}
+        made = {}
+        for row in own.rows(after):
+            name = row["constraint"]
+            said = f", before the layers {earlier[name]:.3g}" if name in earlier else ""
+            made[f"violation_{name}"] = f"{row['violation']:.3g} {row['unit']} ({row['how']}){said}"
+        return made
 
     def distribution(self, data: xr.Dataset | xr.DataArray, coverage: float = 0.9, **more: Any) -> xr.Dataset:
         """Return what `predict` does with what may come instead: an interval and quantiles, fitted on validation.
@@ -288,6 +292,8 @@ def checked_shape(shape: dict[str, Any], weights: dict[str, torch.Tensor]) -> di
         "linear.weight": (shape["outputs"], shape["features"]), "basis": tuple(shape["pcs"] or (0, 0)),
         "base": tuple(shape["base"]), "scale": (shape["scale"],),
     }  # fmt: skip
+    if shape.get("known"):
+        own["known"] = tuple(shape["base"][1:])
     for name, wanted in own.items():
         found = tuple(weights[name].shape) if name in weights else None
         if found != wanted:

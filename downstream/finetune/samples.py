@@ -36,6 +36,11 @@ class Base:
     values: np.ndarray
     scale: np.ndarray
 
+    @property
+    def known(self) -> np.ndarray:
+        """Cells (or targets) that were ever observed in training, bool, (row, column)."""
+        return np.isfinite(self.values).any(0)
+
     def at(self, times: np.ndarray) -> np.ndarray:
         """Return the climatology at times (datetime64), (time, …)."""
         return self.values[climatology_group(times, self.monthly)]

@@ -220,7 +220,8 @@ def constraints_of(
     if not settings:
         return None
     labels, base = samples.labels, samples.base
-    return LabelConstraints(settings, samples.kind, labels.names, labels.units, base.values, base.scale, grid)
+    known = base.known if samples.kind == "field" else None
+    return LabelConstraints(settings, samples.kind, labels.names, labels.units, base.values, base.scale, grid, known)
 
 
 def violation_table(problem: Problem, rows: Sequence[Row], chosen: Tuned) -> dict[str, pd.DataFrame]:

@@ -267,6 +267,8 @@ def make_network(problem: Problem, encoder: Encoder, probe: Probe) -> TaskNetwor
         "base": list(samples.base.values.shape), "scale": len(samples.base.scale), "monthly": samples.base.monthly,
         "lead": samples.lead,
     }  # fmt: skip
+    if problem.constraints is not None and samples.kind == "field":
+        shape["known"] = True
     made = TaskHead(shape)
     with torch.no_grad():
         for own, value in ((made.linear.weight, head.weight), (made.linear.bias, head.bias),

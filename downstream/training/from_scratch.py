@@ -39,7 +39,10 @@ class ScratchConfig:
 
     def __post_init__(self) -> None:
         check_settings("scratch", self, {"seeds weight_decay": "≥ 0", "check_every batch_size": "≥ 1", "lr": "> 0"})
-        check_settings("scratch", self, {"steps": f"≥ {self.check_every}"})
+        if self.check_every > self.steps:
+            raise EarthSSLError(
+                f"scratch: expected check_every ≤ steps, got check_every {self.check_every} and steps {self.steps}"
+            )
 
 
 N = TypeVar("N", bound=nn.Module)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...ssl.common.errors import EarthSSLError
-from ...ssl.constraints.config import REPORT, ConstraintConfig
+from ...ssl.constraints.config import ConstraintConfig
 from ...ssl.constraints.constraints import Constraints
 from ...ssl.constraints.scene import Scene, Units
 from ...ssl.fields.grid import LatLonGrid
@@ -25,6 +25,7 @@ class LabelConstraints:
         base: Climatology of the labels, (group, target) or (group, row, column); NaN or 0 in cells never observed.
         scale: Standard deviation of the departures, of each target.
         grid: Of the fields.
+        known: Cells ever observed, (row, column); None, of heads that kept none: where the climatology is not 0.
 
     Raises:
         EarthSSLError: If constraints and labels do not fit together.
@@ -39,6 +40,7 @@ class LabelConstraints:
         base: np.ndarray,
         scale: np.ndarray,
         grid: LatLonGrid,
+        known: np.ndarray | None = None,
     ) -> None:
         if kind == "classification":
             raise EarthSSLError(
@@ -50,12 +52,14 @@ class LabelConstraints:
         if self.constraints.needs_start:
             raise EarthSSLError("finetune.constraints, integral: expected total, the area mean to be kept, got none")
         base = np.nan_to_num(np.asarray(base, np.float64))
-        self.area = torch.from_numpy(grid.area * (base != 0).any(0) if self.fields else np.ones((1, 1)))
+        if known is None:
+            known = (base != 0).any(0)
+        self.area = torch.from_numpy(grid.area * known if self.fields else np.ones((1, 1)))
 
     @property
     def trained(self) -> bool:
         """Whether they change what is trained: not where all are but measured."""
-        return any(one.config.how != REPORT for one in self.constraints.every)
+        return self.constraints.trained
 
     def hold(self, out: Tensor, base: Tensor, truth: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return departures behind the layers, and the penalty.

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+import numpy as np
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Float, Int
@@ -30,6 +31,7 @@ from .pointwise_regression import Pointwise, predict
 
 NAME = "lead_time"
 DRAWS = ("one", "all")
+MONTH_S = 28 * 86400  # steps as long as this, or longer, are calendar months
 
 
 @dataclass(frozen=True)
@@ -148,10 +150,21 @@ class LeadTime(Objective):
         return replace(batch, values=values, valid=valid, times=times, keys=batch.keys[rows])
 
     def predict(
-        self, encoder: Encoder, batch: Batch, picks: Int[Tensor, "batch asked"]
+        self,
+        encoder: Encoder,
+        batch: Batch,
+        picks: Int[Tensor, "batch asked"],
+        times: Int[Tensor, "batch_asked 1"] | None = None,
     ) -> Float[Tensor, "batch_asked token variable cell"]:
-        """Return the predicted patches at the picked leads, in the order of `truth`; later steps are not looked at."""
-        return self.hold(self.raw(encoder, batch, picks), batch, picks)[0]
+        """Return the predicted patches at the picked leads, in the order of `truth`; later steps are not looked at.
+
+        Args:
+            encoder: Of the windows.
+            batch: Whose first steps are the windows.
+            picks: Which of the leads.
+            times: Of what is predicted, seconds since 1970, for the constraints; None: see `times`.
+        """
+        return self.hold(self.raw(encoder, batch, picks), batch, picks, times=times)[0]
 
     def raw(
         self, encoder: Encoder, batch: Batch, picks: Int[Tensor, "batch asked"]
@@ -169,16 +182,17 @@ class LeadTime(Objective):
         batch: Batch,
         picks: Int[Tensor, "batch asked"],
         truth: Batch | None = None,
+        times: Int[Tensor, "batch_asked 1"] | None = None,
     ) -> tuple[Float[Tensor, "batch_asked token variable cell"], Tensor | float, dict[str, Tensor]]:
         """Return patches behind the layers of the constraints, the penalty and the terms; some need the truth.
 
-        Without constraints the patches are returned as they are.
+        Without constraints the patches are returned as they are. `times` are those of the patches; None: see `times`.
         """
         if self.constraints is None:
             return guess, 0.0, {}
         last = batch.cut(self.window - 1, 1)
         rows = torch.arange(len(batch), device=picks.device).repeat_interleave(picks.shape[1])
-        times = self.times(batch, picks)
+        times = self.times(batch, picks) if times is None else times
         like = replace(last, values=last.values[rows], valid=last.valid[rows], times=times, keys=last.keys[rows])
         fields = torch.nan_to_num(unpatchify(guess.float(), patchify(like, self.patch), self.patch))
         true, seen = (None, None) if truth is None else (truth.values, truth.valid)
@@ -187,14 +201,18 @@ class LeadTime(Objective):
         return patchify(replace(like, values=held.values), self.patch).values, held.penalty, held.terms
 
     def times(self, batch: Batch, picks: Int[Tensor, "batch asked"]) -> Int[Tensor, "batch_asked 1"]:
-        """Return the times at the picked leads; of a batch that ends before, by the spacing of its steps."""
+        """Return the times at the picked leads; of a batch that ends before, by the spacing of its first two steps.
+
+        Steps of 28 days or more are counted in calendar months: a year of steps of 31 days is no year.
+        """
         ahead = self.leads[picks]
         if batch.values.shape[1] >= self.window + max(self.config.leads):
             return batch.times.gather(1, self.window - 1 + ahead).reshape(-1, 1)
         if batch.times.shape[1] < 2:
-            raise EarthSSLError(f"{self.config.name}: expected two steps, whose spacing tells the times ahead, got one")
-        step = batch.times[:, 1:2] - batch.times[:, :1]
-        return (batch.times[:, self.window - 1 : self.window] + ahead * step).reshape(-1, 1)
+            raise EarthSSLError(
+                f"{self.config.name}: expected two steps, whose spacing tells the times ahead, got one; give the times"
+            )
+        return later(batch.times[:, :1], batch.times[:, 1:2], batch.times[:, self.window - 1 : self.window], ahead)
 
     def states(
         self, encoder: Encoder, batch: Batch, picks: Int[Tensor, "batch asked"]
@@ -209,6 +227,28 @@ class LeadTime(Objective):
     def cues(self) -> list[Cue]:
         """Return persistence, damped persistence and the regression of each cell on its own last steps."""
         return [Persistence(), DampedPersistence(), OwnPast()]
+
+
+def later(
+    first: Int[Tensor, "batch 1"],
+    second: Int[Tensor, "batch 1"],
+    last: Int[Tensor, "batch 1"],
+    ahead: Int[Tensor, "batch asked"],
+) -> Int[Tensor, "batch_asked 1"]:
+    """Return times some steps after the last one, seconds since 1970; a step is what lies between first and second.
+
+    Steps of 28 days or more that reach another month are counted in months, and keep the time within the month.
+    """
+    even = last + ahead * (second - first)
+    one, two, end = (x.cpu().numpy().astype("datetime64[s]") for x in (first, second, last))
+    begun = end.astype("datetime64[M]")
+    months = two.astype("datetime64[M]") - one.astype("datetime64[M]")
+    target = begun + ahead.cpu().numpy() * months
+    longest = (target + 1).astype("datetime64[s]") - target.astype("datetime64[s]") - np.timedelta64(1, "s")
+    within = np.minimum(end - begun.astype("datetime64[s]"), longest)
+    counted = torch.from_numpy((target.astype("datetime64[s]") + within).astype(np.int64)).to(even)
+    by_month = (second - first >= MONTH_S) & torch.from_numpy(months.astype(np.int64) > 0).to(even.device)
+    return torch.where(by_month, counted, even).reshape(-1, 1)
 
 
 class Forecast(Cue):

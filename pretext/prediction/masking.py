@@ -35,7 +35,7 @@ class MaskingConfig(ObjectiveConfig):
         weight: Weight of the loss.
         masks: The mixture of masks; one kind is drawn for each batch.
         rebuild: Share of the hidden tokens that the decoder rebuilds in training, drawn anew for each
-            sample; validation rebuilds them all.
+            sample; validation rebuilds them all, and so does training with constraints that act on whole fields.
         decoder_width: Width of the decoder's tokens.
         decoder_depth: Number of its blocks.
         decoder_heads: Attention heads in each.
@@ -89,13 +89,16 @@ class Masking(Objective):
         for kind in self.config.masks:  # all of them, so that the first batch tells, not the unlucky one
             check(kind, patches)
         mask = draw(self._kind(batch.number), patches, batch.keys)
-        mask = thin(mask, self.config.rebuild if self.training else 1.0, batch.keys)
+        # A constraint sees whole fields: hidden tokens that are not rebuilt would hold the truth in them.
+        acting = self.constraints is not None and self.constraints.constraints.trained
+        share = self.config.rebuild if self.training and not acting else 1.0
+        mask = thin(mask, share, batch.keys)
         rebuilt = self.rebuild(encoder, patches, mask).float()
         truth, weight = asked(patches, mask)
         del patches  # the cells a second time, just where memory is at its peak
         penalty: Tensor | float = 0.0
         held: dict[str, Tensor] = {}
-        if self.constraints is not None:
+        if self.constraints is not None and share == 1:  # those that only measure wait for whole fields: validation
             rebuilt, penalty, held = self.hold(self.constraints, rebuilt, batch, encoder.config.patch, mask)
         found = score(rebuilt, truth, weight, joined=self.training)
         return Outcome(found.loss + penalty, {**found.terms(batch.variables), **held})

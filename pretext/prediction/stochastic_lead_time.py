@@ -167,10 +167,14 @@ class StochasticLeadTime(LeadTime):
         return rearrange(drawn, "(s m) n v c -> s m n v c", m=count)
 
     def predict(
-        self, encoder: Encoder, batch: Batch, picks: Int[Tensor, "batch asked"]
+        self,
+        encoder: Encoder,
+        batch: Batch,
+        picks: Int[Tensor, "batch asked"],
+        times: Int[Tensor, "batch_asked 1"] | None = None,
     ) -> Float[Tensor, "batch_asked token variable cell"]:
         """Return the mean of the members as patches, each of them behind the layers of the constraints."""
-        return self.hold_members(self.members(encoder, batch, picks), batch, picks)[0].mean(1)
+        return self.hold_members(self.members(encoder, batch, picks), batch, picks, times=times)[0].mean(1)
 
     def hold_members(
         self,
@@ -178,11 +182,12 @@ class StochasticLeadTime(LeadTime):
         batch: Batch,
         picks: Int[Tensor, "batch asked"],
         truth: Batch | None = None,
+        times: Int[Tensor, "batch_asked 1"] | None = None,
     ) -> tuple[Float[Tensor, "batch_asked member token variable cell"], Tensor | float, dict[str, Tensor]]:
         """Return what `hold` does, for every member."""
         if self.constraints is None:
             return members, 0.0, {}
-        made = [self.hold(one, batch, picks, truth) for one in members.unbind(1)]
+        made = [self.hold(one, batch, picks, truth, times) for one in members.unbind(1)]
         terms = {name: torch.stack([one[2][name] for one in made]).mean() for name in made[0][2]}
         penalty = torch.stack([torch.as_tensor(one[1]) for one in made]).mean()
         return torch.stack([one[0] for one in made], 1), penalty, terms

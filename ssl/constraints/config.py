@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
-from ..common.errors import EarthSSLError, nearest
+from ..common.errors import EarthSSLError, check_settings, nearest
 from ..fields.variables import LEVELLED, VARIABLES, lookup
 
 NON_NEGATIVE, BOUNDED, INTEGRAL = "non_negative", "bounded", "integral"
@@ -41,14 +40,14 @@ class ConstraintConfig:
             (half the area mean of a sum of squares is the truth's).
         how: report (measure the violation only), penalty (add it to the loss) or hard (a layer behind the decoder sees
             to it; not for energy, as the truth's is not known when a field is made).
-        weight: Of a penalty.
+        weight: Of a penalty; only with how penalty.
         variables: Those that it holds for, each by itself; for energy, those that are summed.
         u, v: Eastward and northward component of a wind, for divergence and energy.
         lower, upper: Bounds, in units.
         total: Area mean to be kept, in units; null for that of the last step that the encoder sees.
         form: The layer: softplus (non_negative), clamp or sigmoid (bounded), scale or shift (integral), projection
             (divergence); "" for the first of these.
-        sharpness: Of the softplus: at the bound it adds log 2 / sharpness standard deviations.
+        sharpness: Of the softplus, only with one: at the bound it adds log 2 / sharpness standard deviations.
     """
 
     kind: str
@@ -64,13 +63,9 @@ class ConstraintConfig:
     sharpness: float = 4.0
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise EarthSSLError(
-                f"constraints.kind: expected {', '.join(KINDS)}, got '{self.kind}'." + nearest(str(self.kind), KINDS)
-            )
+        check_settings("constraints", self, {"kind": KINDS})
         where = f"constraints, {self.kind}"
-        if self.how not in HOWS:
-            raise EarthSSLError(f"{where}: expected how {', '.join(HOWS)}, got '{self.how}'." + nearest(self.how, HOWS))
+        check_settings(where, self, {"how": HOWS, "weight sharpness": "(0, inf)"})
         for one in fields(self):
             usual = [] if one.name == "variables" else one.default
             known = (*OWN[self.kind], "kind", "how", "weight")
@@ -79,12 +74,6 @@ class ConstraintConfig:
                     f"{where}: expected settings out of {', '.join(known)}, got {one.name}; leave it out"
                 )
         self._check_layer(where)
-        if not 0 < self.weight < math.inf:
-            raise EarthSSLError(
-                f"{where}: expected a weight above 0, got {self.weight}; to measure only, set how: {REPORT}"
-            )
-        if not 0 < self.sharpness < math.inf:
-            raise EarthSSLError(f"{where}: expected a sharpness above 0, got {self.sharpness}")
         self._check_names(where)
         self._check_bounds(where)
         if self.total is not None and not math.isfinite(self.total):
@@ -103,6 +92,15 @@ class ConstraintConfig:
             )
         if self.form and self.how != HARD:
             raise EarthSSLError(f"{where}: expected a form with how {HARD} only, got {self.form}; leave it out")
+        if self.weight != 1 and self.how != PENALTY:
+            raise EarthSSLError(
+                f"{where}: expected a weight with how {PENALTY} only, got {self.weight} with {self.how}; leave it out"
+            )
+        if self.sharpness != 4 and self.layer != SOFTPLUS:
+            raise EarthSSLError(
+                f"{where}: expected a sharpness with how {HARD} only, whose layer is a {SOFTPLUS}, got "
+                f"{self.sharpness} with {self.how}; leave it out"
+            )
 
     def _check_names(self, where: str) -> None:
         wind = bool(self.u or self.v)
@@ -144,15 +142,6 @@ class ConstraintConfig:
     def names(self) -> tuple[str, ...]:
         """All names that it speaks of."""
         return (*self.variables, *(name for name in (self.u, self.v) if name))
-
-    def check_known(self, known: Sequence[str], where: str) -> None:
-        """Raise an EarthSSLError unless every name is among the known ones; `where` says whose these are."""
-        for name in self.names:
-            if name not in known:
-                raise EarthSSLError(
-                    f"constraints, {self.kind}: expected {where} ({', '.join(known)}), got '{name}'."
-                    + nearest(name, known)
-                )
 
 
 def _component(name: str) -> str | None:

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..common.errors import EarthSSLError
+from ..common.errors import EarthSSLError, check_known
 from ..fields.grid import LatLonGrid
 from .bounds import Bounds
-from .config import DIVERGENCE, ENERGY, HARD, INTEGRAL, PENALTY, ConstraintConfig
+from .config import DIVERGENCE, ENERGY, HARD, INTEGRAL, PENALTY, REPORT, ConstraintConfig
 from .constraint import Constraint
 from .divergence import Divergence
 from .energy import Energy
@@ -55,6 +55,11 @@ class Constraints:
         for name in names:
             if names.count(name) > 1:
                 raise EarthSSLError(f"constraints: expected each once, got {name} twice; keep one")
+
+    @property
+    def trained(self) -> bool:
+        """Whether they change what is trained: not where all are but measured."""
+        return any(one.config.how != REPORT for one in self.every)
 
     @property
     def layered(self) -> bool:
@@ -102,7 +107,7 @@ def made(
     known: np.ndarray | None,
 ) -> list[Constraint]:
     """Return the constraints of one setting: one for each variable, wind or sum; see `Constraints`."""
-    config.check_known(variables, "predicted variables")
+    check_known(f"constraints, {config.kind}, predicted variables", config.names, variables)
     at = [variables.index(name) for name in config.names]
     if config.kind in (DIVERGENCE, ENERGY, INTEGRAL) and grid is None:
         raise EarthSSLError(

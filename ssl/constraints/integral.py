@@ -9,6 +9,8 @@ from .config import SCALE, ConstraintConfig
 from .constraint import Constraint, put
 from .scene import Scene, area_mean, mean_where, restored, transformed
 
+ONE_SIGN = 1e-3  # how far the mean size of values may be above their mean's, for them to count as of one sign
+
 
 class Integral(Constraint):
     """Area mean of one variable; cells that either side lacks are left out."""
@@ -43,7 +45,9 @@ class Integral(Constraint):
     def layer(self, x: Tensor, scene: Scene) -> Tensor:
         """Return x with all values multiplied by one number, or with one added, so that the mean is kept.
 
-        Where no positive factor leads to the mean, one number is added in either form.
+        A factor serves values of one sign (rain), which keep it; those of both would grow without limit where their
+        mean is near 0. Where they have both, or the mean to be kept has the other, one number is added in either form.
+        Each field is judged by itself, by the cells that count; a thousandth of the other sign is taken for rounding.
         """
         k, units = self.position, scene.units
         values, mean, kept, weight = self._means(x, scene)
@@ -51,7 +55,8 @@ class Integral(Constraint):
         change = off[..., None, None].expand(values.shape)
         if self.config.layer == SCALE:
             tiny = 1e-6 * units.spread[k]
-            usable = (mean.abs() > tiny) & (kept * mean >= 0)
+            one_sign = area_mean(values.abs(), weight) <= (1 + ONE_SIGN) * mean.abs()
+            usable = one_sign & (mean.abs() > tiny) & (kept * mean >= 0)
             factor = off / torch.where(usable, mean, torch.ones_like(mean))
             change = torch.where(usable[..., None, None], factor[..., None, None] * values.double(), change)
         scale = units.scale.expand(*units.scale.shape[:2], x.shape[2], *units.scale.shape[3:])[:, :, k]

@@ -22,6 +22,7 @@ RADIUS = 6_371_000.0  # m
 MOST_ROWS = 361
 POLE = 89.999  # rows at a pole are taken beside it, where east and north are
 EXACT = 1e-9  # what rounding may leave of an integral that is 0
+NEAR = 1e-2  # degrees by which latitudes may miss the Gaussian ones: files keep them in single precision, or 3 decimals
 
 
 class WindHarmonics:
@@ -39,7 +40,7 @@ class WindHarmonics:
             EarthSSLError: If the grid is not global, is finer than half a degree, or has latitudes that no rule is
                 exact on.
         """
-        lat, columns = np.clip(grid.lat, -POLE, POLE), grid.shape[1]
+        lat, columns = _snapped(np.clip(grid.lat, -POLE, POLE)), grid.shape[1]
         steps = np.diff(grid.lon)
         if not grid.periodic or not _reaches_poles(grid):
             raise _unfit(grid, "the whole globe", "a region")
@@ -111,6 +112,14 @@ def _reaches_poles(grid: LatLonGrid) -> bool:
     """Return whether the rows go on to both poles: the next one would lie on or beyond them."""
     step = -np.diff(grid.lat)
     return bool(grid.lat[0] + step[0] > 90 - 1e-6 and grid.lat[-1] - step[-1] < -90 + 1e-6)
+
+
+def _snapped(lat: np.ndarray) -> np.ndarray:
+    """Return Gaussian latitudes where these are such but for rounding; these otherwise."""
+    if not 1 < len(lat) <= MOST_ROWS:
+        return lat
+    gaussian = np.rad2deg(np.arcsin(np.polynomial.legendre.leggauss(len(lat))[0]))[::-1]
+    return gaussian if np.abs(lat - gaussian).max() < NEAR else lat
 
 
 def _quadrature(sine: np.ndarray) -> tuple[np.ndarray, int]:

@@ -32,6 +32,7 @@ from ..data.loaders import TrainLoader
 from ..data.loading import Loading
 from ..data.mixture import DataSet, SetConfig, weights_of
 from ..data.windows import Windows
+from ..fields.normalisation import Statistics
 from ..model.encoder import ENCODINGS, SIZES, EncoderConfig
 from ..runtime.distributed import is_one_of_several, rank, started_outside
 from ..runtime.launch import launch
@@ -432,13 +433,18 @@ def _run_record(
     }
 
 
-def load_objectives(folder: Path, tasks: dict[str, type[ObjectiveConfig]]) -> tuple[Any, Multitask]:
-    """Return the encoder (with record) and the trained objectives of a checkpoint, to rebuild fields with."""
+def load_objectives(
+    folder: Path, tasks: dict[str, type[ObjectiveConfig]], statistics: Statistics | None = None
+) -> tuple[Any, Multitask]:
+    """Return the encoder (with record) and the trained objectives of a checkpoint, to rebuild fields with.
+
+    Constraints have the units of the statistics by which fields are normalised; None: by the checkpoint's.
+    """
     encoder, record = read(folder)
     settings = parse_objectives(record.config["objectives"], tasks)
     shared = build(MultitaskConfig, record.config.get("multitask", {}), "multitask")
     constraints = [build(ConstraintConfig, own, "constraints") for own in record.config.get("constraints", [])]
-    held = _constraints(constraints, record.variables, record.grid, record.statistics)
+    held = _constraints(constraints, record.variables, record.grid, statistics or record.statistics)
     objectives = build_objectives(settings, Context(encoder, record.variables, record.grid, held), shared)
     read_heads(folder, objectives)
     return encoder.eval(), objectives.eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from earthssl.look.rebuilt import Decoders
 from earthssl.pretext import TASKS
 from earthssl.ssl.checkpoint.read import read_record
 from earthssl.ssl.common.errors import EarthSSLError
+from earthssl.ssl.model.encoder import EncoderConfig
 from earthssl.ssl.store.store import Store
-from earthssl.ssl.training.pretrain import load_objectives
+from earthssl.ssl.training.pretrain import load_objectives, pretrain
 
 
 def decoders(store: Path, run: Path) -> Decoders:
@@ -71,6 +73,22 @@ def test_forecasts_are_those_of_the_head_at_the_lead(
     ):
         with pytest.raises(EarthSSLError, match=said):
             made.show(**{"name": "lead_time", "variable": "u10", "step": 50, "lead": 3, **how})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("window", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_forecasts_are_held_in_the_units_of_the_month_that_is_forecast(
+    window: int, small_store: Path, small_config: Callable[..., Any], tmp_path: Path
+) -> None:
+    """SST clamped at 295 K: never below it in any calendar month, and at it in all; one step alone has no spacing."""
+    bound = {"kind": "bounded", "variables": ["sst"], "lower": 295.0, "how": "hard"}
+    tasks = {"lead_time": {"leads": [1, 3]}}
+    config = small_config(tmp_path / "run", tasks, constraints=[bound], steps=2, warmup_steps=1, val_every=2)
+    pretrain(replace(config, encoder=EncoderConfig("nano", window, (1, 2, 3))), TASKS)
+    made = decoders(small_store, tmp_path / "run")
+    for step in range(240, 252):
+        found = made.show("lead_time", "sst", step, lead=3)
+        usual = made.store.statistics.denormalise(np.zeros((1, *made.store.shape[1:])), made.store.times[[step + 3]])
+        assert np.nanmin(found.made + usual[0, 0]) == pytest.approx(295, abs=1e-3)
 
 
 def test_a_store_without_all_variables_has_nothing_to_show(small_data: Any, small_run: Path, tmp_path: Path) -> None:

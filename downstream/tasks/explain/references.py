@@ -21,6 +21,7 @@ from ..enso.state_labels import SEASON, StateLabels
 from .index_function import TokenHead, fit_head
 
 MOST_NUMBERS = 3e8  # of the raw input of all training samples
+BLOCK_NUMBERS = 1e6  # of raw input that are correlated at once
 MECHANISM = ("t_e", "h_w", "wind", "t_squared")  # what drives the oscillator: SST, thermocline, wind bursts
 
 
@@ -51,7 +52,21 @@ def linear_map(store: Store, labels: StateLabels, lead: int, length: int) -> tup
     head = fit_head([Pooled("", "all cells", 0, x)], rows, labels, lead, lambda _, b: (b.reshape(shape), 0.0))
     month, every = labels.enso.month[train], np.ones(len(train), dtype=bool)
     y = monthly_anomaly(labels.season[train + lead], month, every)
-    return head, pearson(monthly_anomaly(x[: len(train)], month, every), y[:, None], axis=0).reshape(shape)
+    return head, correlations(x[: len(train)], y, month).reshape(shape)
+
+
+def correlations(x: np.ndarray, y: np.ndarray, month: np.ndarray) -> np.ndarray:
+    """Return the correlation of each column's monthly anomaly with y, (column,), some columns at a time.
+
+    Args:
+        x: Shape (time, column).
+        y: Monthly anomaly, (time,).
+        month: Calendar month of each time.
+    """
+    every = np.ones(len(x), dtype=bool)
+    step = max(1, int(BLOCK_NUMBERS) // max(1, len(x)))  # it takes a dozen copies in double precision
+    blocks = (x[:, first : first + step] for first in range(0, x.shape[1], step))
+    return np.concatenate([pearson(monthly_anomaly(block, month, every), y[:, None], axis=0) for block in blocks])
 
 
 def random_maps(samples: int, shape: tuple[int, ...], seed: int) -> Tensor:

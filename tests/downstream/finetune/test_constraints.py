@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,10 @@ import xarray as xr
 from earthssl.cli.main import main
 from earthssl.downstream.finetune.config import FinetuningConfig
 from earthssl.downstream.finetune.finetune import finetune
-from earthssl.downstream.finetune.predictor import load_finetuned
+from earthssl.downstream.finetune.head import TaskHead
+from earthssl.downstream.finetune.predictor import FinetunedEncoder, checked_shape, load_finetuned
+from earthssl.downstream.finetune.samples import Base
+from earthssl.downstream.finetune.save import constraints_of
 from earthssl.downstream.training.label_constraints import LabelConstraints
 from earthssl.ssl.checkpoint.verify import verify
 from earthssl.ssl.common.errors import EarthSSLError
@@ -60,6 +64,58 @@ def test_fields_keep_a_total_over_the_cells_that_were_observed() -> None:
     torch.testing.assert_close((rain * weight).sum((1, 2)) / weight.sum(), torch.full((5,), 4.0, dtype=torch.float64))
 
 
+def test_cells_whose_climatology_is_0_were_observed() -> None:
+    """Sea ice in 4 of 18 rows: the area mean is that of the globe, and ice below 0 is found where there is none."""
+    grid, base = LatLonGrid(np.arange(85, -90, -10.0), np.arange(0, 360, 10.0)), np.zeros((12, 18, 36))
+    base[:, :4] = 0.8
+    base[:, -1] = np.nan
+    samples: Any = SimpleNamespace(
+        kind="field", base=Base(True, base, np.array([0.1])), labels=SimpleNamespace(names=["ice"], units=["1"])
+    )
+    kept = ConstraintConfig("integral", "hard", variables=["ice"], total=0.05)
+    own = constraints_of([kept], samples, grid)
+    assert own is not None
+    usual = torch.from_numpy(np.nan_to_num(base[:2]))
+    ice = own.hold(torch.zeros(2, 18, 36, dtype=torch.float64), usual)[0].numpy() * 0.1 + usual.numpy()
+    area = grid.area[:-1]
+    np.testing.assert_allclose((ice[:, :-1] * area).sum((1, 2)) / area.sum(), 0.05, rtol=1e-6)
+    assert own.violations(ice)["integral_ice"] < 1e-6
+    own = constraints_of([ConstraintConfig("non_negative", "report", variables=["ice"])], samples, grid)
+    assert own is not None
+    below = np.where(np.arange(18)[:, None] < 4, 0.8, -1.0) * np.ones((1, 18, 36))
+    assert own.violations(below)["non_negative_ice"] == pytest.approx(grid.area[4:-1].sum() / area.sum(), rel=1e-6)
+
+
+def test_heads_keep_which_cells_were_observed() -> None:
+    """Through their weights; those of older checkpoints have no such mask, and load as they did."""
+    base = np.array([[[0.0, np.nan], [1.0, 2.0]]])
+    shape = {"kind": "field", "pooling": "patch", "outputs": 2, "features": 3, "near": 0, "pcs": None, "scale": 1,
+             "base": [1, 2, 2], "monthly": False, "lead": 1}  # fmt: skip
+    head, older = TaskHead({**shape, "known": True}), TaskHead(shape)
+    for one in (head, older):
+        one.set_base(Base(False, base, np.ones(1)))
+    weights = head.state_dict()
+    again = TaskHead(checked_shape({**shape, "known": True}, weights))
+    again.load_state_dict(weights)
+    assert again.observed().tolist() == [[True, False], [True, True]]  # type: ignore[union-attr]
+    assert older.observed() is None
+    assert set(weights) - set(older.state_dict()) == {"known"}
+    with pytest.raises(ValueError, match=r"known: expected shape \(2, 2\), got None"):
+        checked_shape({**shape, "known": True}, older.state_dict())
+
+
+def test_what_is_not_finite_before_the_layers_is_left_out() -> None:
+    """Of two constraints on what overflowed, one can say nothing of it: the other keeps its own words."""
+    own = made("field", {"kind": "bounded", "variables": ["rain"], "lower": 0.0, "how": "hard"},
+               {"kind": "integral", "variables": ["rain"], "total": 4.0, "how": "hard"})  # fmt: skip
+    raw, after = np.full((2, 3, 4), 5.0), np.full((2, 3, 4), 4.0)
+    raw[0, 1] = 1e308
+    said = FinetunedEncoder._violations(SimpleNamespace(constraints=own), [after], [raw])  # type: ignore[arg-type]
+    assert said == {
+        "violation_bounded_rain": "0 mm (clamp), before the layers 0", "violation_integral_rain": "0 mm (scale)",
+    }  # fmt: skip
+
+
 def test_energy_of_a_field_is_the_labels() -> None:
     own = made("field", {"kind": "energy", "variables": ["rain"]})
     truth = np.random.default_rng(0).normal(3, 2, (5, 3, 4))
@@ -73,6 +129,7 @@ def test_a_tuned_network_keeps_its_layers(
 ) -> None:
     """Fields of rain that are never negative: in the run's predictions, its table, and what the folder predicts."""
     rain = (small_data["u10"] * 2).clip(min=0).rename("rain").assign_attrs(units="mm")
+    rain[:, -2:] = 0  # a desert: observed all the same
     rain.to_dataset().to_netcdf(tmp_path / "rain.nc")
     settings = [{"kind": "non_negative", "variables": ["rain"], "how": "hard"},
                 {"kind": "energy", "variables": ["rain"], "weight": 0.01}]  # fmt: skip
@@ -92,7 +149,10 @@ def test_a_tuned_network_keeps_its_layers(
     assert table["saved network, before its layers", "non_negative_rain"] > 0
     assert table["pretrained [linear probe]", "non_negative_rain"] > 0
     assert table["climatology", "energy_rain"] > table["labels", "energy_rain"] == 0
-    again = load_finetuned(folder).predict(small_data)
+    loaded = load_finetuned(folder)
+    assert loaded.constraints is not None
+    assert bool((loaded.constraints.area > 0).all())
+    again = loaded.predict(small_data)
     assert float(again.min()) >= 0
     np.testing.assert_allclose(again.sel(time=run["time"]), run["predicted"], rtol=1e-4, atol=1e-5)
     assert again.attrs["violation_non_negative_rain"].startswith("0 mm (softplus), before the layers 0.")
@@ -133,14 +193,15 @@ def test_numbers_at_places_keep_theirs_too(
     [
         ("[{kind: non_negative, variables: [windd]}]", "Did you mean 'wind'"),
         ("[{kind: non_negative, variables: [wind], how: hardd}]", "Did you mean 'hard'"),
-        ("[{kind: divergence, u: u10, v: v10}]", "expected predicted variables (wind), got 'u10'"),
+        ("[{kind: divergence, u: u10, v: v10}]", "predicted variables: expected one of wind, got 'u10'"),
         ("[{kind: energy, variables: [wind]}]", "expected fields, got numbers"),
         ("[{kind: integral, variables: [wind], total: 3}]", "expected fields, got numbers"),
         ("[{kind: bounded, variables: [wind], lower: 3, upper: 3}]", "lower below upper"),
         ("[{kind: bounded, variables: [wind], lower: 0, sharpnes: 3}]", "Did you mean 'sharpness'"),
         ("[{kind: bounded, variables: [wind], lower: 0, sharpness: 3}]", "got sharpness; leave it out"),
         ("[{kind: bounded, variables: [wind], lower: .inf}]", "a bound at least"),
-        ("[{kind: non_negative, variables: [wind], weight: 0}]", "a weight above 0"),
+        ("[{kind: non_negative, variables: [wind], weight: 0}]", "non_negative.weight: expected weight in (0, inf)"),
+        ("[{kind: non_negative, variables: [wind], weight: 2, how: report}]", "a weight with how penalty only"),
         ("[{variables: [wind]}]", "kind"),
     ],
 )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from earthssl.downstream.training.from_scratch import ScratchConfig, learn
+from earthssl.ssl.common.errors import EarthSSLError
 from torch import nn
 
 
@@ -26,3 +27,8 @@ def test_a_refit_of_fewer_steps_ends_at_100_percent(capsys: pytest.CaptureFixtur
     for label in ("scratch 0, select", "scratch 0, refit"):
         line = next(line for line in told.splitlines() if line.startswith(label))
         assert "100%" in line, line
+
+
+def test_looks_beyond_the_steps_are_refused_by_both_names() -> None:
+    with pytest.raises(EarthSSLError, match="check_every ≤ steps, got check_every 1000 and steps 400"):
+        ScratchConfig(check_every=1000)

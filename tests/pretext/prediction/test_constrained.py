@@ -142,10 +142,49 @@ def test_masked_windows_see_what_was_observed_beside_what_was_rebuilt(batch: Bat
     assert sst[made].min() > 289 - 1e-3
 
 
+def test_hidden_tokens_that_are_not_rebuilt_hold_no_truth(batch: Batch, small_store: Path) -> None:
+    """With part of them to rebuild in training, all are, where a constraint acts; measures change nothing."""
+    batch, half = batch.cut(0, 3), MaskingConfig(decoder_width=32, rebuild=0.5)
+    asked: list[int] = []
+    for how in ("penalty", "hard", "report", None):
+        own = None if how is None else held(small_store, {**WIND, "how": how})
+        encoder, task = objective(half, batch, own)
+        task.train()
+        rebuild = task.rebuild
+        task.rebuild = lambda *given, made=rebuild: (asked.append(given[2].hidden.shape[1]), made(*given))[1]
+        outcome = task(encoder, batch)
+        if how in ("penalty", "hard"):
+            whole = objective(replace(half, rebuild=1.0), batch, own)[1].train()(encoder, batch)
+            assert torch.equal(outcome.loss, whole.loss)
+        elif how == "report":
+            measured, terms = outcome, outcome.terms
+    assert torch.equal(measured.loss, outcome.loss)
+    assert set(terms) == set(outcome.terms)  # nothing is said of fields that hold the truth
+    assert asked[0] == asked[1] == 2 * asked[2] == 2 * asked[3]
+
+
 def test_what_no_task_can_hold_is_refused(batch: Batch, small_store: Path) -> None:
     encoder, task = objective(MaskingConfig(decoder_width=32), batch, held(small_store, MEAN))
     with pytest.raises(EarthSSLError, match="which only forecasts have"):
         task(encoder, batch.cut(0, 3))
+
+
+@pytest.mark.parametrize("config", [LeadTimeConfig(leads=[1, 3], draw="all"), StochasticLeadTimeConfig(leads=[1, 3])])
+def test_times_can_be_given(config: Any, batch: Batch, small_store: Path) -> None:
+    """A window of one step tells no spacing; given times are what the constraints hold in."""
+    constraints = held(small_store, WARM)
+    torch.manual_seed(0)
+    encoder = EncoderConfig("nano", 1, PATCH).build(batch.variables).eval()
+    task: Any = config.build(Context(encoder, batch.variables, batch.grid, constraints)).eval()
+    picks, cut = task.picks(batch), batch.cut(0, 1)
+    truth = task.truth(batch, picks)
+    with torch.no_grad():
+        known = task.predict(encoder, batch, picks)
+        with pytest.raises(EarthSSLError, match="got one; give the times"):
+            task.predict(encoder, cut, picks)
+        assert torch.equal(task.predict(encoder, cut, picks, times=truth.times), known)
+        half_a_year = truth.times + 182 * 86400
+        assert not torch.equal(task.predict(encoder, cut, picks, times=half_a_year), known)
 
 
 def test_a_run_says_by_how_much_and_its_checkpoint_goes_on_with_it(
@@ -182,7 +221,7 @@ def test_a_run_says_by_how_much_and_its_checkpoint_goes_on_with_it(
         ("[{kind: bounded, variables: [sst], lower: 300, uper: 310}]", "Did you mean 'upper'"),
         ("[{kind: bounded, variables: [sst], lower: 310, upper: 300}]", "lower below upper"),
         ("[{kind: non_negative, variables: [ssst]}]", "Did you mean 'sst'"),
-        ("[{kind: non_negative, variables: [sst], weight: -1}]", "a weight above 0"),
+        ("[{kind: non_negative, variables: [sst], weight: -1}]", "non_negative.weight: expected weight in (0, inf)"),
         ("[{kind: integral, variables: [sst]}]", "which only forecasts have"),
         ("[{kind: energy, variables: [sst, u10]}]", "of one unit"),
         ("{kind: energy}", "expected a list"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from earthssl.pretext.prediction.lead_time import DampedPersistence, LeadTime, LeadTimeConfig, OwnPast, Persistence
+from earthssl.pretext.prediction.lead_time import (
+    DampedPersistence,
+    LeadTime,
+    LeadTimeConfig,
+    OwnPast,
+    Persistence,
+    later,
+)
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.common.randomness import fold
 from earthssl.ssl.fields.batch import Batch, from_fields
@@ -200,3 +208,34 @@ def test_what_does_not_fit_is_refused(batch: Batch) -> None:
     _, task = make(batch.grid, LeadTimeConfig(leads=[4]))
     with pytest.raises(EarthSSLError, match="expected a window inside"):
         task(make(batch.grid, LeadTimeConfig(leads=[4]))[0], batch.cut(0, 1))
+
+
+def seconds(times: np.ndarray) -> torch.Tensor:
+    """Return one sample's times, seconds since 1970, (1, step)."""
+    return torch.from_numpy(times.astype("datetime64[s]").astype(np.int64))[None]
+
+
+@pytest.mark.parametrize("within", [0, 14, 30])
+def test_months_ahead_are_counted_in_months(within: int) -> None:
+    """From every month, over every lead: the month that is forecast, stamped at its start, middle or end."""
+    leads = np.array([1, 2, 3, 6, 12, 25])
+    for start, window in itertools.product(range(24), (2, 3, 12)):
+        months = np.datetime64("2003-01") + start + np.arange(window + 25)
+        ends = (months + 1).astype("datetime64[D]") - np.timedelta64(1, "D")
+        times = seconds(np.minimum(months.astype("datetime64[D]") + within, ends))
+        found = later(times[:, :1], times[:, 1:2], times[:, window - 1 : window], torch.from_numpy(leads)[None])
+        made = found.numpy().ravel().astype("datetime64[s]")
+        assert made.astype("datetime64[M]").tolist() == months[window - 1 + leads].tolist()
+        if within < 28:
+            assert torch.equal(found.ravel(), times[0, window - 1 + leads])
+
+
+@pytest.mark.parametrize(
+    ("first", "step", "reached"),
+    [("01-31", 1, "2001-02-04"), ("01-31", 5, "2001-02-20"), ("01-01", 28, "2001-04-23"), ("01-31", 365, "2005-01-31")],
+)
+def test_other_steps_are_added_up(first: str, step: int, reached: str) -> None:
+    """Three days, pentads, or four weeks within a month after the second time; years are twelve months."""
+    times = seconds(np.datetime64(f"2001-{first}") + step * np.arange(2))
+    found = later(times[:, :1], times[:, 1:], times[:, 1:], torch.tensor([[3]]))
+    assert np.array_equal(found.numpy().ravel(), seconds(np.array([reached], "datetime64[D]")).numpy().ravel())

@@ -115,6 +115,31 @@ def test_a_rescaled_field_has_the_total(form: str, name: str, total: float) -> N
         np.testing.assert_allclose(added, added.mean((-1, -2), keepdims=True) * np.ones_like(added), rtol=1e-3)
 
 
+def test_fields_of_both_signs_are_shifted_and_those_of_one_are_scaled() -> None:
+    """A good forecast of a wind, whose mean is near 0, stays one; a sample that blows one way all over is scaled."""
+    own = constraints({"kind": "integral", "variables": ["v500"], "how": "hard"})
+    units, area = own.units(TIMES), torch.from_numpy(GRID.area)
+    before, last = (units.values(fields(seed))[:, :, 3].double() for seed in (0, 1))
+    before[0], last[0] = before[0].abs() + 1, last[0].abs() + 1  # all northward
+    kept = area_mean(last[:, :1], area)
+    before[1:] += (0.02 * kept[1:] - area_mean(before[1:], area))[..., None, None]  # a factor would be 50
+    x, start = fields(), fields()[:, :1]
+    x[:, :, 3] = ((before - units.offset[:, :, 3]) / units.scale[:, :, 3]).float()
+    start[:, :, 3] = ((last - units.offset[:, :, 3]) / units.scale[:, :, 3])[:, :1].float()
+    scene = own.scene(TIMES, start=(start, torch.ones_like(start, dtype=torch.bool), TIMES[:, :1]))
+    after = units.values(own.hold(x, scene, False).values)[:, :, 3].double()
+    torch.testing.assert_close(area_mean(after, area), kept.expand(3, 2), atol=1e-4, rtol=1e-5)
+    factor = (kept / area_mean(before, area))[0, :, None, None]
+    torch.testing.assert_close(after[0], factor * before[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(after[1:], before[1:] + 0.98 * kept[1:, :, None, None], atol=1e-4, rtol=1e-4)
+    # a rounding's worth of the other sign is none: rain of a softplus
+    rain = constraints({"kind": "integral", "variables": ["tp"], "how": "hard", "total": 2e-3})
+    wet = fields().abs()
+    wet[:, :, 0, 0, 0] = rain.units(TIMES).standard(-1e-8, 0)[:, :, 0, 0]
+    grown = in_units(rain.hold(wet, rain.scene(TIMES), False).values)[:, :, 0] / in_units(wet)[:, :, 0]
+    np.testing.assert_allclose(grown[..., 1:, 1:], grown[..., 1:2, 1:2] * np.ones_like(grown[..., 1:, 1:]), rtol=1e-3)
+
+
 def test_the_total_of_the_last_step_is_kept_over_the_cells_that_both_hold() -> None:
     """Cells that were missing then, or are never known (land), count on neither side."""
     own = constraints({"kind": "integral", "variables": ["z500"], "how": "hard"}, land=True)
@@ -221,7 +246,20 @@ def test_means_by_area_leave_out_what_has_no_weight() -> None:
         ({"kind": "divergence", "u": "v500", "v": "u500"}, "the component u of a wind, got 'v500'"),
         ({"kind": "divergence", "u": "u500", "v": "v850"}, "two components of one wind, u500 and v500"),
         ({"kind": "non_negative", "variables": ["tpp"]}, "Did you mean 'tp'"),
-        ({"kind": "non_negative", "variables": ["tp"], "weight": -1}, "a weight above 0, got -1"),
+        (
+            {"kind": "non_negative", "variables": ["tp"], "weight": -1},
+            r"non_negative\.weight: expected weight in \(0, inf\)",
+        ),
+        (
+            {"kind": "non_negative", "variables": ["tp"], "weight": 2, "how": "hard"},
+            "a weight with how penalty only, got 2",
+        ),
+        (
+            {"kind": "energy", "u": "u500", "v": "v500", "weight": 2, "how": "report"},
+            "penalty only, got 2.* with report",
+        ),
+        ({"kind": "non_negative", "variables": ["tp"], "sharpness": 9}, "a sharpness with how hard only.* got 9"),
+        ({"kind": "non_negative", "variables": ["tp"], "how": "hard", "sharpness": float("inf")}, "sharpness in"),
         ({"kind": "bounded", "variables": ["tp"], "lower": 2, "upper": 1}, "lower below upper, got 2"),
         ({"kind": "bounded", "variables": ["tp"]}, "a bound at least"),
         ({"kind": "bounded", "variables": ["tp"], "lower": 0, "how": "hard", "form": "sigmoid"}, "give both"),

@@ -109,6 +109,20 @@ def test_single_precision_has_a_stated_tolerance(dtype: torch.dtype, rounding: f
     assert max(float((a - b).abs().max()) for a, b in zip(once, twice, strict=True)) < rounding
 
 
+@pytest.mark.parametrize("rows", [32, 96])
+@pytest.mark.parametrize("kept", ["exact", "single precision", "3 decimals"])
+def test_rounded_gaussian_latitudes_keep_the_truncation(rows: int, kept: str) -> None:
+    """As files hold them; evenly spaced ones are not taken for them."""
+    lat = np.rad2deg(np.arcsin(np.polynomial.legendre.leggauss(rows)[0]))[::-1]
+    lat = {"exact": lat, "single precision": lat.astype("f4").astype(float), "3 decimals": lat.round(3)}[kept]
+    lon = np.arange(2 * rows) * 180 / rows
+    found = WindHarmonics(LatLonGrid(lat, lon))
+    assert found.truncation == rows - 1
+    np.testing.assert_allclose(found.weight, np.polynomial.legendre.leggauss(rows)[1] / 2, atol=1e-9)
+    even = LatLonGrid(np.linspace(90 - 90 / rows, 90 / rows - 90, rows), lon)
+    assert WindHarmonics(even).truncation == (rows - 1) // 2
+
+
 @pytest.mark.parametrize(
     ("grid", "why"),
     [
