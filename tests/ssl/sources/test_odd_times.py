@@ -346,6 +346,8 @@ def test_climatenets_names_are_times_of_three_hourly_parts_from_01(name: str, ex
     else:
         with pytest.raises(EarthSSLError, match=f"a.nc: .*{expected}" if "date" not in expected else expected):
             open_source("files", path=str(tmp_path / "a.nc"))
+
+
 # bounds, and counts of months
 
 MONTHS = np.arange("1980-01", "1982-02", dtype="datetime64[M]").astype("datetime64[ns]")
