@@ -95,17 +95,9 @@ def _table(entries: list[dict[str, Any]]) -> str:
     from ..ssl.hub.registry_index import standing
 
     head = (
-        "name",
-        "MB",
-        "variables",
-        "grid",
-        "step",
-        "licence",
-        "better/undecided/worse",
-        "scores",
-        "summary",
+        "name", "MB", "variables", "grid", "step", "licence", "better/undecided/worse", "scores", "summary",
         "manifest SHA-256",
-    )
+    )  # fmt: skip
     rows: list[tuple[str, ...]] = [head]
     for entry in entries:
         scores = "; ".join(headline(table) for table in entry["scores"])

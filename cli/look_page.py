@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..downstream.results.page import LOOK_PLACE, link_look
-from ..ssl.common.errors import EarthSSLError
+from ..ssl.common.errors import EarthSSLError, in_a_line
 
 if TYPE_CHECKING:
     from ..look.states import States
@@ -77,7 +77,7 @@ def _stamp(file: Path) -> tuple[int, int] | None:
 
 
 def _in_a_line(error: Exception) -> str:
-    words = " ".join(str(error).split())
+    words = in_a_line(error, None)
     return words if isinstance(error, EarthSSLError) else f"{type(error).__name__}: {words}"
 
 

@@ -5,6 +5,7 @@ Lewis & Gale 1994 (uncertainty); Sener & Savarese 2018, arXiv 1708.00489 (core s
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,8 +57,7 @@ def propose(
     if strategy not in STRATEGIES:
         raise EarthSSLError(f"strategy: expected {', '.join(STRATEGIES)}, got '{strategy}'")
     free = np.ones(len(features), bool) if allowed is None else allowed.copy()
-    for k in labelled:
-        free[np.abs(days - days[k]) < max(apart_days, 1e-9)] = False
+    _take_from(free, days, labelled, apart_days)
     scaled = features / (features.std(axis=0) + 1e-12)
     entropy = None
     if strategy != "core" and len(np.unique(labels)) > 1:
@@ -70,7 +70,7 @@ def propose(
         score = far if core or entropy is None else entropy
         k = int(np.where(free, score, -np.inf).argmax())
         found.append(k)
-        free[np.abs(days - days[k]) < max(apart_days, 1e-9)] = False
+        _take_from(free, days, [k], apart_days)
         distance = np.square(scaled - scaled[k]).sum(axis=1)
         far = distance if not len(labelled) and len(found) == 1 else np.minimum(far, distance)
     return found
@@ -91,14 +91,19 @@ def at_random(
         chooser: Draws them.
     """
     free = allowed.copy()
-    for k in labelled:
-        free[np.abs(days - days[k]) < max(apart_days, 1e-9)] = False
+    _take_from(free, days, labelled, apart_days)
     found: list[int] = []
     while len(found) < count and free.any():
         k = int(chooser.choice(np.flatnonzero(free)))
         found.append(k)
-        free[np.abs(days - days[k]) < max(apart_days, 1e-9)] = False
+        _take_from(free, days, [k], apart_days)
     return found
+
+
+def _take_from(free: np.ndarray, days: np.ndarray, taken: Iterable[int], apart_days: float) -> None:
+    """Unmark, in place, the states that lie nearer than `apart_days` to those taken, and these."""
+    for k in taken:
+        free[np.abs(days - days[k]) < max(apart_days, 1e-9)] = False
 
 
 def _distance(features: np.ndarray, labelled: np.ndarray) -> np.ndarray:

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from ...ssl.common.errors import EarthSSLError
+from ...ssl.fields.splits import FIRST_YEAR, LAST_YEAR
 
 LAT, LON = "lat", "lon"
-FIRST_YEAR, LAST_YEAR = 1678, 2261  # datetime64[ns] wraps round in silence outside
 ISO = re.compile(r"\d{4}(-\d{2}(-\d{2}([T ]\d{2}(:\d{2}(:\d{2}(\.\d+)?)?)?)?)?)?(Z|[+-]\d{2}:?\d{2})?$")
 NO_VALUE = {"", "nan", "na", "n/a", "#n/a", "<na>", "nat", "null", "none", "missing", "-", "--", "---", ".", "?", "*"}
 SPELLINGS = {"latitude": LAT, "longitude": LON, "lat": LAT, "lon": LON, "long": LON}

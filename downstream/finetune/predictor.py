@@ -45,9 +45,9 @@ class FinetunedEncoder:
         self.record = record
         settings = [build(ConstraintConfig, own, "constraints") for own in self.task.get("constraints", [])]
         names, units = ([str(one[key]) for one in self.task["targets"]] for key in ("name", "units"))
-        base, scale = head.base.numpy(), head.scale.numpy()
+        scale = head.scale.numpy()
         self.constraints = (
-            LabelConstraints(settings, head.kind, names, units, base, scale, record.grid, head.observed())
+            LabelConstraints(settings, head.kind, names, units, scale, record.grid, head.observed())
             if settings
             else None
         )

@@ -221,7 +221,7 @@ def constraints_of(
         return None
     labels, base = samples.labels, samples.base
     known = base.known if samples.kind == "field" else None
-    return LabelConstraints(settings, samples.kind, labels.names, labels.units, base.values, base.scale, grid, known)
+    return LabelConstraints(settings, samples.kind, labels.names, labels.units, base.scale, grid, known)
 
 
 def violation_table(problem: Problem, rows: Sequence[Row], chosen: Tuned) -> dict[str, pd.DataFrame]:

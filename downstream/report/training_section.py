@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 import yaml
 
-from ...ssl.common.errors import EarthSSLError
+from ...ssl.common.errors import EarthSSLError, in_a_line
 from ...ssl.fields.grid import LatLonGrid
 from ...ssl.store.store import Store
 from ..results.maps import Maps
@@ -196,9 +196,8 @@ def _read_example(file: Path) -> xr.Dataset:
         with xr.open_dataset(file) as opened:
             return opened[["truth", "shown", "rebuilt"]].transpose("variable", "time", "lat", "lon").load()
     except (KeyError, ValueError, OSError) as error:
-        words = " ".join(str(error).split())
         raise EarthSSLError(
-            f"{file}: expected truth, shown and rebuilt fields ({words}); remove it or run anew"
+            f"{file}: expected truth, shown and rebuilt fields ({in_a_line(error, None)}); remove it or run anew"
         ) from None
 
 

@@ -14,7 +14,7 @@ import xarray as xr
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from ...ssl.common.errors import EarthSSLError
+from ...ssl.common.errors import EarthSSLError, in_a_line
 from ...ssl.fields.grid import LatLonGrid
 
 MISSING = -32768
@@ -103,7 +103,7 @@ class Maps:
                 whole, classes = bool(data.attrs.get("whole", 1)), bool(data.attrs.get("classes", 0))
             return cls(dict(zip(names, values, strict=True)), grid, ends, units, whole, classes)
         except (OSError, KeyError, ValueError) as error:
-            words = " ".join(str(error).split())[:200]
+            words = in_a_line(error, 200)
             raise EarthSSLError(
                 f"{file}: expected the maps of a picture ({words}); remove it, or make it anew"
             ) from None

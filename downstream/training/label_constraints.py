@@ -16,16 +16,15 @@ from ...ssl.fields.grid import LatLonGrid
 
 
 class LabelConstraints:
-    """Constraints beside the climatology and scale that give a head's departures their units.
+    """Constraints beside the scale that gives a head's departures their units; the climatology comes with the samples.
 
     Args:
         settings: The constraints.
         kind: Of the labels: regression or field.
         names, units: Of the targets.
-        base: Climatology of the labels, (group, target) or (group, row, column); NaN or 0 in cells never observed.
         scale: Standard deviation of the departures, of each target.
         grid: Of the fields.
-        known: Cells ever observed, (row, column); None, of heads that kept none: where the climatology is not 0.
+        known: Cells ever observed, (row, column); None: all.
 
     Raises:
         EarthSSLError: If constraints and labels do not fit together.
@@ -37,7 +36,6 @@ class LabelConstraints:
         kind: str,
         names: Sequence[str],
         units: Sequence[str],
-        base: np.ndarray,
         scale: np.ndarray,
         grid: LatLonGrid,
         known: np.ndarray | None = None,
@@ -51,10 +49,8 @@ class LabelConstraints:
         self.constraints = Constraints(settings, names, units, grid if self.fields else None)
         if self.constraints.needs_start:
             raise EarthSSLError("finetune.constraints, integral: expected total, the area mean to be kept, got none")
-        base = np.nan_to_num(np.asarray(base, np.float64))
-        if known is None:
-            known = (base != 0).any(0)
-        self.area = torch.from_numpy(grid.area * known if self.fields else np.ones((1, 1)))
+        seen = np.ones(grid.shape, bool) if known is None else known
+        self.area = torch.from_numpy(grid.area * seen if self.fields else np.ones((1, 1)))
 
     @property
     def trained(self) -> bool:

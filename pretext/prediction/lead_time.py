@@ -149,6 +149,13 @@ class LeadTime(Objective):
         values, valid, times = (x[rows, steps][:, None] for x in (batch.values, batch.valid, batch.times))
         return replace(batch, values=values, valid=valid, times=times, keys=batch.keys[rows])
 
+    def last(self, batch: Batch, picks: Int[Tensor, "batch asked"]) -> Batch:
+        """Return the last steps of the windows, each as often as it is asked for a lead, in the order of `truth`."""
+        one = batch.cut(self.window - 1, 1)
+        rows = torch.arange(len(batch), device=picks.device).repeat_interleave(picks.shape[1])
+        values, valid, times, keys = (x[rows] for x in (one.values, one.valid, one.times, one.keys))
+        return replace(one, values=values, valid=valid, times=times, keys=keys)
+
     def predict(
         self,
         encoder: Encoder,
@@ -190,13 +197,11 @@ class LeadTime(Objective):
         """
         if self.constraints is None:
             return guess, 0.0, {}
-        last = batch.cut(self.window - 1, 1)
-        rows = torch.arange(len(batch), device=picks.device).repeat_interleave(picks.shape[1])
-        times = self.times(batch, picks) if times is None else times
-        like = replace(last, values=last.values[rows], valid=last.valid[rows], times=times, keys=last.keys[rows])
+        last, times = self.last(batch, picks), self.times(batch, picks) if times is None else times
+        like = replace(last, times=times)
         fields = torch.nan_to_num(unpatchify(guess.float(), patchify(like, self.patch), self.patch))
         true, seen = (None, None) if truth is None else (truth.values, truth.valid)
-        scene = self.constraints.scene(times, true, seen, start=(like.values, like.valid, last.times[rows]))
+        scene = self.constraints.scene(times, true, seen, start=(last.values, last.valid, last.times))
         held = self.constraints.hold(fields, scene, self.training)
         return patchify(replace(like, values=held.values), self.patch).values, held.penalty, held.terms
 

@@ -200,25 +200,15 @@ class LinearResidual(LeadTime):
         self, encoder: Encoder, batch: Batch, picks: Int[Tensor, "batch asked"]
     ) -> Float[Tensor, "batch_asked token variable cell"]:
         """Return the predicted rest at the picked leads, in units of its spread."""
-        return self.raw(encoder, batch, picks)
+        return super().raw(encoder, batch, picks)
 
-    def predict(
-        self,
-        encoder: Encoder,
-        batch: Batch,
-        picks: Int[Tensor, "batch asked"],
-        times: Int[Tensor, "batch_asked 1"] | None = None,
+    def raw(
+        self, encoder: Encoder, batch: Batch, picks: Int[Tensor, "batch asked"]
     ) -> Float[Tensor, "batch_asked token variable cell"]:
-        """Return the predicted fields at the picked leads as patches: the linear forecast and the predicted rest.
-
-        They are held to nothing, so that the times they stand for change nothing.
-        """
-        del times
-        last = batch.cut(self.window - 1, 1)
-        rows = torch.arange(len(batch), device=picks.device).repeat_interleave(picks.shape[1])
-        valid, when, keys = (x[rows] for x in (last.valid, last.times, last.keys))
+        """Return the predicted fields at the picked leads as patches: the linear forecast and the predicted rest."""
+        last = self.last(batch, picks)
         base, scale = (
-            patchify(replace(last, values=x[:, None], valid=valid, times=when, keys=keys), self.patch).values
+            patchify(replace(last, values=x[:, None]), self.patch).values
             for x in (self.cue(batch, picks), self.spread[picks.flatten()])
         )
         return base + scale * self.guess(encoder, batch, picks)

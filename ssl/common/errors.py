@@ -13,6 +13,11 @@ class EarthSSLError(Exception):
     """
 
 
+def in_a_line(error: BaseException, most: int | None = 160) -> str:
+    """Return a library's words in one line, cut after `most` signs; the name of the error's kind if it has none."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Return " Did you mean 'x'?" for the valid name closest to `name`, or "" where none is close."""
     close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)

@@ -13,6 +13,7 @@ from ..common.errors import EarthSSLError, nearest
 
 PARTS = ("train", "val", "test")
 Block = tuple[np.datetime64, np.datetime64]
+FIRST_YEAR, LAST_YEAR = 1678, 2261  # whole years that datetime64[ns] holds; others wrap round in silence
 DAY = np.timedelta64(1, "D")
 MONTH_DAYS = 365.2425 / 12
 
@@ -43,6 +44,13 @@ class SplitsConfig:
         return Splits(**blocks, embargo_days=float(self.embargo_days))
 
 
+def held(first: np.datetime64, last: np.datetime64) -> bool:
+    """Return whether datetime64[ns] holds the years of two dates, and those between them."""
+    return bool(
+        min(first, last) >= np.datetime64(f"{FIRST_YEAR}") and max(first, last) < np.datetime64(f"{LAST_YEAR + 1}")
+    )
+
+
 def period(name: str, dates: Sequence[str | int]) -> Block:
     """Return the first and last instant (ns) of two dates, the end widened to the end of its day, month or year.
 
@@ -59,9 +67,8 @@ def period(name: str, dates: Sequence[str | int]) -> Block:
             raise ValueError("not a time")
     except (ValueError, TypeError) as error:
         raise EarthSSLError(f"{name}: expected two dates such as 1983-12, got {list(dates)} ({error})") from None
-    # datetime64[ns] wraps round in silence outside these years
-    if min(start, end) < np.datetime64("1678") or max(start, end) >= np.datetime64("2262"):
-        raise EarthSSLError(f"{name}: expected dates within 1678…2261, got {list(dates)}; choose others")
+    if not held(start, end):
+        raise EarthSSLError(f"{name}: expected dates within {FIRST_YEAR}…{LAST_YEAR}, got {list(dates)}; choose others")
     last = (end + 1).astype("datetime64[ns]") - np.timedelta64(1, "ns")
     first = start.astype("datetime64[ns]")
     if first > last:

@@ -9,13 +9,13 @@ import numpy as np
 import xarray as xr
 
 from ..common.errors import EarthSSLError
+from ..fields import splits
 from ..fields.normalisation import Statistics
 from ..fields.variables import anomaly_name, lookup
 
-Period = tuple[np.datetime64, np.datetime64]  # first and last instant, both included
+Period = splits.Block  # first and last instant, both included
 
 FEWEST_YEARS = 10  # of every calendar month, for a climatology of the data's own
-YEARS = range(1678, 2262)  # whole years that nanoseconds hold; others wrap round in silence
 
 
 def counterparts(wanted: Collection[str], there: Collection[str]) -> dict[str, str]:
@@ -37,12 +37,9 @@ def period(base: tuple[str | int, str | int] | None) -> Period | None:
     if base is None:
         return None
     try:
-        first, last = (np.datetime64(str(edge)) for edge in base)
-        if np.isnat(first) or np.isnat(last) or not {_year(first), _year(last)} <= set(YEARS) or first > last:
-            raise ValueError(f"not two dates in order, years {YEARS[0]} to {YEARS[-1]}")
-    except (ValueError, TypeError, OverflowError) as error:
+        return splits.period("base", tuple(base))
+    except (EarthSSLError, TypeError) as error:
         raise EarthSSLError(f"base: expected two dates such as 1982 and 2010, got {base!r} ({error})") from None
-    return first.astype("datetime64[ns]"), (last + 1).astype("datetime64[ns]") - np.timedelta64(1, "ns")
 
 
 def as_trained(
@@ -147,10 +144,6 @@ def _own_climatology(data: xr.DataArray, block: Period) -> np.ndarray | None:
             years[stamp % 12] += held & ~before
             last, seen = stamp, held | before
     return np.where(years >= FEWEST_YEARS, sums[0] / np.maximum(sums[1], 1), np.nan)
-
-
-def _year(date: np.datetime64) -> int:
-    return int(date.astype("datetime64[Y]").astype(np.int64)) + 1970
 
 
 def _months(times: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ..common.errors import EarthSSLError, nearest
+from ..common.errors import EarthSSLError, in_a_line, nearest
 from ..fields.splits import repeated_step
 from ..fields.variables import Variable, convert, lookup, resolve
 from .axes import canonical_axes, levels_left_out
@@ -147,7 +147,7 @@ def understanding(where: str) -> Iterator[None]:
     try:
         yield
     except (AttributeError, TypeError, ValueError, LookupError, ArithmeticError) as error:
-        text = " ".join(str(error).split())[:160] or type(error).__name__
+        text = in_a_line(error)
         raise EarthSSLError(
             f"{where}: cannot be understood ({text}); an attribute, an axis or a type of values is not what CF files "
             "hold: look at it with `ncdump -h`"
@@ -160,7 +160,7 @@ def reading(where: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, EOFError) as error:
-        text = " ".join(str(error).split())[:160] or type(error).__name__
+        text = in_a_line(error)
         raise EarthSSLError(
             f"{where}: cannot be read ({text}); the data are truncated, damaged or out of reach: fetch them again"
         ) from None

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ..common.errors import EarthSSLError
+from ..common.errors import EarthSSLError, in_a_line
 from ..fields.variables import Variable, lookup, resolve
 
 GRIDS = ("regular_ll", "regular_gg")
@@ -101,7 +101,7 @@ def _headers(path: Path, grib_filter: Mapping[str, Any]) -> list[Message]:
             if all(_same(_value(handle, key), value) for key, value in grib_filter.items()):
                 found.append(message)
     except Exception as error:  # eccodes has some forty kinds of its own, and is not always installed
-        text = " ".join(str(error).split())[:160] or type(error).__name__
+        text = in_a_line(error)
         raise EarthSSLError(f"{path}: is truncated or not GRIB ({text}); fetch it again") from None
     size, length = path.stat().st_size, sum(lengths.values())
     # headlines of bulletins between messages are shorter than these, and hold no mark of an end
@@ -274,7 +274,7 @@ def _opened(path: Path, first: Message, grib_filter: Mapping[str, Any], folder: 
     try:
         ds = xr.open_dataset(path, engine="cfgrib", backend_kwargs=how, decode_timedelta=False)
     except Exception as error:
-        text = " ".join(str(error).split())[:160] or type(error).__name__
+        text = in_a_line(error)
         raise EarthSSLError(
             f"{path}: '{first.raw}' cannot be made one field ({text}); choose with the option grib_filter, as in "
             f"grib_filter: {{typeOfLevel: {first['typeOfLevel']}}}"

@@ -14,7 +14,7 @@ import netCDF4
 import numpy as np
 import xarray as xr
 
-from ..common.errors import EarthSSLError, nearest
+from ..common.errors import EarthSSLError, in_a_line, nearest
 from ..fields.plausible import ImpossibleValueError
 from ..fields.variables import Variable, convert
 from .axes import canonical_axes
@@ -276,7 +276,7 @@ def check_whole(path: Path) -> None:
 
 
 def _unreadable(where: str, kind: str, error: Exception) -> EarthSSLError:
-    text = " ".join(str(error).split())[:160]
+    text = in_a_line(error)
     if "decode time" in text or "calendar" in text or "cftime" in text:
         return EarthSSLError(
             f"{where}: its times cannot be decoded ({text}); expected CF units such as 'days since 1800-01-01'"
@@ -319,7 +319,7 @@ def _together(
             joined, one_level = _level_by_level(joined, selection)
             return xr.merge(joined, join="exact", compat="override", combine_attrs="override"), one_level
     except (ValueError, xr.MergeError) as error:
-        text = " ".join(str(error).split())[:200]
+        text = in_a_line(error, 200)
         raise EarthSSLError(
             f"{where}: the files do not fit together ({text}); expected one grid, and the same times for "
             "different variables (option variables takes some of them)"

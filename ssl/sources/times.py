@@ -11,8 +11,9 @@ import pandas as pd
 import xarray as xr
 
 from ..common.errors import EarthSSLError
+from ..fields.splits import FIRST_YEAR
 from ..fields.variables import resolve
-from .metadata.calendars import FIRST_YEAR, gregorian, is_time, precision, rounded
+from .metadata.calendars import gregorian, is_time, precision, rounded
 from .metadata.forecasts import VALID_NAMES, without_leads
 
 # ClimateNet's axis of time holds the name of the file: date, three-hourly part of the day from 01 on, run or labeller.
@@ -55,9 +56,8 @@ def with_time(ds: xr.Dataset, where: str) -> xr.Dataset:
     if begins is not None:
         ds, values = ds.assign_attrs({ENDS: f"{values[0]!s:.10} is {begins[0]!s:.10}"}), begins
     ds = ds.assign_coords(time=("time", np.atleast_1d(values), attrs))
-    return (
-        ds.assign_attrs({WITHIN: within}) if within else ds
-    )  # files of one step each are rounded when they are joined
+    # Kept: files of one step each are rounded when they are joined.
+    return ds.assign_attrs({WITHIN: within}) if within else ds
 
 
 def _begins(ds: xr.Dataset, values: np.ndarray, where: str) -> np.ndarray | None:

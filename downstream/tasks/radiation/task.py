@@ -87,7 +87,7 @@ class RadiationConfig(TaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.expect(self.hidden >= 1, "hidden ≥ 1", "hidden")
+        self.check({"hidden": "≥ 1"})
         self.expect(min(self.token_components, default=0) >= 1, "numbers from 1", "token_components")
         self.expect(self.mlp.seeds >= 1, "mlp.seeds ≥ 1", "mlp")
 
@@ -160,9 +160,10 @@ class Radiation(Task[RadiationConfig]):
                 surface**2, top, surface, *((rates[:, own] ** 2).mean(1) for own in layers.values()),
             ])  # fmt: skip
 
+        usual = measures(mean)
+
         def metric(words: str, k: int, kind: str, **options: Any) -> Metric:
-            reference = measures(mean)[k]
-            formula = {"skill": lambda total, w: 1 - total / (reference @ w), "bias": lambda total, w: total / w.sum(),
+            formula = {"skill": lambda total, w: 1 - total / (usual[k] @ w), "bias": lambda total, w: total / w.sum(),
                        "rmse": lambda total, w: np.sqrt(total / w.sum())}[kind]  # fmt: skip
             return additive(words, lambda row: measures(row)[k], formula, larger_is_better=kind == "skill", **options)
 
@@ -172,7 +173,7 @@ class Radiation(Task[RadiationConfig]):
                    metric("surface_rmse", 4, "rmse"), metric("surface_bias", 6, "bias", compared=False),
                    metric("unclosed", 2, "rmse", compared=False)]  # fmt: skip
         return Target(name, self.known_as.site[rows], metrics, errors=lambda row: measures(row)[0],
-                      reference_errors=measures(mean)[0], main=("flux_skill", "heating_skill"))  # fmt: skip
+                      reference_errors=usual[0], main=("flux_skill", "heating_skill"))  # fmt: skip
 
     def scalings(self, units: np.ndarray | None = None) -> dict[str, Scaling]:
         """Return the scaling of each band by the training samples, or by those of some sites."""
@@ -247,37 +248,21 @@ class Radiation(Task[RadiationConfig]):
         return losses / len(pool)
 
     def _trees(self, inputs: np.ndarray) -> Fit:
-        def numbers(band: Band, train: np.ndarray, wanted: np.ndarray) -> Iterable[tuple[float, np.ndarray]]:
+        """Return boosted trees of each band's leading patterns; validation chooses how many rounds."""
+        total, every, taken, scalings = 0.0, {}, {}, self.scalings()
+        val = np.flatnonzero(self.inside("val"))
+        for band in self.bands:
+            own, scaling, found = band.of(np.flatnonzero(self.inside("train"))), scalings[band.name], []
+            wanted = band.learnt(own, scaling)
             mean = wanted.mean(axis=0)
             patterns = np.linalg.svd(wanted - mean, full_matrices=False)[2][:COMPONENTS]
             for rounds in ROUNDS:
                 made = partial(HistGradientBoostingRegressor, max_iter=rounds, max_leaf_nodes=15, random_state=0)
-                own = track(((wanted - mean) @ patterns.T).T, f"trees, {band.name}, {rounds}")
-                told = np.stack([made().fit(inputs[train], one).predict(inputs) for one in own], axis=1)
-                yield rounds, told @ patterns + mean
-
-        return self._by_band(numbers, "rounds", None)
-
-    def _by_band(
-        self, numbers: Callable[[Band, np.ndarray, np.ndarray], Iterable[tuple[float, np.ndarray]]], setting: str,
-        units: np.ndarray | None,
-    ) -> Fit:  # fmt: skip
-        """Return the best fit of each band by validation.
-
-        Args:
-            numbers: Takes a band, its training samples and what is learnt of them; yields settings and the numbers that
-                each gives all samples.
-            setting: Its name.
-            units: Training sites; None: all.
-        """
-        total, every, taken, scalings = 0.0, {}, {}, self.scalings(units)
-        val = np.flatnonzero(self.inside("val"))
-        for band in self.bands:
-            own, scaling, found = band.of(np.flatnonzero(self.inside("train", units))), scalings[band.name], []
-            for value, made in numbers(band, own, band.learnt(own, scaling)):
-                told = band.told(torch.from_numpy(made), np.arange(len(made)), scaling)
-                found.append((float(band.loss(told[val], val, scaling)[band.lit[val]].mean()), value, told.numpy()))
-            loss, taken[f"{setting}, {band.name}"], every[band.name] = min(found, key=lambda one: one[0])
+                scores = track(((wanted - mean) @ patterns.T).T, f"trees, {band.name}, {rounds}")
+                numbers = np.stack([made().fit(inputs[own], one).predict(inputs) for one in scores], axis=1)
+                told = band.told(torch.from_numpy(numbers @ patterns + mean), np.arange(len(numbers)), scaling)
+                found.append((float(band.loss(told[val], val, scaling)[band.lit[val]].mean()), rounds, told.numpy()))
+            loss, taken[f"rounds, {band.name}"], every[band.name] = min(found, key=lambda one: one[0])
             total += loss
         return total, every, taken
 
@@ -319,10 +304,8 @@ class Radiation(Task[RadiationConfig]):
             network.eval()
             return float(loss(network, val))
 
-        found, every = (
-            learn(lambda: make(sum(counts)), loss, score, train, None, config, seed),
-            np.arange(len(self.beside)),
-        )
+        found = learn(lambda: make(sum(counts)), loss, score, train, None, config, seed)
+        every = np.arange(len(self.beside))
         with torch.no_grad():
             numbers = torch.cat([answer(found.network, part) for part in np.array_split(every, 8)])
         told = {band.name: band.told(own.double(), every, scalings[band.name], free).numpy()  # double: they close

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from ....ssl.common.errors import EarthSSLError, check_known
+from ....ssl.common.errors import EarthSSLError
 from ....ssl.common.progress import track
 from ....ssl.store.store import Store
 from ...evaluation.config import TaskConfig
@@ -94,19 +94,15 @@ class SegmentationConfig(TaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_known("segmentation.losses", self.losses, LOSSES)
         check_names("segmentation.classes", self.classes)
         if len(self.variables) > 1:
             check_names("segmentation.variables", self.variables)
-        check_known("segmentation.unit", [self.unit], list(UNITS))
-        self.expect(min(self.leads, default=-1) >= 0, "leads from 0, at least one", "leads")
-        self.expect(
-            min(self.every, self.hidden, self.decoder.seeds) >= 1, "numbers from 1", "every", "hidden", "decoder"
-        )
+        self.check({
+            "leads radius_km": "≥ 0", "every hidden": "≥ 1", "overlap": "(0, 1]",
+            "losses": LOSSES, "unit": list(UNITS),
+        })  # fmt: skip
+        self.expect(self.decoder.seeds >= 1, "decoder.seeds ≥ 1", "decoder")
         self.expect(self.labelled is None or len(self.labelled) == 2, "a first and a last date, or null", "labelled")
-        self.expect(
-            0 < self.overlap <= 1 and self.radius_km >= 0, "overlap in (0, 1], radius_km ≥ 0", "overlap", "radius_km"
-        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ...common.errors import EarthSSLError, nearest
+from ...common.errors import EarthSSLError, in_a_line, nearest
 from ...common.files import digest, sha256
 from ..planet.options import check_names, check_whole, mistake
 from .rfmip import labels_of, read_columns
@@ -244,7 +244,7 @@ def _unlabelled(config: ColumnsConfig, data: xr.Dataset) -> np.ndarray:
         with xr.open_dataset(where) as opened:
             found = opened[["t", "q", "msl"]].transpose(..., "level").load()
     except (OSError, ValueError, KeyError) as error:
-        said = " ".join(str(error).split())[:120]
+        said = in_a_line(error, 120)
         raise _mistake("unlabelled", "a NetCDF file of t, q (level) and msl", where, f" Reading it: {said}.") from None
     factor = {"degrees C": 273.15, "K": 0.0}, {"g/kg": 1e-3, "kg kg-1": 1.0, "kg/kg": 1.0}, {"hPa": 1e2, "Pa": 1.0}
     names = ("t", "q", "msl")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
-from ...common.errors import EarthSSLError, nearest
+from ...common.errors import EarthSSLError, in_a_line, nearest
 
 MOST_LAYERS = 119
 SURFACE_PRESSURE = 4e4, 1.1e5  # Pa, of places on Earth
@@ -55,7 +55,7 @@ def read_columns(files: Sequence[str], layout: Mapping[str, tuple[str, ...]] = L
             with xr.open_dataset(file) as opened:
                 parts.append(opened.load())
         except (OSError, ValueError) as error:
-            said = " ".join(str(error).split())[:120]
+            said = in_a_line(error, 120)
             raise EarthSSLError(
                 f"columns: expected a NetCDF file of columns, got {str(file)!r}. It cannot be read ({said})."
             ) from None
@@ -63,7 +63,7 @@ def read_columns(files: Sequence[str], layout: Mapping[str, tuple[str, ...]] = L
     try:
         data = xr.merge(parts, compat="override", join="exact")
     except (ValueError, xr.MergeError) as error:
-        said = " ".join(str(error).split())[:120]
+        said = in_a_line(error, 120)
         raise EarthSSLError(f"columns: expected files of the same columns, got {where} ({said})") from None
     for name, dims in layout.items():
         if name not in data or set(data[name].dims) != set(dims):

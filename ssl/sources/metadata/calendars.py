@@ -12,6 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from ...common.errors import EarthSSLError
+from ...fields.splits import FIRST_YEAR, LAST_YEAR
 
 # Every date of these exists in the Gregorian calendar (no-leap merely never names 29 February).
 CALENDARS = ("standard", "gregorian", "proleptic_gregorian", "noleap", "365_day")
@@ -24,7 +25,6 @@ NANOSECONDS = {
     "h": 60 * MINUTE, "day": 24 * 60 * MINUTE, "d": 24 * 60 * MINUTE,
 }  # fmt: skip
 NOISE = 10 * MINUTE  # days since 1800 in single precision are up to 6 minutes off
-FIRST_YEAR, LAST_YEAR = 1678, 2261  # what nanoseconds hold
 
 
 def is_time(axis: xr.DataArray) -> bool:

@@ -7,7 +7,10 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from ...common.errors import EarthSSLError, nearest
+from ...fields.splits import FIRST_YEAR, LAST_YEAR, held
 
 DYNAMICS = "dynamics"  # beside the options, tells which synthetic source they are of
 
@@ -42,6 +45,19 @@ def check_whole(source: str, config: Any, ranges: Mapping[str, tuple[int, int]])
         value = getattr(config, name)
         if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
             raise mistake(source, name, f"a whole number within {least}…{most}", value)
+
+
+def check_start(source: str, start: str, years: int) -> None:
+    """Refuse a start that is no 1 January, and years from it on that times cannot have."""
+    try:
+        first = np.datetime64(start, "D")
+    except ValueError as error:
+        raise mistake(source, "start", "a date such as 1900-01-01", start) from error
+    if first != first.astype("datetime64[Y]"):
+        raise mistake(source, "start", "a 1 January", start)
+    if not held(first, first.astype("datetime64[Y]") + years):
+        got = f"{first} and {years} years"
+        raise mistake(source, "start and years", f"a period within {FIRST_YEAR}…{LAST_YEAR}", got)
 
 
 def recorded_options(attributes: Mapping[str, Any], dynamics: str, what: str, source: str) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from . import upper_air
 from .enso_oscillator import STATES, Oscillator
 from .geography import AIR_MODES, CLIMATE, COLUMNS, OCEAN_MODES, RESPONSES, WAVES, Geography
 from .hidden_states import MONTH, assemble, daily_states, ocean_decay
-from .options import check_names, mistake
+from .options import check_names, check_start, mistake
 from .storms import MARKED, Storms, Weather
 
 _mistake = partial(mistake, "planet")
@@ -95,15 +95,7 @@ class PlanetConfig:
             raise _mistake("storms", "0 (none) to 900 a year", self.storms)
         if self.storms and self.step != "6-hourly":
             raise _mistake("step", "6-hourly with storms", self.step, " Set storms to 0, or step to 6-hourly.")
-        try:
-            first = np.datetime64(self.start, "D")
-        except ValueError as error:
-            raise _mistake("start", "a date such as 1900-01-01", self.start) from error
-        if first != first.astype("datetime64[Y]"):
-            raise _mistake("start", "a 1 January", self.start)
-        last = first.astype("datetime64[Y]") + self.years
-        if not np.datetime64("1678") <= first or not last < np.datetime64("2262"):
-            raise _mistake("start and years", "a period within 1678…2261", f"{first} and {self.years} years")
+        check_start("planet", self.start, self.years)
 
 
 class Planet:

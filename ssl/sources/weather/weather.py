@@ -21,7 +21,7 @@ import xarray as xr
 from ...common.errors import nearest
 from ...common.files import cache_folder
 from ...fields.grid import LatLonGrid
-from ..planet.options import check_names, mistake
+from ..planet.options import check_names, check_start, mistake
 from ..planet.recorded import DYNAMICS
 from ..regrid import region_of
 from ..selection import Selection
@@ -75,15 +75,7 @@ class WeatherConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise _mistake(name, f"a whole number from {least}", value)
-        try:
-            first = np.datetime64(self.start, "D")
-        except ValueError as error:
-            raise _mistake("start", "a date such as 1900-01-01", self.start) from error
-        if first != first.astype("datetime64[Y]"):
-            raise _mistake("start", "a 1 January", self.start)
-        last = first.astype("datetime64[Y]") + self.years
-        if not np.datetime64("1678") <= first or not last < np.datetime64("2262"):
-            raise _mistake("start and years", "a period within 1678…2261", f"{first} and {self.years} years")
+        check_start("weather", self.start, self.years)
 
 
 class Weather:

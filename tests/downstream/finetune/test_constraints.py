@@ -31,14 +31,11 @@ FAST: dict[str, Any] = {
 }  # fmt: skip
 
 
-def made(kind: str, *settings: dict[str, Any], base: np.ndarray | None = None) -> LabelConstraints:
+def made(kind: str, *settings: dict[str, Any]) -> LabelConstraints:
     """Constraints on rain, mm, of mean 3 and deviation 2 (fields: the first cell is never observed)."""
-    if base is None:
-        base = np.full((1, 3, 4), 3.0) if kind == "field" else np.full((1, 1), 3.0)
-        if kind == "field":
-            base[0, 0, 0] = np.nan
+    known = np.arange(12).reshape(3, 4) > 0 if kind == "field" else None
     own = [ConstraintConfig(**one) for one in settings]
-    return LabelConstraints(own, kind, ["rain"], ["mm"], base, np.array([2.0]), GRID)
+    return LabelConstraints(own, kind, ["rain"], ["mm"], np.array([2.0]), GRID, known)
 
 
 def test_numbers_are_held_in_the_units_of_the_labels() -> None:
