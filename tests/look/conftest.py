@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -84,6 +85,11 @@ def serve() -> Callable[[Any], Any]:
     return serving
 
 
+def _ended_by_interrupt() -> None:
+    """Take SIGINT as ever: a run that a shell started in the background ignores it, as would all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def started() -> Iterator[Callable[[Path, Path], tuple[subprocess.Popen[str], str]]]:
     """Starter of `look` in a process of its own, with its address; whatever is left of them ends with the test."""
@@ -91,7 +97,8 @@ def started() -> Iterator[Callable[[Path, Path], tuple[subprocess.Popen[str], st
 
     def start(store: Path, out: Path) -> tuple[subprocess.Popen[str], str]:
         command = [sys.executable, "-m", "earthssl", "look", str(store), "--out", str(out)]
-        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=_ended_by_interrupt)
+        processes.append(process)
         assert processes[-1].stdout is not None
         return processes[-1], processes[-1].stdout.readline().split()[1]
 
