@@ -80,6 +80,7 @@ PARTS = {
     "ssl/sources/weather",
     "ssl/sources/controls",
     "ssl/sources/columns",
+    "ssl/sources/formats",
 }
 ROOMS = ("cli", "configs", "downstream", "look", "pretext", "ssl")
 MOST_FILES = 15  # a folder

@@ -185,7 +185,7 @@ _SURFACE = [
     ),
     Variable(
         "ssh", "sea surface height above the geoid", "sea_surface_height_above_geoid", "m", -10, 10,
-        ("zos", "adt", "sossheig", "sea_surface_height"),
+        ("zos", "sshg", "adt", "sossheig", "sea_surface_height"),
     ),
 ]  # fmt: skip
 

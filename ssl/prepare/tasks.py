@@ -185,6 +185,8 @@ def seen(data: xr.Dataset) -> str:
 
 def _absolute(options: dict[str, Any]) -> dict[str, Any]:
     """Return the options with local paths as they are from any folder."""
+    if isinstance(options.get("parts"), list):
+        options = {**options, "parts": [_absolute(dict(part)) for part in options["parts"]]}
     if options.get("grid") is not None:
         options = {**options, "grid": str(Path(options["grid"]).expanduser().absolute())}
     given = options.get("path")

@@ -8,7 +8,7 @@ import typing
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from ..common.errors import EarthSSLError, nearest
+from ..common.errors import EarthSSLError, check_known, nearest
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -21,6 +21,7 @@ SOURCES = {
     "lorenz96": ("lorenz96", "open_lorenz96"),
     "columns": ("columns.columns", "open_columns"),
     "files": ("local_files", "open_files"),
+    "combined": ("combined", "open_combined"),
     "ersst": ("ersst", "open_ersst"),
     "weatherbench2": ("weatherbench2", "open_weatherbench2"),
     "arco-era5": ("arco_era5", "open_arco_era5"),
@@ -42,8 +43,8 @@ def open_source(source: str, **options: Any) -> xr.Dataset:
     Attributes say source, licence and citation.
 
     Args:
-        source: planet, weather, controls or lorenz96 (synthetic, no network), columns, files, ersst, weatherbench2 or
-            arco-era5.
+        source: planet, weather, controls or lorenz96 (synthetic, no network), columns, files, combined, ersst,
+            weatherbench2 or arco-era5.
         **options: What the source takes: see its opener and `Selection`.
 
     Raises:
@@ -56,11 +57,31 @@ def open_source(source: str, **options: Any) -> xr.Dataset:
     if source not in CHECKS_ITSELF:
         _check_options(source, opener, options)
     try:
+        if source == "combined":
+            options["parts"] = _opened(options.pop("parts"), **options)
+            return opener(options["parts"], options.get("times", "common"))
         return opener(**options)
     except TypeError as error:
         raise EarthSSLError(
             f"source {source}: an option is of the wrong type ({error}); see its documentation"
         ) from None
+
+
+def _opened(parts: Any, times: str = "common", **shared: Any) -> list[xr.Dataset]:
+    """Return each part of the source `combined` as a dataset; what is not its own is what all share."""
+    from .combined import COMBINES, check_parts
+
+    check_parts(parts, times)
+    opened = []
+    for k, part in enumerate(parts):
+        where, own = f"option parts, part {k + 1}", {**shared, **part}
+        name = own.pop("source", "files")
+        check_known(f"{where}: source", [str(name)], COMBINES)
+        try:
+            opened.append(open_source(name, **own))
+        except EarthSSLError as error:
+            raise EarthSSLError(f"{where}: {error}") from None
+    return opened
 
 
 def option_hints(source: str) -> dict[str, Any]:

@@ -20,10 +20,10 @@ from ..fields.variables import Variable, convert
 from .axes import canonical_axes
 from .canonical import EAGER_BYTES, FILL, canonicalise, reading, understanding
 from .conventions import CONVERTED, has_limits, joined_experiments, limited
-from .grib import open_grib
+from .formats.grib import open_grib
+from .formats.netcdf3 import expected_bytes
 from .metadata.calendars import counted_in_months
 from .metadata.meaning import meant
-from .netcdf3 import expected_bytes
 from .possible import all_possible
 from .selection import Selection
 

@@ -20,10 +20,11 @@ from ...features.anomalies import monthly_anomaly
 from ...features.eof import Eof, lagged
 from ...metrics.seasonal import valid_mean
 from ...results.row import Row
-from .labels import EnsoLabels, nino34_weight
-from .monthly_ridge import HEAD, HeadOptions, fixed_head, refit, select
+from .labels import EnsoLabels, area_mean, nino34_weight
+from .monthly_ridge import HEAD, HeadOptions, fixed_head, refit, select, select_and_refit
 
 TROPICAL_PACIFIC = (-30.0, 30.0, 120.0, 290.0)  # of the linear inverse models: south, north, west, east
+EQUATORIAL_PACIFIC = (-5.0, 5.0, 120.0, 280.0)  # of the warm water, likewise
 LIM_EOFS = (5, 10, 15, 20)
 LIM_RIDGE = 1e-3
 PCA_COMPONENTS = (5, 10, 20, 40)
@@ -70,35 +71,69 @@ def stationary_lim(labels: EnsoLabels, k: int = 15) -> Row:
     return labels.row("LIM", _lim_forecast(labels, k, "fit", labels.inits("test"), None), {"eofs": k})
 
 
-def cyclostationary_lim(labels: EnsoLabels, ks: Sequence[int] = LIM_EOFS, criterion: str = "rmse") -> Row:
+def cyclostationary_lim(
+    labels: EnsoLabels,
+    ks: Sequence[int] = LIM_EOFS,
+    criterion: str = "rmse",
+    extra: Mapping[str, np.ndarray] | None = None,
+) -> Row:
     """Return the forecasts of a propagator per calendar month; the number of EOFs is chosen on validation.
 
     Components are scaled to unit variance and each propagator is fitted on three calendar months with a
     ridge of `LIM_RIDGE` n.
+
+    Args:
+        labels, ks, criterion: SST, numbers of EOFs to try, and what chooses.
+        extra: Raw variables beside SST, each weighted by its variance (`input_cells`), for EOFs of all together.
     """
     scores: dict[int, float] = {}
-    for k in carried(ks, labels.anomaly[labels.within("train")], _pacific(labels)):
-        tried = _lim_forecast(labels, k, "train", labels.inits("val"), LIM_RIDGE)
+    cells, weight = input_cells(labels, "train", extra)
+    for k in carried(ks, cells[labels.within("train")], weight * _pacific_cells(labels, weight)):
+        tried = _lim_forecast(labels, k, "train", labels.inits("val"), LIM_RIDGE, extra)
         scores[k] = float(valid_mean(labels.validation_score(tried, criterion), axis=-1))
     best = max(scores, key=lambda k: scores[k])
-    forecast = _lim_forecast(labels, best, "fit", labels.inits("test"), LIM_RIDGE)
+    forecast = _lim_forecast(labels, best, "fit", labels.inits("test"), LIM_RIDGE, extra)
     settings = {"eofs": best, "ridge": LIM_RIDGE, "criterion": criterion, "validation_score": scores[best]}
-    return labels.row("cyclostationary LIM", forecast, settings)
+    return labels.row("cyclostationary LIM, all variables" if extra else "cyclostationary LIM", forecast, settings)
 
 
-def _lim_forecast(labels: EnsoLabels, k: int, block: str, wanted: np.ndarray, ridge: float | None) -> np.ndarray:
+def warm_water(labels: EnsoLabels, sea_level: np.ndarray, options: HeadOptions = HEAD) -> Row:
+    """Return ridge on Niño 3.4 and the mean sea level of the equatorial Pacific, both of the last input month.
+
+    Sea level stands for the warm water above the thermocline, which leads Niño 3.4 by two to three seasons
+    (recharge: Jin 1997, doi 10.1175/1520-0469(1997)054<0811:AEORPF>2.0.CO;2; Meinen & McPhaden 2000, doi
+    10.1175/1520-0442(2000)013<3551:OOWWVC>2.0.CO;2).
+
+    Args:
+        labels: Labels and samples.
+        sea_level: m, on the labels' grid and months, (time, rows, columns).
+        options: The head, as for the encoder rows.
+    """
+    anomaly = monthly_anomaly(sea_level, labels.month, labels.within("fit"))
+    volume = area_mean(anomaly, np.where(labels.grid.box(*EQUATORIAL_PACIFIC), labels.grid.area, 0.0))
+    features = {"last month": np.stack([labels.index, volume], axis=1)}
+    return select_and_refit(labels, features, name="Niño 3.4 + warm water", options=options)
+
+
+def _lim_forecast(
+    labels: EnsoLabels, k: int, block: str, wanted: np.ndarray, ridge: float | None,
+    extra: Mapping[str, np.ndarray] | None = None,
+) -> np.ndarray:  # fmt: skip
     """Return the 3-month means of Niño 3.4 by a model fitted on a block, (lead, time), NaN where not wanted.
 
-    Its states are k components of SST of unit variance. Without a ridge, one propagator serves all months.
+    Its states are k components of unit variance, of SST and what is beside it. Without a ridge, one propagator serves
+    all months.
     """
     inside = labels.within(block)
-    eof = Eof.fit(labels.anomaly[inside], _pacific(labels), k)
-    states = eof.project(labels.anomaly) / eof.std
+    cells, weight = input_cells(labels, block, extra)
+    eof = Eof.fit(cells[inside], weight * _pacific_cells(labels, weight), k)
+    states = eof.project(cells) / eof.std
     if ridge is None:
         lim = Lim.stationary(states[inside])
     else:
         lim = Lim.cyclostationary(states[inside], labels.month[inside], ridge=ridge)
-    to_index = eof.mean_of(nino34_weight(labels.grid)) * eof.std
+    index = nino34_weight(labels.grid).reshape(-1)
+    to_index = eof.mean_of(np.pad(index, (0, len(weight) - len(index)))) * eof.std
     path = lim.forecast(states[wanted], labels.month[wanted], labels.leads[-1] + 1) @ to_index
     forecast = np.full(labels.target.shape, np.nan)
     for j, lead in enumerate(labels.leads):
@@ -109,6 +144,12 @@ def _lim_forecast(labels: EnsoLabels, k: int, block: str, wanted: np.ndarray, ri
 def _pacific(labels: EnsoLabels) -> np.ndarray:
     """Return cell areas inside the tropical Pacific, 0 outside."""
     return np.where(labels.grid.box(*TROPICAL_PACIFIC), labels.grid.area, 0.0)
+
+
+def _pacific_cells(labels: EnsoLabels, weight: np.ndarray) -> np.ndarray:
+    """Return 1 inside the tropical Pacific, 0 outside, for the cells of all variables, (cells,) like their weight."""
+    inside = (_pacific(labels) > 0).reshape(-1)
+    return np.tile(inside, len(weight) // len(inside)).astype(float)
 
 
 def carried(ks: Sequence[int], fields: np.ndarray, weight: np.ndarray) -> list[int]:
@@ -222,7 +263,8 @@ def input_cells(
         fields[name] = monthly_anomaly(values, labels.month, labels.within("fit"))
     flat = [values.reshape(len(values), -1) for values in fields.values()]
     power = [valid_mean(valid_mean(v[inside] ** 2, axis=0), axis=(0, 1)) if extra else 1.0 for v in fields.values()]
-    return np.concatenate(flat, axis=1), np.concatenate([(labels.grid.area / one).reshape(-1) for one in power])
+    weights = [(labels.grid.area / (one or np.inf)).reshape(-1) for one in power]  # what never varies does not count
+    return np.concatenate(flat, axis=1), np.concatenate(weights)
 
 
 def pca_features(
@@ -277,13 +319,15 @@ def baseline_rows(labels: EnsoLabels, window: int, options: HeadOptions, extra: 
         options: The head, as for the encoder rows.
         extra: Raw variables beside SST that the encoder sees, for a further row; see `input_cells`.
     """
+    sets = [None, extra] if extra else [None]
     fixed = {row.name: row for row in (pca_fixed(labels, k, months) for k, months in PUBLISHED)}
     return [
         climatology(labels),
         persistence(labels),
         damped_persistence(labels),
         stationary_lim(labels),
-        cyclostationary_lim(labels, criterion=options.criterion),
+        *(cyclostationary_lim(labels, criterion=options.criterion, extra=own) for own in sets),
+        *([warm_water(labels, extra["ssh"], options)] if "ssh" in extra else []),
         *fixed.values(),
-        *(pca(labels, window=window, options=options, extra=own) for own in ([None, extra] if extra else [None])),
+        *(pca(labels, window=window, options=options, extra=own) for own in sets),
     ]

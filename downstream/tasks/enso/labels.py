@@ -11,7 +11,7 @@ Definitions (Ham, Kim & Luo 2019, doi 10.1038/s41586-019-1559-7):
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +20,7 @@ import xarray as xr
 
 from ....ssl.common.errors import EarthSSLError, check_known, nearest
 from ....ssl.fields.grid import LatLonGrid
-from ....ssl.fields.splits import PARTS, Splits
+from ....ssl.fields.splits import PARTS, Splits, period
 from ...features.anomalies import monthly_anomaly
 from ...metrics.seasonal import all_season_skill, valid_mean
 from ...results.row import Role, Row
@@ -282,6 +282,21 @@ def _blocks(splits: Splits) -> dict[str, tuple[np.datetime64, np.datetime64]]:
             f"expected the fit block to end after its start, got {start}…{end}; put train before val before test"
         )
     return blocks
+
+
+def later(splits: Splits, first: str) -> Splits:
+    """Return the splits with a training block that begins in a later month.
+
+    Raises:
+        EarthSSLError: If that is no date, or not inside the training block.
+    """
+    (start, end), wanted = splits.train, period("enso.since", [first, first])[0]
+    if not start <= wanted < end:
+        raise EarthSSLError(
+            "enso.since: expected a month of the training block "
+            f"{np.datetime64(start, 'M')}…{np.datetime64(end, 'M')}, got {first}; choose one, or leave it out"
+        )
+    return replace(splits, train=(wanted, end))
 
 
 def check_embargo(splits: Splits, window: int, longest: int) -> None:

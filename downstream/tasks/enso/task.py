@@ -32,7 +32,7 @@ from ...results.numbers import thinned
 from ...results.row import Role, Row, names_of
 from ...results.target import Metric, Target, number_target
 from .baselines import PUBLISHED, baseline_rows
-from .labels import BLOCKS, MEAN, EnsoLabels, sst_variable, target_name
+from .labels import BLOCKS, MEAN, EnsoLabels, later, sst_variable, target_name
 from .monthly_ridge import HeadOptions, select_and_refit
 from .state_labels import check_window
 
@@ -67,6 +67,8 @@ class EnsoConfig(TaskConfig):
         components: Numbers of principal components to try where a pooling needs one.
         head: What the ridge head may choose between; the same for every row.
         pca_window: Input months of the tuned PCA rows; null for the encoder's.
+        since: First month of labels and of all that is fitted, such as "1980-01", where a variable of the store begins
+            later than its training block; null for the block's own.
     """
 
     task: str = "enso"
@@ -76,6 +78,7 @@ class EnsoConfig(TaskConfig):
     components: list[int] = field(default_factory=lambda: [10, 20])
     head: HeadOptions = field(default_factory=HeadOptions)
     pca_window: int | None = None
+    since: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,7 +104,8 @@ class Enso(WindowTask[EnsoConfig]):
         if config.checkpoints:
             shape = read_record(checkpoint_folder(Path(config.checkpoints[0]))).encoder
         sst = store.dataset([sst_variable(store.variables, store.path)])
-        self.enso = EnsoLabels.from_dataset(sst, store.splits, config.leads, config.sample_window(shape))
+        splits = store.splits if config.since is None else later(store.splits, config.since)
+        self.enso = EnsoLabels.from_dataset(sst, splits, config.leads, config.sample_window(shape))
         self.leads = self.enso.leads
 
     @cached_property

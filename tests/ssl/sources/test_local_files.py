@@ -12,7 +12,7 @@ import xarray as xr
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.sources import open_source
 from earthssl.ssl.sources.canonical import canonicalise
-from earthssl.ssl.sources.netcdf3 import expected_bytes
+from earthssl.ssl.sources.formats.netcdf3 import expected_bytes
 
 
 def sample(name: str = "msl", units: str = "hPa", start: str = "2000-01-01", steps: int = 8) -> xr.Dataset:

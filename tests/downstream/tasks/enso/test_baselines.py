@@ -27,7 +27,16 @@ ROWS: dict[str, Callable[[EnsoLabels], Row]] = {
     "cyclostationary": lambda task: baselines.cyclostationary_lim(task, (2, 4)),
     "fixed": lambda task: baselines.pca_fixed(task, 4),
     "pca": lambda task: baselines.pca(task, (2, 4), options=QUICK),
+    "all variables": lambda task: baselines.cyclostationary_lim(task, (2, 4), extra={"ssh": ahead_of(task)}),
+    "warm water": lambda task: baselines.warm_water(task, ahead_of(task), QUICK),
 }
+
+
+def ahead_of(task: EnsoLabels) -> np.ndarray:
+    """A sea level that is the see-saw of the same month, which becomes warmth in the box a quarter of a cycle later."""
+    lat = task.grid.lat
+    seesaw = np.nanmean(task.anomaly * np.sin(np.pi * lat / 10)[:, None], axis=(1, 2), keepdims=True)
+    return np.broadcast_to(0.1 * seesaw, task.anomaly.shape)
 
 
 def made_up(noise: float = 0.3, measurement: float = 0.05, growth: float = 0.97) -> xr.Dataset:
@@ -128,6 +137,21 @@ def test_no_row_sees_the_future(name: str, task: EnsoLabels) -> None:
     assert past.sum() > 60
     np.testing.assert_array_equal(first.isel(init_time=past), second.sel(init_time=first.init_time[past]))
     assert before.chosen == after.chosen
+
+
+def test_warm_water_and_a_model_of_all_variables_see_the_turn_coming(task: EnsoLabels) -> None:
+    """Without sea level nothing in one month's Niño 3.4 tells its rise from its fall."""
+    alone = skill(task, baselines.damped_persistence(task)).values
+    assert skill(task, ROWS["warm water"](task)).values[2] > alone[2] + 0.1
+    assert ROWS["all variables"](task).name == "cyclostationary LIM, all variables"
+    rows = baselines.baseline_rows(task, 3, QUICK, {"ssh": ahead_of(task)})
+    assert [row.name for row in rows if row.name.startswith(("cyclo", "Niño"))] == [
+        "cyclostationary LIM", "cyclostationary LIM, all variables", "Niño 3.4 + warm water",
+    ]  # fmt: skip
+    still = ROWS["cyclostationary"](task).forecast[MEAN]
+    quiet = baselines.cyclostationary_lim(task, (2, 4), extra={"ssh": np.zeros(task.anomaly.shape)})
+    assert np.isfinite(quiet.forecast[MEAN]).all()
+    assert np.corrcoef(quiet.forecast[MEAN], still)[0, 1] > 0.9
 
 
 def test_further_variables_join_the_pca_with_equal_variance(task: EnsoLabels) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from earthssl.downstream.features.anomalies import monthly_anomaly
-from earthssl.downstream.tasks.enso.labels import MEAN, EnsoLabels, area_mean, nino34_weight
+from earthssl.downstream.tasks.enso.labels import MEAN, EnsoLabels, area_mean, later, nino34_weight
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.fields.grid import LatLonGrid
 from earthssl.ssl.fields.splits import Splits, SplitsConfig
@@ -200,6 +200,21 @@ def test_a_short_embargo_is_refused_with_both_numbers() -> None:
     with pytest.raises(EarthSSLError, match=r"at least 13 months .*got 12"):
         EnsoLabels.from_dataset(made_up(), splits(), LEADS, 6)
     assert EnsoLabels.from_dataset(made_up(), splits(), LEADS, 5).window == 5
+
+
+def test_labels_may_begin_later_than_the_training_block() -> None:
+    """A variable that begins in 1960: nothing is fitted on what lies before; validation and test stay as they are."""
+    late = EnsoLabels.from_dataset(made_up(), later(splits(), "1960-03"), LEADS, 3)
+    assert inits(late, "train", 6)[0] == "1960-05"
+    assert inits(late, "test", 6) == inits(task(), "test", 6)
+    assert late.blocks["fit"][0] == np.datetime64("1960-03")
+    for wrong, said in (
+        ("1940-01", "1950-01…1974-12, got 1940-01"),
+        ("1980", "got 1980"),
+        ("soon", "enso.since: expected two dates"),
+    ):
+        with pytest.raises(EarthSSLError, match=said):
+            later(splits(), wrong)
 
 
 def test_bad_leads_and_blocks_are_refused() -> None:

@@ -54,8 +54,8 @@ def test_the_tables_hold_every_row_and_target(result: tuple[EnsoConfig, Path]) -
     scores = pd.read_csv(result[1] / "scores.csv", keep_default_na=False)
     assert list(scores.columns) == list(SCORES)
     fixed = [f"PCA: {k} PCs × 3 months, fixed" for k in (10, 20)]
-    baselines = ["climatology", "persistence", "damped persistence", "LIM", "cyclostationary LIM", *fixed, "PCA",
-                 "PCA, all variables"]  # fmt: skip
+    baselines = ["climatology", "persistence", "damped persistence", "LIM", "cyclostationary LIM",
+                 "cyclostationary LIM, all variables", *fixed, "PCA", "PCA, all variables"]  # fmt: skip
     equal = [f"{name} [ridge]" for name in ("raw window", "random features of the raw window", "PCA of the window",
                                             "predictable directions (CCA)")]  # fmt: skip
     frozen = [f"{kind} [{pooling}]" for kind in ("pretrained", "untrained")
@@ -98,7 +98,7 @@ def test_seasons_forecasts_curve_and_record_are_written(result: tuple[EnsoConfig
     mean = seasons[(seasons.row == SCRATCH) & (seasons.lead == 3)].r.mean()
     assert float(own[own.seed == ""].value.iloc[0]) == pytest.approx(mean)
     with xr.open_dataset(out / "forecasts.nc") as kept:
-        assert kept.sizes["row"] == len({(s.row, s.seed) for s in scores[scores.seed != ""].itertuples()}) + 18
+        assert kept.sizes["row"] == len({(s.row, s.seed) for s in scores[scores.seed != ""].itertuples()}) + 19
         assert np.isfinite(kept.observed).sum() == 2 * 47
     curve = pd.read_csv(out / "label_curve.csv")
     assert set(curve.row) == {"pretrained [chosen]", "untrained [chosen]", "raw window [ridge]", SCRATCH}

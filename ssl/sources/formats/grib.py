@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ..common.errors import EarthSSLError, in_a_line
-from ..fields.variables import Variable, lookup, resolve
+from ...common.errors import EarthSSLError, in_a_line
+from ...fields.variables import Variable, lookup, resolve
 
 GRIDS = ("regular_ll", "regular_gg")
 PRESSURE = ("isobaricInhPa", "isobaricInPa")
