@@ -128,8 +128,8 @@ class Nowcasting(Task[NowcastingConfig]):
         self.frames = read_frames(file, crops.coarsen)
         wrong = [lead for lead in config.leads if lead % crops.step_minutes]
         if wrong:
-            raise EarthSSLError(f"nowcasting.leads: expected multiples of the {crops.step_minutes:g} minutes from frame "
-                                f"to frame, got {wrong[0]}")  # fmt: skip
+            raise EarthSSLError(f"nowcasting.leads: expected multiples of the {crops.step_minutes:g} minutes from "
+                                f"frame to frame, got {wrong[0]}")  # fmt: skip
         self.leads = [round(lead / crops.step_minutes) for lead in config.leads]
         if not config.target <= crops.size or (crops.size - config.target) % 2:
             raise EarthSSLError(f"nowcasting.target: expected an even margin in a crop of {crops.size} cells, got "
@@ -152,7 +152,6 @@ class Nowcasting(Task[NowcastingConfig]):
                     f"nowcasting.store: expected a {block} block of the crops of {day}, got "
                     f"{store.splits.to_json()[block]}; set splits.{block} to ['{day}', '{day}']"
                 )
-
 
     def check(self, shape: EncoderConfig) -> None:
         crops, config = self.crops, self.config

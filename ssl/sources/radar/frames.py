@@ -63,7 +63,7 @@ def read_frames(file: str, coarsen: int = 1) -> Frames:
                                     f"{field.attrs.get('units')!r}; say them in the file")  # fmt: skip
             values = field.values.astype(np.float32) * np.float32(units[0])  # whole: chunks hold many frames
             rain = np.stack([_coarse(one, coarsen, file) for one in values])
-            row = data.get(str(field.dims[1]))
+            row = data[field.dims[1]].values if field.dims[1] in data.coords else None
     except (OSError, ValueError, TypeError) as error:
         raise EarthSSLError(f"{file}: expected a NetCDF file of radar frames, which cannot be read "
                             f"({in_a_line(error, 120)}); fetch it again") from None  # fmt: skip
@@ -73,7 +73,7 @@ def read_frames(file: str, coarsen: int = 1) -> Frames:
     if least < 0 or most > MOST:
         raise EarthSSLError(f"{file}: expected rain rates within 0…{MOST:g} mm/h, got {least:g}…{most:g}; mark what is "
                             "missing as NaN, turn reflectivities into rain, and say the units")  # fmt: skip
-    if row is not None and row.ndim == 1 and row[0] < row[-1]:
+    if row is not None and row[0] < row[-1]:
         rain = rain[:, ::-1]
     return Frames(str(file), times, np.ascontiguousarray(rain), licence)
 
@@ -83,7 +83,7 @@ def _times(data: xr.Dataset, file: str) -> np.ndarray:
     field = data[NAME]
     if field.ndim != 3:
         raise EarthSSLError(f"{file}: expected '{NAME}' (frame, row, column), got dims {field.dims}; take one level")
-    found = data.get("time")
+    found = data["time"] if "time" in data.coords else None
     if found is None or found.dims != field.dims[:1] or found.dtype.kind != "M":
         got = "none" if found is None else f"dims {found.dims}, {found.dtype}"
         raise EarthSSLError(f"{file}: expected a CF time of each frame, 'time' ({field.dims[0]}), got {got}; add it")

@@ -3,8 +3,8 @@
 A composite has neither latitude and longitude nor years: an event is some hours. So crops at fixed places are cut
 from spans of time, and laid one after the other on a made-up calendar: a block is a day, a frame a second of it, and a
 gap follows every crop, which no window crosses. A crop's cells lie half a degree apart about 0°N 180°E, for the waves
-of place of an encoder to tell them apart; nothing of places or dates in the store is the atmosphere's. What was cut where
-and when stands in the store's attributes, and the spans of test hours keep their distance in true time from all that is
+of place of an encoder to tell them apart; nothing of places or dates in the store is the atmosphere's. What was cut
+where and when stands in the attributes, and the spans of test hours keep their distance in true time from all that is
 trained on. More frames (other radars, other hours) may join the training block without labels.
 """
 
