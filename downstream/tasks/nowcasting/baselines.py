@@ -70,12 +70,14 @@ def around(fields: Fields, size: int) -> Fields:
     """Return the means of known cells in squares around each cell; NaN where none is."""
 
     def means(at: int) -> np.ndarray:
-        whole = fields(at)
+        every = fields(at)
+        whole = every[:1] if every.strides[0] == 0 else every  # one field at all leads
         known = np.isfinite(whole)
         over = (1, size, size)
         share = uniform_filter(known.astype(np.float32), over, mode="nearest")
         total = uniform_filter(np.where(known, whole, 0).astype(np.float32), over, mode="nearest")
-        return np.where(share > 1e-4, np.maximum(total, 0) / np.maximum(share, 1e-4), np.nan).astype(np.float32)
+        mean = np.where(share > 1e-4, np.maximum(total, 0) / np.maximum(share, 1e-4), np.nan).astype(np.float32)
+        return np.broadcast_to(mean, every.shape)
 
     return means
 

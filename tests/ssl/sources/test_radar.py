@@ -100,7 +100,7 @@ def test_unlabelled_crops_join_the_training_block_alone(radar_file: Path, tmp_pa
     assert set(data.time.values[own].astype("datetime64[D]").astype(str)) == {"1900-01-01"}
     few = open_source("radar", **options, unlabelled=more, unlabelled_crops=2, least_wet=0.2)
     assert recorded_crops(few.attrs).unlabelled == 2
-    with pytest.raises(EarthSSLError, match="radar.unlabelled: expected nothing within apart_minutes 20"):
+    with pytest.raises(EarthSSLError, match=r"radar\.unlabelled: expected nothing within apart_minutes 20"):
         open_source("radar", **options, unlabelled=str(radar_file))  # holds the test hours
 
 
