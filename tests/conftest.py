@@ -236,3 +236,28 @@ def columns_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("columns") / "columns.nc"
     xr.Dataset(arrays, {"expt_label": ("expt", names)}).to_netcdf(file)
     return file
+
+
+@pytest.fixture(scope="session")
+def radar_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Frames of a radar, two events of 22, 5 minutes apart, 36×48 cells: rain that moves a column east a frame.
+
+    The radar does not see the four northernmost rows.
+    """
+    import numpy as np
+    import xarray as xr
+    from scipy.ndimage import gaussian_filter
+
+    rng, rain = np.random.default_rng(0), []
+    for _ in range(2):
+        field = gaussian_filter(rng.normal(size=(36, 48)), 2.5, mode="wrap")
+        field = np.maximum(field / field.std() - 0.3, 0) ** 2 * 2
+        rain += [np.roll(field, k, axis=1) for k in range(22)]
+    values = np.array(rain, np.float32)
+    values[:, :4] = np.nan
+    starts = np.array(["2016-09-28T00:00", "2017-05-09T00:00"], "datetime64[ns]")
+    times = (starts[:, None] + np.arange(22) * np.timedelta64(5, "m")).ravel()
+    arrays = {"rain_rate": (("frame", "y", "x"), values, {"units": "mm h-1"})}
+    file = tmp_path_factory.mktemp("radar") / "radar.nc"
+    xr.Dataset(arrays, {"time": ("frame", times)}, {"license": "CC0-1.0"}).to_netcdf(file)
+    return file

@@ -62,6 +62,7 @@ LAYERS = {
     "downstream/tasks/parameterisation": 15,
     "downstream/tasks/segmentation": 15,
     "downstream/tasks/radiation": 15,
+    "downstream/tasks/nowcasting": 15,
     "downstream/finetune": 15,
     "downstream/studies": 15,
     "downstream/report": 15,
@@ -81,6 +82,7 @@ PARTS = {
     "ssl/sources/controls",
     "ssl/sources/columns",
     "ssl/sources/formats",
+    "ssl/sources/radar",
 }
 ROOMS = ("cli", "configs", "downstream", "look", "pretext", "ssl")
 MOST_FILES = 15  # a folder

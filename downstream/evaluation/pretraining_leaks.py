@@ -9,6 +9,7 @@ from ...ssl.common.errors import EarthSSLError
 from ...ssl.fields.splits import Splits, gap_days
 from ...ssl.sources.columns.columns import dealt_otherwise
 from ...ssl.sources.planet.recorded import recorded_seed
+from ...ssl.sources.radar.radar import cut_otherwise
 from ...ssl.store.store import Store
 
 
@@ -16,8 +17,8 @@ def seen_by_pretraining(trainings: Sequence[Mapping[str, Any]], store: Store) ->
     """Return in words which blocks of earlier trainings reach into the store's test block, or nearer than its embargo.
 
     The synthetic planet and the Earth share no history, nor do planets of different seeds; two data sets of the Earth
-    are taken to, and so are planets whose seeds are not known. Stores of columns have made-up dates: theirs are told
-    apart by how sites and experiments were dealt out.
+    are taken to, and so are planets whose seeds are not known. Stores of columns and of radar crops have made-up dates:
+    theirs are told apart by how sites and experiments were dealt out, and by which hours were cut.
 
     Args:
         trainings: As `Record.trainings` returns them.
@@ -31,7 +32,8 @@ def seen_by_pretraining(trainings: Sequence[Mapping[str, Any]], store: Store) ->
     for earlier in trainings:
         if not _one_world(earlier, store):
             continue
-        if words := dealt_otherwise(str(earlier["source"]), str(store.manifest["source"])):
+        sources = str(earlier["source"]), str(store.manifest["source"])
+        if words := dealt_otherwise(*sources) or cut_otherwise(*sources):
             said.append(words)
             continue
         try:

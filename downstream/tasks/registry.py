@@ -29,6 +29,7 @@ TASKS = {
     "segmentation": ("segmentation.task", "Segmentation"),
     "parameterisation": ("parameterisation.task", "Parameterisation"),
     "radiation": ("radiation.task", "Radiation"),
+    "nowcasting": ("nowcasting.task", "Nowcasting"),
 }
 # settings of a probe that the matrix sets itself
 NOT_IN_MATRIX = ("store", "out", "task", "checkpoints", "encoder", "layers", "cache")

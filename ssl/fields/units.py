@@ -54,6 +54,9 @@ SPELLINGS: dict[str, dict[str, Affine]] = {
         ("cm; centimeter; centimeters; centimetre", 0.01, 0),
         ("mm; millimeter; millimeters; millimetre; kg m-2; kg/m2", 1e-3, 0),
     ),
+    "mm h-1": _table(
+        ("mm h-1; mm/h; mm/hr; mm hr-1", 1, 0), ("kg m-2 s-1; kg/m2/s; mm s-1; mm/s", 3600, 0), ("m s-1; m/s", 3.6e6, 0)
+    ),
     "W m-2": _table(("w m-2; w/m2; watt m-2; watts m-2; watt/m2; watts/m2", 1, 0)),
     "J m-2": _table(("j m-2; j/m2", 1, 0)),
 }

@@ -33,7 +33,7 @@ DRIZZLE = 1e-4  # m: 0.1 mm, what a rain gauge resolves
 GROUPS: Mapping[str, tuple[str, ...]] = {  # names without level
     "surface temperature": ("sst", "ssta", "t2m", "t2ma", "siconc", "ssh"),
     "mass, temperature and wind": ("z", "t", "u", "v", "vo", "d", "w", "msl", "sp", "u10", "v10"),
-    "moisture": ("q", "r", "d2m", "tcwv", "tcc", "tp", "tp6h", "tp24h", "olr", "ttr"),
+    "moisture": ("q", "r", "d2m", "tcwv", "tcc", "tp", "rain_rate", "tp6h", "tp24h", "olr", "ttr"),
 }
 
 
@@ -161,6 +161,10 @@ _SURFACE = [
     Variable(
         "tp24h", "precipitation, sum over 24 h", "", "m", -1e-3, 10, ("total_precipitation_24hr",),
         kind="accumulation", transform_scale=DRIZZLE,
+    ),
+    Variable(
+        "rain_rate", "rain rate", "rainfall_rate", "mm h-1", 0, 1000, ("rainfall_rate",), transform_scale=0.1,
+        citation="Doviak & Zrnic (1993), Doppler Radar and Weather Observations",
     ),
     Variable(
         "tcwv", "water vapour in the column", "atmosphere_mass_content_of_water_vapor", "kg m-2", -1, 150,

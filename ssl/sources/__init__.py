@@ -20,6 +20,7 @@ SOURCES = {
     "controls": ("controls.controls", "open_controls"),
     "lorenz96": ("lorenz96", "open_lorenz96"),
     "columns": ("columns.columns", "open_columns"),
+    "radar": ("radar.radar", "open_radar"),
     "files": ("local_files", "open_files"),
     "combined": ("combined", "open_combined"),
     "ersst": ("ersst", "open_ersst"),
@@ -32,6 +33,7 @@ CHECKS_ITSELF = (
     "controls",
     "lorenz96",
     "columns",
+    "radar",
 )  # their options are their own, not those of `Selection`
 
 
@@ -44,6 +46,7 @@ def open_source(source: str, **options: Any) -> xr.Dataset:
 
     Args:
         source: planet, weather, controls or lorenz96 (synthetic, no network), columns, files, combined, ersst,
+        source: planet, weather, controls or lorenz96 (synthetic, no network), columns, radar, files, ersst,
             weatherbench2 or arco-era5.
         **options: What the source takes: see its opener and `Selection`.
 

@@ -1,0 +1,1 @@
+"""Rain of the next hour from the last radar frames: chances of classes of rain."""

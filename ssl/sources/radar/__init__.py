@@ -1,0 +1,1 @@
+"""The source `radar`: crops of rain that radars saw, frame by frame."""
