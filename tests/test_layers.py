@@ -62,6 +62,8 @@ LAYERS = {
     "downstream/tasks/parameterisation": 15,
     "downstream/tasks/segmentation": 15,
     "downstream/tasks/radiation": 15,
+    "downstream/tasks/downscaling": 15,
+    "downstream/tasks/bias_correction": 15,
     "downstream/finetune": 15,
     "downstream/studies": 15,
     "downstream/report": 15,

@@ -29,6 +29,8 @@ TASKS = {
     "segmentation": ("segmentation.task", "Segmentation"),
     "parameterisation": ("parameterisation.task", "Parameterisation"),
     "radiation": ("radiation.task", "Radiation"),
+    "downscaling": ("downscaling.task", "Downscaling"),
+    "bias_correction": ("bias_correction.task", "BiasCorrection"),
 }
 # settings of a probe that the matrix sets itself
 NOT_IN_MATRIX = ("store", "out", "task", "checkpoints", "encoder", "layers", "cache")
