@@ -72,6 +72,8 @@ def read_pairs(
     except (ValueError, OSError, EOFError) as error:
         words = str(error).strip().splitlines()[0] if str(error).strip() else "empty"
         raise EarthSSLError(f"{file}: expected CSV in UTF-8, but it cannot be read ({words}); save it anew") from None
+    if not len(table):
+        raise EarthSSLError(f"{file}: expected lines below the header, got none; check the table")
     columns = [str(name) for name in table.columns]
     asked = [time, place, *targets, *targets.values(), *predictors]
     for name in asked:

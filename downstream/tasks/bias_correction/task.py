@@ -35,10 +35,10 @@ LEAVES, ROUNDS = (7, 15, 31), 300
 ALONE = np.ones(1)
 CONVENTION = (
     "Target: the observation at a place, of which the model's forecast is known, and {count} predictors with it. Every "
-    "row learns observation - forecast from {train}; penalties, leaves, rounds and steps are chosen on {val}; nothing is "
-    "refitted with it; test: {test}. skill, crps_skill and r are over the forecast less its mean bias. Distribution: "
-    "quantiles of the residuals of validation, all places together, around what a row says; raw is a single value. "
-    "Intervals: paired bootstrap over blocks of {block} test weeks, in which all places are drawn together."
+    "row learns observation - forecast from {train}; penalties, leaves, rounds and steps are chosen on {val}; nothing "
+    "is refitted with it; test: {test}. skill, crps_skill and r are over the forecast less its mean bias. "
+    "Distribution: quantiles of the residuals of validation, all places together, around what a row says; raw is a "
+    "single value. Intervals: paired bootstrap over blocks of {block} test weeks, all places of a week together."
 )
 
 

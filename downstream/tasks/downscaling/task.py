@@ -90,11 +90,9 @@ class DownscalingConfig(TaskConfig):
         self.expect(bool(self.labels), "a file with the fine fields", "labels")
         self.expect(len(self.variables) > 0 and len(set(self.variables)) == len(self.variables),
                     "variables, each once", "variables")  # fmt: skip
-        self.expect(set(self.own.links) <= set(self.variables), f"links of {', '.join(self.variables)}", "links")
-        self.expect(set(self.own.links.values()) <= set(LINKS), f"links out of {', '.join(LINKS)}", "links")
-        self.expect(
-            self.own.labelled is None or len(self.own.labelled) == 2, "a first and a last date, or null", "labelled"
-        )
+        self.expect(set(self.links) <= set(self.variables), f"links of {', '.join(self.variables)}", "links")
+        self.expect(set(self.links.values()) <= set(LINKS), f"links out of {', '.join(LINKS)}", "links")
+        self.expect(self.labelled is None or len(self.labelled) == 2, "a first and a last date, or null", "labelled")
         self.check({"components": "≥ 1"})
 
 
