@@ -194,7 +194,7 @@ def test_a_field_linear_in_the_coarse_one_is_told_by_place_and_by_height(task: D
     assert skill[OROGRAPHY] > 0.85  # the bilinear field differs within a coarse cell, whatever the height
     assert skill[MAPPING] > 0.2  # each cell has a spread of its own
     assert max(skill[COARSE], skill[CLIMATOLOGY]) < 0.1  # no bias to take off here: heights are 0 on average
-    assert scores["detail_r"][-2:].min() > 0.97
+    assert scores["detail_r"][-2:].min() > 0.94
     assert rows[OROGRAPHY].chosen["t2m"]["form"] == "all places, static fields"
     rain = scored(task, list(rows.values()), "tp24h")
     assert dict(zip(rows, rain["skill"], strict=True))[MOS] > 0.05  # half of it is noise of the fine cell
