@@ -63,6 +63,8 @@ LAYERS = {
     "downstream/tasks/segmentation": 15,
     "downstream/tasks/radiation": 15,
     "downstream/tasks/nowcasting": 15,
+    "downstream/tasks/downscaling": 15,
+    "downstream/tasks/bias_correction": 15,
     "downstream/finetune": 15,
     "downstream/studies": 15,
     "downstream/report": 15,

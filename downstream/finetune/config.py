@@ -13,6 +13,7 @@ from ..training.fine_tuning import MODES, FinetuneConfig
 from ..training.from_scratch import ScratchConfig
 
 GRIDS = ("checkpoint", "store")
+STORE, OWN = "store", "own"
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class FinetuningConfig(FinetuneConfig):
         components: Numbers of principal components that mean+pcs chooses between.
         grid: "checkpoint" brings a store on a finer or shifted grid to the checkpoint's, in a store beside the results;
             "store" tunes on the store's own.
+        label_grid: Of fields as labels: "store" brings them to the store's grid; "own" leaves them on
+            theirs, whose cells, finer or not, must fill the store's.
         least_valid: Share of the area of a cell of the checkpoint's grid that must hold values where a store is brought
             to it; else the cell is missing.
         base: First and last date of the years whose monthly means are subtracted, where `ssta` must stand for `sst` or
@@ -82,6 +85,7 @@ class FinetuningConfig(FinetuneConfig):
     near: int = 4
     components: list[int] | None = None
     grid: str = "checkpoint"
+    label_grid: str = STORE
     least_valid: float = LEAST_VALID
     base: tuple[str | int, str | int] | None = None
     window: int | None = None
@@ -109,8 +113,13 @@ class FinetuningConfig(FinetuneConfig):
         if self.compare:
             check_known("finetune.compare", self.compare, [mode for mode in MODES if mode != self.mode])
         check_settings("finetune", self, {
-            "grid": GRIDS, "least_valid": "(0, 1]", "near seeds components": "≥ 1",
+            "grid": GRIDS, "label_grid": (STORE, OWN), "least_valid": "(0, 1]", "near seeds components": "≥ 1",
         }, empty=("components",))  # fmt: skip
+        if self.label_grid == OWN and self.kind != "field":
+            raise EarthSSLError(
+                f"finetune.label_grid: expected store for kind {self.kind}, got own: only fields have a grid; "
+                "set kind: field"
+            )
         self.table()  # refuses the rest
         if self.units is not None and not isinstance(self.units, str) and len(self.units) != len(self.targets):
             raise EarthSSLError(

@@ -170,23 +170,32 @@ class TaskNetwork(nn.Module):
         return self.head(self.encoder(patches), patches, places)
 
 
-def cells_of(values: Tensor, patches: Patches) -> Tensor:
-    """Return patches of one variable, (batch, patch, cell), as fields (batch, row, column), NaN where no patch is."""
-    rows, columns = patches.size[1:]
+def cells_of(values: Tensor, patches: Patches, factor: tuple[int, int] = (1, 1)) -> Tensor:
+    """Return patches of one variable, (batch, patch, cell), as fields (batch, row, column), NaN where no patch is.
+
+    Args:
+        values: Of the cells of patches.
+        patches: Says where they lie.
+        factor: Rows and columns of cells in one of the patches' grid: more than one of a finer grid.
+    """
+    rows, columns = (size * more for size, more in zip(patches.size[1:], factor, strict=True))
     _, down, across = patches.shape
     cell = patches.cell[-values.shape[1] :]
     full = values.new_full((len(values), down * across, rows * columns), float("nan"))
     full[:, cell] = values
     fields = full.unflatten(1, (down, across)).unflatten(3, (rows, columns)).permute(0, 1, 3, 2, 4)
-    height, width = patches.grid.shape
+    height, width = (size * more for size, more in zip(patches.grid.shape, factor, strict=True))
     return fields.reshape(len(values), down * rows, across * columns)[:, :height, :width]
 
 
-def cut_fields(fields: Tensor, patches: Patches) -> Tensor:
-    """Return fields (batch, row, column) as patches (batch, patch, cell), NaN where missing or padded."""
-    rows, columns = patches.size[1:]
+def cut_fields(fields: Tensor, patches: Patches, factor: tuple[int, int] = (1, 1)) -> Tensor:
+    """Return fields (batch, row, column) as patches (batch, patch, cell), NaN where missing or padded.
+
+    Arguments: see `cells_of`.
+    """
+    rows, columns = (size * more for size, more in zip(patches.size[1:], factor, strict=True))
     _, down, across = patches.shape
-    height, width = patches.grid.shape
+    height, width = (size * more for size, more in zip(patches.grid.shape, factor, strict=True))
     pad = (0, across * columns - width, 0, down * rows - height)
     full = nn.functional.pad(fields, pad, value=float("nan"))
     full = full.unflatten(2, (across, columns)).unflatten(1, (down, rows)).permute(0, 1, 3, 2, 4)

@@ -17,6 +17,7 @@ from ...ssl.checkpoint.read import read_record
 from ...ssl.common.errors import EarthSSLError
 from ...ssl.common.files import digest, sha256
 from ...ssl.fields.grid import LatLonGrid
+from ...ssl.fields.nesting import nesting
 from ...ssl.fields.normalisation import StatisticsConfig
 from ...ssl.fields.splits import PARTS, SplitsConfig
 from ...ssl.fields.variables import lookup
@@ -127,14 +128,24 @@ def fields_of(store: Store) -> xr.Dataset:
     return xr.Dataset(arrays, coords)
 
 
-def labels_onto(labels: Labels, grid: LatLonGrid) -> Labels:
+def labels_onto(labels: Labels, grid: LatLonGrid, own: bool = False) -> Labels:
     """Return labels that are fields on the store's grid; cells that they do not reach, or hardly, are without a label.
 
+    Args:
+        labels: Of any kind; only fields change.
+        grid: Of the store.
+        own: Whether fields stay on their own cells, which must fill those of the store; those beyond are cut off.
+
     Raises:
-        EarthSSLError: If their cells are larger, or none is left with a value.
+        EarthSSLError: If their cells are larger, none is left with a value, or the grids do not nest (`own`).
     """
     if labels.grid is None or labels.grid.same_as(grid):
         return labels
+    if own:
+        nest = nesting(labels.grid, grid, labels.where)
+        (rows, columns), (high, wide) = nest.factor, nest.fine.shape
+        said = f"on their own {high}×{wide} cells, {rows}×{columns} in each of the store's"
+        return replace(labels, values=nest.cut(labels.values), grid=nest.fine, regridded=said)
     coords = {"time": labels.times.astype("datetime64[ns]"), "lat": labels.grid.lat, "lon": labels.grid.lon}
     data = xr.Dataset({"label": (("time", "lat", "lon"), labels.values)}, coords)
     made, said = onto(data, grid, labels.where, needed=np.zeros(grid.shape, bool), of="the store")

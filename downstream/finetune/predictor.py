@@ -47,9 +47,7 @@ class FinetunedEncoder:
         names, units = ([str(one[key]) for one in self.task["targets"]] for key in ("name", "units"))
         scale = head.scale.numpy()
         self.constraints = (
-            LabelConstraints(settings, head.kind, names, units, scale, record.grid, head.observed())
-            if settings
-            else None
+            LabelConstraints(settings, head.kind, names, units, scale, self.grid, head.observed()) if settings else None
         )
 
     @property
@@ -57,6 +55,11 @@ class FinetunedEncoder:
         """What it was tuned for."""
         assert self.record.task is not None
         return self.record.task
+
+    @property
+    def grid(self) -> LatLonGrid:
+        """Grid of predictions that are fields: the encoder's, or the finer one of the labels."""
+        return grid_of(self.record)
 
     def predict(
         self,
@@ -114,7 +117,7 @@ class FinetunedEncoder:
             said, before = self._outputs(batch, when[begin : begin + batch_size], chosen)
             parts.append(said)
             before_layers.append(before)
-        made = self._label(np.concatenate(parts), when, ends, chosen, grid)
+        made = self._label(np.concatenate(parts), when, ends, chosen, self.grid)
         return made.assign_attrs(screened.changes).assign_attrs(self._violations(parts, before_layers))
 
     def _violations(self, parts: Sequence[np.ndarray], raw: Sequence[np.ndarray]) -> dict[str, str]:
@@ -215,7 +218,9 @@ class FinetunedEncoder:
             return chances, chances
         base = head.base_at(times)
         if head.kind == "field":
-            out = cells_of(out, patches)
+            own = self.grid.shape
+            factor = (own[0] // patches.grid.shape[0], own[1] // patches.grid.shape[1])
+            out = cells_of(out, patches, factor)
         elif places is not None:
             base = base[:, None].expand(out.shape)
         raw = np.asarray((out * head.scale + base).numpy())
@@ -257,6 +262,12 @@ class FinetunedEncoder:
         return xr.DataArray(values, coords, dims, name, attrs)
 
 
+def grid_of(record: Record) -> LatLonGrid:
+    """Return the grid of predictions that are fields: that of the record, or of the task where it has a finer one."""
+    finer = (record.task or {}).get("grid")
+    return record.grid if finer is None else LatLonGrid.from_json(finer)
+
+
 def load_finetuned(address: str | Path) -> FinetunedEncoder:
     """Return a fine-tuned checkpoint, ready to predict.
 
@@ -276,6 +287,8 @@ def load_finetuned(address: str | Path) -> FinetunedEncoder:
     weights = read_task(path)
     try:
         head = TaskHead(checked_shape(record.task["head"], weights))
+        if record.task["kind"] == "field" and tuple(head.base.shape[1:]) != (own := grid_of(record)).shape:
+            raise ValueError(f"grid: expected {tuple(head.base.shape[1:])} cells, got {own}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise EarthSSLError(f"{path}: the record's task lacks or mistypes a field ({error}); fetch it again") from None
     load_exactly(head, weights, path / "task.safetensors")

@@ -133,16 +133,17 @@ def save_tuned(
             "ancestors": parent.record.trainings,
             **seed_record(store.manifest["attributes"]),
         },
-        task=plain(_task(tuned, samples, parent, scores, config)),
+        task=plain(_task(tuned, problem, parent, scores, config)),
     )
     golden = problem.windows.batch(samples.last[samples.parts["val"][:1]])
     return save(folder, network.encoder, {}, record, golden, network.head)
 
 
 def _task(
-    tuned: Tuned, samples: LabelSamples, parent: Parent, scores: pd.DataFrame, config: Mapping[str, Any]
+    tuned: Tuned, problem: Problem, parent: Parent, scores: pd.DataFrame, config: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return what the record says of the task."""
+    samples, finer = problem.samples, problem.samples.kind == "field" and problem.factor != (1, 1)
     head, labels, base = tuned.network.head, samples.labels, samples.base
     return {
         "kind": samples.kind,
@@ -159,6 +160,7 @@ def _task(
         "variables_added": list(parent.new),
         "distribution": None if tuned.spread is None else tuned.spread.to_json(),
         "frozen": dict(tuned.trained.frozen),
+        **({"grid": problem.grid.to_json()} if finer else {}),
         **({"constraints": config["constraints"]} if config.get("constraints") else {}),
         "labels_sha256": sha256(Path(labels.where)),
         "scores": [
@@ -185,7 +187,7 @@ def predictions(problem: Problem, tuned: Tuned, title: str) -> xr.Dataset:
     three = {"predicted": predicted, "observed": samples.target[test], "climatology": climatology}
     made: dict[str, Any] = {}
     if samples.kind == "field":
-        grid, attrs = problem.windows.store.grid, {"units": labels.units[0], "long_name": labels.names[0]}
+        grid, attrs = problem.grid, {"units": labels.units[0], "long_name": labels.names[0]}
         coords = {"time": times, "lat": grid.lat, "lon": grid.lon}
         made = {name: (("time", "lat", "lon"), values.astype(np.float32), attrs) for name, values in three.items()}
     elif samples.kind == "classification":

@@ -32,7 +32,7 @@ from ..results.row import Role, Row
 from ..results.target import Target, class_target, number_target
 from ..training.from_scratch import SCRATCH
 from ..training.unfinished import Unfinished
-from .config import FinetuningConfig
+from .config import OWN, FinetuningConfig
 from .head import TaskNetwork, check_pooling
 from .own_grid import labels_onto
 from .read_labels import read_labels
@@ -107,13 +107,15 @@ class Finetuning(Task[TaskConfig]):
                 f"{folder}: {self.seen}; so its score there would not be honest. Move the test block (and the gap "
                 "before it) beyond, or set allow_seen: true, and the table will say so"
             )
-        samples = LabelSamples.match(labels_onto(labels, store.grid), store, self.encoder_shape.window, config.lead)
+        samples = LabelSamples.match(
+            labels_onto(labels, store.grid, config.label_grid == OWN), store, self.encoder_shape.window, config.lead
+        )
         check_pooling(config.pooling, config.kind, samples.places is not None)
         self.unit, self.units = unit_of(samples.times[samples.parts["test"]], config.unit)
         counts = tuple(config.components or (10, 20))
         self.problem = Problem(
             samples, StoreWindows(store, self.encoder_shape.window), config.near, counts, config.pooling,
-            constraints_of(config.constraints, samples, store.grid),
+            constraints_of(config.constraints, samples, samples.labels.grid or store.grid),
         )  # fmt: skip
         self.head = "logistic" if samples.kind == "classification" else "ridge"
         self.tuned: list[Tuned] = []
@@ -140,7 +142,7 @@ class Finetuning(Task[TaskConfig]):
         if samples.kind == "classification":
             return [class_target(names[0], truth, climatology, self.units, block)]
         if samples.kind == "field":
-            return [field_target(names[0], truth, climatology, self.store.grid.area, self.units, block)]
+            return [field_target(names[0], truth, climatology, self.problem.grid.area, self.units, block)]
         return [number_target(n, truth[:, k], climatology[:, k], self.units, block) for k, n in enumerate(names)]
 
     def training_samples(self) -> np.ndarray:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ...ssl.common.errors import EarthSSLError
 from ...ssl.common.files import MIB
+from ...ssl.fields.grid import LatLonGrid
 from ...ssl.model.encoder import Encoder
 from ...ssl.model.tokens import Patches, patchify
 from ...ssl.runtime.memory import free_ram
@@ -168,6 +169,17 @@ class Problem:
         """Return the patches of some samples' windows."""
         return patchify(self.windows.batch(self.samples.last[rows]), patch)
 
+    @property
+    def grid(self) -> LatLonGrid:
+        """Grid of fields as labels: the store's, or a finer one."""
+        return self.samples.labels.grid or self.windows.store.grid
+
+    @property
+    def factor(self) -> tuple[int, int]:
+        """Rows and columns of the labels' cells in each of the store's."""
+        (high, wide), (rows, columns) = self.grid.shape, self.windows.store.grid.shape
+        return high // rows, wide // columns
+
     def places(self, rows: np.ndarray) -> Tensor | None:
         """Return the places of some samples, (sample, 2)."""
         places = self.samples.places
@@ -178,11 +190,11 @@ class Problem:
         if patch not in self._cut:
             samples = self.samples
             like = self.patches(np.arange(1), patch)
-            targets = cut_fields(torch.from_numpy(samples.departures(np.arange(len(samples.rows)))).float(), like)
+            departures = torch.from_numpy(samples.departures(np.arange(len(samples.rows)))).float()
+            targets = cut_fields(departures, like, self.factor)
             seen = torch.isfinite(targets[torch.from_numpy(samples.parts["train"])]).any(0)
-            places = like.count // like.shape[0]
-            cells = like.size[1] * like.size[2]
-            area = like.area[:places, :cells] * seen
+            own = cut_fields(torch.from_numpy(self.grid.area).float()[None], like, self.factor)[0]
+            area = torch.nan_to_num(own) * seen
             self._cut[patch] = targets.numpy(), area.double().numpy()
         return self._cut[patch]
 
@@ -195,9 +207,9 @@ class Problem:
         truth = torch.from_numpy(samples.departures(rows))
         if samples.kind != "field":
             return self.constraints.hold(out, base, truth)
-        fields = torch.nan_to_num(cells_of(out, patches))
+        fields = torch.nan_to_num(cells_of(out, patches, self.factor))
         made, penalty = self.constraints.hold(fields, base, truth)
-        return torch.nan_to_num(cut_fields(made, patches)), penalty
+        return torch.nan_to_num(cut_fields(made, patches, self.factor)), penalty
 
     def in_units(self, values: np.ndarray, patch: tuple[int, int, int]) -> np.ndarray:
         """Return what is said of the test samples, standardised departures in the labels' units, chances as they are.
@@ -213,7 +225,8 @@ class Problem:
         if samples.kind == "classification":
             return values
         if samples.kind == "field":
-            values = cells_of(torch.from_numpy(values), self.patches(test[:1], patch)).double().numpy()
+            like = self.patches(test[:1], patch)
+            values = cells_of(torch.from_numpy(values), like, self.factor).double().numpy()
         return samples.base.at(samples.times[test]) + values * samples.base.scale
 
     def linear(self, tokens: FrozenTokens, patch: tuple[int, int, int], layers: Sequence[int]) -> Probe:

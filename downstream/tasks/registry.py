@@ -30,6 +30,8 @@ TASKS = {
     "parameterisation": ("parameterisation.task", "Parameterisation"),
     "radiation": ("radiation.task", "Radiation"),
     "nowcasting": ("nowcasting.task", "Nowcasting"),
+    "downscaling": ("downscaling.task", "Downscaling"),
+    "bias_correction": ("bias_correction.task", "BiasCorrection"),
 }
 # settings of a probe that the matrix sets itself
 NOT_IN_MATRIX = ("store", "out", "task", "checkpoints", "encoder", "layers", "cache")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from earthssl.downstream.finetune.config import FinetuningConfig
@@ -17,6 +18,7 @@ from earthssl.downstream.finetune.own_grid import fields_of, labels_onto, on_gri
 from earthssl.downstream.finetune.predictor import load_finetuned
 from earthssl.downstream.finetune.read_labels import read_labels
 from earthssl.ssl.checkpoint.read import read_record
+from earthssl.ssl.checkpoint.verify import verify
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.common.files import sha256
 from earthssl.ssl.fields.grid import LatLonGrid
@@ -191,6 +193,61 @@ def test_a_store_prepared_on_the_grid_of_a_checkpoint(small_data: xr.Dataset, sm
         (tmp_path / "a.json").write_text("{}")
         with pytest.raises(EarthSSLError, match=match):
             stored(small_data, tmp_path / "c", **more)
+
+
+def eastward(data: xr.Dataset) -> xr.Dataset:
+    """The rows that are no caps, cells from 0°E on, each of which four cells of 15° fill."""
+    return data.isel(lat=slice(1, -1)).assign_coords(lon=data["lon"] + 15)
+
+
+def in_four(data: xr.Dataset) -> xr.Dataset:
+    """u10 in cells of 15°: half of it in the south of each cell of 30°, as rain in mm."""
+    own = eastward(data)["u10"].rename("rain").assign_attrs(units="mm")
+    made = own.isel(lat=np.repeat(np.arange(5), 2), lon=np.repeat(np.arange(12), 2))
+    made = made.assign_coords(lat=np.arange(67.5, -75, -15.0), lon=np.arange(7.5, 360, 15.0))
+    return (made * np.tile([1.0, 0.5], 5)[:, None]).assign_attrs(units="mm").rename("rain").to_dataset()
+
+
+def test_finer_labels_stay_on_their_own_cells_where_asked(small_data: xr.Dataset, tmp_path: Path) -> None:
+    file, own = tmp_path / "labels.nc", eastward(small_data)
+    in_four(small_data).to_netcdf(file)
+    given = read_labels(str(file), ["rain"], "field", time="time", missing="refuse")
+    grid = LatLonGrid(own["lat"].values, own["lon"].values)
+    south = LatLonGrid(grid.lat[1:], grid.lon)
+    labels = labels_onto(given, south, own=True)
+    assert labels.grid is not None
+    assert labels.grid.shape == labels.values.shape[1:] == (8, 24)
+    assert labels.regridded == "on their own 8×24 cells, 2×2 in each of the store's"
+    np.testing.assert_array_equal(labels.values[:, ::2, ::2], own["u10"].values[:, 1:].astype(np.float32))
+    with pytest.raises(EarthSSLError, match="the grids do not nest"):
+        labels_onto(given, LatLonGrid(grid.lat, grid.lon[1:-1] + 5), own=True)
+    with pytest.raises(EarthSSLError, match="expected labels that cover the store's cells, 0° to 360° of longitude"):
+        labels_onto(replace(labels, grid=LatLonGrid(labels.grid.lat, labels.grid.lon - 5)), south, own=True)
+    with pytest.raises(EarthSSLError, match="label_grid: expected store for kind regression, got own"):
+        FinetuningConfig(checkpoint="a", store="b", labels="c", target="d", out="e", label_grid="own")
+
+
+@pytest.mark.slow
+def test_a_network_on_finer_labels_makes_the_round_trip(
+    small_data: xr.Dataset, small_run: Path, tmp_path: Path
+) -> None:
+    """From labels on cells of 15° beside a store of 30° to predictions on those cells, in the run and after it."""
+    in_four(small_data).to_netcdf(tmp_path / "labels.nc")
+    store = stored(eastward(small_data), tmp_path / "own", variables=["sst", "u10", "v10"])
+    settings = {**FAST, "checkpoint": str(small_run), "store": str(store), "labels": str(tmp_path / "labels.nc"),
+                "target": "rain", "kind": "field", "grid": "store", "label_grid": "own"}  # fmt: skip
+    folder = finetune(FinetuningConfig(out=str(tmp_path / "out"), **settings))
+    tuned = load_finetuned(folder)
+    assert tuned.grid.shape == (10, 24)
+    again = tuned.predict(eastward(small_data))
+    with xr.open_dataset(folder / "predictions.nc") as run:
+        np.testing.assert_allclose(run["lat"], np.arange(67.5, -75, -15.0))
+        np.testing.assert_allclose(again.sel(time=run["time"]), run["predicted"], atol=1e-4)
+    skill = pd.read_csv(folder / "scores.csv").query("metric == 'skill'").set_index("row")["value"]
+    assert skill["raw window [ridge]"] > 0.98  # each cell is a linear function of the patch it lies in
+    verify(folder / "checkpoint")
+    record = json.loads((folder / "checkpoint" / "record.json").read_text())
+    assert record["task"]["grid"]["lon"][0] == 7.5
 
 
 def test_labels_of_a_part_and_coarser_ones(small_data: xr.Dataset, tmp_path: Path) -> None:
