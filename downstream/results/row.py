@@ -52,6 +52,8 @@ class Row:
     threshold: Mapping[tuple[str, str], float] = field(default_factory=dict)
     calls: bool = False
     features: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    width: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    fields: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     @property
     def subtracted(self) -> bool:
