@@ -136,6 +136,7 @@ class Radiation(Task[RadiationConfig]):
 
     def rehearsal(self) -> Radiation:
         """Return the task that is tested at the sites of validation and validated at the last of the training sites."""
+        self.encoders()  # read once for both
         made, known = copy.copy(self), self.known_as
         block = known.block.astype(object)
         sites = list(dict.fromkeys(known.site[block == "train"]))

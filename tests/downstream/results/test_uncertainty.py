@@ -67,7 +67,7 @@ def test_residuals_like_those_before_are_covered_as_promised(table: Any) -> None
     """Conformal intervals of 30 years are those of 31 / 30 of the share: the unknown year may be the worst."""
     for kind, more in ((CONFORMAL, 31 / 30), (POSTERIOR, 1)):
         held = [value(table, "right", kind, f"coverage_{round(100 * share)}") for share in CENTRAL]
-        assert held == pytest.approx([share * more for share in CENTRAL], abs=0.02)
+        assert held == pytest.approx([share * more for share in CENTRAL], abs=0.03)
         assert value(table, "right", kind, "spread_skill") == pytest.approx(1, abs=0.04)
     assert value(table, "right", POSTERIOR, "pit_unevenness") < 0.08
     # half of the samples are wide: their mixture has more in its middle than a Gaussian
