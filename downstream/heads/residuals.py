@@ -30,7 +30,6 @@ class Gaussian:
 
     Attributes:
         mean, variance: Of the departures.
-        half: Half widths of the central intervals, by the share that they are to hold.
     """
 
     mean: float = 0.0
@@ -38,6 +37,7 @@ class Gaussian:
 
     @property
     def half(self) -> dict[float, float]:
+        """Half widths of the central intervals, by the share that they are to hold."""
         return {share: math.sqrt(2) * float(erfinv(share)) for share in CENTRAL}
 
     def crps(self, departure: np.ndarray) -> np.ndarray:

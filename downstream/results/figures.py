@@ -187,17 +187,18 @@ def line_figure(
     return drawn
 
 
-def calibration_figure(scores: pd.DataFrame, histogram: pd.DataFrame, rows: Sequence[str]) -> Figure:
+def calibration_figure(scores: pd.DataFrame, histogram: pd.DataFrame, rows: Sequence[str], alone: str) -> Figure:
     """Return coverage by the share that intervals are to hold, and histograms of PIT or ranks, means over targets.
 
     Args:
         scores: Columns row, distribution, metric (coverage_50, …), value.
         histogram: Columns row, distribution, from, to, share.
         rows: Those to draw, and the means of their seeds.
+        alone: Distribution that is an ensemble of few members: only its ranks are drawn.
     """
     scores, histogram = (one[[_of_rows(name, rows) for name in one["row"]]] for one in (scores, histogram))
     panels: dict[str, dict[str, tuple[Any, Any]]] = {}
-    covered = scores[scores["metric"].str.startswith("coverage_")]
+    covered = scores[scores["metric"].str.startswith("coverage_") & (scores["distribution"] != alone)]
     covered = covered.assign(share=covered["metric"].str.removeprefix("coverage_").astype(float) / 100)
     for kind, own in covered.groupby("distribution", sort=False):
         means = own.groupby(["row", "share"], sort=False)["value"].mean().dropna()
@@ -210,7 +211,7 @@ def calibration_figure(scores: pd.DataFrame, histogram: pd.DataFrame, rows: Sequ
             str(name): ((one["from"] + one["to"]) / 2, one["share"] / (one["to"] - one["from"]))
             for name, one in means.groupby("row", sort=False)
         }
-    drawn = line_figure(panels, "")
+    drawn = line_figure(panels, "", bold=("pretrained",))
     for k, axes in enumerate(drawn.axes[: len(panels)]):
         if k < flat:
             axes.axline((0.75, 0.75), slope=1, color="0.6", lw=0.8, zorder=0)

@@ -41,6 +41,9 @@ class Row:
         calls: Whether it only says yes or no.
         features: What its head chose to read, by candidate (infilling: by kind of gaps), where the label curve needs
             it again; see `Task.fitted`.
+        width: How wide the distribution of each test sample is by its head, relative to the others', (sample,), by
+            target; nothing: all alike.
+        fields: What it says in some cells, (sample, cell), by target, where `forecast` holds sums.
     """
 
     name: str

@@ -143,7 +143,8 @@ def _distributions(
     for row, old in pairs:
         dressed(row, now.of(row), then.of(old), (now.width, then.width), NORMAL)
         if name in row.width and before.name in old.width:
-            dressed(row, now.of(row), then.of(old), (row.width[name], old.width[before.name]), POSTERIOR)
+            wide = [width / np.sqrt((width**2).mean()) for width in (row.width[name], old.width[before.name])]
+            dressed(row, now.of(row), then.of(old), wide, POSTERIOR)
     for several in names_of([row for row, _ in pairs]):
         own = [(row, old) for row, old in pairs if row.name == several]
         if len(own) > 1:
@@ -339,7 +340,8 @@ def _shown(
     figures, words = {}, {}
     if ranks:
         made["rank_histogram"] = pd.concat(ranks, ignore_index=True)
-        figures["uncertainty"] = calibration_figure(made["uncertainty"], made["rank_histogram"], spoken)
+        ranks_of = made["rank_histogram"][made["rank_histogram"]["distribution"] != POSTERIOR]
+        figures["uncertainty"] = calibration_figure(made["uncertainty"], ranks_of, spoken, SEEDS)
         words["uncertainty"] = WORDS
     if bins:
         made["reliability"] = pd.concat(bins, ignore_index=True)
