@@ -38,6 +38,8 @@ class TaskConfig:
         draws: Bootstrap draws.
         block: Neighbouring independent units (years, storms, weeks) drawn together.
         cache: Folder of cached features; null puts it beside the results.
+        uncertainty: Whether distributions around every row's forecasts are scored beside the table; for numbers all
+            rows are made once more, with the blocks moved back by one.
     """
 
     store: str
@@ -56,6 +58,7 @@ class TaskConfig:
     draws: int = 2000
     block: int = 2
     cache: str | None = None
+    uncertainty: bool = False
 
     def __post_init__(self) -> None:
         own = next(one.default for one in fields(self) if one.name == "task")

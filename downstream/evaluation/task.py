@@ -8,10 +8,11 @@ from scratch, the curve over labels, paired intervals, pictures and the page. do
 
 from __future__ import annotations
 
+import copy
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -31,11 +32,13 @@ from ..results.row import Role, Row, names_of
 from ..results.scores import tables
 from ..results.summary import Summary
 from ..results.target import Target
+from ..results.uncertainty import CLIMATOLOGY, Earlier, Uncertainty, uncertainty
 from .config import TaskConfig
 from .encoders import Contender, contenders, layers_to_read
-from .equal_input import FEWEST_RANDOM, PCA_COMPONENTS, RAW, equal_input_rows
+from .equal_input import PCA, PCA_COMPONENTS, RAW, equal_input_rows
 from .label_curve import WORDS, Curve, label_curve
 from .label_fractions import label_fractions
+from .notes import few_seeds, others
 
 Features = Mapping[str, np.ndarray]  # candidates by name, (sample, …, feature); validation chooses among them
 Fill = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -243,6 +246,20 @@ class Task(ABC, Generic[C]):
         """Return one sentence of what was found; `main` are each target and its first metric."""
         return finding(scores, differences, rows, main)
 
+    def rehearsal(self) -> Task[C]:
+        """Return the task one block earlier: its test block is the validation block of this one; the encoders stay.
+
+        What distributions around forecasts are calibrated on, see `Splits.earlier`.
+
+        Raises:
+            EarthSSLError: If the training block is too short for it.
+        """
+        store = copy.copy(self.store)
+        store.splits = store.splits.earlier(store.step_days)
+        made = type(self)(replace(self.config, fractions=[]), store, self.decoders)
+        made._encoders = self.encoders()
+        return made
+
     def missing(self) -> list[str]:
         """Return notes of what the table should hold and does not."""
         said = []
@@ -339,8 +356,10 @@ def summarise(task: Task[Any]) -> Summary:
     targets = task.targets()
     for target in targets:
         target.check_units()  # before anything is trained
+    before = task.rehearsal() if config.uncertainty and any(one.numbers for one in targets) else None
     rows = all_rows(task, encoders)
     scores, differences = tables(targets, rows, draws=config.draws)
+    doubts = _uncertainty(task, targets, rows, before) if config.uncertainty else Uncertainty()
     curve = _curve(task, rows, encoders, task.shown(targets))
     own = task.extras(rows, scores, differences)
     shown = task.shown(targets)
@@ -370,15 +389,31 @@ def summarise(task: Task[Any]) -> Summary:
         figures={
             "scores": score_figure(scores, roles, main),
             **curve_figures(curve.means, roles, task.unit, counted),
+            **doubts.figures,
             **own.figures,
         },
-        tables={**curve.tables(), **own.tables},
-        words={"label_curve": WORDS.format(all=config.label_draws, some=config.scratch_draws), **own.words},
+        tables={**curve.tables(), **doubts.tables, **own.tables},
+        words={
+            "label_curve": WORDS.format(all=config.label_draws, some=config.scratch_draws),
+            **doubts.words,
+            **own.words,
+        },
         datasets=own.datasets,
-        notes=[*own.notes, *task.missing(), *_few_seeds(rows, config.random_seeds), *_others(encoders)],
+        notes=[*own.notes, *doubts.notes, *task.missing(), *few_seeds(rows, config.random_seeds), *others(encoders)],
         reachable=next((row.name for row in rows if row.role is Role.KNOWN), ""),
         unit=(counted, task.unit),
     )
+
+
+def _uncertainty(
+    task: Task[Any], targets: Sequence[Target], rows: Sequence[Row], before: Task[Any] | None
+) -> Uncertainty:
+    """Return the distributions around the rows' forecasts, by their residuals one block earlier, and their scores."""
+    earlier = Earlier(before.targets(), all_rows(before, before.encoders())) if before else None
+    own = [row for row in rows if row.role is not Role.BASELINE and task.speaks(row)]
+    shown = names_of([row for row in own if task.curved(row) or row.role not in (Role.PRETRAINED, Role.UNTRAINED)])
+    drawn = [CLIMATOLOGY, f"{RAW} [{task.head}]", f"{PCA} [{task.head}]", *shown]
+    return uncertainty(targets, rows, earlier, drawn, task.config.draws)
 
 
 def _spoken_of(task: Task[Any], rows: Sequence[Row], targets: Sequence[str]) -> list[Row]:
@@ -390,22 +425,6 @@ def _spoken_of(task: Task[Any], rows: Sequence[Row], targets: Sequence[str]) -> 
     whole = [row for row in rows if all(name in row.forecast for name in targets)]
     followed = {row.role for row in whole if row.role in (Role.PRETRAINED, Role.UNTRAINED) and task.curved(row)}
     return [row for row in whole if row.role not in followed or task.curved(row)]
-
-
-def _few_seeds(rows: Sequence[Row], seeds: int) -> list[str]:
-    """Return a note where a table with a raw input has fewer sets of random features than the rule asks for."""
-    if seeds >= FEWEST_RANDOM or not any(row.name.startswith(RAW) for row in rows):
-        return []
-    return [f"Random features of the raw window: {seeds} sets, fewer than {FEWEST_RANDOM}; their mean score is rough."]
-
-
-def _others(encoders: Sequence[Contender]) -> list[str]:
-    """Return a note where encoders were trained on data of another climatology."""
-    sources = sorted({one.source["other_statistics"] for one in encoders if "other_statistics" in one.source})
-    if not sources:
-        return []
-    return [f"Encoders were trained on {', '.join(sources)} of another climatology and scale (other_statistics): they "
-            "are given this store's anomalies by its own."]  # fmt: skip
 
 
 def merged(sets: Mapping[str, Features]) -> dict[str, np.ndarray]:

@@ -56,7 +56,7 @@ class WindowTask(Task[C]):
         return features
 
     def targets(self) -> Sequence[Target]:
-        return [_target(one, self.config.block) for one in self.labels]
+        return [_target(one, self.config.block, self.store.times) for one in self.labels]
 
     def label_units(self) -> np.ndarray:
         """Return the units that are whole in every target, see `whole_units`: at long leads the first are not."""
@@ -96,6 +96,7 @@ class WindowTask(Task[C]):
     ) -> Row:
         """Return the row of any head on features as they are; see `fitted`."""
         forecast, chosen, kept = {}, {}, {}
+        width: dict[str, np.ndarray] = {}
         # Numbers of the same samples share a fit where a head fits each output by itself.
         together = head.separable and not self.labels[0].classes
         for group in of_same_samples(self.labels) if together else [[one] for one in self.labels]:
@@ -104,14 +105,17 @@ class WindowTask(Task[C]):
             if units is not None:
                 mine = np.isin(label.units[label.rows["train"]], units)
                 train = {n: one.take(mine) for n, one in train.items()}
-            found, choices = _fitted(head, label, features, train, val, refit=units is None)
-            for one, values, choice in zip(group, found, choices, strict=True):
+            doubt = self.config.uncertainty and units is None and not label.classes
+            found, choices, widths = _fitted(head, label, features, train, val, refit=units is None, doubt=doubt)
+            for k, (one, values, choice) in enumerate(zip(group, found, choices, strict=True)):
                 forecast[one.name] = values
+                if k in widths:
+                    width[one.name] = widths[k]
                 if choice:
                     kept[choice.candidate] = features[choice.candidate]
                     chosen[one.name] = {"features": choice.candidate, "setting": choice.setting,
                                         "validation_error": choice.error}  # fmt: skip
-        return Row(name, role, forecast, seed, chosen, features=kept)
+        return Row(name, role, forecast, seed, chosen, features=kept, width=width)
 
     def refitted(self, row: Row, units: np.ndarray) -> Row:
         """Return a row of the main head with the labels of some units only, on the features chosen with all of them.
@@ -202,27 +206,29 @@ class WindowTask(Task[C]):
             yield Row(SCRATCH, Role.SCRATCH, found.forecast, seed, chosen)
 
 
-def _target(label: WindowLabels, block: int) -> Target:
+def _target(label: WindowLabels, block: int, times: np.ndarray) -> Target:
     test = label.rows["test"]
     truth, units = label.values[test], label.units[test]
     if label.classes:
-        return class_target(label.name, truth.argmax(axis=1), label.climatology, units, block)
-    return number_target(label.name, truth[:, 0], label.climatology[:, 0], units, block)
+        return class_target(label.name, truth.argmax(axis=1), label.climatology, units, block, label.classes)
+    return number_target(label.name, truth[:, 0], label.climatology[:, 0], units, block, times[test])
 
 
 def _fitted(
-    head: Head, label: WindowLabels, features: Features, train: dict[str, Samples], val: dict[str, Samples], refit: bool
-) -> tuple[list[np.ndarray], Sequence[Choice | None]]:
-    """Return test predictions and what validation chose, for classes once, for numbers of each output.
+    head: Head, label: WindowLabels, features: Features, train: dict[str, Samples], val: dict[str, Samples],
+    refit: bool, doubt: bool,
+) -> tuple[list[np.ndarray], Sequence[Choice | None], dict[int, np.ndarray]]:  # fmt: skip
+    """Return test predictions and what validation chose, for classes once, for numbers of each output; and widths.
 
-    Laplace's rule speaks where training shows one class only.
+    Laplace's rule speaks where training shows one class only. Widths are of outputs whose head has them, with `doubt`.
     """
     some = next(iter(train.values()))
     if label.classes and not refit and len(np.unique(some.targets.argmax(axis=1))) < 2:
         seen = frequencies(some.targets.argmax(axis=1), len(label.classes))
-        return [np.tile(seen, (len(label.rows["test"]), 1))], [None]
+        return [np.tile(seen, (len(label.rows["test"]), 1))], [None], {}
     choices = [choose(head, train, val)] if label.classes else choose_each(head, train, val)
     found: list[np.ndarray] = [np.zeros(0)] * len(choices)
+    widths: dict[int, np.ndarray] = {}
     for name in dict.fromkeys(choice.candidate for choice in choices):
         own = [k for k, choice in enumerate(choices) if choice.candidate == name]
         if not refit:
@@ -232,8 +238,11 @@ def _fitted(
         else:
             fit = Samples.joined(train[name], val[name])
         settings = list(dict.fromkeys(choices[k].setting for k in own))
-        made = head.predict(fit, label.samples(features[name], "test"), settings)
+        test = label.samples(features[name], "test")
+        made, wide = head.predict(fit, test, settings), head.widths(fit, test, settings) if doubt else None
         for k in own:
-            of = made[settings.index(choices[k].setting)]
-            found[k] = of if label.classes else of[:, k]
-    return found, choices
+            at = settings.index(choices[k].setting)
+            found[k] = made[at] if label.classes else made[at][:, k]
+            if wide is not None:
+                widths[k] = wide[at]
+    return found, choices, widths

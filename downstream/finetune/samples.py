@@ -11,6 +11,7 @@ import pandas as pd
 from ...ssl.common.errors import EarthSSLError, check_known
 from ...ssl.fields.splits import DAY, PARTS, Splits, gap_days, is_monthly, window_starts
 from ...ssl.store.store import Store
+from ..heads.distribution import UNITS, unit_numbers
 from ..metrics.classes import frequencies
 from ..metrics.paired_bootstrap import FEWEST_UNITS
 from ..metrics.seasonal import valid_mean
@@ -18,7 +19,6 @@ from .labels import Labels
 
 FEWEST = {"train": 20, "val": 8, "test": 8}
 FEWEST_OF_A_MONTH = 5  # labels of every calendar month, or the climatology is one for the whole year
-UNITS = {"year": "Y", "month": "M", "week": "W", "day": "D"}
 ENOUGH = 8  # units of test, or the next shorter one is taken
 
 
@@ -188,17 +188,6 @@ def unit_of(times: np.ndarray, unit: str) -> tuple[str, np.ndarray]:
             "lengthen the test block or choose a shorter unit"
         )
     return unit, found
-
-
-def blocks_of(times: np.ndarray, count: int) -> tuple[str, np.ndarray]:
-    """Return the longest unit of which there are so many, else the day, and which one each time belongs to."""
-    unit = next((name for name in UNITS if len(np.unique(unit_numbers(times, name))) >= count), "day")
-    return unit, unit_numbers(times, unit)
-
-
-def unit_numbers(times: np.ndarray, unit: str) -> np.ndarray:
-    """Return which year, month, week or day each time belongs to."""
-    return times.astype(f"datetime64[{UNITS[unit]}]").astype(np.int64)
 
 
 def step_numbers(times: np.ndarray, steps: np.ndarray) -> np.ndarray:

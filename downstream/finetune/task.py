@@ -27,7 +27,16 @@ from ..evaluation.task import Extras, Features, Task
 from ..features.predictable import predictable_directions
 from ..features.raw_window import MOST_VALUES, values_of_windows
 from ..features.store_windows import StoreWindows
-from ..heads.distribution import COVERAGES, LEVELS, Spread, divide_logits, fewest_blocks, temperature
+from ..heads.distribution import (
+    COVERAGES,
+    LEVELS,
+    Spread,
+    blocks_of,
+    divide_logits,
+    fewest_blocks,
+    temperature,
+    unit_numbers,
+)
 from ..results.row import Role, Row
 from ..results.target import Target, class_target, number_target
 from ..training.from_scratch import SCRATCH
@@ -37,7 +46,7 @@ from .head import TaskNetwork, check_pooling
 from .own_grid import labels_onto
 from .read_labels import read_labels
 from .rows import components, field_target, forecasts, label_rows, near_cells, patch_values, pca_fields, season
-from .samples import LabelSamples, blocks_of, unit_numbers, unit_of
+from .samples import LabelSamples, unit_of
 from .save import Parent, Tuned, constraints_of, violation_table
 from .tuning import FrozenTokens, Probe, Problem, make_network, outputs, tune
 

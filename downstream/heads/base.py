@@ -84,6 +84,13 @@ class Head(ABC):
         The targets of the queries are not read.
         """
 
+    def widths(self, train: Samples, queries: Samples, settings: Sequence[Any]) -> np.ndarray | None:
+        """Return how wide the distributions of `queries` are, relative to each other, (settings, queries); None: alike.
+
+        The same for all outputs.
+        """
+        return None
+
 
 def standardised(train: np.ndarray, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return both less the mean of `train` and over its standard deviation, by feature; a constant one is 0.

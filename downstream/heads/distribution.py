@@ -22,6 +22,7 @@ from torch import nn
 from .uncertainty import LEVELS, block_weights, conformal_quantile, covered, crps_quantiles
 
 COVERAGES = (0.5, 0.8, 0.9)
+UNITS = {"year": "Y", "month": "M", "week": "W", "day": "D"}  # of time, the longest first
 COLUMNS = ("target", "coverage", "half_width", "test_coverage", "interval_score", "crps", "crps_climatology")
 
 
@@ -98,6 +99,17 @@ class Spread:
 def fewest_blocks(coverage: float) -> int:
     """Return how many blocks a conformal interval of a coverage takes."""
     return math.ceil(coverage / (1 - coverage) - 1e-9)
+
+
+def blocks_of(times: np.ndarray, count: int) -> tuple[str, np.ndarray]:
+    """Return the longest unit of which there are so many, else the day, and which one each time belongs to."""
+    unit = next((name for name in UNITS if len(np.unique(unit_numbers(times, name))) >= count), "day")
+    return unit, unit_numbers(times, unit)
+
+
+def unit_numbers(times: np.ndarray, unit: str) -> np.ndarray:
+    """Return which year, month, week or day each time belongs to."""
+    return times.astype(f"datetime64[{UNITS[unit]}]").astype(np.int64)
 
 
 def weighted_quantiles(values: np.ndarray, weights: np.ndarray, levels: Sequence[float]) -> np.ndarray:

@@ -25,6 +25,7 @@ class RidgePath:
         feature_scale: Shape (features,).
         target_mean: By group, shape (groups, targets).
         samples: Number n of fitted samples.
+        counts: Of these in each group, shape (groups,).
         power: Squared singular values of Z, shape (rank,).
         directions: Right singular vectors of Z, shape (features, rank).
         loadings: Directions^T Z^T Y, shape (rank, targets).
@@ -34,6 +35,7 @@ class RidgePath:
     feature_scale: np.ndarray
     target_mean: np.ndarray
     samples: int
+    counts: np.ndarray
     power: np.ndarray
     directions: np.ndarray
     loadings: np.ndarray
@@ -65,7 +67,8 @@ class RidgePath:
         scale = np.where(constant, np.inf, spread if standardise else 1.0)
         z /= scale
         power, directions = _decompose(z)
-        return cls(feature_mean, scale, target_mean, len(x), power, directions, directions.T @ (z.T @ y))
+        counts = np.bincount(group)
+        return cls(feature_mean, scale, target_mean, len(x), counts, power, directions, directions.T @ (z.T @ y))
 
     def shrunk(self, penalties: Sequence[float]) -> np.ndarray:
         """Return the coefficients along `directions`, shape (penalties, rank, targets)."""
@@ -81,6 +84,21 @@ class RidgePath:
         group = np.zeros(len(features), dtype=int) if group is None else group
         z = (np.asarray(features, dtype=np.float64) - self.feature_mean[group]) / self.feature_scale
         return (z @ self.directions) @ self.shrunk(penalties) + self.target_mean[group]
+
+    def widths(self, features: np.ndarray, penalties: Sequence[float], group: np.ndarray | None = None) -> np.ndarray:
+        """Return the predictive standard deviation of a target over that of the noise, for each penalty, (penalty, n).
+
+        Of the posterior with the prior B ~ N(0, noise variance / (penalty n)): the root of 1 for the noise, 1 over the
+        samples of the group for its mean, and z (ZᵀZ + penalty n I)⁻¹ zᵀ for B.
+        """
+        group = np.zeros(len(features), dtype=int) if group is None else group
+        z = (np.asarray(features, dtype=np.float64) - self.feature_mean[group]) / self.feature_scale
+        ridge = np.asarray(penalties, dtype=np.float64)[:, None] * self.samples
+        along = (z @ self.directions) ** 2
+        # What the fitted samples do not span keeps the variance of the prior.
+        beyond = np.maximum((z**2).sum(axis=1) - along.sum(axis=1), 0.0)
+        leverage = (1 / (self.power + ridge)) @ along.T + beyond / ridge
+        return np.asarray(np.sqrt(1 + 1 / self.counts[group] + leverage))
 
 
 def _group_means(values: np.ndarray, group: np.ndarray) -> np.ndarray:

@@ -28,7 +28,9 @@ LEVELS = tuple(float(level) for level in (np.arange(20) + 0.5) / 20)
 SMOOTHING = 0.02  # of the pinball loss's corner, standard deviations of the target
 
 
-def conformal_quantile(scores: np.ndarray, alpha: float = 0.1, blocks: np.ndarray | None = None) -> float:
+def conformal_quantile(
+    scores: np.ndarray, alpha: float = 0.1, blocks: np.ndarray | None = None, share: np.ndarray | None = None
+) -> float:
     """Return the score that a new sample stays below with a chance of at least 1 - α.
 
     Without blocks, the ⌈(n + 1)(1 - α)⌉-th smallest of n exchangeable scores. With blocks (years), whole
@@ -40,6 +42,7 @@ def conformal_quantile(scores: np.ndarray, alpha: float = 0.1, blocks: np.ndarra
         scores: Of the calibration samples, |residual|, shape (n,).
         alpha: Chance of a miss, in (0, 1).
         blocks: Block of each sample.
+        share: Weight of each sample within its block; None: all alike.
 
     Raises:
         EarthSSLError: If there are too few blocks for that α.
@@ -47,7 +50,7 @@ def conformal_quantile(scores: np.ndarray, alpha: float = 0.1, blocks: np.ndarra
     if not 0 < alpha < 1:
         raise EarthSSLError(f"conformal: expected α in (0, 1), got {alpha}")
     blocks = np.arange(len(scores)) if blocks is None else blocks
-    weights, number = block_weights(blocks), len(np.unique(blocks))
+    weights, number = block_weights(blocks, share), len(np.unique(blocks))
     need = math.ceil((1 - alpha) / alpha - 1e-9)
     if number < need:
         raise EarthSSLError(
@@ -60,20 +63,12 @@ def conformal_quantile(scores: np.ndarray, alpha: float = 0.1, blocks: np.ndarra
     return float(scores[order][np.searchsorted(reached, 1 - alpha - 1e-12)])
 
 
-def block_weights(blocks: np.ndarray) -> np.ndarray:
-    """Return weights that sum to 1, the same for every block and for every sample in it."""
-    _, at, counts = np.unique(blocks, return_inverse=True, return_counts=True)
-    return 1 / (len(counts) * counts[at])
-
-
-def leverage(path: RidgePath, features: np.ndarray, penalty: float) -> np.ndarray:
-    """Return z (ZᵀZ + penalty n I)⁻¹ zᵀ of each row: the posterior variance of w·z in units of the noise's."""
-    z = (np.asarray(features, dtype=np.float64) - path.feature_mean[0]) / path.feature_scale
-    along = z @ path.directions
-    ridge = penalty * path.samples
-    # What the fitted samples do not span keeps the variance of the prior.
-    beyond = np.maximum((z**2).sum(axis=1) - (along**2).sum(axis=1), 0.0)
-    return (along**2 / (path.power + ridge)).sum(axis=1) + beyond / ridge
+def block_weights(blocks: np.ndarray, share: np.ndarray | None = None) -> np.ndarray:
+    """Return weights that sum to 1, the same for every block, and in it for every sample or as `share` says."""
+    _, at = np.unique(blocks, return_inverse=True)
+    own = np.ones(len(at)) if share is None else share
+    total = np.bincount(at, own)
+    return own / (len(total) * total[at])
 
 
 @dataclass(frozen=True)
@@ -101,9 +96,7 @@ class RidgePosterior:
     def predict(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and standard deviation of the target at new features, both (n,)."""
         mean = self.path.predict(features, [self.penalty])[0, :, 0]
-        # 1 for the noise, 1 / n for the intercept that was estimated, the rest for the weights.
-        variance = 1 + 1 / self.path.samples + leverage(self.path, features, self.penalty)
-        return mean, self.sigma * np.sqrt(variance)
+        return mean, self.sigma * self.path.widths(features, [self.penalty])[0]
 
 
 def evidence(path: RidgePath, centred: np.ndarray, penalty: float) -> tuple[float, float]:

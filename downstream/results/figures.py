@@ -187,6 +187,67 @@ def line_figure(
     return drawn
 
 
+def calibration_figure(scores: pd.DataFrame, histogram: pd.DataFrame, rows: Sequence[str], alone: str) -> Figure:
+    """Return coverage by the share that intervals are to hold, and histograms of PIT or ranks, means over targets.
+
+    Args:
+        scores: Columns row, distribution, metric (coverage_50, …), value.
+        histogram: Columns row, distribution, from, to, share.
+        rows: Those to draw, and the means of their seeds.
+        alone: Distribution that is an ensemble of few members: only its ranks are drawn.
+    """
+    scores, histogram = (one[[_of_rows(name, rows) for name in one["row"]]] for one in (scores, histogram))
+    panels: dict[str, dict[str, tuple[Any, Any]]] = {}
+    covered = scores[scores["metric"].str.startswith("coverage_") & (scores["distribution"] != alone)]
+    covered = covered.assign(share=covered["metric"].str.removeprefix("coverage_").astype(float) / 100)
+    for kind, own in covered.groupby("distribution", sort=False):
+        means = own.groupby(["row", "share"], sort=False)["value"].mean().dropna()
+        panels[f"coverage, {kind}"] = {str(name): (one.index.get_level_values("share"), one.to_numpy())
+                                       for name, one in means.groupby("row", sort=False)}  # fmt: skip
+    flat = len(panels)
+    for kind, own in histogram.groupby("distribution", sort=False):
+        means = own.groupby(["row", "from", "to"], sort=False)["share"].mean().reset_index()
+        panels[f"PIT, {kind}"] = {
+            str(name): ((one["from"] + one["to"]) / 2, one["share"] / (one["to"] - one["from"]))
+            for name, one in means.groupby("row", sort=False)
+        }
+    drawn = line_figure(panels, "", bold=("pretrained",))
+    for k, axes in enumerate(drawn.axes[: len(panels)]):
+        if k < flat:
+            axes.axline((0.75, 0.75), slope=1, color="0.6", lw=0.8, zorder=0)
+        else:
+            axes.axhline(1, color="0.6", lw=0.8, zorder=0)
+            axes.set_ylim(bottom=0)
+        axes.set_xlabel("share to be held" if k < flat else "place in the distribution")
+        axes.set_ylabel("share held" if k < flat else "density")
+    return drawn
+
+
+def _of_rows(name: str, rows: Sequence[str]) -> bool:
+    return name in rows or any(name.startswith(f"{row}, mean of ") for row in rows)
+
+
+def reliability_figure(bins: pd.DataFrame, rows: Sequence[str], least: float = 0.01) -> Figure:
+    """Return how often classes came over the chances that they were given, a panel a target and class.
+
+    Args:
+        bins: Columns row, target, class, share (of the samples), chance, frequency.
+        rows: Those to draw.
+        least: Share of the samples that a point needs.
+    """
+    own = bins[bins["row"].isin(rows) & (bins["share"] >= least)]
+    places = thinned(list(dict.fromkeys(zip(bins["target"], bins["class"], strict=True))), MOST_PANELS)
+    panels = {}
+    for target, one in places:
+        here = own[(own["target"] == target) & (own["class"] == one)]
+        panels[f"{target}: {one}"] = {str(name): (lines["chance"], lines["frequency"])
+                                      for name, lines in here.groupby("row", sort=False)}  # fmt: skip
+    drawn = line_figure(panels, "chance", "frequency")
+    for axes in drawn.axes[: len(panels)]:
+        axes.axline((0, 0), slope=1, color="0.6", lw=0.8, zorder=0)
+    return drawn
+
+
 def map_figure(
     fields: Mapping[str, np.ndarray],
     grid: LatLonGrid,

@@ -41,6 +41,9 @@ class Row:
         calls: Whether it only says yes or no.
         features: What its head chose to read, by candidate (infilling: by kind of gaps), where the label curve needs
             it again; see `Task.fitted`.
+        width: How wide the distribution of each test sample is by its head, relative to the others', (sample,), by
+            target; nothing: all alike.
+        fields: What it says in some cells, (sample, cell), by target, where `forecast` holds sums.
     """
 
     name: str
@@ -52,6 +55,8 @@ class Row:
     threshold: Mapping[tuple[str, str], float] = field(default_factory=dict)
     calls: bool = False
     features: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    width: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
+    fields: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     @property
     def subtracted(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...ssl.common.errors import EarthSSLError
+from ..metrics.calibration import chance_sums
 from ..metrics.classes import one_hot, squared_error
 from ..metrics.classes import statistics as class_statistics
 from ..metrics.paired_bootstrap import FEWEST_UNITS, Statistic
@@ -59,6 +60,44 @@ def additive(
 
 
 @dataclass(frozen=True, eq=False)
+class Numbers:
+    """The numbers of a target, for distributions of them around what rows say.
+
+    Attributes:
+        truth: Of each sample, (sample, cell).
+        of: Returns what a row says of them, of that shape.
+        climatology: What the training climatology says of them, (sample, cell).
+        weight: Of each number, 0 where it does not count, (sample, cell); None: all alike.
+        width: How wide distributions are by what is known of a sample, relative to each other, (sample,); None: alike.
+        times: Of the samples, for blocks that are exchangeable where the target's units are too few; None: take these.
+        residuals_of: Target whose earlier residuals these are expected to be like; empty for its own.
+    """
+
+    truth: np.ndarray
+    of: Callable[[Row], np.ndarray]
+    climatology: np.ndarray
+    weight: np.ndarray | None = None
+    width: np.ndarray | None = None
+    times: np.ndarray | None = None
+    residuals_of: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Chances:
+    """The chances of a target's classes.
+
+    Attributes:
+        classes: Names of those that are judged.
+        of: Returns of a row what is summed of each sample, (class, part, sample), see `metrics.calibration`.
+        takes: Whether a row gives chances.
+    """
+
+    classes: Sequence[str]
+    of: Callable[[Row], np.ndarray]
+    takes: Callable[[Row], bool] = lambda row: True
+
+
+@dataclass(frozen=True, eq=False)
 class Target:
     """What is forecast on the test block.
 
@@ -71,6 +110,8 @@ class Target:
         errors: Returns a row's squared error of each sample (Brier's, for classes), for the matrix; None: not additive.
         reference_errors: The same of the training climatology.
         matrix_units: Units for the matrix, which compares tasks; None: `units`.
+        numbers: What distributions are of, where the target is a number or a field of numbers.
+        chances: What rows give chances of, where it is a class.
     """
 
     name: str
@@ -81,6 +122,8 @@ class Target:
     reference_errors: np.ndarray | None = None
     matrix_units: np.ndarray | None = None
     main: Sequence[str] = ()
+    numbers: Numbers | None = None
+    chances: Chances | None = None
 
     def __post_init__(self) -> None:
         if not self.metrics or not self.metrics[0].larger_is_better:
@@ -99,7 +142,14 @@ class Target:
             )
 
 
-def class_target(name: str, truth: np.ndarray, climatology: np.ndarray, units: np.ndarray, block: int = 1) -> Target:
+def class_target(
+    name: str,
+    truth: np.ndarray,
+    climatology: np.ndarray,
+    units: np.ndarray,
+    block: int = 1,
+    classes: Sequence[str] | None = None,
+) -> Target:
     """Return the target of probabilities of classes: Brier skill, accuracy, balanced accuracy, log loss.
 
     Args:
@@ -107,6 +157,7 @@ def class_target(name: str, truth: np.ndarray, climatology: np.ndarray, units: n
         truth: Class of each test sample, (n,).
         climatology: Probabilities that the Brier skill refers to, (n, class).
         units, block: As for `Target`.
+        classes: Names of the classes; None: their numbers.
     """
     occurred = one_hot(truth, climatology.shape[1])
 
@@ -116,15 +167,32 @@ def class_target(name: str, truth: np.ndarray, climatology: np.ndarray, units: n
 
         return Metric(which, statistic, larger)
 
+    judged = range(climatology.shape[1])[-1 if climatology.shape[1] == 2 else 0 :]  # of two, one says all
     metrics = [metric("brier_skill"), metric("accuracy"), metric("balanced_accuracy"), metric("log_loss", False)]
     return Target(
         name, units, metrics, block,
         errors=lambda row: squared_error(row.forecast[name], occurred),
         reference_errors=squared_error(climatology, occurred),
+        chances=Chances(
+            [(classes or [*map(str, range(climatology.shape[1]))])[k] for k in judged],
+            lambda row: np.stack([chance_sums(row.forecast[name][:, k], occurred[:, k]) for k in judged]),
+        ),
     )  # fmt: skip
 
 
-def number_target(name: str, truth: np.ndarray, climatology: np.ndarray, units: np.ndarray, block: int = 1) -> Target:
+def event_chances(name: str, event: np.ndarray, takes: Callable[[Row], bool] = lambda row: True) -> Chances:
+    """Return the chances of an event that rows forecast under a name, in any shape; `event` is 0 or 1, (sample,)."""
+    return Chances(["event"], lambda row: chance_sums(row.forecast[name].ravel(), event)[None], takes)
+
+
+def number_target(
+    name: str,
+    truth: np.ndarray,
+    climatology: np.ndarray,
+    units: np.ndarray,
+    block: int = 1,
+    times: np.ndarray | None = None,
+) -> Target:
     """Return the target of numbers: skill (1 − squared error over that of the climatology), r, RMSE.
 
     Args:
@@ -132,6 +200,7 @@ def number_target(name: str, truth: np.ndarray, climatology: np.ndarray, units: 
         truth: Of each test sample, (n,).
         climatology: What the training climatology says of it, (n,).
         units, block: As for `Target`.
+        times: Of the test samples, see `Numbers`.
     """
     reference = (climatology - truth) ** 2
 
@@ -146,7 +215,8 @@ def number_target(name: str, truth: np.ndarray, climatology: np.ndarray, units: 
         Metric("r", correlation),
         additive("rmse", errors, lambda error, w: np.sqrt(error / w.sum()), larger_is_better=False),
     ]
-    return Target(name, units, metrics, block, errors=errors, reference_errors=reference)
+    told = Numbers(truth[:, None], lambda row: row.forecast[name][:, None], climatology[:, None], times=times)
+    return Target(name, units, metrics, block, errors=errors, reference_errors=reference, numbers=told)
 
 
 def weighted_r(forecasts: np.ndarray, truth: np.ndarray) -> Statistic:

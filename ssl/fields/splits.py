@@ -111,6 +111,32 @@ class Splits:
             raise EarthSSLError("splits: the test block lies between train and val; no fit period holds both")
         return first, last
 
+    def earlier(self, step_days: float) -> Splits:
+        """Return the blocks moved back by one, for a rehearsal of a test.
+
+        The test block is the validation block of these; validation is as long a part of the end of training, and what
+        comes before it, by at least the gap that lay between them, is trained on.
+
+        Args:
+            step_days: Days from one time of the data to the next.
+
+        Raises:
+            EarthSSLError: If validation does not follow training, or less than half of training would be left.
+        """
+        length, gap = self.val[1] - self.val[0], self.val[0] - self.train[1]
+        # months and their like are of different lengths
+        first, last = (
+            self.train[1] - length,
+            self.train[1] - length - gap - np.timedelta64(round(2 * step_days * 86400), "s"),
+        )
+        if gap <= np.timedelta64(0) or last - self.train[0] < (self.train[1] - self.train[0]) / 2:
+            raise EarthSSLError(
+                f"splits: expected training before validation, half of which is left without a block like the "
+                f"validation's ({length / DAY:.0f} days) and the gap ({gap / DAY:.0f} days) at its end, got "
+                f"{(self.train[1] - self.train[0]) / DAY:.0f} days; set uncertainty: false, or shorten validation"
+            )
+        return Splits((self.train[0], last), (first, self.train[1]), self.val, self.embargo_days)
+
     def inside(self, times: np.ndarray, part: str) -> np.ndarray:
         """Return a mask of the times (datetime64) that lie in the named block, same length as `times`."""
         if part not in (*PARTS, "fit"):

@@ -6,7 +6,7 @@ same options, so that rows differ in their features only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,11 +95,21 @@ def monthly_path(
     Raises:
         EarthSSLError: If a fitted or wanted sample has no features, or a calendar month no samples.
     """
+    forecast = np.full((len(penalties), len(labels.leads), len(labels.time)), np.nan)
+    for served, path, group in _fits(labels, features, block, months, wanted, standardise, labelled):
+        forecast[:, :, served] = path.predict(features[served], penalties, group).transpose(0, 2, 1)
+    return forecast
+
+
+def _fits(
+    labels: EnsoLabels, features: np.ndarray, block: str, months: int, wanted: np.ndarray, standardise: bool,
+    labelled: np.ndarray | None,
+) -> Iterator[tuple[np.ndarray, RidgePath, np.ndarray]]:  # fmt: skip
+    """Yield (times to forecast, their fit, its group of each); arguments as for `monthly_path`."""
     fitted = labels.samples(block)[0] & (True if labelled is None else labelled)
     _check_features(labels, features, fitted | wanted)
     month, targets = labels.month, labels.target.T
     once = labelled is not None and np.bincount(month[fitted], minlength=12).min() < 2
-    forecast = np.full((len(penalties), len(labels.leads), len(labels.time)), np.nan)
     # Pooling all months is one fit; otherwise one for each initial month.
     for m in [None] if months == 12 else range(12):
         distance = np.abs((month - (m or 0) + 6) % 12 - 6)
@@ -112,8 +122,7 @@ def monthly_path(
             )
         group = np.zeros_like(month) if once and m is None else month
         path = RidgePath.fit(features[rows], targets[rows], group[rows], standardise=standardise)
-        forecast[:, :, served] = path.predict(features[served], penalties, group[served]).transpose(0, 2, 1)
-    return forecast
+        yield served, path, group[served]
 
 
 def _check_features(labels: EnsoLabels, features: np.ndarray, needed: np.ndarray) -> None:
@@ -213,17 +222,17 @@ def refit(
     With `labelled` times only, nothing is refitted: heads are those of these times of the training block.
     """
     block, wanted, options = "fit" if labelled is None else "train", labels.inits("test"), selection.options
-    forecast = np.full(labels.target.shape, np.nan)
+    forecast, width = np.full((2, *labels.target.shape), np.nan)
     chosen = list(zip(selection.candidate, selection.months, strict=True))
     for candidate, months in sorted(set(chosen)):
         leads = [j for j, pair in enumerate(chosen) if pair == (candidate, months)]
         penalties = sorted({selection.penalty[j] for j in leads})
-        path = monthly_path(
-            labels, candidates[candidate], block, months, penalties, wanted,
-            standardise=options.standardise, labelled=labelled,
-        )  # fmt: skip
-        for j in leads:
-            forecast[j] = path[penalties.index(selection.penalty[j]), j]
+        features, at = candidates[candidate], [penalties.index(selection.penalty[j]) for j in leads]
+        for served, path, group in _fits(labels, features, block, months, wanted, options.standardise, labelled):
+            made = path.predict(features[served], penalties, group)
+            forecast[np.ix_(leads, served)] = made[at, :, leads]
+            if labelled is None:
+                width[np.ix_(leads, served)] = path.widths(features[served], penalties, group)[at]
     settings: dict[str, Any] = {}
     for key in ("candidate", "months", "penalty"):
         values = getattr(selection, key)
@@ -231,7 +240,8 @@ def refit(
     settings |= {"standardise": options.standardise, "criterion": options.criterion,
                  "validation_score": float(np.mean(selection.score))}  # fmt: skip
     kept = {candidate: candidates[candidate] for candidate in selection.candidate}
-    return labels.row(name, forecast, settings, seed, role, features=kept)
+    wide = labels.of_test(width) if labelled is None else {}
+    return labels.row(name, forecast, settings, seed, role, features=kept, width=wide)
 
 
 def select_and_refit(

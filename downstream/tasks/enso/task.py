@@ -275,7 +275,8 @@ def _skill(enso: EnsoLabels, j: int | None) -> Metric:
 def _target(enso: EnsoLabels, j: int, block: int) -> Target:
     """Return the target at the j-th lead; the unit is the year of the target's central month."""
     name, truth = target_name(enso.leads[j]), enso.target[j, enso.tested[j]]
-    plain = number_target(name, truth, np.zeros(len(truth)), _calendar(enso, j)[0], block)
+    times = enso.time[enso.tested[j]]
+    plain = number_target(name, truth, np.zeros(len(truth)), _calendar(enso, j)[0], block, times)
 
     def ratio(rows: Sequence[Row]) -> Statistic:
         said = np.stack([row.forecast[name] for row in rows])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,14 @@ import pandas as pd
 from ....ssl.common.errors import EarthSSLError
 from ...metrics import weatherbench as wb
 from ...results.row import Row
-from ...results.target import Target, additive
+from ...results.target import Numbers, Target, additive
 from .baselines import Forecast, calendar_climatology
 from .samples import ForecastSamples
 
 SKILL, RMSE, ACC, STD_RATIO, SLOPE = "skill", "rmse", "acc", "std ratio", "slope"
 # What is kept of every forecast, (part, sample): area-weighted mean squared error in shown units and normalised,
 # WeatherBench 2's anomaly correlation, and from WEIGHT on the sums that the range of the anomalies is made of.
+MOST_PLACES = 100  # that distributions are judged in
 SQUARED, NORMALISED, CORRELATION, WEIGHT = range(4)
 
 
@@ -30,11 +31,24 @@ class Scored:
         sums: Of each (variable, lead): what metrics are made of, (part, sample).
         numbers: Of each (variable, lead): every form of error, correlation and range, by name.
         spectrum: Power over the truth's by zonal wavenumber, by (variable, lead); empty where rows have gaps.
+        fields: Forecasts in `places`, in shown units, (sample, place), by (variable, lead); empty unless asked for.
     """
 
     sums: Mapping[tuple[str, int], np.ndarray]
     numbers: Mapping[tuple[str, int], dict[str, float]]
     spectrum: Mapping[tuple[str, int], np.ndarray]
+    fields: Mapping[tuple[str, int], np.ndarray] = field(default_factory=dict)
+
+
+def places_of(samples: ForecastSamples) -> np.ndarray:
+    """Return cells (variable, place) that distributions are judged in: at most `MOST_PLACES`, evenly over the area."""
+    found = []
+    for weight in samples.weight.reshape(len(samples.names), -1):
+        every = np.cumsum(weight) / weight.sum()
+        count = min(MOST_PLACES, int((weight > 0).sum()))
+        found.append(np.searchsorted(every, (np.arange(count) + 0.5) / count))
+    most = max(len(one) for one in found)
+    return np.stack([np.resize(one, most) for one in found])
 
 
 def target_name(variable: str, lead: int, samples: ForecastSamples) -> str:
@@ -42,15 +56,18 @@ def target_name(variable: str, lead: int, samples: ForecastSamples) -> str:
     return f"{variable} {samples.label(lead)}"
 
 
-def score(forecast: Forecast, samples: ForecastSamples, *, forms: bool = True) -> Scored:
+def score(
+    forecast: Forecast, samples: ForecastSamples, *, forms: bool = True, places: np.ndarray | None = None
+) -> Scored:
     """Return a forecast's scores on the test samples; its spread is its error on validation.
 
     Args:
         forecast: Takes (initial steps, lead), returns normalised anomalies.
         samples: What it forecasts.
         forms: Whether `numbers` and `spectrum` are wanted.
+        places: Cells (variable, place) whose forecasts are wanted; None: none.
     """
-    sums, numbers, spectrum = {}, {}, {}
+    sums, numbers, spectrum, kept = {}, {}, {}, {}
     for lead in samples.leads:
         inits = samples.inits("test", lead)
         made = forecast(inits, lead)
@@ -67,6 +84,8 @@ def score(forecast: Forecast, samples: ForecastSamples, *, forms: bool = True) -
             own = range_sums(f[:, k] - climatology[:, k], o[:, k] - climatology[:, k], grid.area)
             squared, correlation = wb.wb2_squared_error(*fields[:2], grid), wb.wb2_acc_by_time(*fields, grid)
             sums[at] = np.stack([squared, tested[:, k], correlation, *own])
+            if places is not None:
+                kept[at] = f[:, k].reshape(len(f), -1)[:, places[k]].astype(np.float32)
             if not forms:
                 continue
             spectrum[at], lost = _spectrum(fields[0], fields[1], samples)
@@ -83,7 +102,7 @@ def score(forecast: Forecast, samples: ForecastSamples, *, forms: bool = True) -
                 "half_power_wavenumber": lost,
                 "half_power_km": 2 * np.pi * wb.EARTH_RADIUS_KM * np.cos(np.pi / 4) / lost,  # at 45°
             }
-    return Scored(sums, numbers, spectrum)
+    return Scored(sums, numbers, spectrum, kept)
 
 
 def range_sums(forecast: np.ndarray, truth: np.ndarray, area: np.ndarray) -> np.ndarray:
@@ -124,21 +143,35 @@ def _spectrum(f: np.ndarray, o: np.ndarray, samples: ForecastSamples) -> tuple[n
     return own / np.maximum(true, 1e-300), float("nan") if lost is None else float(lost)
 
 
-def forecast_targets(samples: ForecastSamples, unit: str, block: int) -> list[Target]:
+def forecast_targets(samples: ForecastSamples, unit: str, block: int, uncertain: bool = False) -> list[Target]:
     """Return a target for each variable and lead; rows hold their `Scored.sums`.
 
     Args:
         samples: What is forecast.
         unit: Independent unit, see `ForecastSamples.units`.
         block: Units drawn together.
+        uncertain: Whether distributions of the fields are judged.
     """
-    none = score(calendar_climatology(samples), samples, forms=False).sums
-    return [
-        _target(target_name(name, lead, samples), none[name, lead],
-                samples.units(samples.inits("test", lead), lead, unit), block)
-        for name in samples.names
-        for lead in samples.leads
-    ]  # fmt: skip
+    places = places_of(samples) if uncertain else None
+    none = score(calendar_climatology(samples), samples, forms=False, places=places)
+    made = []
+    for k, name in enumerate(samples.names):
+        for lead in samples.leads:
+            inits = samples.inits("test", lead)
+            one = _target(
+                target_name(name, lead, samples), none.sums[name, lead], samples.units(inits, lead, unit), block
+            )
+            if places is not None:
+                truth, _ = samples.in_units(samples.truth(inits, lead), inits, lead)
+                told = _numbers(one.name, truth[:, k].reshape(len(inits), -1)[:, places[k]], none.fields[name, lead])
+                one = replace(one, numbers=replace(told, times=samples.times[inits + lead]))
+            made.append(one)
+    return made
+
+
+def _numbers(name: str, truth: np.ndarray, climatology: np.ndarray) -> Numbers:
+    weight = np.isfinite(truth).astype(float)
+    return Numbers(truth, lambda row: row.fields[name], climatology, weight)
 
 
 def _target(name: str, none: np.ndarray, units: np.ndarray, block: int) -> Target:

@@ -41,7 +41,7 @@ from .figures import error_by_lead, one_forecast, spectra
 from .linear import States, feature_ridge, linear_direct, linear_iterative, patch_components, patch_head, window_states
 from .network import fine_tuned, from_scratch
 from .samples import BLOCKS, UNITS, ForecastSamples
-from .scores import Scored, forecast_targets, forms_table, score, spectrum_table, target_name
+from .scores import Scored, forecast_targets, forms_table, places_of, score, spectrum_table, target_name
 
 DIRECT, ITERATIVE = "linear regression, direct", "linear regression, iterative"
 FEWEST_YEARS = 2
@@ -146,7 +146,7 @@ class ForecastTask(Task[ForecastConfig]):
         return States.of(self.own)
 
     def targets(self) -> Sequence[Target]:
-        return forecast_targets(self.own, self.config.unit, self.config.block)
+        return forecast_targets(self.own, self.config.unit, self.config.block, self.config.uncertainty)
 
     def training_samples(self) -> np.ndarray:
         return np.unique(np.concatenate([self.own.inits("train", lead) for lead in self.own.leads]))
@@ -255,13 +255,17 @@ class ForecastTask(Task[ForecastConfig]):
         """Return the row of a forecast: of every test field, what the metrics are made of."""
         used = samples or self.own
         whole = used.only is None
-        found = score(forecast, used, forms=whole)
+        places = places_of(used) if whole and self.config.uncertainty else None
+        found = score(forecast, used, forms=whole, places=places)
         if whole:
             self.scored[name, seed] = found
             if role is not Role.BASELINE or name in (OF_ANOMALY, DIRECT, PCA):
                 self._shown.setdefault(name, forecast(*self._map_of(used))[0, 0])
-        told = {target_name(variable, lead, used): sums for (variable, lead), sums in found.sums.items()}
-        return Row(name, role, told, seed, chosen, reference, features=features or {})
+        told, fields = (
+            {target_name(variable, lead, used): values for (variable, lead), values in of.items()}
+            for of in (found.sums, found.fields)
+        )
+        return Row(name, role, told, seed, chosen, reference, features=features or {}, fields=fields)
 
     def _map_of(self, samples: ForecastSamples) -> tuple[np.ndarray, int]:
         """Return one initial step from the middle of the test block, and the middle lead."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from ....ssl.common.errors import EarthSSLError
 from ...results.row import Row
-from ...results.target import Target, additive
+from ...results.target import Numbers, Target, additive
 
 # Name -> formula of the sums over months of what `score` returns, and of the weights of the months.
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
@@ -91,4 +91,5 @@ def gap_target(
         errors=lambda row: errors(row.forecast[name]),
         reference_errors=errors(np.zeros(truth.shape)),
         matrix_units=years,
+        numbers=Numbers(truth, lambda row: row.forecast[name], np.zeros(truth.shape), np.where(hidden, area, 0.0)),
     )  # fmt: skip

@@ -202,7 +202,8 @@ class Parameterisation(Task[ParameterisationConfig]):
     def targets(self) -> Sequence[Target]:
         test, members = self.inside("test"), np.repeat(np.arange(self.made.members), len(self.last))
         mean = np.full(test.sum() * self.made.slow, self.subgrid[self.inside("train")].mean())
-        found = [number_target(SUBGRID, self.subgrid[test].ravel(), mean, np.repeat(members[test], self.made.slow))]
+        offline = number_target(SUBGRID, self.subgrid[test].ravel(), mean, np.repeat(members[test], self.made.slow))
+        found = [replace(offline, numbers=None)]  # closures have noise of their own, judged in forecasts
         climatology = self.fine[0][self.parts["train"]][:, :: 100 * self.stride].ravel()
         for lead, steps in zip(self.config.forecast_leads, self.horizon, strict=True):
             truth = self.fine[0][self.starts[0], self.starts[1] + steps].ravel()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -31,7 +31,7 @@ from ...features.store_windows import StoreWindows, encoded
 from ...heads.base import standardised
 from ...heads.ridge_path import RidgePath
 from ...results.row import Role, Row
-from ...results.target import Metric, Target, additive
+from ...results.target import Metric, Numbers, Target, additive
 from ...training.from_scratch import SCRATCH, ScratchConfig, learn
 from .fluxes import Band, Scaling, bands_of, beside_the_profile, unclosed
 from .network import ColumnNetwork
@@ -134,6 +134,23 @@ class Radiation(Task[RadiationConfig]):
         own = self.known_as.block == block
         return own if units is None else own & np.isin(self.known_as.site, units)
 
+    def rehearsal(self) -> Radiation:
+        """Return the task that is tested at the sites of validation and validated at the last of the training sites."""
+        self.encoders()  # read once for both
+        made, known = copy.copy(self), self.known_as
+        block = known.block.astype(object)
+        sites = list(dict.fromkeys(known.site[block == "train"]))
+        count = len(np.unique(known.site[block == "val"]))
+        if len(sites) < 2 * count:
+            raise EarthSSLError(f"radiation.uncertainty: expected twice as many training sites as the {count} of "
+                                f"validation, got {len(sites)}; leave it out, or validate on fewer")  # fmt: skip
+        block[known.block == "test"] = ""
+        block[known.block == "val"] = "test"
+        block[(known.block == "train") & np.isin(known.site, sites[-count:])] = "val"
+        made.known_as = replace(known, block=block.astype(str))
+        made.groups = {"": made.inside("test")}
+        return made
+
     def check(self, shape: EncoderConfig) -> None:
         if shape.window != 1 or shape.patch[:2] != (1, 2):
             raise EarthSSLError(f"radiation.encoder: expected a window of 1 step and a patch of 1 step and 2 rows, "
@@ -173,7 +190,22 @@ class Radiation(Task[RadiationConfig]):
                    metric("surface_rmse", 4, "rmse"), metric("surface_bias", 6, "bias", compared=False),
                    metric("unclosed", 2, "rmse", compared=False)]  # fmt: skip
         return Target(name, self.known_as.site[rows], metrics, errors=lambda row: measures(row)[0],
-                      reference_errors=usual[0], main=("flux_skill", "heating_skill"))  # fmt: skip
+                      reference_errors=usual[0], main=("flux_skill", "heating_skill"),
+                      numbers=self._numbers(band, rows, name))  # fmt: skip
+
+    def _numbers(self, band: Band, rows: np.ndarray, name: str) -> Numbers:
+        """Return fluxes and heating rates, each over its deviation, fluxes and rates alike in weight.
+
+        Distributions are as wide as the insolation (longwave: alike). In experiments that training never sees they are
+        those of the others: what a user would be told.
+        """
+        scaling, levels = self.scalings()[band.name], band.up.shape[1]
+        flux = np.full(levels, scaling.flux)
+        unit = np.concatenate([flux, scaling.rate, flux])
+        share = np.repeat([1 / (4 * levels), 1 / (2 * (levels - 1)), 1 / (4 * levels)], [levels, levels - 1, levels])
+        mean = self.mean_row().forecast[name]
+        return Numbers(band.truth[rows] / unit, lambda row: row.forecast[name] / unit, mean / unit,
+                       np.broadcast_to(share, mean.shape), band.unit[rows], residuals_of=band.name)  # fmt: skip
 
     def scalings(self, units: np.ndarray | None = None) -> dict[str, Scaling]:
         """Return the scaling of each band by the training samples, or by those of some sites."""

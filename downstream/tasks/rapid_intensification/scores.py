@@ -16,7 +16,7 @@ from ...results.event_metrics import HALF, call_metric, chances_of, no_calls, ra
 from ...results.figures import line_figure
 from ...results.row import Row
 from ...results.scores import tables
-from ...results.target import Metric, Target
+from ...results.target import Metric, Target, event_chances
 from .models import Problem, climatology
 
 BSS, BSS_TRAIN, AUC, AP, PSS, HSS = "BSS", "BSS train", "AUC", "AP", "PSS", "HSS"
@@ -35,7 +35,8 @@ def event_target(name: str, event: np.ndarray, basin: np.ndarray, storms: np.nda
         storms: Storm of each sample, (sample,).
     """
     skill = Metric(BSS, lambda rows: own_skill(chances_of(rows, name), event, basin), takes=no_calls)
-    return Target(name, storms, [skill, *rank_metrics(name, event, AUC, AP)])
+    chances = event_chances(name, event, no_calls)
+    return Target(name, storms, [skill, *rank_metrics(name, event, AUC, AP)], chances=chances)
 
 
 def target_of(problem: Problem, main: bool, block: int = 1) -> Target:

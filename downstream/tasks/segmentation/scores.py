@@ -12,11 +12,13 @@ import numpy as np
 from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from scipy.special import expit
 
 from ....ssl.common.errors import EarthSSLError
 from ....ssl.fields.grid import LatLonGrid
+from ...metrics.calibration import chance_sums
 from ...results.row import Row
-from ...results.target import Metric, Target, additive
+from ...results.target import Chances, Metric, Target, additive
 
 BINS = 240  # of the log odds from -LARGEST to LARGEST: average precision ranks by these
 LARGEST = 12.0
@@ -115,7 +117,20 @@ class Scorer:
             confusion(0, "iou, background", [0]),
         ]
         shown = [one.name for one in metrics if one.name.startswith(("iou, ", "average", "object_f1"))][:-1]
-        return Target(name, units, metrics, block, main=("iou", *shown))
+        chances = Chances(list(self.classes[1:]), lambda row: self._chances(row.forecast[name]))
+        return Target(name, units, metrics, block, main=("iou", *shown), chances=chances)
+
+    def _chances(self, parts: np.ndarray) -> np.ndarray:
+        """Return what calibration sums of the chances of each class beside the background, (class, part, sample)."""
+        count, made = len(self.classes), []
+        chance = expit((np.arange(BINS) + 0.5) / BINS * 2 * LARGEST - LARGEST)
+        for k in range(count - 1):
+            first = 2 * count * count + k * 2 * BINS
+            missed, hits = parts[first : first + BINS].T, parts[first + BINS : first + 2 * BINS].T
+            both = np.concatenate([missed, hits], axis=1)
+            occurred = np.broadcast_to(np.repeat([0.0, 1.0], BINS), both.shape)
+            made.append(chance_sums(np.broadcast_to(np.tile(chance, 2), both.shape), occurred, both))
+        return np.stack(made)
 
     def confusions(self, rows: Sequence[Row], name: str) -> dict[str, np.ndarray]:
         """Return the area of each class (row) that was called each class (column), by the name of the first seeds."""

@@ -16,7 +16,6 @@ from ....ssl.model.encoder import EncoderConfig
 from ....ssl.store.store import Store
 from ...evaluation.config import TaskConfig
 from ...evaluation.encoders import Contender
-from ...evaluation.few_shot import shot_curve
 from ...evaluation.label_fractions import SHOTS
 from ...evaluation.task import Decoders, Extras, Features, merged
 from ...evaluation.window_labels import WindowLabels
@@ -34,6 +33,7 @@ from ...results.figures import confusion_figure, shots_figure
 from ...results.row import Role, Row
 from ..enso.baselines import pca_features
 from ..enso.state_labels import STATES, StateLabels, check_window
+from .few_shot import shot_curve
 
 HEADS = ("logistic", "kNN", "attentive", "MLP")
 INDEX, ALL_VARIABLES = "Niño index [logistic]", "PCA, all variables [logistic]"
@@ -183,7 +183,7 @@ class States(WindowTask[StatesConfig]):
         return Extras(
             figures={**{f"confusion_{one.name.replace(' ', '_')}": self._confusions(one, rows) for one in self.labels},
                      "skill_by_examples_a_class": shots_figure(shots)},
-            tables={"few_shot": shots, **({"uncertainty": doubts} if len(doubts) else {})},
+            tables={"few_shot": shots, **({"head_uncertainty": doubts} if len(doubts) else {})},
             notes=notes,
         )  # fmt: skip
 

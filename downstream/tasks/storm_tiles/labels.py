@@ -22,7 +22,7 @@ from ...metrics.classes import one_hot
 from ...metrics.paired_bootstrap import Statistic
 from ...results.event_metrics import call_metric, chances_of, rank_metrics
 from ...results.row import Row
-from ...results.target import Metric, Target
+from ...results.target import Metric, Target, event_chances
 
 LONGEST_STEP = np.timedelta64(1, "D")
 BAND = "climatology of latitude band and season"
@@ -229,6 +229,7 @@ class TileLabels:
             [Metric(BSS, skill), *rank_metrics(self.name, event, AUC, AP), balanced], block,
             errors=lambda row: (row.forecast[self.name].ravel() - event) ** 2,
             reference_errors=reference,
+            chances=event_chances(self.name, event),
         )  # fmt: skip
 
 

@@ -6,13 +6,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from earthssl.downstream.evaluation.few_shot import few_labels, shot_curve
 from earthssl.downstream.evaluation.label_curve import label_curve
 from earthssl.downstream.evaluation.label_fractions import FRACTIONS, few_shot, label_fractions
 from earthssl.downstream.heads.base import Samples
 from earthssl.downstream.metrics.classes import one_hot
 from earthssl.downstream.results.row import Role, Row
 from earthssl.downstream.results.target import class_target
+from earthssl.downstream.tasks.states.few_shot import few_labels, shot_curve
 from earthssl.ssl.common.errors import EarthSSLError
 
 YEARS = np.repeat(np.arange(1900, 2000), 12)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from earthssl.downstream.finetune.samples import blocks_of
 from earthssl.downstream.heads.distribution import (
     COVERAGES,
     LEVELS,
     Spread,
+    blocks_of,
     divide_logits,
     fewest_blocks,
     temperature,

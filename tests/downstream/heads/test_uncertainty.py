@@ -19,7 +19,6 @@ from earthssl.downstream.heads.uncertainty import (
     empirical,
     evidence,
     gaussian,
-    leverage,
     pit_chi2,
     pit_ensemble,
     predictives,
@@ -168,14 +167,21 @@ def linear_world(n: int = 60, width: int = 5, seed: int = 0) -> tuple[np.ndarray
 
 
 @pytest.mark.parametrize("n", [60, 4])
-def test_leverage_by_matrix_inversion(n: int) -> None:
-    """With more samples than features, and with fewer."""
+def test_the_width_of_a_ridge_posterior_by_matrix_inversion(n: int) -> None:
+    """With more samples than features, and with fewer; in groups, the mean of each is as sure as it has samples."""
     x, y = linear_world(n)
     path = RidgePath.fit(x, y[:, None])
     queries = linear_world(7, seed=1)[0]
     z, q = ((part - path.feature_mean[0]) / path.feature_scale for part in (x, queries))
     inverse = np.linalg.inv(z.T @ z + 0.3 * n * np.eye(5))
-    assert leverage(path, queries, 0.3) == pytest.approx(np.einsum("qi,ij,qj->q", q, inverse, q))
+    variance = 1 + 1 / n + np.einsum("qi,ij,qj->q", q, inverse, q)
+    assert path.widths(queries, [0.3])[0] == pytest.approx(np.sqrt(variance))
+    group = np.repeat([0, 1], [n // 4, n - n // 4])
+    path = RidgePath.fit(x, y[:, None], group)
+    z, q = ((part - path.feature_mean[g]) / path.feature_scale for part, g in ((x, group), (queries[[0, 0]], [0, 1])))
+    inverse = np.linalg.inv(z.T @ z + 0.3 * n * np.eye(5))
+    variance = 1 + 1 / np.array([n // 4, n - n // 4]) + np.einsum("qi,ij,qj->q", q, inverse, q)
+    assert path.widths(queries[[0, 0]], [0.3], np.array([0, 1]))[0] == pytest.approx(np.sqrt(variance))
 
 
 def test_evidence_by_the_density_of_the_contrasts() -> None:

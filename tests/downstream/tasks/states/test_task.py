@@ -226,7 +226,7 @@ def test_curves_confusions_and_record_are_written(result: tuple[StatesConfig, Pa
     for note in ("trivial solution", "No uncertainty at lead 0, lead 2"):
         assert note in said
     assert "No network is trained from scratch" not in said
-    assert not (out / "uncertainty.csv").exists()
+    assert not (out / "head_uncertainty.csv").exists()
 
 
 @pytest.mark.slow
@@ -262,7 +262,7 @@ def test_without_checkpoints_untrained_encoders_stand_alone_and_say_how_sure_the
     )  # fmt: skip
     out = run(States(config, Store(store)))
     assert "No network is trained from scratch" in (out / "table.txt").read_text(encoding="utf-8")
-    table = pd.read_csv(out / "uncertainty.csv")
+    table = pd.read_csv(out / "head_uncertainty.csv")
     assert set(table.features) == {"PCA", "untrained"}
     own = table[table.features == "PCA"].set_index(["method", "metric"])["value"]
     assert own["climatology", "crpss"] == 0

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from ...ssl.common.errors import EarthSSLError
-from ..heads.base import Samples, choose
-from ..heads.linear import LogisticHead
-from ..metrics.classes import frequencies, statistics
-from .label_fractions import SHOTS, few_shot
+from ....ssl.common.errors import EarthSSLError
+from ...evaluation.label_fractions import SHOTS, few_shot
+from ...heads.base import Samples, choose
+from ...heads.linear import LogisticHead
+from ...metrics.classes import frequencies, statistics
 
 
 def shot_curve(
