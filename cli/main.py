@@ -40,6 +40,7 @@ VERBS = {
     "worth": "store and own labels → whether pretraining can be expected to pay, before any training",
     "audit": "pretext tasks → how much of their skill is left above trivial cues",
     "matrix": "pretext tasks × downstream tasks × layers at equal budget; goes on where it was interrupted",
+    "few-shot": "k examples a class, or none → classes, fillings, forecasts of frozen encoders: one table",
     "controls": "worlds with a known answer → whether pretraining finds what it must, and no more",
     "report": "store, runs and probe → one self-contained HTML file",
     "pull": "bring a checkpoint here from file:, https:, s3: or hf:, whole and verified",
@@ -53,7 +54,7 @@ VERBS = {
     "export": "checkpoint → ONNX, torch.export or TorchScript file that takes raw fields, compared with the encoder",
 }
 WORLDS = {"weather": "quickstart", "linear": "quickstart-linear"}
-CONFIGURED = ("prepare", "worth", "pretrain", "probe", "finetune", "report", "audit", "matrix", "controls")
+CONFIGURED = ("prepare", "worth", "pretrain", "probe", "finetune", "report", "audit", "matrix", "few-shot", "controls")
 EPILOG = """\
 Every verb reads its section of --config FILE (see configs/) and takes overrides, values in YAML:
   earthssl pretrain --config configs/kaplan.yaml --out runs/mine --training.steps 200
@@ -221,7 +222,7 @@ def _run(options: argparse.Namespace, rest: list[str], command: str) -> None:
             return
         kind = config_of(verb, override(settings, rest, str))  # a probe's follows from its task
         path = run_verb(verb, override(settings, rest, kind), command)
-        if verb in ("probe", "finetune", "audit", "matrix", "controls"):
+        if verb in ("probe", "finetune", "audit", "matrix", "few-shot", "controls"):
             _show_table(path)
         print(path)
         if verb == "controls":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..downstream.evaluation.encoders import Decoder
 from ..downstream.tasks.registry import run_task
 from ..pretext import TASKS
+from ..pretext.prediction.lead_time import LeadTime
 from ..pretext.prediction.masking import Masking
 from ..ssl.checkpoint.read import read_record
 from ..ssl.checkpoint.record import Record
-from ..ssl.fields.batch import from_fields
+from ..ssl.fields.batch import Batch, from_fields
 from ..ssl.fields.normalisation import Statistics
 from ..ssl.model.encoder import Encoder
 from ..ssl.store.store import Store
@@ -30,32 +32,47 @@ def probe(config: Any, command: str = "") -> Path:
         command: As typed, for the record.
     """
     # Rebuilding fields takes the decoder of the pretext task, which downstream/ does not know.
-    return run_task(config, lambda checkpoints: fillers(checkpoints, Store(config.store).statistics), command)
+    return run_task(config, lambda checkpoints: decoders(checkpoints, Store(config.store).statistics), command)
 
 
-def fillers(
-    checkpoints: Sequence[str], statistics: Statistics
-) -> dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray] | None]:
-    """Return for each checkpoint what rebuilds gappy windows with its pretrained decoder; None where it has none.
+def decoders(checkpoints: Sequence[str], statistics: Statistics) -> dict[str, Decoder]:
+    """Return for each checkpoint what its pretrained heads can do: fill gappy windows, forecast fields.
 
-    A filler takes normalised fields (window, time, variable, row, column), NaN where nothing is observed, and
-    their times (window, time), and returns the fields without gaps. The statistics are those that the fields are
-    normalised by, which need not be the checkpoint's (other_statistics): constraints hold in the units that they give.
+    A window is given as normalised fields (window, time, variable, row, column), NaN where nothing is observed, and
+    their times (window, time). The statistics are those that the fields are normalised by, which need not be the
+    checkpoint's (other_statistics): constraints hold in the units that they give.
     """
-    made: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray] | None] = {}
+    made: dict[str, Decoder] = {}
     for path in checkpoints:
         folder = Path(path) / "checkpoint" if (Path(path) / "checkpoint").is_dir() else Path(path)
         encoder, objectives = load_objectives(folder, TASKS, statistics)
-        masking = objectives.tasks().get("masking")
-        known, record = statistics.known, read_record(folder)
-        made[path] = partial(_filled, encoder, masking, record, known) if isinstance(masking, Masking) else None
+        masking, lead_time = (objectives.tasks().get(name) for name in ("masking", "lead_time"))
+        given = (encoder, read_record(folder), statistics.known)
+        forecasts = isinstance(lead_time, LeadTime)
+        made[path] = Decoder(
+            fill=partial(_filled, masking, *given) if isinstance(masking, Masking) else None,
+            ahead=partial(_ahead, lead_time, *given) if forecasts else None,
+            leads=lead_time.config.leads if isinstance(lead_time, LeadTime) else (),
+        )
     return made
 
 
 def _filled(
-    encoder: Encoder, masking: Masking, record: Record, known: np.ndarray, fields: np.ndarray, times: np.ndarray
+    masking: Masking, encoder: Encoder, record: Record, known: np.ndarray, fields: np.ndarray, times: np.ndarray
 ) -> np.ndarray:
-    batch = from_fields(
+    return masking.fill(encoder, _batch(record, known, fields, times)).numpy()
+
+
+def _ahead(
+    lead_time: LeadTime, encoder: Encoder, record: Record, known: np.ndarray, fields: np.ndarray, times: np.ndarray,
+    lead: int,
+) -> np.ndarray:  # fmt: skip
+    with torch.no_grad():
+        return lead_time.fields(encoder, _batch(record, known, fields, times), lead).numpy()
+
+
+def _batch(record: Record, known: np.ndarray, fields: np.ndarray, times: np.ndarray) -> Batch:
+    return from_fields(
         torch.from_numpy(fields).float(),
         torch.from_numpy(times.astype("datetime64[s]").astype(np.int64)),
         torch.zeros(len(fields), dtype=torch.int64),
@@ -63,4 +80,3 @@ def _filled(
         record.variables,
         record.grid,
     )
-    return masking.fill(encoder, batch).numpy()

@@ -10,6 +10,7 @@ from ..downstream.finetune.config import FinetuningConfig
 from ..downstream.finetune.finetune import finetune
 from ..downstream.report.report import ReportConfig, report
 from ..downstream.studies.controls import ControlsConfig
+from ..downstream.studies.few_shot import FewShotConfig
 from ..downstream.studies.matrix import MatrixConfig
 from ..downstream.studies.worth import WorthConfig
 from ..downstream.tasks.registry import ENSO, task_class
@@ -19,6 +20,7 @@ from ..ssl.prepare.config import PrepareConfig
 from ..ssl.prepare.prepare import prepare
 from ..ssl.training.pretrain import PretrainConfig
 from .controls import controls
+from .few_shot import few_shot
 from .look_page import add_look_page
 from .pretrain import pretrain
 from .probe import probe
@@ -33,6 +35,7 @@ VERBS: dict[str, type] = {
     "audit": AuditConfig,
     "matrix": MatrixConfig,
     "controls": ControlsConfig,
+    "few-shot": FewShotConfig,
 }
 
 
@@ -59,7 +62,7 @@ def run_verb(verb: str, settings: dict[str, Any], command: str = "") -> Path:
 def _run(verb: str, config: Any, command: str) -> Path:
     with_command: dict[str, Callable[..., Path]] = {
         "probe": probe, "finetune": finetune, "audit": audit, "matrix": matrix,
-        "controls": controls,
+        "controls": controls, "few-shot": few_shot,
     }  # fmt: skip
     if verb in with_command:
         return with_command[verb](config, command)

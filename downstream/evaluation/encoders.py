@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,24 @@ from ...ssl.store.store import Store
 from .pretraining_leaks import seen_by_pretraining
 
 PRETRAINED, UNTRAINED = "pretrained", "untrained"
+Fill = Callable[[np.ndarray, np.ndarray], np.ndarray]
+ZERO_SHOT = "pretrained [decoder, zero-shot]"
+
+
+@dataclass(frozen=True, eq=False)
+class Decoder:
+    """What the heads of pretraining can do without any training on a task; fields are normalised.
+
+    Attributes:
+        fill: Takes gappy windows (window, time, variable, row, column), NaN where nothing is observed, and their
+            times (window, time); returns them without gaps. None where no pretext task rebuilds fields.
+        ahead: Takes the same and steps ahead, one of `leads`; returns fields (window, variable, row, column).
+        leads: Steps ahead that are known; none where no pretext task forecasts.
+    """
+
+    fill: Fill | None = None
+    ahead: Callable[[np.ndarray, np.ndarray, int], np.ndarray] | None = None
+    leads: Sequence[int] = ()
 
 
 @dataclass(frozen=True, eq=False)

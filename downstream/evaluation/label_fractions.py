@@ -104,7 +104,7 @@ def few_shot(
     order = permutation(seed, "few shots", draw, len(labels)).numpy()
     for label in np.unique(labels):
         own = order[labels[order] == label]
-        taken = _apart(own, steps, separation)[:k]
+        taken = _apart(own, steps, separation, k)
         if len(taken) < k:
             # Earliest first is the largest set of points that lie apart.
             most = _apart(own[np.argsort(steps[own], kind="stable")], steps, separation)
@@ -118,10 +118,12 @@ def few_shot(
     return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, dtype=int)
 
 
-def _apart(candidates: np.ndarray, steps: np.ndarray, separation: int) -> np.ndarray:
-    """Return the candidates, in their order, less those that lie too close to one kept before."""
+def _apart(candidates: np.ndarray, steps: np.ndarray, separation: int, most: int | None = None) -> np.ndarray:
+    """Return the candidates, in their order, less those that lie too close to one kept before; at most so many."""
     kept: list[int] = []
-    for one in candidates:
-        if all(abs(int(steps[one]) - int(steps[other])) >= separation for other in kept):
-            kept.append(int(one))
+    left = candidates
+    while len(left) and (most is None or len(kept) < most):
+        one, left = int(left[0]), left[1:]
+        kept.append(one)
+        left = left[np.abs(steps[left] - steps[one]) >= separation]
     return np.array(kept, dtype=int)

@@ -39,12 +39,15 @@ from .equal_input import PCA, PCA_COMPONENTS, RAW, equal_input_rows
 from .label_curve import WORDS, Curve, label_curve
 from .label_fractions import label_fractions
 from .notes import few_seeds, others
+from .encoders import Contender, Decoder, contenders, layers_to_read
+from .equal_input import FEWEST_RANDOM, PCA_COMPONENTS, RAW, equal_input_rows
+from .label_curve import WORDS, Curve, label_curve
+from .label_fractions import label_fractions
+from .window_labels import WindowLabels
 
 Features = Mapping[str, np.ndarray]  # candidates by name, (sample, …, feature); validation chooses among them
-Fill = Callable[[np.ndarray, np.ndarray], np.ndarray]
-Decoders = Callable[[Sequence[str]], Mapping[str, Fill | None]]
 
-
+Decoders = Callable[[Sequence[str]], Mapping[str, Decoder]]
 C = TypeVar("C", bound=TaskConfig)
 
 
@@ -94,11 +97,12 @@ class Task(ABC, Generic[C]):
         Args:
             config: Its settings.
             store: Fields, splits and statistics; None where the config names none.
-            decoders: Returns for each checkpoint, as written in the config, what rebuilds gappy windows with its
-                pretrained decoder; None where it has none. It comes from outside: downstream/ knows no pretext task.
+            decoders: Returns for each checkpoint what the heads of its pretraining can do. It comes from outside:
+                downstream/ knows no pretext task.
         """
         self.config, self._store = config, store
-        self.decoders = decoders or (lambda checkpoints: dict.fromkeys(checkpoints))
+        self.decoders = decoders or (lambda checkpoints: {})
+        self.decoded: dict[str, Decoder] = {}
         self._encoders: list[Contender] = []
 
     @property
@@ -194,6 +198,25 @@ class Task(ABC, Generic[C]):
         """Return the rows of a frozen encoder: a head on each group of its features."""
         for words, features in self.embedded(encoder, layers).items():
             yield self.fitted(f"{encoder.kind} [{words}]", Role(encoder.kind), features, encoder.seed)
+
+    def classified(self) -> Sequence[WindowLabels]:
+        """Return what classes a few examples may be given of, over the samples of `raw` and `embedded`, flattened."""
+        return ()
+
+    def known_features(self, window: int) -> Mapping[str, Features]:
+        """Return more features without an encoder by the name of their row, for rows of a few examples."""
+        return {}
+
+    def decoder(self, encoder: Contender) -> Decoder:
+        """Return what the heads of an encoder's pretraining can do, read once."""
+        path = str(encoder.source.get("path", ""))
+        if path and path not in self.decoded:
+            self.decoded[path] = self.decoders([path]).get(path, Decoder())
+        return self.decoded.get(path, Decoder())
+
+    def zero_shot(self, encoder: Contender) -> Iterable[Row]:
+        """Return the row of the decoder of pretraining, nothing being fitted; none where it cannot do the task."""
+        return ()
 
     def refitted(self, row: Row, units: np.ndarray) -> Row:
         """Return a row anew from the labels of some units; its features stay as chosen with all labels."""

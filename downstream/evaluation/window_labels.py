@@ -25,6 +25,7 @@ class WindowLabels:
         units: Independent unit (year …) of each last step, (time,).
         climatology: What the climatology of the labels says of the test samples, (sample, output).
         classes: Names of the classes; empty for a number.
+        steps: Time step of each sample, where samples are not the steps of the store themselves.
     """
 
     name: str
@@ -33,6 +34,7 @@ class WindowLabels:
     units: np.ndarray
     climatology: np.ndarray
     classes: tuple[str, ...] = ()
+    steps: np.ndarray | None = None
 
     @property
     def refit_rows(self) -> np.ndarray:
@@ -42,7 +44,11 @@ class WindowLabels:
     def samples(self, features: np.ndarray, block: str) -> Samples:
         """Return the samples of a block with features given at all steps, (time, …)."""
         rows = self.rows[block]
-        return Samples(features[rows], self.values[rows], rows)
+        return Samples(features[rows], self.values[rows], self.steps_of(rows))
+
+    def steps_of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the time steps of samples."""
+        return rows if self.steps is None else self.steps[rows]
 
 
 def of_same_samples(labels: Sequence[WindowLabels]) -> list[list[WindowLabels]]:

@@ -55,6 +55,9 @@ class WindowTask(Task[C]):
         """Return features, (time, k), with what every linear head is given beside them (the season, say)."""
         return features
 
+    def classified(self) -> Sequence[WindowLabels]:
+        return [one for one in self.labels if one.classes]
+
     def targets(self) -> Sequence[Target]:
         return [_target(one, self.config.block, self.store.times) for one in self.labels]
 

@@ -24,9 +24,11 @@ class RidgeHead(Head):
 
     Attributes:
         penalties: Multiples of the number of samples.
+        standardise: Whether features are taken over the deviation of the fitted samples; of a few samples it is rough.
     """
 
     penalties: tuple[float, ...] = PENALTIES
+    standardise: bool = True
     name: ClassVar[str] = "ridge"
     separable: ClassVar[bool] = True
 
@@ -34,7 +36,8 @@ class RidgeHead(Head):
         return sorted(self.penalties, reverse=True)
 
     def predict(self, train: Samples, queries: Samples, settings: Sequence[Any]) -> np.ndarray:
-        return RidgePath.fit(train.features, train.targets).predict(queries.features, settings)
+        path = RidgePath.fit(train.features, train.targets, standardise=self.standardise)
+        return path.predict(queries.features, settings)
 
     def widths(self, train: Samples, queries: Samples, settings: Sequence[Any]) -> np.ndarray | None:
         return RidgePath.fit(train.features, train.targets).widths(queries.features, settings)
@@ -44,15 +47,17 @@ class RidgeHead(Head):
 class LogisticHead(Head):
     """Logistic regression (multinomial for several classes) with an L2 penalty, by L-BFGS.
 
-    Features are standardised by the fitted samples. A class that the fitted samples lack gets the
+    A class that the fitted samples lack gets the
     probability 1 / (n + classes), as one more sample might show it (Laplace's rule), never 0.
 
     Attributes:
         costs: scikit-learn's C to try: the weight of the summed loss against half the squared norm. Each
             is started from the last one's solution.
+        standardise: Whether features are standardised by the fitted samples; of a few samples that is rough.
     """
 
     costs: tuple[float, ...] = COSTS
+    standardise: bool = True
     name: ClassVar[str] = "logistic"
     classifies: bool = True
 
@@ -72,7 +77,9 @@ class LogisticHead(Head):
                 f"{'class ' + str(present[0]) + ' only' if len(present) else 'none'}; lengthen the training block or "
                 "move a threshold"
             )
-        x, z = standardised(train.features, queries.features)
+        x, z = train.features, queries.features
+        if self.standardise:
+            x, z = standardised(x, z)
         # Steps shorter than this change no probability that a score could show.
         model = LogisticRegression(solver="lbfgs", warm_start=True, max_iter=300, tol=1e-4)
         out = np.full((len(settings), len(z), classes), 1 / (len(train) + classes))

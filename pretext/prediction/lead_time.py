@@ -173,6 +173,18 @@ class LeadTime(Objective):
         """
         return self.hold(self.raw(encoder, batch, picks), batch, picks, times=times)[0]
 
+    def fields(self, encoder: Encoder, batch: Batch, lead: int) -> Float[Tensor, "batch variable row column"]:
+        """Return the predicted fields at one of the leads; steps after the windows are not looked at.
+
+        Raises:
+            EarthSSLError: If it is none of the leads.
+        """
+        if lead not in self.config.leads:
+            raise EarthSSLError(f"{self.config.name}: expected one of the leads {self.config.leads}, got {lead}")
+        picks = torch.full((len(batch), 1), self.config.leads.index(lead), device=batch.keys.device)
+        made = self.predict(encoder, batch, picks).float()
+        return unpatchify(made, patchify(self.last(batch, picks), self.patch), self.patch)[:, 0]
+
     def raw(
         self, encoder: Encoder, batch: Batch, picks: Int[Tensor, "batch asked"]
     ) -> Float[Tensor, "batch_asked token variable cell"]:

@@ -29,13 +29,13 @@ def test_a_decoder_is_held_in_the_units_of_the_fields_it_is_given(
     fields[:, -1, 0, :, :6] = np.nan
     times = store.times[steps][None]
     for statistics in (store.statistics, colder):
-        fill = probe.fillers([path], statistics)[path]
+        fill = probe.decoders([path], statistics)[path].fill
         assert fill is not None
         sst = statistics.denormalise(fill(fields, times)[0], times[0])[-1, 0, :, :6]
         assert np.nanmin(sst) == pytest.approx(289, abs=1e-3)
         assert np.array_equal(np.isfinite(sst), statistics.known[0, :, :6])
     given: list[Any] = []
-    monkeypatch.setattr(probe, "fillers", lambda paths, statistics: given.append((paths, statistics.to_json())))
+    monkeypatch.setattr(probe, "decoders", lambda paths, statistics: given.append((paths, statistics.to_json())))
     monkeypatch.setattr(probe, "run_task", lambda config, decoders, command: decoders(["a"]))
     probe.probe(SimpleNamespace(store=str(small_store)))
     assert given == [(["a"], store.statistics.to_json())]

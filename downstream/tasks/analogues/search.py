@@ -9,12 +9,9 @@ import numpy as np
 
 from ....ssl.common.errors import EarthSSLError
 from ...evaluation.window_labels import WindowLabels
-from ...heads.base import standardised
 from ...heads.neighbours import neighbours
+from ...heads.scaling import scaled
 
-SCALINGS = ("raw", "standardised", "whitened")
-MOST_WHITENED = 128  # features; of more, whitening would mostly raise noise
-CORRELATED = 0.1  # features with no larger correlation are white once standardised
 MOST_CELLS = 200  # of a field that a choice is made by, evenly spread
 
 
@@ -64,16 +61,8 @@ class Search:
         return np.where(places >= 0, library[places], -1)
 
     def spaces(self, features: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield the scalings of features (time, k), float32: raw (centred), standardised, whitened (all components)."""
-        own = features[self.training]
-        own = np.asarray(own[np.isfinite(own).all(axis=1)], dtype=np.float64)
-        for scaling in self.scalings:
-            if scaling == "raw":
-                yield scaling, (features - own.mean(axis=0)).astype(np.float32)
-            elif scaling == "standardised":
-                yield scaling, standardised(own, features)[1].astype(np.float32)
-            elif (axes := _axes(own)) is not None:
-                yield scaling, ((features - own.mean(axis=0)) @ axes).astype(np.float32)
+        """Yield the scalings of features (time, k), float32, fitted on all of training; see `scaled`."""
+        return scaled(features, features[self.training], self.scalings)
 
     def choose(
         self,
@@ -141,17 +130,3 @@ def mean_errors(
         done = k
         errors.append((((summed / k - truth) ** 2) @ share).mean())
     return np.array(errors)
-
-
-def _axes(own: np.ndarray) -> np.ndarray | None:
-    """Return what whitens features (sample, k); None where they are too many, or white once standardised."""
-    if own.shape[1] > MOST_WHITENED:
-        return None
-    spread = own.std(axis=0)
-    varies = spread > 0
-    correlation = np.atleast_2d(np.corrcoef(own[:, varies], rowvar=False)) if varies.any() else np.eye(1)
-    if np.abs(correlation - np.eye(len(correlation))).max() <= CORRELATED:
-        return None
-    power, basis = np.linalg.eigh(np.cov(own, rowvar=False))
-    kept = power > 1e-6 * power.max()
-    return np.asarray(basis[:, kept] / np.sqrt(power[kept]))

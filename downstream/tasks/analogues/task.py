@@ -26,11 +26,12 @@ from ...features.predictable import predictable_directions
 from ...heads.base import Samples, choose
 from ...heads.linear import RidgeHead
 from ...heads.neighbours import METRICS
+from ...heads.scaling import SCALINGS
 from ...results.ensemble_target import dressed, ensemble_target, parts_of
 from ...results.row import Role, Row
 from ...results.target import Target
 from ..indices.label_table import LEAD, label_season, labels_of
-from .search import SCALINGS, Chosen, Search
+from .search import Chosen, Search
 
 PERSISTENCE, DAMPED = "persistence", "damped persistence"
 RIDGE = "[ridge]"

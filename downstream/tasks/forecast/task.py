@@ -12,7 +12,7 @@ import pandas as pd
 
 from ....ssl.store.store import Store
 from ...evaluation.config import TaskConfig
-from ...evaluation.encoders import Contender
+from ...evaluation.encoders import ZERO_SHOT, Contender
 from ...evaluation.task import Decoders, Extras, Features, Task
 from ...features.patches import MOST_VALUES, POOLINGS, PatchGrid, encoder_features, raw_features, raw_patches
 from ...features.predictable import predictable_directions
@@ -45,11 +45,13 @@ from .scores import Scored, forecast_targets, forms_table, places_of, score, spe
 
 DIRECT, ITERATIVE = "linear regression, direct", "linear regression, iterative"
 FEWEST_YEARS = 2
+AT_ONCE = 256  # windows that a decoder is given
 CONVENTION = (
     "Target: fields `lead` after the last input step; a sample belongs to its target's block. Everything is fitted on "
     "train, chosen on validation (layer, pooling, penalty, components, steps of training, and base: the future "
     "anomaly, its change from the present one, or its departure from damped persistence), and read once on test; "
-    "nothing is refitted. Patch head: from the features of a patch, its tokens or its raw cells, to the same patch "
+    "nothing is refitted. Zero-shot: the forecast head of pretraining, nothing fitted. "
+    "Patch head: from the features of a patch, its tokens or its raw cells, to the same patch "
     "ahead. Raw window, and random features and principal components of it: not the globe, but the cells of a patch "
     "over all steps and of the eight patches about it at the last, averaged over square blocks beyond "
     f"{MOST_VALUES} values. "
@@ -203,6 +205,7 @@ class ForecastTask(Task[ForecastConfig]):
         return self._row(name, role, head, head.settings, seed, samples, features=kept)
 
     def rows(self, encoder: Contender, layers: Sequence[int]) -> Iterable[Row]:
+        yield from self.zero_shot(encoder)
         name, shape = f"{encoder.kind} [{self.head}]", encoder.encoder.config
         samples = self.seeing(shape.window)
         grid = PatchGrid(self.store, shape.patch[1:])
@@ -216,6 +219,21 @@ class ForecastTask(Task[ForecastConfig]):
             named = {f"{what}, raw values": tokens.joined(raw) for what, tokens in named.items()}
         features = {what: tokens.at_all(len(self.store.times)) for what, tokens in named.items()}
         yield self._headed(name, Role(encoder.kind), features, encoder.seed, samples, grid)
+
+    def zero_shot(self, encoder: Contender) -> Iterable[Row]:
+        decoder, samples = self.decoder(encoder), self.seeing(encoder.encoder.config.window)
+        ahead = decoder.ahead
+        if ahead is None or not set(self.leads) <= set(decoder.leads):
+            return
+
+        def forecast(inits: np.ndarray, lead: int) -> np.ndarray:
+            parts = []
+            for part in np.array_split(inits, -(-len(inits) // AT_ONCE)):
+                steps = part[:, None] + np.arange(1 - samples.window, 1)
+                parts.append(ahead(samples.fields[steps], samples.times[steps], lead)[:, samples.positions])
+            return np.concatenate(parts)
+
+        yield self._row(ZERO_SHOT, Role.PRETRAINED, forecast, {}, encoder.seed, samples)
 
     def trained(
         self, encoders: Sequence[Contender], seeds: int | None = None, units: np.ndarray | None = None
@@ -316,6 +334,9 @@ class ForecastTask(Task[ForecastConfig]):
                 "the calendar climatology is the training mean of each hour of the day: the record is too short for a "
                 "cycle of the year"
             )
+        short = [path for path, one in self.decoded.items() if not set(self.leads) <= set(one.leads)]
+        if short:
+            said.append(f"No zero-shot row for {', '.join(short)}: pretraining did not forecast all of these leads.")
         if WEEKLY not in names and store.statistics.groups == "hour":
             said.append("no weekly climatology: training does not hold every week of the year that is forecast")
         lead = samples.leads[-1]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
 from ....ssl.common.errors import EarthSSLError
+from ....ssl.fields.splits import PARTS
 from ....ssl.model.encoder import EncoderConfig
 from ....ssl.sources.weather.labels import HARMONICS
 from ....ssl.sources.weather.reachable import REACHABLE, forecast_labels
@@ -17,7 +18,7 @@ from ....ssl.sources.weather.recorded import recorded_weather
 from ....ssl.store.store import Store
 from ...evaluation.config import TaskConfig
 from ...evaluation.encoders import Contender
-from ...evaluation.equal_input import RANDOM
+from ...evaluation.equal_input import PREDICTABLE, RANDOM
 from ...evaluation.kernel_forecast import INPUTS, kernel_forecasts
 from ...evaluation.task import Decoders, Extras, Features
 from ...evaluation.window_labels import WindowLabels, block_rows, labelled_times
@@ -26,6 +27,7 @@ from ...features.eof import window_components
 from ...features.frozen_features import POOLINGS
 from ...features.predictable import predictable_directions
 from ...heads.trained import MlpHead
+from ...metrics.classes import frequencies, one_hot
 from ...results.row import Role, Row
 from ...results.scores import tables
 from .label_table import LEAD, label_season, labels_of
@@ -33,6 +35,7 @@ from .label_table import LEAD, label_season, labels_of
 PERSISTENCE, REACHED = "damped persistence", "the true model"
 KERNEL = "forecast of the fields by a kernel"
 MLP = f"[{MlpHead.name}]"
+MOST_CLASSES = 10  # of a column; more are numbers
 CONVENTION = (
     "Target: each column as a departure from its season (mean and, from 100 labels on, {harmonics} harmonics of the "
     "year, fitted on the labelled training steps). Skill: 1 - squared error / that of the season. Labels of {units} "
@@ -110,6 +113,28 @@ class Indices(WindowTask[IndicesConfig]):
             departure = (values - label_season(times, values, rows["train"]))[:, None]
             made.append(WindowLabels(name, departure, rows, years, np.zeros((len(rows["test"]), 1))))
         return made
+
+    def classified(self) -> Sequence[WindowLabels]:
+        """Return the columns as classes; their climatology: frequencies by calendar month, all of training.
+
+        Raises:
+            EarthSSLError: If a column has other numbers than 0, 1, … of at most ten classes, each in training.
+        """
+        times, made = self.store.times, []
+        month = times.astype("datetime64[M]").astype(int) % 12
+        for label in self.labels:
+            values = self.table[label.name].to_numpy()
+            known = np.concatenate([label.rows[part] for part in PARTS])
+            classes = _classes(label.name, values, label.rows["train"], known)
+            usual = frequencies(classes[label.rows["train"]], classes.max() + 1, month[label.rows["train"]], 12)
+            names = tuple(str(k) for k in range(classes.max() + 1))
+            made.append(replace(label, values=one_hot(classes, len(names)), classes=names,
+                                climatology=usual[month[label.rows["test"]]]))  # fmt: skip
+        return made
+
+    def known_features(self, window: int) -> Mapping[str, Features]:
+        forecast = self._kernel_forecasts(window)
+        return {PREDICTABLE: self.predictable(window), **({KERNEL: forecast} if forecast else {})}
 
     def predictable(self, window: int) -> Features:
         return predictable_directions(self.store, window, self.config.ahead, self.config.components)
@@ -216,3 +241,18 @@ class Indices(WindowTask[IndicesConfig]):
         return self.convention.format(
             harmonics=HARMONICS, units=len(units), first=units[0], last=units[-1], block=self.config.block
         )
+
+
+def _classes(name: str, values: np.ndarray, training: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Return the class of each step, 0 where it is not known; refuse numbers that are none."""
+    found = np.unique(values[known])
+    whole = np.array_equal(found, found.astype(int)) and found.min() >= 0 and found.max() < MOST_CLASSES
+    seen = np.unique(values[training])
+    if not whole or len(seen) < 2 or not np.array_equal(seen, np.arange(len(seen))) or found.max() > seen.max():
+        told = ", ".join(f"{value:g}" for value in (seen if whole else found)[:4])
+        raise EarthSSLError(
+            f"indices.columns: expected classes 0, 1, … in '{name}', at most {MOST_CLASSES} and each with an example "
+            f"in the training block, got {told}{' …' if len(found) > 4 else ''}; choose a column of classes, or widen "
+            "the labelled years"
+        )
+    return np.nan_to_num(np.where(np.isin(np.arange(len(values)), known), values, 0)).astype(int)

@@ -16,7 +16,7 @@ from ....ssl.fields.splits import window_starts
 from ....ssl.model.encoder import Encoder
 from ....ssl.model.tokens import patchify
 from ....ssl.store.store import Store
-from ...evaluation.task import Fill
+from ...evaluation.encoders import Fill
 from ...features.patches import PatchGrid
 from ...heads.patch_head import Moments, PatchHead
 from .gaps import GapConfig, Gaps, Places

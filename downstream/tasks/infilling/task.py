@@ -17,9 +17,9 @@ import pandas as pd
 from ....ssl.common.errors import EarthSSLError
 from ....ssl.store.store import Store
 from ...evaluation.config import TaskConfig
-from ...evaluation.encoders import Contender
+from ...evaluation.encoders import ZERO_SHOT, Contender
 from ...evaluation.label_fractions import whole_units
-from ...evaluation.task import Decoders, Extras, Features, Fill, Task
+from ...evaluation.task import Decoders, Extras, Features, Task
 from ...features.patches import MOST_VALUES
 from ...results.row import Role, Row, names_of, over_seeds
 from ...results.target import Target
@@ -30,7 +30,6 @@ from .gaps import GapConfig
 from .network import trained_fillers
 from .scores import gap_target, metrics, score
 
-ZERO_SHOT = "pretrained [decoder, zero-shot]"
 CONVENTION = (
     "Scored on hidden cells that the truth knows, area-weighted, on the test months. skill: 1 − squared error over "
     "that of no anomaly; rmse: over all of them, in the variable's unit; r: pattern correlation in each month, "
@@ -101,7 +100,6 @@ class Infilling(Task[InfillingConfig]):
         super().__init__(config, store, decoders)
         self.anomalies = Anomalies.of(store, config.variable)
         self.gappies = {name: Gappy(self.anomalies, kind) for name, kind in config.gaps.items()}
-        self._fills: dict[str, Fill | None] = {}
 
     @property
     def window(self) -> int:
@@ -183,9 +181,7 @@ class Infilling(Task[InfillingConfig]):
                 f"infilling: expected encoders with a window of at most {self.window} steps, got {shape.window}; raise "
                 "the task's option window"
             )
-        zero_shot = self._zero_shot(encoder, self.gappies)
-        if zero_shot is not None:
-            yield Row(ZERO_SHOT, Role.PRETRAINED, zero_shot, encoder.seed)
+        yield from self.zero_shot(encoder)
         # One kind of gaps after another: the tokens of all layers are many.
         found = (
             (kind, {f"layer {layer + 1}": values for layer, values in one.tokens(encoder.encoder, layers).items()})
@@ -193,12 +189,14 @@ class Infilling(Task[InfillingConfig]):
         )
         yield self._row(f"{encoder.kind} [{self.head}]", Role(encoder.kind), encoder.seed, found, shape.patch[1:])
 
+    def zero_shot(self, encoder: Contender) -> Iterable[Row]:
+        filled = self._zero_shot(encoder, self.gappies)
+        if filled is not None:
+            yield Row(ZERO_SHOT, Role.PRETRAINED, filled, encoder.seed)
+
     def _zero_shot(self, encoder: Contender, gappies: Mapping[str, Gappy]) -> dict[str, np.ndarray] | None:
         """Return what the decoder of pretraining makes of gaps, by kind; None where there is none."""
-        path = str(encoder.source.get("path", ""))
-        if path and path not in self._fills:
-            self._fills[path] = self.decoders([path]).get(path)
-        fill, length = self._fills.get(path), encoder.encoder.config.window
+        fill, length = self.decoder(encoder).fill, encoder.encoder.config.window
         return None if fill is None else {name: one.filled(fill, self.ends, length) for name, one in gappies.items()}
 
     def trained(
@@ -294,7 +292,7 @@ class Infilling(Task[InfillingConfig]):
         if months / block < 10:
             said.insert(0, f"{months} test months are about {months / block:.0f} independent blocks of {block}: "
                            "intervals are rough and rather too narrow.")  # fmt: skip
-        without = [path for path, fill in self._fills.items() if fill is None]
+        without = [path for path, one in self.decoded.items() if one.fill is None]
         if without:
             said.append(f"No zero-shot row for {', '.join(without)}: pretrained without a task that rebuilds fields.")
         return said

@@ -26,6 +26,7 @@ from ...features.raw_window import RAW_WORDS
 from ...heads.base import Head
 from ...heads.linear import LogisticHead
 from ...heads.nearest import NearestHead
+from ...heads.prototype import PrototypeHead
 from ...heads.trained import STEPS, AttentiveHead, MlpHead
 from ...heads.uncertainty import uncertainty
 from ...metrics.classes import one_hot
@@ -35,7 +36,7 @@ from ..enso.baselines import pca_features
 from ..enso.state_labels import STATES, StateLabels, check_window
 from .few_shot import shot_curve
 
-HEADS = ("logistic", "kNN", "attentive", "MLP")
+HEADS = ("logistic", "kNN", "prototype", "attentive", "MLP")
 INDEX, ALL_VARIABLES = "Niño index [logistic]", "PCA, all variables [logistic]"
 FEWEST_YEARS = 9  # of validation, that 90 % intervals are calibrated on
 CONVENTION = (
@@ -62,7 +63,7 @@ class StatesConfig(TaskConfig):
         leads: Months from the last input month to the last month of the season; 0 is diagnosis.
         threshold: Of the Niño 3.4 anomaly, K.
         window: Most input months of any row; all rows are scored on the same samples.
-        heads: logistic, kNN, attentive (on the tokens of the last step), MLP.
+        heads: logistic, kNN, prototype (the mean of each class), attentive (on the tokens of the last step), MLP.
         steps: Optimiser steps that attentive and MLP may choose between.
         poolings, components: Of the features, as for the ENSO probe.
         pca_components: Numbers of principal components of the input to choose from.
@@ -133,6 +134,9 @@ class States(WindowTask[StatesConfig]):
             yield self.fitted(name, Role.BASELINE, features)
         yield self.by_head(NearestHead(), "PCA [kNN]", Role.BASELINE, pcs["PCA [logistic]"])
 
+    def known_features(self, window: int) -> Mapping[str, Features]:
+        return {"Niño index": {"Niño 3.4 × 3 months and season": self.states.index_features()}}
+
     def _components(self, window: int) -> dict[str, Features]:
         """Return lagged principal components by row: of SST, and of all variables where there are more."""
         config, enso = self.config, self.states.enso
@@ -155,6 +159,7 @@ class States(WindowTask[StatesConfig]):
         heads: dict[str, tuple[Head, Features]] = {
             "logistic": (LogisticHead(), with_season),
             "kNN": (NearestHead(), pooled),
+            "prototype": (PrototypeHead(), pooled),
             "MLP": (MlpHead(seed=encoder.seed, steps=steps), with_season),
             "attentive": (AttentiveHead(seed=encoder.seed, steps=steps), tokens),
         }

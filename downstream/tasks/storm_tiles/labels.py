@@ -16,6 +16,7 @@ from ....ssl.fields.splits import PARTS, window_starts
 from ....ssl.model.encoder import EncoderConfig
 from ....ssl.model.tokens import padded
 from ....ssl.store.store import Store
+from ...evaluation.window_labels import WindowLabels
 from ...features.patches import PatchGrid
 from ...heads.base import Samples
 from ...metrics.classes import one_hot
@@ -200,6 +201,17 @@ class TileLabels:
             one_hot(self.storms[chosen].ravel().astype(int), 2),
             np.repeat(self.steps[chosen], self.storms.shape[1]),
         )
+
+    def flat(self) -> WindowLabels:
+        """Return the storms as classes of samples, each a tile at a time, time by time."""
+        places = self.storms.shape[1]
+        parts = np.repeat(self.part, places)
+        rows = {name: np.flatnonzero(parts == name) for name in PARTS}
+        chance = self.climatologies(self.inside("train", "val"))[BAND].ravel()[rows["test"]]
+        return WindowLabels(
+            self.name, one_hot(self.storms.ravel().astype(int), 2), rows, np.repeat(self.week, places),
+            np.stack([1 - chance, chance], axis=1), ("none", "storm"), np.repeat(self.steps, places),
+        )  # fmt: skip
 
     def counts(self) -> Mapping[str, Mapping[str, int]]:
         """Return how many times, tiles and tiles with a storm each block has."""

@@ -16,6 +16,7 @@ from ....ssl.store.store import Store
 from ...evaluation.config import TaskConfig
 from ...evaluation.encoders import Contender
 from ...evaluation.task import Decoders, Extras, Features, Task
+from ...evaluation.window_labels import WindowLabels
 from ...features.patches import PatchGrid, encoder_features, raw_cells, with_neighbours
 from ...features.store_windows import StoreWindows
 from ...results.figures import line_figure, map_figure
@@ -135,6 +136,14 @@ class StormTiles(Task[StormTilesConfig]):
         cells = raw_cells(fields, self.grid, steps, window)
         pcs = component_features(cells, self.grid, self.labels, self.grid.tiles, self.config.pca_components)
         yield self.fitted(PCA, Role.BASELINE, pcs)
+
+    def classified(self) -> Sequence[WindowLabels]:
+        return [self.labels.flat()]
+
+    def known_features(self, window: int) -> Mapping[str, Features]:
+        fields = self.windows.fields.numpy()
+        name = EXTREMES.removesuffix(" [logistic]")
+        return {name: {"of each variable": extreme_features(fields, self.grid, self.labels.steps)}}
 
     def trained(
         self, encoders: Sequence[Contender], seeds: int | None = None, units: np.ndarray | None = None

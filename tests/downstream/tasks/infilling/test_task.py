@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from earthssl.downstream.evaluation.encoders import Contender
+from earthssl.downstream.evaluation.encoders import ZERO_SHOT, Contender, Decoder
 from earthssl.downstream.evaluation.task import run, summarise
 from earthssl.downstream.tasks.infilling.fillers import OptimalInterpolation, PcaRegression, baselines
 from earthssl.downstream.tasks.infilling.gappy import Anomalies, Gappy
 from earthssl.downstream.tasks.infilling.gaps import GapConfig
-from earthssl.downstream.tasks.infilling.task import ZERO_SHOT, Infilling, InfillingConfig
+from earthssl.downstream.tasks.infilling.task import Infilling, InfillingConfig
 from earthssl.downstream.tasks.registry import matrix_task
 from earthssl.downstream.training.from_scratch import SCRATCH, ScratchConfig
 from earthssl.ssl.common.errors import EarthSSLError
@@ -241,7 +241,7 @@ def test_a_run_with_a_checkpoint(small_run: Path, small_store: Path, tmp_path: P
 
     more = {"fractions": [0.1, 1.0], "label_draws": 1, "scratch": ScratchConfig(1, 2, 16, check_every=1)}
     made = config(small_store, tmp_path / "out", checkpoints=[path], **more)
-    out = run(Infilling(made, Store(small_store), lambda paths: dict.fromkeys(paths, zero)), "earthssl probe")
+    out = run(Infilling(made, Store(small_store), lambda paths: dict.fromkeys(paths, Decoder(zero))), "earthssl probe")
     scores = pd.read_csv(out / "scores.csv")
     names = [method.name for method in baselines(Anomalies.of(Store(small_store), "sst"), (3, 6))]
     assert set(scores["row"]) == {*names, *RAW, ZERO_SHOT, PROBED, TWIN, SCRATCH}
