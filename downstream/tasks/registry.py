@@ -28,6 +28,7 @@ TASKS = {
     "analogues": ("analogues.task", "Analogues"),
     "segmentation": ("segmentation.task", "Segmentation"),
     "parameterisation": ("parameterisation.task", "Parameterisation"),
+    "parameterisation_weather": ("parameterisation.weather_task", "WeatherParameterisation"),
     "radiation": ("radiation.task", "Radiation"),
     "nowcasting": ("nowcasting.task", "Nowcasting"),
     "downscaling": ("downscaling.task", "Downscaling"),

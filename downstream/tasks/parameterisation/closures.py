@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ....ssl.checkpoint.record import Record
+from ....ssl.inference.compare_export import Program
 from ....ssl.inference.export import READERS, SUFFIXES, export
 from ....ssl.inference.frozen_encoder import FrozenEncoder
 from ....ssl.model.encoder import Encoder
@@ -24,6 +25,7 @@ from ...heads.ridge_path import RidgePath
 Reader = Callable[[np.ndarray, int], np.ndarray]
 LEAST_SPREAD = 0.1  # of the residuals' deviation: a linear fit of spread may fall below 0
 ABSOLUTE = math.sqrt(math.pi / 2)  # deviation of Gaussian noise over its mean size
+EXPORTS = ("torchscript", "onnx")
 CHUNK = 4096  # windows read at once
 
 
@@ -121,6 +123,28 @@ def around(values: np.ndarray) -> np.ndarray:
     return values[:, (ring[:, None] + ring) % len(ring)].reshape(*values.shape[:2], -1)
 
 
+def exported(encoder: Encoder, store: Store, layer: int, kind: str) -> Program:
+    """Return an encoder as exported to a file and read back: raw fields and seconds -> tokens.
+
+    Args:
+        encoder: Frozen.
+        store: Whose climatology, scale and grid it was trained with.
+        layer: Block whose tokens are read.
+        kind: torchscript or onnx.
+    """
+    record = Record(
+        encoder=encoder.config, variables=store.variables, units=tuple(store.manifest["units"]),
+        step_days=store.step_days, grid=store.grid, statistics=store.statistics, splits=store.splits,
+        fingerprint=store.fingerprint, seed=0, steps=0, config={}, licence="", source=store.manifest["source"],
+        versions={}, health={},
+    )  # fmt: skip
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch calls TorchScript deprecated
+        path = Path(folder) / f"encoder{SUFFIXES[kind]}"
+        export(FrozenEncoder(encoder, record), path, kind, pooling="tokens", layer=layer)
+        return READERS[kind](path)
+
+
 class ExportedReader:
     """The tokens of an exported encoder, as a model in another language would call it: raw fields and times in."""
 
@@ -135,17 +159,7 @@ class ExportedReader:
             stride: Model steps of a "day".
             whole: Whether each variable sees the tokens of all, round the ring from itself on, or its own.
         """
-        record = Record(
-            encoder=encoder.config, variables=store.variables, units=tuple(store.manifest["units"]),
-            step_days=store.step_days, grid=store.grid, statistics=store.statistics, splits=store.splits,
-            fingerprint=store.fingerprint, seed=0, steps=0, config={}, licence="", source=store.manifest["source"],
-            versions={}, health={},
-        )  # fmt: skip
-        with TemporaryDirectory() as folder, warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch calls TorchScript deprecated
-            path = Path(folder) / f"encoder{SUFFIXES[kind]}"
-            export(FrozenEncoder(encoder, record), path, kind, pooling="tokens", layer=layer)
-            self._program = READERS[kind](path)
+        self._program = exported(encoder, store, layer, kind)
         self._stride, self._whole, self._shown = stride, whole, slice(-store.grid.shape[1], None)
 
     def __call__(self, history: np.ndarray, step: int) -> np.ndarray:

@@ -10,6 +10,7 @@ import pandas as pd
 import scoringrules
 
 from ....ssl.sources.lorenz96 import resolved, rk4
+from ...results.target import Target, additive
 from .closures import Closure
 
 DETERMINISTIC, NOISE, STATE_NOISE = "", ", AR(1)", ", AR(1) by state"  # added to a row's name
@@ -180,3 +181,22 @@ def climate_table(courses: dict[str, Course], truth: Course, dt: float) -> pd.Da
         lost = course.ended[course.ended >= 0]
         rows.append({"row": name, **climate(course, truth), "blow-up after": dt * lost.mean() if len(lost) else np.nan})
     return pd.DataFrame(rows)
+
+
+def forecast_target(name: str, reference: np.ndarray, units: np.ndarray) -> Target:
+    """Return the target of ensemble forecasts, whose rows hold `ensemble_scores`.
+
+    Args:
+        name: Of the target.
+        reference: CRPS of an ensemble that knows nothing of the state, (case,).
+        units: Independent unit of each case.
+    """
+    metrics = [
+        additive("crps_skill", lambda row: row.forecast[name][0], lambda error, w: 1 - error / (reference @ w)),
+        additive("crps", lambda row: row.forecast[name][0], lambda error, w: error / w.sum(), larger_is_better=False),
+        additive("rmse", lambda row: row.forecast[name][1], lambda error, w: np.sqrt(error / w.sum()),
+                 larger_is_better=False),
+        additive("spread_over_error", lambda row: row.forecast[name][1:],
+                 lambda both, w: np.sqrt(both[1] / np.maximum(both[0], 1e-12)), compared=False),
+    ]  # fmt: skip
+    return Target(name, units, metrics)

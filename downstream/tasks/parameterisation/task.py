@@ -27,7 +27,7 @@ from ...results.row import Role, Row
 from ...results.target import Target, additive, number_target
 from ...training.from_scratch import SCRATCH, learn
 from ...training.patch_network import PatchNetwork
-from .closures import Closure, ExportedReader, Reader, around, cubic, linear, neighbours, nothing
+from .closures import EXPORTS, Closure, ExportedReader, Reader, around, cubic, linear, neighbours, nothing
 from .coupled import (
     DETERMINISTIC,
     NOISE,
@@ -37,6 +37,7 @@ from .coupled import (
     closeness,
     density,
     ensemble_scores,
+    forecast_target,
     hellinger,
     run,
 )
@@ -49,7 +50,6 @@ KINDS = {
     "linear in X": (linear, OFTEN),
     "cubic in X": (cubic, (*OFTEN, STATE_NOISE)),
 }
-EXPORTS = ("torchscript", "onnx")
 OWN, WHOLE = "own token", "all tokens"
 PENALTIES = tuple(10.0**k for k in range(-9, 1))  # histories are nearly collinear
 MASK = 2**63 - 1
@@ -207,9 +207,8 @@ class Parameterisation(Task[ParameterisationConfig]):
         climatology = self.fine[0][self.parts["train"]][:, :: 100 * self.stride].ravel()
         for lead, steps in zip(self.config.forecast_leads, self.horizon, strict=True):
             truth = self.fine[0][self.starts[0], self.starts[1] + steps].ravel()
-            found.append(
-                forecast_target(f"X in {lead:g}", truth, climatology, np.repeat(self.starts[0], self.made.slow))
-            )
+            reference = ensemble_scores(np.tile(climatology[:, None], (1, len(truth))), truth)[0]
+            found.append(forecast_target(f"X in {lead:g}", reference, np.repeat(self.starts[0], self.made.slow)))
         close = [
             additive(f"closeness of {what}", partial(run_scores, k), lambda sums, w: sums / w.sum())
             for k, what in enumerate(("X", "X and U"))
@@ -391,24 +390,3 @@ def run_scores(k: int, row: Row) -> np.ndarray:
 def flat(values: np.ndarray) -> np.ndarray:
     """Return (sample, K, feature) as (sample × K, feature)."""
     return np.asarray(values.reshape(-1, values.shape[-1]), dtype=np.float64)
-
-
-def forecast_target(name: str, truth: np.ndarray, climatology: np.ndarray, units: np.ndarray) -> Target:
-    """Return the target of ensemble forecasts, whose rows hold `ensemble_scores`.
-
-    Args:
-        name: Of the target.
-        truth: (case,).
-        climatology: An ensemble that knows nothing of the state, (state,).
-        units: Independent unit of each case.
-    """
-    reference = ensemble_scores(np.tile(climatology[:, None], (1, len(truth))), truth)[0]
-    metrics = [
-        additive("crps_skill", lambda row: row.forecast[name][0], lambda error, w: 1 - error / (reference @ w)),
-        additive("crps", lambda row: row.forecast[name][0], lambda error, w: error / w.sum(), larger_is_better=False),
-        additive("rmse", lambda row: row.forecast[name][1], lambda error, w: np.sqrt(error / w.sum()),
-                 larger_is_better=False),
-        additive("spread_over_error", lambda row: row.forecast[name][1:],
-                 lambda both, w: np.sqrt(both[1] / np.maximum(both[0], 1e-12)), compared=False),
-    ]  # fmt: skip
-    return Target(name, units, metrics)
