@@ -1,11 +1,11 @@
-"""Rapid intensification from crops of ERA5 around few storms, storms left out in turn: what crops add to wind and track.
+"""Rapid intensification from crops of ERA5 around few storms, left out in turn: what crops add to wind and track.
 
 python benchmarks/storm_crops.py CROPS.nc [--folds 5] [--seeds 3]
 
-CROPS.nc holds fields (sample, dlat, dlon) around storms beside storm, time, lat, lon, wind (m/s), pres (hPa) and dwind24
-(m/s; NaN where unknown), as `../shared/data/era5_tc_crops_wnp2016_0.5deg_6h.nc` does: 684 crops of 25 storms of one
-season. Every fold of storms is forecast by models fitted on the others, of which the next fold chooses penalties, trees
-and components; crops are normalised on the fitted storms. Printed: Brier skill over the frequency of the scored sample,
+CROPS.nc holds fields (sample, dlat, dlon) around storms beside storm, time, lat, lon, wind (m/s), pres (hPa) and
+dwind24 (m/s; NaN where unknown), as `../shared/data/era5_tc_crops_wnp2016_0.5deg_6h.nc` does: 684 crops of 25 storms of
+one season. Every fold of storms is forecast by models fitted on the others, of which the next fold chooses penalties,
+trees and components; crops are normalised on the fitted storms. Printed: Brier skill over the frequency of the scored sample,
 area under the ROC curve and average precision, and what each row gains over the track, with 95 % intervals over storms.
 """
 
@@ -67,7 +67,8 @@ def main() -> None:
         for name, seed, found in forecasts(problem, fields, grid, options.seeds):
             said.setdefault((name, seed), np.full(len(samples), np.nan))[part == "test"] = found.test
     event = problem.event
-    print(f"{len(samples)} crops of {len(storms)} storms, {event.sum()} events of {samples['storm'][event == 1].nunique()}")
+    hit = samples["storm"][event == 1].nunique()
+    print(f"{len(samples)} crops of {len(storms)} storms, {event.sum()} events of {hit} storms")
     target = event_target("30 kt", event, np.zeros(len(event), int), samples["storm"].to_numpy())
     rows = [Row(name, Role.BASELINE, {"30 kt": found}, seed) for (name, seed), found in said.items()]
     scores, differences = tables([target], rows, draws=1000, references=[models.TRACK])
@@ -89,9 +90,7 @@ def crops_of(path: str, asked: np.ndarray) -> tuple[np.ndarray, LatLonGrid]:
     return fields.astype(np.float32), LatLonGrid(lat, lon - lon[0])
 
 
-def forecasts(
-    problem: Problem, fields: np.ndarray, grid: LatLonGrid, seeds: int
-) -> Iterator[tuple[str, int, Chances]]:
+def forecasts(problem: Problem, fields: np.ndarray, grid: LatLonGrid, seeds: int) -> Iterator[tuple[str, int, Chances]]:
     """Yield name, seed and forecast of every row for one fold."""
     train, known = problem.inside("train"), problem.predictors
     mean = fields[train].mean(axis=0)
