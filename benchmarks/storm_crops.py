@@ -5,8 +5,9 @@ python benchmarks/storm_crops.py CROPS.nc [--folds 5] [--seeds 3]
 CROPS.nc holds fields (sample, dlat, dlon) around storms beside storm, time, lat, lon, wind (m/s), pres (hPa) and
 dwind24 (m/s; NaN where unknown), as `../shared/data/era5_tc_crops_wnp2016_0.5deg_6h.nc` does: 684 crops of 25 storms of
 one season. Every fold of storms is forecast by models fitted on the others, of which the next fold chooses penalties,
-trees and components; crops are normalised on the fitted storms. Printed: Brier skill over the frequency of the scored sample,
-area under the ROC curve and average precision, and what each row gains over the track, with 95 % intervals over storms.
+trees and components; crops are normalised on the fitted storms. Printed: Brier skill over the frequency of the scored
+sample, area under the ROC curve and average precision, and what each row gains over the track, with 95 % intervals
+over storms.
 """
 
 from __future__ import annotations
