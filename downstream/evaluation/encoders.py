@@ -18,6 +18,7 @@ from ...ssl.common.errors import EarthSSLError
 from ...ssl.common.files import digest as digest_of
 from ...ssl.common.files import sha256
 from ...ssl.common.randomness import key
+from ...ssl.fields.grid import LatLonGrid
 from ...ssl.model.encoder import Encoder, EncoderConfig
 from ...ssl.store.store import Store
 from .pretraining_leaks import seen_by_pretraining
@@ -68,6 +69,7 @@ def contenders(
     untrained_seeds: int,
     shape: EncoderConfig | None = None,
     other_statistics: bool = False,
+    other_grid: bool = False,
 ) -> list[Contender]:
     """Return the pretrained encoders, then untrained twins: the weights that each pretraining began with.
 
@@ -77,6 +79,7 @@ def contenders(
         untrained_seeds: Number of twins.
         shape: Of the twins where there are no checkpoints.
         other_statistics: Whether their training data may have had another climatology and scale.
+        other_grid: Whether they may have been trained on another region; the spacing must be the same.
 
     Raises:
         EarthSSLError: If a checkpoint does not fit the store, or there is nothing to probe.
@@ -84,7 +87,7 @@ def contenders(
     folders = [checkpoint_folder(Path(path)) for path in checkpoints]
     loaded = [read(folder) for folder in folders]
     for folder, (_, record) in zip(folders, loaded, strict=True):
-        check_fits(folder, record, store, loaded[0][1], other_statistics)
+        check_fits(folder, record, store, loaded[0][1], other_statistics, other_grid)
     seeds = [record.seed for _, record in loaded]
     if len(set(seeds)) < len(seeds):
         raise EarthSSLError(f"checkpoints: expected different seeds of one recipe, got the seeds {seeds}")
@@ -132,9 +135,17 @@ def checkpoint_folder(path: Path) -> Path:
     return path / "checkpoint" if (path / "checkpoint").is_dir() else path
 
 
-def check_fits(folder: Path, record: Record, store: Store, first: Record, other_statistics: bool = False) -> None:
+def check_fits(
+    folder: Path,
+    record: Record,
+    store: Store,
+    first: Record,
+    other_statistics: bool = False,
+    other_grid: bool = False,
+) -> None:
     """Refuse a checkpoint that does not fit the store, or not the others; list every difference."""
-    said = differences(record, store.variables, store.grid, store.step_days)
+    free = other_grid and np.allclose(_spacing(record.grid), _spacing(store.grid), rtol=0.01)
+    said = differences(record, store.variables, record.grid if free else store.grid, store.step_days)
     if record.fingerprint != store.fingerprint and not _same_scaling(record, store, other_statistics):
         remedy = "" if other_statistics else ", or where the data are another planet's or model's, set other_statistics"
         said.append("statistics: the encoder's inputs were normalised otherwise than the store's; prepare the store "
@@ -156,6 +167,11 @@ def _same_scaling(record: Record, store: Store, kind_only: bool) -> bool:
         and np.allclose(getattr(own, name), getattr(its, name), rtol=1e-5, equal_nan=True)
         for name in ("coefficients", "scale")
     )
+
+
+def _spacing(grid: LatLonGrid) -> tuple[float, float]:
+    """Return the mean distance of neighbouring rows and columns, degrees."""
+    return tuple(abs(float(axis[-1] - axis[0])) / max(len(axis) - 1, 1) for axis in (grid.lat, grid.lon))
 
 
 def layers_to_read(asked: Sequence[int] | None, depth: int) -> list[int]:

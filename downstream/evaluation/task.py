@@ -80,6 +80,7 @@ class Task(ABC, Generic[C]):
         head: Name of the head that the common rows have.
         leads: Steps from the last input step to the target; empty where nothing is forecast ahead.
         components: Numbers of principal components of the raw window to choose from.
+        other_grid: Whether encoders may have been pretrained on another region of the same spacing.
     """
 
     name: ClassVar[str]
@@ -90,6 +91,7 @@ class Task(ABC, Generic[C]):
     head: str = "ridge"
     leads: Sequence[int] = ()
     components: Sequence[int] = PCA_COMPONENTS
+    other_grid: bool = False
 
     def __init__(self, config: C, store: Store | None, decoders: Decoders | None = None) -> None:
         """Read what the task needs, and refuse what does not fit.
@@ -304,8 +306,9 @@ class Task(ABC, Generic[C]):
         """Return the encoders of the table, read once: pretrained ones, then untrained twins."""
         if not self._encoders:
             twins = max(self.config.untrained_seeds, 0 if self.config.checkpoints else 1)
+            own = self.config
             self._encoders = contenders(
-                self.store, self.config.checkpoints, twins, self.config.encoder, self.config.other_statistics
+                self.store, own.checkpoints, twins, own.encoder, own.other_statistics, self.other_grid
             )
             layers_to_read(self.config.layers, self._encoders[0].encoder.depth)  # a wrong one is refused at once
             self.check(self._encoders[0].encoder.config)

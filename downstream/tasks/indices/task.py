@@ -11,6 +11,7 @@ import pandas as pd
 
 from ....ssl.common.errors import EarthSSLError
 from ....ssl.fields.splits import PARTS
+from ....ssl.common.errors import EarthSSLError, check_known
 from ....ssl.model.encoder import EncoderConfig
 from ....ssl.sources.weather.labels import HARMONICS
 from ....ssl.sources.weather.reachable import REACHABLE, forecast_labels
@@ -30,9 +31,11 @@ from ...heads.trained import MlpHead
 from ...metrics.classes import frequencies, one_hot
 from ...results.row import Role, Row
 from ...results.scores import tables
+from .heat_waves import MEAN, HeatWavesConfig, heat_wave_labels, lim_means
 from .label_table import LEAD, label_season, labels_of
 
 PERSISTENCE, REACHED = "damped persistence", "the true model"
+LIM = "LIM"
 KERNEL = "forecast of the fields by a kernel"
 MLP = f"[{MlpHead.name}]"
 MOST_CLASSES = 10  # of a column; more are numbers
@@ -53,6 +56,7 @@ class IndicesConfig(TaskConfig):
     Attributes:
         labels: CSV with a column `time` and columns of numbers, at the last step of each window; null takes the labels
             of the weather planet that the store was made from.
+        heat_waves: Labels made from the store itself, in place of `labels`: see `HeatWavesConfig`.
         columns: Those to be told; none: all. A name such as height_3d says its lead, in days.
         labelled: First and last date ("1983": the whole year) of the training labels; null for all of the block.
         ahead: Steps ahead that the predictable directions and the kernel's forecasts of the fields are fitted for.
@@ -67,6 +71,7 @@ class IndicesConfig(TaskConfig):
 
     task: str = "indices"
     labels: str | None = None
+    heat_waves: HeatWavesConfig = field(default_factory=HeatWavesConfig)
     columns: list[str] = field(default_factory=list)
     labelled: list[str] | None = None
     ahead: list[int] = field(default_factory=lambda: [1, 2, 3])
@@ -80,6 +85,10 @@ class IndicesConfig(TaskConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check({"poolings": POOLINGS, "ahead": "≥ 1", "reachable_members reachable_noise": "≥ 0"})
+        if self.heat_waves.variable and self.labels is not None:
+            raise EarthSSLError("indices: expected labels or heat_waves.variable, got both; leave one of them out")
+        if not self.heat_waves.variable and self.heat_waves != HeatWavesConfig():
+            raise EarthSSLError("indices.heat_waves.variable: expected whose heat waves they are, got none; set it")
         self.expect(self.labelled is None or len(self.labelled) == 2, "a first and a last date, or null", "labelled")
 
 
@@ -96,8 +105,15 @@ class Indices(WindowTask[IndicesConfig]):
         super().__init__(config, store, decoders)
         self.leads = config.ahead
         self.components = config.components
-        self.table = labels_of(store, config.labels, config.columns)
-        self.columns = config.columns or [str(name) for name in self.table.columns]
+        if config.heat_waves.variable:
+            self.table = heat_wave_labels(store, config.heat_waves)
+            ahead = [str(name) for name in self.table if not str(name).endswith("_0d")]
+            if config.columns:
+                check_known("indices.columns", config.columns, [str(name) for name in self.table])
+        else:
+            self.table = labels_of(store, config.labels, config.columns)
+            ahead = [str(name) for name in self.table.columns]
+        self.columns = config.columns or ahead
 
     @cached_property
     def labels(self) -> Sequence[WindowLabels]:
@@ -176,6 +192,8 @@ class Indices(WindowTask[IndicesConfig]):
         now = {one.name: self._present(one.name) for one in self.labels}
         if any(found is not None for found in now.values()):
             yield self._persistence(now)
+        if self.config.heat_waves.variable:
+            yield self._lim()
         if forecast := self._kernel_forecasts(window):
             yield self.fitted(f"{KERNEL} [{self.head}]", Role.BASELINE, forecast)
 
@@ -207,6 +225,26 @@ class Indices(WindowTask[IndicesConfig]):
                 slope = x[train] @ y[train] / max(x[train] @ x[train], np.finfo(float).tiny)
                 forecast[label.name] = slope * x[label.rows["test"]]
         return Row(PERSISTENCE, Role.BASELINE, forecast)
+
+    def _lim(self) -> Row:
+        """Return a regression of each label on the mean anomaly that linear inverse models forecast for its day."""
+        present = self.table[f"{MEAN}_0d"].to_numpy()
+        found = lim_means(self.store, present, self.config.heat_waves.leads)
+        forecast, chosen = {}, {}
+        for label in self.labels:
+            lead = LEAD.match(label.name)
+            forecast[label.name] = label.climatology[:, 0]
+            if lead is None or int(lead[2]) not in found:
+                continue
+            tried = {}
+            for count, said in found[int(lead[2])].items():
+                x, y = np.nan_to_num(said), label.values[:, 0]
+                train, val = label.rows["train"], label.rows["val"]
+                slope = x[train] @ y[train] / max(x[train] @ x[train], np.finfo(float).tiny)
+                tried[count] = float(np.mean((slope * x[val] - y[val]) ** 2)), slope * x[label.rows["test"]]
+            best = min(tried, key=lambda count: tried[count][0])
+            forecast[label.name], chosen[label.name] = tried[best][1], {"eofs": best}
+        return Row(LIM, Role.BASELINE, forecast, chosen=chosen)
 
     def known(self) -> Iterable[Row]:
         if not self.config.reachable_members:

@@ -9,6 +9,7 @@ from ....ssl.fields.splits import PARTS
 from ...evaluation.config import TaskConfig
 from ...storms.best_tracks import IBTRACS
 from ...storms.crops import POOLINGS, CropConfig
+from ...storms.storm_table import TableConfig
 from ...training.fine_tuning import FinetuneConfig
 from ...training.from_scratch import ScratchConfig
 
@@ -24,14 +25,20 @@ class FieldsConfig:
         crops: Size and orientation of the crops.
         poolings: Ways to pool tokens, to choose from: mean, last, nearby.
         pca_components: Numbers of principal components of the crops, to choose from; empty leaves those rows out.
+        steps_before: 0: the crop's last step is at the sample's time, exactly. 1: it is the step before the one that
+            the time lies in (the month before, of monthly fields, which is over by then), 2 the one before that, …
+        other_grid: Take encoders that were pretrained on another region of the same spacing.
     """
 
     crops: CropConfig = field(default_factory=CropConfig)
     poolings: list[str] = field(default_factory=lambda: ["mean", "last"])
     pca_components: list[int] = field(default_factory=lambda: [10, 40])
+    steps_before: int = 0
+    other_grid: bool = False
 
     def __post_init__(self) -> None:
-        check_settings("fields", self, {"poolings": POOLINGS, "pca_components": "≥ 1"}, empty=("pca_components",))
+        rules = {"poolings": POOLINGS, "pca_components": "≥ 1", "steps_before": "≥ 0"}
+        check_settings("fields", self, rules, empty=("pca_components",))
 
 
 @dataclass(frozen=True)
@@ -39,11 +46,14 @@ class RapidIntensificationConfig(TaskConfig):
     """What to forecast and with what; see `TaskConfig` for the rest.
 
     Attributes:
-        store: Folder of a 6-hourly store that covers storms, for the rows with fields; empty for tracks alone.
+        store: Folder of a 6-hourly store that covers storms, for the rows with fields (of any step, with
+            `fields.steps_before`); empty for tracks alone.
         tracks: ibtracs (real, 1980–2024; extra `cyclones`), planet (those of the store's own planet), or a CSV or
             Parquet file with the columns of storms/best_tracks.py.
+        table: A table with columns of other names, and with predictors beside the track; in place of `tracks`.
         thresholds_kt: Changes of the wind in 24 h to forecast; the first has all rows, tables and pictures.
-        train, val, test: First and last season of each block; not read with a store, whose blocks of time count.
+        train, val, test: First and last season of each block; not read with a store, whose blocks of time count, but
+            with a `table` (that has no `split`): its test samples must lie in the store's test block.
         sst: NetCDF file of monthly SST, for climatological SST and potential intensity; null takes the store's, if
             it has `sst`.
         sst_years: First and last year of each climatology of the file; null for the training years, or if it has
@@ -63,6 +73,7 @@ class RapidIntensificationConfig(TaskConfig):
     store: str = ""
     task: str = NAME
     tracks: str = IBTRACS
+    table: TableConfig = field(default_factory=TableConfig)
     thresholds_kt: list[float] = field(default_factory=lambda: [30.0, 25.0, 35.0, 40.0])
     train: tuple[int, int] = (1980, 2009)
     val: tuple[int, int] = (2010, 2014)
@@ -89,6 +100,10 @@ class RapidIntensificationConfig(TaskConfig):
         if (self.checkpoints or self.tracks == PLANET) and not self.store:
             what = "checkpoints need" if self.checkpoints else "tracks: planet needs"
             raise EarthSSLError(f"{NAME}: {what} a 6-hourly store that covers the storms, got none; set store")
+        if self.table.path and self.tracks != IBTRACS:
+            raise EarthSSLError(f"{NAME}: expected tracks or table.path, got both; leave one of them out")
+        if not self.table.path and self.table != TableConfig():
+            raise EarthSSLError(f"{NAME}.table.path: expected the file that the columns are of, got none; set it")
         years = self.sst_years
         ordered = years is None or (years != [] and all(first <= last for first, last in years))
         self.expect(ordered, "first and last years, or no sst_years", "sst_years")

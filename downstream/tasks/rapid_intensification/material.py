@@ -21,6 +21,7 @@ from ...storms.crop_geometry import headings
 from ...storms.crop_network import CropPatches
 from ...storms.crops import StormCrops, crop_features, crop_pca
 from ...storms.sst_climatology import SstClimatology, file_years
+from ...storms.storm_table import CHANGE, PART, storm_table
 from .config import NAME, PLANET, FieldsConfig, RapidIntensificationConfig
 from .samples import FEWEST, parts_by_season, parts_by_time, samples_of
 
@@ -38,6 +39,7 @@ class Material:
         part: Block of each.
         store: Fields, or None.
         planet: The synthetic planet whose storms these are, or None.
+        notes: What was left out of a table, in words.
     """
 
     tracks: pd.DataFrame
@@ -45,6 +47,7 @@ class Material:
     part: np.ndarray
     store: Store | None
     planet: Planet | None
+    notes: Sequence[str] = ()
 
     @classmethod
     def of(cls, config: RapidIntensificationConfig, store: Store | None) -> Material:
@@ -54,12 +57,35 @@ class Material:
                 f"{NAME}.sst_years: expected a file of SST to take {config.sst_years} from, got none; set sst, or "
                 "leave sst_years out"
             )
+        seasons = {name: getattr(config, name) for name in PARTS}
+        if config.table.path:
+            return cls._of_table(config, store, seasons)
         own = store if config.tracks == PLANET else None
         planet = None if own is None else recorded_planet(own.manifest["attributes"])
         tracks = tidy(planet.tracks(), "planet") if planet is not None else best_tracks(config.tracks)
-        samples, seasons = samples_of(tracks), {name: getattr(config, name) for name in PARTS}
+        samples = samples_of(tracks)
         part = parts_by_season(samples, seasons) if store is None else parts_by_time(samples, store.splits)
         return cls(tracks, samples, part, store, planet)
+
+    @classmethod
+    def _of_table(
+        cls, config: RapidIntensificationConfig, store: Store | None, seasons: dict[str, tuple[int, int]]
+    ) -> Material:
+        """Read a table; blocks are its own or those of the seasons, tests only in the test block of the store."""
+        found = storm_table(config.table)
+        samples = samples_of(found.tracks, told=CHANGE in found.tracks)
+        part = samples[PART].to_numpy(str) if PART in samples else parts_by_season(samples, seasons)
+        if store is not None:
+            tested = part == "test"
+            outside = tested & ~store.splits.inside(samples["time"].to_numpy("datetime64[ns]"), "test")
+            if outside.any():
+                first, last = (str(instant)[:10] for instant in store.splits.test)
+                raise EarthSSLError(
+                    f"{NAME}: expected the test samples of {config.table.path} in the store's test block ({first} … "
+                    f"{last}), which no encoder has seen, got {int(outside.sum())} of {int(tested.sum())} outside it; "
+                    "set table.split null and test to seasons of that block, or prepare a store with another"
+                )
+        return cls(found.tracks, samples, part, store, None, found.notes)
 
 
 def modelled(material: Material, shown: np.ndarray) -> tuple[np.ndarray, list[str], list[str]]:
@@ -139,6 +165,24 @@ def warnings(found: Mapping[str, SstClimatology], tested: pd.Timestamp) -> Itera
         yield "No SST was given: no rows with climatological SST and potential intensity. Set sst."
 
 
+def times_before(store: Store, times: pd.Series, steps: int) -> np.ndarray:
+    """Return the time of the store's step that lies some steps before the one that each time is in, datetime64[ns].
+
+    A time that lies in no step of the store, or has too few before it, becomes one that the store does not have.
+
+    Args:
+        store: Its steps are stamped at their start (or within, which is only more careful).
+        times: Of the samples.
+        steps: How many before.
+    """
+    own, asked = store.times.astype("datetime64[ns]"), times.to_numpy("datetime64[ns]")
+    within = np.searchsorted(own, asked, side="right") - 1
+    longest = np.timedelta64(round(1.1 * store.step_days * 86400), "s")
+    good = (within >= steps) & (asked - own[np.maximum(within, 0)] < longest)
+    never = own[0] - np.timedelta64(1, "D")
+    return np.where(good, own[np.maximum(within - steps, 0)], never)
+
+
 class StormFields:
     """Crops of a store around samples.
 
@@ -167,6 +211,8 @@ class StormFields:
         if config.crops.rotated:
             motion = tracks[["storm", "time"]].assign(heading=headings(tracks))
             self.samples = samples.merge(motion, on=["storm", "time"], how="left", validate="1:1")
+        if config.steps_before:
+            self.samples = self.samples.assign(time=times_before(store, self.samples["time"], config.steps_before))
         self.crops = self.of(np.ones(len(samples), bool))
         self.dropped = self.crops.dropped
         self.shown = np.zeros(len(samples), bool)

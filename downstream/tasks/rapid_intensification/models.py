@@ -253,7 +253,7 @@ def each(problems: Sequence[Problem], make: Callable[[Problem], Chances]) -> Mod
 def baselines(
     problems: Sequence[Problem], seeds: int, periods: Sequence[str]
 ) -> Iterator[tuple[str, Models, int | None]]:
-    """Yield name, models and seed of every row that needs no fields but climatological SST.
+    """Yield name, models and seed of every row that needs no fields but climatological SST, with those of a table.
 
     Args:
         problems: Events of the same samples.
@@ -288,6 +288,12 @@ def baselines(
     warm = [trees(f"{BOOSTED} + SST {name} + place", np.hstack([x.track, own, x.place]), of)
             for name, (own, of) in sst.items()]  # fmt: skip
     yield from (one for several in warm for one in several)
+    for name, own in x.table.items():
+        yield line(f"{TRACK} + {name}", np.hstack([x.track, own]), problems)
+        yield from trees(f"{BOOSTED} + {name} + place", np.hstack([x.track, own, x.place]), problems)
+        for period in periods[:1]:
+            columns = np.hstack([x.track, x.sst[period], own, x.place])
+            yield from trees(f"{BOOSTED} + SST {period} + {name} + place", columns, problems)
     best = [*(linear[:1] or [track]), *(warm[0] if warm else cold)]
     for how, (name, models, seed) in product((ISOTONIC, PLATT), best):
         yield f"{name}, {how}", {one.name: recalibrated(one, models[one.name], how) for one in problems}, seed

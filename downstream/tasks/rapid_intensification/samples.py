@@ -7,7 +7,7 @@ water rises by 30 kt or more in 24 h, from one value to the other.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,16 @@ FEWEST = 50  # training samples that a basin needs to be modelled
 EARTH_KM_PER_DEGREE = 111.2
 
 
-def samples_of(tracks: pd.DataFrame) -> pd.DataFrame:
+def samples_of(tracks: pd.DataFrame, told: bool = False) -> pd.DataFrame:
     """Return the samples of tidy tracks, one row each, with what was known at its time.
 
     A sample is a record at 00, 06, 12 or 18 UTC with V ≥ 25 kt that is followed by records every 6 h up to 24 h
     later, all of a tropical cyclone (category -2 to 5) over water, with the wind known at both ends. The condition
     looks ahead along the best track, as in Kaplan & DeMaria; the predictors do not.
+
+    Args:
+        tracks: Tidy tracks.
+        told: Whether they have a column `change_kt` of their own: then every record with V ≥ 25 kt and a change is one.
 
     Returns:
         Columns of the tracks; `change_kt` (V 24 h later - V); `change6`, `change12`, `change24` (of V in the hours
@@ -44,10 +48,11 @@ def samples_of(tracks: pd.DataFrame) -> pd.DataFrame:
     storm = t.groupby("storm", sort=False)
     good = t["category"].between(*TROPICAL) & t["over_water"].astype(bool)
     kept = good & (t["wind_kt"] >= WEAKEST_KT)
-    for k in range(1, HOURS // STEP + 1):
+    for k in range(1, 0 if told else HOURS // STEP + 1):
         exact = storm["time"].shift(-k) - t["time"] == pd.Timedelta(hours=k * STEP)
         kept &= exact & good.groupby(t["storm"], sort=False).shift(-k, fill_value=False)
-    t["change_kt"] = storm["wind_kt"].shift(-HOURS // STEP) - t["wind_kt"]
+    if not told:
+        t["change_kt"] = storm["wind_kt"].shift(-HOURS // STEP) - t["wind_kt"]
     kept &= t["change_kt"].notna()
     if not kept.any():
         raise EarthSSLError(
@@ -129,15 +134,23 @@ class Predictors:
             columns say that those of 12 and 24 h are.
         sst: SST, potential intensity and how much of it is left (POT = MPI - V) by the name of the climatology.
         place: Latitude and longitude.
+        table: Columns of the table by the name of their group.
     """
 
     season: np.ndarray
     track: np.ndarray
     sst: Mapping[str, np.ndarray]
     place: np.ndarray
+    table: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, samples: pd.DataFrame, basins: Sequence[str], sst: Mapping[str, SstClimatology]) -> Predictors:
+    def of(
+        cls,
+        samples: pd.DataFrame,
+        basins: Sequence[str],
+        sst: Mapping[str, SstClimatology],
+        table: Mapping[str, np.ndarray] | None = None,
+    ) -> Predictors:
         """Return the predictors of samples that lie in the basins."""
         v, lat = samples["wind_kt"].to_numpy(), samples["lat"].to_numpy()
         day = samples["time"].dt.day_of_year.to_numpy() + np.where(lat < 0, 365.25 / 2, 0.0)
@@ -155,7 +168,7 @@ class Predictors:
             limit = potential_intensity_kt(kelvin)
             warmth[name] = np.stack([kelvin, limit, limit - v], axis=1)
         track = np.column_stack([season, *rest])
-        return cls(season, track, warmth, samples[["lat", "lon"]].to_numpy(float))
+        return cls(season, track, warmth, samples[["lat", "lon"]].to_numpy(float), table or {})
 
 
 # ---- Base rates ------------------------------------------------------------------------------------------------

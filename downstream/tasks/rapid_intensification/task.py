@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from ...results.row import Role, Row, names_of
 from ...results.target import Target
 from ...storms.best_tracks import IBTRACS, SOURCE
 from ...storms.crop_network import CropPatches
+from ...storms.storm_table import predictor_columns
 from . import models
 from .config import NAME, PLANET, RapidIntensificationConfig
 from .material import MOST_VALUES, Material, StormFields, climatologies, modelled, warnings
@@ -43,9 +45,17 @@ from .scores import (
 KNOWN = "upper bound (hidden state, future track and air known)"
 ALONE, CROP = "logistic", "PCA of the crop"
 ENCODERS = (Role.PRETRAINED, Role.UNTRAINED)
-CONVENTION = (
+EVENT = (
     "Event: V 24 h later minus V now at least the threshold, of a tropical cyclone (V ≥ 25 kt, category -2 to 5) that "
     "stays over water; V is the best track's, known after the season: all rows are optimistic beside operational ones. "
+)
+TABLE_EVENT = (
+    "Event: V 24 h later minus V now at least the threshold, of every record of the table with V ≥ 25 kt that says it; "
+    "the table tells no category and no land, so storms that decay over land count as calm. V is the best track's, "
+    "known after the season: all rows are optimistic beside operational ones. "
+)
+BEFORE = "Fields around a storm end {steps} of the store before the one that its time lies in. "
+CONVENTION = (
     "Storms are whole in one block. Fitted on train; penalties, numbers of trees, layers, recalibration and thresholds "
     "of calls from validation; read once on test. BSS: Brier skill against the basins' frequencies in the test sample "
     "itself, which no forecaster knows (the hard reference); BSS train: against those of the training sample (base "
@@ -75,6 +85,7 @@ class RapidIntensification(Task[RapidIntensificationConfig]):
         self, config: RapidIntensificationConfig, store: Store | None, decoders: Decoders | None = None
     ) -> None:
         super().__init__(config, store, decoders)
+        self.other_grid = config.fields.other_grid
         self.material = Material.of(config, store)
         samples, part = self.material.samples, self.material.part
         shown = np.ones(len(samples), bool)
@@ -84,9 +95,12 @@ class RapidIntensification(Task[RapidIntensificationConfig]):
             self.fields = StormFields(store, samples, self.material.tracks, config.fields, self.shape)
             shown = self.fields.shown
         self.kept, basins, self.notes = modelled(self.material, shown)
+        self.notes = [*self.material.notes, *self.notes]
         self.sst = climatologies(config, self.material)
         own, parts = samples[self.kept].reset_index(drop=True), part[self.kept]
-        predictors = Predictors.of(own, basins, self.sst)
+        groups = {name: predictor_columns(own, columns, parts == "train")
+                  for name, columns in config.table.predictors.items()}  # fmt: skip
+        predictors = Predictors.of(own, basins, self.sst, groups)
         self.problems = [Problem(own, parts, predictors, basins, one) for one in config.thresholds_kt]
         self.notes += warnings(self.sst, own["time"][parts == "test"].min())
 
@@ -165,10 +179,17 @@ class RapidIntensification(Task[RapidIntensificationConfig]):
         yield from self.both(encoder.kind, Role(encoder.kind), features, encoder.seed)
 
     def both(self, words: str, role: Role, features: Features, seed: int | None) -> Iterable[Row]:
-        """Yield the rows on features alone, and with the track."""
-        alone = each(self.problems, lambda one: self._logistic(one, features, one.inside("train")))
-        yield self.row(f"{words} [{ALONE}]", role, alone, seed)
+        """Yield the rows on features alone, with the track, and with the track and each group of predictors."""
+
+        def made(name: str, given: Features) -> Row:
+            said = each(self.problems, lambda one: self._logistic(one, given, one.inside("train")))
+            return self.row(f"{words} [{name}]", role, said, seed)
+
+        yield made(ALONE, features)
         yield self.fitted(f"{words} [{self.head}]", role, features, seed)
+        for name, own in self.main.predictors.table.items():
+            beside = np.hstack([self.main.predictors.track, own])
+            yield made(f"{self.head} + {name}", {key: np.hstack([values, beside]) for key, values in features.items()})
 
     def baselines(self, window: int) -> Iterable[Row]:
         for name, said, seed in models.baselines(self.problems, self.config.tree_seeds, list(self.sst)):
@@ -197,7 +218,9 @@ class RapidIntensification(Task[RapidIntensificationConfig]):
         tuned = config.finetune_seeds if seeds is None else 0
         twins = [one for one in encoders if one.kind == Role.UNTRAINED]
         if len(twins) < count:
-            found = contenders(self.store, config.checkpoints, count, config.encoder, config.other_statistics)
+            found = contenders(
+                self.store, config.checkpoints, count, config.encoder, config.other_statistics, self.other_grid
+            )
             twins = [one for one in found if one.kind == Role.UNTRAINED]
         whole = models.from_scratch(config.scratch, config.finetune)
         starts = [(models.SCRATCH, Role.SCRATCH, whole, one) for one in twins[:count]]
@@ -232,17 +255,26 @@ class RapidIntensification(Task[RapidIntensificationConfig]):
     def data_record(self) -> Mapping[str, Any]:
         config, store, main = self.config, self.material.store, self.main
         return {
-            "source": SOURCE if config.tracks == IBTRACS else config.tracks,
+            "source": config.table.path or (SOURCE if config.tracks == IBTRACS else config.tracks),
             "synthetic": self.material.planet is not None,
-            "split": store.splits.to_json() if store else {name: getattr(config, name) for name in PARTS},
+            "split": self._split(),
             "split_proof": proof(main.samples, main.part),
             "store_fingerprint": store.fingerprint if store else None,
             "sst": {name: [str(one.times[0]), str(one.times[-1])] for name, one in self.sst.items()},
         }
 
+    def _split(self) -> Any:
+        """Return what the blocks are: the store's, the table's column, or seasons."""
+        config, store = self.config, self.material.store
+        if config.table.path and config.table.split:
+            return f"column '{config.table.split}' of {config.table.path}"
+        by_time = store is not None and not config.table.path
+        return store.splits.to_json() if store and by_time else {name: getattr(config, name) for name in PARTS}
+
     def title(self) -> str:
         words = {IBTRACS: "real best tracks (NHC and JTWC)", PLANET: "storms of the synthetic planet"}
         tracks, material = words.get(self.config.tracks, self.config.tracks), self.material
+        tracks = f"table {Path(self.config.table.path).name}" if self.config.table.path else tracks
         if material.store is None:
             return f"{self.what}: {tracks}, no fields"
         rows, columns = material.store.grid.shape
@@ -250,7 +282,10 @@ class RapidIntensification(Task[RapidIntensificationConfig]):
         return f"{self.what}: {tracks}, {source} on {rows}×{columns}"
 
     def convention_text(self) -> str:
-        return self.convention.format(unit=self.config.label_unit)
+        steps, event = self.config.fields.steps_before, TABLE_EVENT if self.config.table.path else EVENT
+        before = BEFORE.format(steps="one step" if steps == 1 else f"{steps} steps")
+        said = before if steps and self.fields is not None else ""
+        return event + said + self.convention.format(unit=self.config.label_unit)
 
     def extras(self, rows: Sequence[Row], scores: pd.DataFrame, differences: pd.DataFrame) -> Extras:
         made = {"contingency": contingency, "murphy": murphy_parts, "reliability": reliabilities}

@@ -12,6 +12,7 @@ from earthssl.downstream.evaluation.encoders import check_fits
 from earthssl.downstream.evaluation.pretraining_leaks import seen_by_pretraining
 from earthssl.ssl.checkpoint.read import read
 from earthssl.ssl.common.errors import EarthSSLError
+from earthssl.ssl.fields.grid import LatLonGrid
 from earthssl.ssl.store.store import Store
 
 LATE = ("2050-01-01", "2051-01-01")
@@ -102,3 +103,15 @@ def test_another_climatology_is_taken_where_it_is_said(small_run: Path, store: S
     scaled = replace(warmer, statistics=replace(old, scale=np.repeat(old.scale[..., :1, :1], 2, axis=-1)))
     with pytest.raises(EarthSSLError, match="normalised otherwise"):
         check_fits(small_run, scaled, store, scaled, other_statistics=True)
+
+
+def test_another_region_of_the_same_spacing_is_taken_where_it_is_said(small_run: Path, store: Store) -> None:
+    _, record = read(small_run / "checkpoint")
+    grid = record.grid
+    moved = replace(record, grid=LatLonGrid(grid.lat, grid.lon + 1.0))
+    with pytest.raises(EarthSSLError, match="grid: expected "):
+        check_fits(small_run, moved, store, moved)
+    check_fits(small_run, moved, store, moved, other_grid=True)
+    coarser = replace(record, grid=LatLonGrid(grid.lat[::2], grid.lon[::2]))
+    with pytest.raises(EarthSSLError, match="grid: expected "):
+        check_fits(small_run, coarser, store, coarser, other_grid=True)
