@@ -34,15 +34,11 @@ from ..results.summary import Summary
 from ..results.target import Target
 from ..results.uncertainty import CLIMATOLOGY, Earlier, Uncertainty, uncertainty
 from .config import TaskConfig
-from .encoders import Contender, contenders, layers_to_read
+from .encoders import Contender, Decoder, contenders, layers_to_read
 from .equal_input import PCA, PCA_COMPONENTS, RAW, equal_input_rows
 from .label_curve import WORDS, Curve, label_curve
 from .label_fractions import label_fractions
 from .notes import few_seeds, others
-from .encoders import Contender, Decoder, contenders, layers_to_read
-from .equal_input import FEWEST_RANDOM, PCA_COMPONENTS, RAW, equal_input_rows
-from .label_curve import WORDS, Curve, label_curve
-from .label_fractions import label_fractions
 from .window_labels import WindowLabels
 
 Features = Mapping[str, np.ndarray]  # candidates by name, (sample, …, feature); validation chooses among them

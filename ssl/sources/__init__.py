@@ -45,9 +45,8 @@ def open_source(source: str, **options: Any) -> xr.Dataset:
     Attributes say source, licence and citation.
 
     Args:
-        source: planet, weather, controls or lorenz96 (synthetic, no network), columns, files, combined, ersst,
-        source: planet, weather, controls or lorenz96 (synthetic, no network), columns, radar, files, ersst,
-            weatherbench2 or arco-era5.
+        source: planet, weather, controls or lorenz96 (synthetic, no network), columns, radar, files,
+            combined, ersst, weatherbench2 or arco-era5.
         **options: What the source takes: see its opener and `Selection`.
 
     Raises:

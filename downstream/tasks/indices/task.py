@@ -9,9 +9,8 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from ....ssl.common.errors import EarthSSLError
-from ....ssl.fields.splits import PARTS
 from ....ssl.common.errors import EarthSSLError, check_known
+from ....ssl.fields.splits import PARTS
 from ....ssl.model.encoder import EncoderConfig
 from ....ssl.sources.weather.labels import HARMONICS
 from ....ssl.sources.weather.reachable import REACHABLE, forecast_labels
