@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from earthssl.downstream.evaluation.encoders import untrained
 from earthssl.downstream.finetune.config import FinetuningConfig
 from earthssl.downstream.finetune.samples import Base
 from earthssl.downstream.finetune.task import Finetuning
@@ -105,7 +106,7 @@ def cells(args: argparse.Namespace, years: int, store: Store) -> None:
         if file.is_file():
             continue
         begun, new = time.process_time(), mode == SCRATCH
-        encoder = task._untrained(args.seed) if new else task.encoder
+        encoder = untrained(task.encoder_shape, store, args.seed) if new else task.encoder
         network = make_network(problem, encoder, task._start("scratch" if new else "pretrained", encoder, None))
         state = out / f"{years}-{mode}.state.pt"
         done = tune(problem, network, task.own.training(mode), args.seed, f"{years} years, {mode}", (), state)
