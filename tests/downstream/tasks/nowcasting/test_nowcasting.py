@@ -321,6 +321,7 @@ def test_a_setting_that_cannot_be_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_table_without_heads_has_the_rows_of_the_field_alone(config: NowcastingConfig, tmp_path: Path) -> None:
     own = replace(config, heads=[], scratch=ScratchConfig(0), out=str(tmp_path / "out"))
     out = run_task(Nowcasting(own, Store(config.store)))
