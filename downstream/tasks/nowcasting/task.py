@@ -72,7 +72,7 @@ class NowcastingConfig(TaskConfig):
         target: Cells along each side of what is told.
         unit_minutes: Length of the blocks that the bootstrap draws.
         hidden: Channels of the decoder's convolutions.
-        heads: Out of decoder and linear.
+        heads: Out of decoder and linear; none for a table without frozen encoders and raw frames.
         decoder: How heads are trained; seeds: of those on raw frames.
         extrapolation: Whether rain carried along its motion stands in the table; needs pysteps.
         tuned: Whether encoders are fine-tuned, too, as `scratch` says.
@@ -98,11 +98,12 @@ class NowcastingConfig(TaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check({"target unit_minutes hidden leads scales": "≥ 1", "thresholds": "> 0", "heads": FORMS})
+        rules = {"target unit_minutes hidden leads scales": "≥ 1", "thresholds": "> 0"}
+        self.check({**rules, "heads": FORMS} if self.heads else rules)
         self.expect(self.leads == sorted(self.leads), "leads ascending", "leads")
         self.expect(self.thresholds == sorted(set(self.thresholds)), "thresholds ascending, each once", "thresholds")
         self.expect(self.event in self.thresholds, "event out of thresholds", "event", "thresholds")
-        self.expect(DECODER in self.heads, "heads with decoder, which the table speaks of", "heads")
+        self.expect(not self.heads or DECODER in self.heads, "heads with decoder, which the table speaks of", "heads")
         self.expect(self.decoder.seeds >= 1, "decoder.seeds ≥ 1", "decoder")
 
 
@@ -248,7 +249,7 @@ class Nowcasting(Task[NowcastingConfig]):
                 yield self._headed(f"{FRAMES} [{form}]", Role.BASELINE, form, {FRAMES: None}, seed)
 
     def rows(self, encoder: Contender, layers: Sequence[int]) -> Iterable[Row]:
-        tokens = self._tokens(encoder, layers)
+        tokens = self._tokens(encoder, layers) if self.config.heads else {}
         for form in self.config.heads:
             yield self._headed(f"{encoder.kind} [{form}]", Role(encoder.kind), form, tokens, encoder.seed)
 
@@ -338,6 +339,7 @@ class Nowcasting(Task[NowcastingConfig]):
 
     def missing(self) -> list[str]:
         own = [] if self.config.extrapolation else ["No extrapolation stands in this table: extrapolation is false."]
+        own += [] if self.config.heads else ["No head stands in this table: heads is empty."]
         return [*own, *super().missing()]
 
     def convention_text(self) -> str:

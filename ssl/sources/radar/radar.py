@@ -207,11 +207,12 @@ def recorded_crops(attributes: Mapping[str, Any]) -> Crops:
             else:
                 unlabelled += 1
             at += group["frames"]
-    parts = [np.array(part) for part in zip(*runs, strict=True)]
+    names = "first", "frames", "begins", "block", "row", "column"
+    arrays: dict[str, Any] = {name: np.array(part) for name, part in zip(names, zip(*runs, strict=True), strict=True)}
     same = {
         name: known[name] for name in ("size", "coarsen", "apart_minutes", "cell_km", "step_minutes", "file", "sha256")
     }
-    return Crops(*parts, steps=at, unlabelled=unlabelled, **same)
+    return Crops(**arrays, steps=at, unlabelled=unlabelled, **same)
 
 
 def cut_otherwise(earlier: str, source: str) -> str:

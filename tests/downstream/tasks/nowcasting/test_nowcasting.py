@@ -321,6 +321,16 @@ def test_a_setting_that_cannot_be_is_refused_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
+def test_a_table_without_heads_has_the_rows_of_the_field_alone(config: NowcastingConfig, tmp_path: Path) -> None:
+    own = replace(config, heads=[], scratch=ScratchConfig(0), out=str(tmp_path / "out"))
+    out = run_task(Nowcasting(own, Store(config.store)))
+    scores = pd.read_csv(out / "scores.csv")
+    assert set(scores["row"]) == {"climatology", "persistence", "persistence, as it is"}
+    assert np.isfinite(scores["value"]).all()
+    assert "No head stands in this table" in " ".join(json.loads((out / "result.json").read_text())["notes"])
+
+
 def test_too_short_spans_are_refused(config: NowcastingConfig, radar_file: Path, tmp_path: Path) -> None:
     options = {**OPTIONS, "path": str(radar_file), "val": [["2016-09-28T01:10", "2016-09-28T01:20"]]}
     short = prepare(PrepareConfig("radar", str(tmp_path / "short"), SPLITS, options, STATISTICS))
