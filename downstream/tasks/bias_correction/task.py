@@ -132,7 +132,7 @@ class BiasCorrection(Task[BiasCorrectionConfig]):
             truth = (self.error[test, k] - self.bias[k])[:, None]  # as departures from the forecast less its mean bias
             own = (told[:, k] - self.bias[k])[:, None]
             if name == RAW:
-                forecast[target] = parts_of(lambda part, own=own: own[test][part][:, None], 1, truth, ALONE)
+                forecast[target] = parts_of(own[test][:, None].__getitem__, 1, truth, ALONE)
             else:
                 residuals = (self.error[val, k] - told[val, k])[:, None]
                 forecast[target] = dressed(own[test], residuals, truth, ALONE)
