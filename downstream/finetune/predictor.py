@@ -218,8 +218,8 @@ class FinetunedEncoder:
             return chances, chances
         base = head.base_at(times)
         if head.kind == "field":
-            own = self.grid.shape
-            factor = (own[0] // patches.grid.shape[0], own[1] // patches.grid.shape[1])
+            (high, wide), (rows, columns) = self.grid.shape, patches.grid.shape
+            factor = (high // rows, wide // columns)
             out = cells_of(out, patches, factor)
         elif places is not None:
             base = base[:, None].expand(out.shape)

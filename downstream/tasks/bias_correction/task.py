@@ -76,9 +76,6 @@ class BiasCorrectionConfig(TaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.expect(not self.store and not self.checkpoints,
-                    "no store and no checkpoints, as there are no fields (for those: task downscaling)", "store",
-                    "checkpoints")  # fmt: skip
         self.expect(bool(self.targets), "{OBSERVATION: FORECAST}, two columns at least", "targets")
         self.check({"missing": (REFUSE, DROP), "hidden": "≥ 1"})
         blocks = [getattr(self, name) for name in BLOCKS]
@@ -99,6 +96,9 @@ class BiasCorrection(Task[BiasCorrectionConfig]):
 
     def __init__(self, config: BiasCorrectionConfig, store: Store | None, decoders: Decoders | None = None) -> None:
         super().__init__(config, store, decoders)
+        config.expect(not config.store and not config.checkpoints,
+                      "no store and no checkpoints, as there are no fields (for those: task downscaling)", "store",
+                      "checkpoints")  # fmt: skip
         config.expect(bool(config.table), "a CSV file", "table")
         years = {name: getattr(config, name) for name in BLOCKS}
         self.pairs = pairs = read_pairs(
@@ -132,7 +132,7 @@ class BiasCorrection(Task[BiasCorrectionConfig]):
             truth = (self.error[test, k] - self.bias[k])[:, None]  # as departures from the forecast less its mean bias
             own = (told[:, k] - self.bias[k])[:, None]
             if name == RAW:
-                forecast[target] = parts_of(lambda part, own=own: own[test][part][:, None], 1, truth, ALONE)
+                forecast[target] = parts_of(own[test][:, None].__getitem__, 1, truth, ALONE)
             else:
                 residuals = (self.error[val, k] - told[val, k])[:, None]
                 forecast[target] = dressed(own[test], residuals, truth, ALONE)

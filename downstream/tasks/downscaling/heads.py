@@ -14,7 +14,7 @@ from ...heads.patch_ridge import solved
 from ...heads.ridge_path import RidgePath
 
 WHOLE, PLACE, STATIC = "whole field", "by place", "all places, static fields"
-PENALTIES = tuple(float(p) for p in 10.0 ** np.arange(-4, 3.5))
+PENALTIES = tuple(float(p) for p in 10.0 ** np.arange(-7, 3.5))
 Predict = Callable[[np.ndarray, Sequence[float]], np.ndarray]
 
 

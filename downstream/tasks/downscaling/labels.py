@@ -129,8 +129,8 @@ def read_fine(
         )
     values = np.stack([nest.cut(data[name].values[there]) for name in names], axis=1).astype(np.float32)
     finite = np.isfinite(values)
-    known = finite.all(axis=(0, 1))
-    some = finite.any(axis=(0, 1)) & ~known
+    known = np.asarray(finite.all(axis=(0, 1)))
+    some = np.asarray(finite.any(axis=(0, 1))) & ~known
     if some.any() or not known.any():
         row, column = np.argwhere(some)[0] if some.any() else (0, 0)
         raise EarthSSLError(
