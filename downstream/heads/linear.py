@@ -36,7 +36,7 @@ class RidgeHead(Head):
     def predict(self, train: Samples, queries: Samples, settings: Sequence[Any]) -> np.ndarray:
         return RidgePath.fit(train.features, train.targets).predict(queries.features, settings)
 
-    def widths(self, train: Samples, queries: Samples, settings: Sequence[Any]) -> np.ndarray | None:
+    def spreads(self, train: Samples, queries: Samples, settings: Sequence[Any]) -> np.ndarray:
         return RidgePath.fit(train.features, train.targets).widths(queries.features, settings)
 
 
