@@ -242,7 +242,7 @@ def _fitted(
             fit = Samples.joined(train[name], val[name])
         settings = list(dict.fromkeys(choices[k].setting for k in own))
         test = label.samples(features[name], "test")
-        made, wide = head.predict(fit, test, settings), head.widths(fit, test, settings) if doubt else None
+        made, wide = head.predict(fit, test, settings), head.spreads(fit, test, settings) if doubt else None
         for k in own:
             at = settings.index(choices[k].setting)
             found[k] = made[at] if label.classes else made[at][:, k]

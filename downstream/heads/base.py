@@ -84,7 +84,7 @@ class Head(ABC):
         The targets of the queries are not read.
         """
 
-    def widths(self, train: Samples, queries: Samples, settings: Sequence[Any]) -> np.ndarray | None:
+    def spreads(self, train: Samples, queries: Samples, settings: Sequence[Any]) -> np.ndarray | None:
         """Return how wide the distributions of `queries` are, relative to each other, (settings, queries); None: alike.
 
         The same for all outputs.

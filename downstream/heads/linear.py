@@ -39,7 +39,7 @@ class RidgeHead(Head):
         path = RidgePath.fit(train.features, train.targets, standardise=self.standardise)
         return path.predict(queries.features, settings)
 
-    def widths(self, train: Samples, queries: Samples, settings: Sequence[Any]) -> np.ndarray | None:
+    def spreads(self, train: Samples, queries: Samples, settings: Sequence[Any]) -> np.ndarray:
         return RidgePath.fit(train.features, train.targets).widths(queries.features, settings)
 
 

@@ -133,8 +133,8 @@ class Calibration:
             own = np.broadcast_to(scale, square.shape)
         else:
             parts = np.stack([sums, found, found > 0])
-            scale = _scales(*parts.sum(1), area)
-            without = [_scales(*(parts.sum(1) - parts[:, b]), area) for b in range(number)] if number > 1 else [scale]
+            scale = _scales(parts.sum(1), area)
+            without = [_scales(parts.sum(1) - parts[:, b], area) for b in range(number)] if number > 1 else [scale]
             own = np.stack(without)[at]
         departure, share, of = (residuals / own)[seen], weight[seen], np.broadcast_to(at[:, None], seen.shape)[seen]
         order = np.argsort(departure, kind="stable")
@@ -143,15 +143,14 @@ class Calibration:
         return cls(scale, Empirical(departure[order], block_weights(of, share)[order], half), number)
 
 
-def _scales(sums: np.ndarray, found: np.ndarray, blocks: np.ndarray, area: np.ndarray) -> np.ndarray:
+def _scales(parts: np.ndarray, area: np.ndarray) -> np.ndarray:
     """Return root mean squares of cells, drawn towards that of all, (cell,).
 
     Args:
-        sums: Of squared residuals, (cell,).
-        found: Number of these, (cell,).
-        blocks: Number of blocks that they are of, (cell,).
+        parts: Sum of squared residuals, number of these and of the blocks that they are of, (3, cell).
         area: Weight of the cell, (cell,).
     """
+    sums, found, blocks = parts
     every = (area @ sums) / max(area @ found, LEAST)
     own = sums / np.maximum(found, LEAST)
     return np.sqrt(np.maximum((blocks * own + PRIOR_BLOCKS * every) / (blocks + PRIOR_BLOCKS), LEAST**2))

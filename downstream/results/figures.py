@@ -206,10 +206,10 @@ def calibration_figure(scores: pd.DataFrame, histogram: pd.DataFrame, rows: Sequ
                                        for name, one in means.groupby("row", sort=False)}  # fmt: skip
     flat = len(panels)
     for kind, own in histogram.groupby("distribution", sort=False):
-        means = own.groupby(["row", "from", "to"], sort=False)["share"].mean().reset_index()
+        shares = own.groupby(["row", "from", "to"], sort=False)["share"].mean().reset_index()
         panels[f"PIT, {kind}"] = {
             str(name): ((one["from"] + one["to"]) / 2, one["share"] / (one["to"] - one["from"]))
-            for name, one in means.groupby("row", sort=False)
+            for name, one in shares.groupby("row", sort=False)
         }
     drawn = line_figure(panels, "", bold=("pretrained",))
     for k, axes in enumerate(drawn.axes[: len(panels)]):

@@ -85,7 +85,7 @@ def uncertainty(
         draws: Of the bootstrap.
     """
     known = {one.name: one for one in earlier.targets} if earlier else {}
-    scores, differences, ranks, bins = [], [], [], []
+    scores, differences, ranks, bins = (list[pd.DataFrame]() for _ in range(4))
     for target in targets:
         numbers = target.numbers
         before = known.get((numbers.residuals_of if numbers else "") or target.name)

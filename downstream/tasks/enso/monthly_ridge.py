@@ -230,9 +230,9 @@ def refit(
         features, at = candidates[candidate], [penalties.index(selection.penalty[j]) for j in leads]
         for served, path, group in _fits(labels, features, block, months, wanted, options.standardise, labelled):
             made = path.predict(features[served], penalties, group)
-            forecast[np.ix_(leads, served)] = made[at, :, leads]
+            forecast[np.ix_(np.array(leads), served)] = made[at, :, leads]
             if labelled is None:
-                width[np.ix_(leads, served)] = path.widths(features[served], penalties, group)[at]
+                width[np.ix_(np.array(leads), served)] = path.widths(features[served], penalties, group)[at]
     settings: dict[str, Any] = {}
     for key in ("candidate", "months", "penalty"):
         values = getattr(selection, key)

@@ -146,3 +146,14 @@ def test_nothing_to_choose_on_is_an_error() -> None:
         choose(RidgeHead(), {"a": train}, {"a": train.take(np.zeros(20, dtype=bool))})
     with pytest.raises(EarthSSLError, match="the same features in both blocks"):
         choose(RidgeHead(), {"a": train}, {"b": train})
+
+
+def test_only_ridge_knows_how_wide_its_distributions_are() -> None:
+    """The further from the fitted features, the wider; the same for all outputs."""
+    rng = np.random.default_rng(0)
+    train = Samples(rng.normal(size=(50, 2)), rng.normal(size=(50, 3)), np.arange(50))
+    asked = Samples(np.array([[0.0, 0.0], [3.0, 3.0], [30.0, 30.0]]), np.zeros((3, 3)), np.arange(3))
+    (wide,) = RidgeHead().spreads(train, asked, [0.1])
+    assert wide[0] < 1.02
+    assert wide[0] < wide[1] < wide[2]
+    assert NearestHead().spreads(train, asked, [1]) is None
