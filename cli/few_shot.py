@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +88,7 @@ def _write(folder: Path, found: ShotTable) -> None:
 
 
 def _read(folder: Path) -> ShotTable:
-    kept = [(folder / f"{name}.csv").read_text(encoding="utf-8") for name in KEPT]
     text = {"seed": str, "setting": str, "features": str, "head": str}
-    found = [pd.read_csv(StringIO(one), dtype=text) for one in kept]
-    found[0]["seed"] = found[0]["seed"].fillna("")
-    return ShotTable(*found, record=read_json(folder / "record.json", "what was found of a task"))
+    scores, differences, choices = (pd.read_csv(folder / f"{name}.csv", dtype=text) for name in KEPT)
+    scores["seed"] = scores["seed"].fillna("")
+    return ShotTable(scores, differences, choices, read_json(folder / "record.json", "what was found of a task"))

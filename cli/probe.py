@@ -48,11 +48,9 @@ def decoders(checkpoints: Sequence[str], statistics: Statistics) -> dict[str, De
         encoder, objectives = load_objectives(folder, TASKS, statistics)
         masking, lead_time = (objectives.tasks().get(name) for name in ("masking", "lead_time"))
         given = (encoder, read_record(folder), statistics.known)
-        forecasts = isinstance(lead_time, LeadTime)
         made[path] = Decoder(
-            fill=partial(_filled, masking, *given) if isinstance(masking, Masking) else None,
-            ahead=partial(_ahead, lead_time, *given) if forecasts else None,
-            leads=lead_time.config.leads if isinstance(lead_time, LeadTime) else (),
+            partial(_filled, masking, *given) if isinstance(masking, Masking) else None,
+            *((partial(_ahead, lead_time, *given), lead_time.config.leads) if isinstance(lead_time, LeadTime) else ()),
         )
     return made
 

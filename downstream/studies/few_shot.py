@@ -59,7 +59,7 @@ class FewShotConfig:
             examples, those of fields (infilling, forecast) by decoders.
         shots: Examples a class.
         example_draws: Draws of the examples.
-        heads: prototype, kNN, logistic, ridge.
+        heads: prototype, kNN, ridge; logistic, which takes most of the time.
         scalings: Of features: raw, standardised, whitened; chosen on validation.
         separation_days: Least days between two examples of a class; null: a year of monthly data, 30 days of others.
         draws: Of the bootstrap.
@@ -69,7 +69,7 @@ class FewShotConfig:
     tasks: dict[str, Any]
     shots: list[int] = field(default_factory=lambda: [1, 5, 20])
     example_draws: int = 20
-    heads: list[str] = field(default_factory=lambda: list(HEADS))
+    heads: list[str] = field(default_factory=lambda: ["prototype", "kNN", "ridge"])
     scalings: list[str] = field(default_factory=lambda: list(SCALINGS))
     separation_days: float | None = None
     draws: int = 1000

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from earthssl.cli.few_shot import task_settings
 from earthssl.cli.verbs import config_of
 from earthssl.downstream.tasks.registry import ENSO, matrix_config
 from earthssl.pretext import TASKS
@@ -23,6 +24,7 @@ LINKS = {
     "audit": {"store": "x", "out": "x"},
     "matrix": {"store": "x", "out": "x"},
     "finetune": {"store": "x", "out": "x"},
+    "few-shot": {"out": "x"},
 }
 
 
@@ -51,6 +53,9 @@ def test_every_section_is_valid_and_the_gaps_hold_window_and_lead(file: Path) ->
             parse_objectives(objectives, TASKS)
         for task, options in built["matrix"].tasks.items():
             assert matrix_config(task, options, "x").task == task
+    if "few-shot" in built:
+        for name, own in built["few-shot"].tasks.items():
+            assert task_settings(name, own, Path("x")).task == own["task"]
     if "prepare" not in built:
         return
     splits = built["prepare"].splits.build()

@@ -239,3 +239,20 @@ def test_other_steps_are_added_up(first: str, step: int, reached: str) -> None:
     times = seconds(np.datetime64(f"2001-{first}") + step * np.arange(2))
     found = later(times[:, :1], times[:, 1:], times[:, 1:], torch.tensor([[3]]))
     assert np.array_equal(found.numpy().ravel(), seconds(np.array([reached], "datetime64[D]")).numpy().ravel())
+
+
+def test_fields_at_a_lead_are_whole_fields(batch: Batch) -> None:
+    """A head of zeros that starts from persistence gives the last step, whatever the lead; trained or not, patches."""
+    encoder, objective = make(batch.grid, LeadTimeConfig(leads=[1, 3], draw="all", residual=True))
+    with torch.no_grad():
+        made = objective.fields(encoder, batch, 3)
+        picks = torch.ones((len(batch), 1), dtype=torch.int64)
+        patches = patchify(replace(objective.last(batch, picks), values=made[:, None]), PATCH)
+        assert torch.equal(patches.values[patches.valid], objective.predict(encoder, batch, picks)[patches.valid])
+        for head in objective.heads.values():
+            for values in head.parameters():
+                values.zero_()
+        assert torch.equal(objective.fields(encoder, batch, 3), batch.values[:, 1])
+        assert torch.equal(objective.fields(encoder, batch.cut(0, 2), 1), batch.values[:, 1])
+    with pytest.raises(EarthSSLError, match=r"expected one of the leads \[1, 3\], got 2"):
+        objective.fields(encoder, batch, 2)

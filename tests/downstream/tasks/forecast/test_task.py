@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from earthssl.downstream.evaluation.encoders import Contender
+from earthssl.downstream.evaluation.encoders import ZERO_SHOT, Contender, Decoder
 from earthssl.downstream.evaluation.task import run
 from earthssl.downstream.tasks.forecast import task as module
 from earthssl.downstream.tasks.forecast.baselines import DAMPED, PATCH_PCA, PCA
@@ -294,3 +294,30 @@ def test_kaplan_sst_beside_land(shared_data: Path, tmp_path: Path) -> None:
         assert 0.1 < skill(task, references[name]) < 0.8
     (row,) = task.rows(as_contender(encoder_of(store, 3, (1, 2, 2))), [1])
     assert np.isfinite(skill(task, row))
+
+
+def test_the_forecast_head_of_pretraining_is_asked_as_it_is(config: ForecastConfig) -> None:
+    """One that repeats the last step of all variables is persistence of the anomaly; one that lacks a lead is none."""
+    asked: list[Any] = []
+
+    def ahead(fields: np.ndarray, times: np.ndarray, lead: int) -> np.ndarray:
+        assert times.shape == fields.shape[:2]
+        asked.append((fields.shape[1:], lead))
+        return np.nan_to_num(fields[:, -1])
+
+    def decoded(leads: list[int]) -> ForecastTask:
+        return ForecastTask(
+            config, Store(config.store), lambda paths: dict.fromkeys(paths, Decoder(None, ahead, leads))
+        )
+
+    task = decoded([1, 2, 3])
+    pretrained, untrained = task.encoders()[:2]
+    (row,) = task.zero_shot(pretrained)
+    assert row.name == ZERO_SHOT
+    assert set(asked) == {((3, 3, 7, 12), 1), ((3, 3, 7, 12), 3)}
+    same = task._row("x", row.role, lambda inits, lead: task.own.present(inits), {})
+    assert all(np.array_equal(row.forecast[name], same.forecast[name]) for name in same.forecast)
+    assert list(task.zero_shot(untrained)) == []
+    short = decoded([1])
+    assert list(short.zero_shot(pretrained)) == []
+    assert "No zero-shot row for" in " ".join(short._notes([]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -218,3 +219,40 @@ def test_places_and_columns_that_are_not_wanted_are_left_out(tmp_path: Path) -> 
     assert list(read_label_table(str(tmp_path / "a.csv"), ["lon", "a"])) == ["lon", "a"]
     (tmp_path / "b.csv").write_text("time,lat,lon,a\n1900-01-01,1,2,3\n")
     assert list(read_label_table(str(tmp_path / "b.csv"))) == ["a"]
+
+
+def test_columns_of_classes(config: IndicesConfig, tmp_path: Path) -> None:
+    """Cold, usual or warm half-months; their climatology is the frequency in the month, of all of training."""
+    store = Store(config.store)
+    day = store.times.astype("datetime64[D]")
+    month = day.astype("datetime64[M]").astype(int) % 12
+    warm = np.where((day - day.astype("datetime64[M]")).astype(int) < 15, 2 * (month > 5), 1).astype(float)
+    task = Indices(with_labels(config, tmp_path, warm=warm), store)
+    (label,) = task.classified()
+    assert label.classes == ("0", "1", "2")
+    for rows in label.rows.values():
+        assert np.array_equal(label.values[rows].argmax(axis=1), warm[rows])
+    train, test = label.rows["train"], label.rows["test"]
+    same = train[month[train] == month[test[0]]]
+    counts = np.bincount(warm[same].astype(int), minlength=3)
+    assert label.climatology[0] == pytest.approx((counts + 1) / (len(same) + 3))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda values, train: values + 0.5, "expected classes 0, 1, … in 'one'"),
+        (lambda values, train: values - 1, "expected classes 0, 1, … in 'one'"),
+        (lambda values, train: np.where(train, 0, values), "each with an example in the training block, got 0"),
+        (lambda values, train: np.where(train & (values == 1), 2, values), "got 0, 2"),
+        (lambda values, train: np.arange(len(values)) % 11.0, "at most 10"),
+    ],
+)
+def test_columns_that_are_no_classes_are_refused(
+    config: IndicesConfig, tmp_path: Path, change: Any, words: str
+) -> None:
+    store = Store(config.store)
+    train = store.splits.inside(store.times, "train")
+    values = change((np.arange(len(train)) % 3).astype(float), train)
+    with pytest.raises(EarthSSLError, match=words):
+        Indices(with_labels(config, tmp_path, one=values), store).classified()

@@ -129,6 +129,19 @@ def world(signal: float, years: int = 12) -> tuple[TileLabels, np.ndarray]:
     return TileLabels(np.arange(len(times)), times, part, storms, np.arange(6) // 2), tokens
 
 
+def test_flat_samples_are_tiles_at_times_in_order() -> None:
+    labels, _ = world(1.0)
+    flat = labels.flat()
+    assert np.array_equal(flat.values[:, 1].reshape(labels.storms.shape) > 0, labels.storms)
+    k = int(flat.rows["test"][17])
+    assert labels.part[k // 6] == "test"
+    assert flat.steps_of(np.array([k])).tolist() == [labels.steps[k // 6]]
+    assert flat.units[k] == labels.week[k // 6]
+    assert flat.samples(np.arange(labels.storms.size)[:, None], "val").features[0, 0] == flat.rows["val"][0]
+    chance = labels.climatologies(labels.inside("train", "val"))[BAND][labels.inside("test")]
+    assert np.array_equal(flat.climatology[:, 1], chance.ravel())
+
+
 def test_seasons_and_frequencies_by_hand() -> None:
     times = np.array(["2000-01-05", "2000-12-31", "2001-02-28", "2001-03-01", "2001-07-01"], "datetime64[s]")
     storms = np.array([[1, 0], [1, 0], [0, 0], [0, 1], [0, 0]], bool)
