@@ -15,7 +15,7 @@ CONVENTION = (
     "validation, test). Skill: R², squared error over the true variance of each level, 1 - that / that of the training "
     "mean; interval over months. Every learnt row adds to the drag (a regression on the three levels for each total "
     "wavenumber); heads: ridge; features, heads a row of patches or a patch, penalty, and a gain by total wavenumber "
-    "chosen on validation, nothing refitted with it. Coupled: T21 for {years} years, mean, drag and noise at every step "
+    "chosen on validation, nothing refitted with it. Coupled: T21 for {years} years, mean, drag, noise at every step "
     "of 2 h, the rest, of which encoders are exported files ({export}), every {every} steps. Climate: {runs} runs from "
     "test states against all of T42. Forecasts: z500 poleward of 20°, {cases} test states, perfect start, {members} "
     "members (deterministic: 1); fair CRPS against that of training days of the season. AR(1): noise with the "

@@ -199,6 +199,6 @@ def climate_figure(measured: Mapping[str, Measured], truth: Measured, lat: np.nd
     first, second, third = panels.values()
     for name, own in measured.items():
         for panel, mine, true in ((first, own.by_n, truth.by_n), (second, own.by_m, truth.by_m)):
-            panel[name] = np.arange(1, mine.shape[1]), (mine.mean(axis=0) / true.mean(axis=0))[1:]
+            panel[name] = np.arange(1, mine.shape[1]), mine.mean(axis=0)[1:] / np.maximum(true.mean(axis=0)[1:], 1e-12)
         third[name] = lat, own.u200.mean(axis=0) - truth.u200.mean(axis=0)
     return line_figure(panels, "", marker="")

@@ -54,6 +54,7 @@ NETWORK = "local network from scratch"
 OFTEN = (DETERMINISTIC, NOISE)
 CALIBRATION = 16  # stretches of a day from training years that the memory of residuals is measured on
 PATTERNS = 400  # residuals that the noise is made of
+YEAR = 365  # days
 MASK = 2**63 - 1
 
 
@@ -359,7 +360,7 @@ class WeatherParameterisation(Task[WeatherParameterisationConfig]):
         closure = self.noisy(closure) if NOISE in kinds else closure
         bound = float(BLOWN_UP**2 * (self.truth.climate**2).sum(axis=(2, 3)).max())
         couple = partial(run, closure, self.truth.coarse, fields=self.maps, every=config.every, bound=bound)
-        keep = range(0, 365 * config.years * DAY, DAY)
+        keep = range(0, YEAR * config.years * DAY, DAY)
         long = couple(*self.long_starts, kinds, keep=keep, seed=key(config.seed, "climate") & MASK)
         short = self.forecasts(couple, kinds)
         for kind in kinds:

@@ -59,16 +59,24 @@ class Truth:
 
     Attributes:
         planet: At T42; its states are made when they are first asked for.
-        fine, coarse: The models.
         first: Day of each member's 1 January, for the driving, (member,).
         days: Whole days of each member.
     """
 
     def __init__(self, planet: Weather) -> None:
         self.planet = planet
-        self.fine, self.coarse = Model(planet.sphere, planet.world), Model(Sphere(TRUNCATION), planet.world)
         self.first = np.array(planet.history.plan.first_days)
         self.days = min(365, planet.history.plan.days)
+
+    @cached_property
+    def fine(self) -> Model:
+        """The model at T42."""
+        return Model(self.planet.sphere, self.planet.world)
+
+    @cached_property
+    def coarse(self) -> Model:
+        """The model at T21."""
+        return Model(Sphere(TRUNCATION), self.planet.world)
 
     def fine_states(self, members: np.ndarray, days: np.ndarray) -> np.ndarray:
         """Return states of T42 at midnight of days of members, (case,) each, packed (case, level, known)."""
