@@ -146,7 +146,7 @@ def check_fits(
     """Refuse a checkpoint that does not fit the store, or not the others; list every difference."""
     free = other_grid and np.allclose(_spacing(record.grid), _spacing(store.grid), rtol=0.01)
     said = differences(record, store.variables, record.grid if free else store.grid, store.step_days)
-    if record.fingerprint != store.fingerprint and not _same_scaling(record, store, other_statistics):
+    if record.fingerprint != store.fingerprint and not _same_scaling(record, store, other_statistics, free):
         remedy = "" if other_statistics else ", or where the data are another planet's or model's, set other_statistics"
         said.append("statistics: the encoder's inputs were normalised otherwise than the store's; prepare the store "
                     f"with the same blocks and scale{remedy}")  # fmt: skip
@@ -158,8 +158,11 @@ def check_fits(
         raise EarthSSLError(f"{folder} does not fit the store {store.path}: {'; '.join(map(str, said))}")
 
 
-def _same_scaling(record: Record, store: Store, kind_only: bool) -> bool:
+def _same_scaling(record: Record, store: Store, kind_only: bool, other_grid: bool = False) -> bool:
     own, its = store.statistics, record.statistics
+    if kind_only and other_grid:  # by cell or by variable
+        alike = [bool(np.ptp(one.scale, axis=(-2, -1)).max() == 0) for one in (own, its)]
+        return own.to_json() == its.to_json() and alike[0] == alike[1]
     if kind_only:
         return own.to_json() == its.to_json() and own.scale.shape == its.scale.shape
     return own.to_json() == its.to_json() and all(
@@ -171,7 +174,8 @@ def _same_scaling(record: Record, store: Store, kind_only: bool) -> bool:
 
 def _spacing(grid: LatLonGrid) -> tuple[float, float]:
     """Return the mean distance of neighbouring rows and columns, degrees."""
-    return tuple(abs(float(axis[-1] - axis[0])) / max(len(axis) - 1, 1) for axis in (grid.lat, grid.lon))
+    rows, columns = (abs(float(axis[-1] - axis[0])) / max(len(axis) - 1, 1) for axis in (grid.lat, grid.lon))
+    return rows, columns
 
 
 def layers_to_read(asked: Sequence[int] | None, depth: int) -> list[int]:

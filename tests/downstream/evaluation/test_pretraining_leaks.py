@@ -112,6 +112,16 @@ def test_another_region_of_the_same_spacing_is_taken_where_it_is_said(small_run:
     with pytest.raises(EarthSSLError, match="grid: expected "):
         check_fits(small_run, moved, store, moved)
     check_fits(small_run, moved, store, moved, other_grid=True)
+    smaller = replace(moved, fingerprint="other", statistics=replace(record.statistics, **{
+        name: getattr(record.statistics, name)[..., 1:, 1:] for name in ("scale", "coefficients")
+    }))  # fmt: skip
+    check_fits(small_run, smaller, store, smaller, other_statistics=True, other_grid=True)
+    with pytest.raises(EarthSSLError, match="normalised otherwise"):
+        check_fits(small_run, smaller, store, smaller, other_grid=True)
+    one = np.ones_like(smaller.statistics.scale)
+    even = replace(smaller, statistics=replace(smaller.statistics, scale=one))
+    with pytest.raises(EarthSSLError, match="normalised otherwise"):
+        check_fits(small_run, even, store, even, other_statistics=True, other_grid=True)
     coarser = replace(record, grid=LatLonGrid(grid.lat[::2], grid.lon[::2]))
     with pytest.raises(EarthSSLError, match="grid: expected "):
         check_fits(small_run, coarser, store, coarser, other_grid=True)
