@@ -29,7 +29,7 @@ HEADS: Mapping[str, Head] = {
     "logistic": LogisticHead((1.0, 10.0, 100.0), standardise=False),
     "ridge": RidgeHead((0.001, 0.01, 0.1, 1.0, 10.0), standardise=False),
 }
-CHOSEN = "best head on validation"
+CHOSEN = "chosen head"
 MOST_FITTED = 4000  # unlabelled training samples that scalings are fitted on, evenly spread
 LEAST_CHANCE = 1e-6
 CHOOSING = 5  # draws that settings are chosen by
