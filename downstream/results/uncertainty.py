@@ -236,7 +236,8 @@ def _unevenness(sums: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 def _skill(sums: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Return 1 − CRPS / that of the climatology's conformal distribution."""
-    return np.asarray(1 - sums[..., CRPS] / sums[..., WEIGHT] * reference[..., WEIGHT] / reference[..., CRPS])
+    share = sums[..., CRPS] / sums[..., WEIGHT] * reference[..., WEIGHT] / reference[..., CRPS]
+    return np.asarray(np.round(1 - share, 12) + 0.0)  # the reference's own is 0 but for rounding
 
 
 _NUMBER_FORMULAS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {

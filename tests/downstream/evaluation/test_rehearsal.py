@@ -59,7 +59,7 @@ def test_what_cannot_be_moved_is_refused(train: tuple[str, str], val: tuple[str,
 
 def store_of_columns(file: Path, folder: Path) -> Path:
     splits = SplitsConfig(*((day, day) for day in ("1900-01-01", "1900-01-03", "1900-01-05")), 1)  # type: ignore[misc]
-    options = {"path": str(file), "train": 8, "val": 2, "held_out": ["4xCO2"], "seed": 1}
+    options = {"path": str(file), "train": 6, "val": 2, "held_out": ["4xCO2"], "seed": 1}
     return prepare(PrepareConfig("columns", str(folder / "s"), splits, options, StatisticsConfig("month", 0, "cell")))
 
 
