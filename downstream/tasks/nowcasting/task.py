@@ -37,7 +37,7 @@ from .scores import Scorer
 CLIMATOLOGY, STANDING, CARRIED = "climatology", "persistence", "extrapolation"
 YES_OR_NO = ", as it is"
 FRAMES, TUNED = "raw frames", "fine-tuned"
-MOST_APART = 1e-6  # of a store's rain and the file's, relative
+SAME = 0.05  # mm/h, and as a share: a store's rain and the file's differ by rounding
 BATCH = 64
 CONVENTION = (
     "Target: the class of rain ({thresholds} mm/h) of each cell of {km:g} km in the middle {target}×{target} of a "
@@ -127,6 +127,7 @@ class Nowcasting(Task[NowcastingConfig]):
             raise EarthSSLError("nowcasting.reference: expected the file of radar frames that the store was made of, "
                                 f"got '{file}', {what}; set reference")  # fmt: skip
         self.frames = read_frames(file, crops.coarsen)
+        self._check_same()
         wrong = [lead for lead in config.leads if lead % crops.step_minutes]
         if wrong:
             raise EarthSSLError(f"nowcasting.leads: expected multiples of the {crops.step_minutes:g} minutes from "
@@ -153,6 +154,17 @@ class Nowcasting(Task[NowcastingConfig]):
                     f"nowcasting.store: expected a {block} block of the crops of {day}, got "
                     f"{store.splits.to_json()[block]}; set splits.{block} to ['{day}', '{day}']"
                 )
+
+    def _check_same(self) -> None:
+        """Refuse a store whose first crop of each block does not hold the rain of the file there and then."""
+        crops, store = self.crops, self.store
+        for run in (int(np.flatnonzero(crops.block == block)[0]) for block in BLOCKS):
+            at, step = int(np.searchsorted(self.frames.times, crops.begins[run])), crops.first[run : run + 1]
+            own = store.statistics.denormalise(store.read(step), store.times[step])[0, 0]
+            rows, columns = (slice(one[run], one[run] + crops.size) for one in (crops.row, crops.column))
+            if not np.allclose(own, self.frames.rain[at, rows, columns], SAME, SAME, equal_nan=True):
+                raise EarthSSLError("nowcasting.store: expected the rain of the file in its crops, got other; "
+                                    "prepare the store with this version")  # fmt: skip
 
     def check(self, shape: EncoderConfig) -> None:
         crops, config = self.crops, self.config

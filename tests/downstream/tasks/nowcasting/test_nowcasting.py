@@ -338,6 +338,16 @@ def test_too_short_spans_are_refused(config: NowcastingConfig, radar_file: Path,
         Nowcasting(replace(config, store=str(short)), Store(short)).encoders()
 
 
+def test_a_store_of_other_rain_is_refused(config: NowcastingConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def turned(file: str, coarsen: int) -> Frames:
+        found = read_frames(file, coarsen)
+        return replace(found, rain=found.rain[:, ::-1])
+
+    monkeypatch.setattr("earthssl.downstream.tasks.nowcasting.task.read_frames", turned)
+    with pytest.raises(EarthSSLError, match="expected the rain of the file in its crops"):
+        Nowcasting(config, Store(config.store))
+
+
 def test_without_pysteps_the_extra_is_named(config: NowcastingConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pysteps" else find(name))
