@@ -21,7 +21,7 @@ from .closures import exported
 # Windows of fields (case, step, variable, row, column) and the days of their last steps (case,), counted from 2000 ->
 Reader = Callable[[np.ndarray, np.ndarray], np.ndarray]  # features of patches, (case, patch row, patch column, feature)
 Local = Callable[[np.ndarray, np.ndarray], np.ndarray]  # a part of the subgrid term, (case, level, row, column)
-PENALTIES = tuple(10.0**k for k in range(-6, 1))
+PENALTIES = tuple(10.0**k for k in range(-6, 4))
 OWN, PLACE, AROUND = "a head a row", "a head a patch", "a head a row, patches around too"
 WIDEST = 128  # features of a patch of which those of its neighbours are tried as well
 CHUNK = 32  # windows encoded at once
