@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import cast
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from .closures import exported
 # Windows of fields (case, step, variable, row, column) and the days of their last steps (case,), counted from 2000 ->
 Reader = Callable[[np.ndarray, np.ndarray], np.ndarray]  # features of patches, (case, patch row, patch column, feature)
 Local = Callable[[np.ndarray, np.ndarray], np.ndarray]  # a part of the subgrid term, (case, level, row, column)
-PENALTIES = tuple(10.0**k for k in range(-6, 1))
+PENALTIES = tuple(10.0**k for k in range(-6, 4))
 OWN, PLACE, AROUND = "a head a row", "a head a patch", "a head a row, patches around too"
 WIDEST = 128  # features of a patch of which those of its neighbours are tried as well
 CHUNK = 32  # windows encoded at once
@@ -91,8 +92,8 @@ def linear(sphere: Sphere, states: np.ndarray, subgrid: np.ndarray) -> Closure:
     centre, drag = states.mean(axis=0), np.zeros((sphere.truncation + 1, LEVELS, LEVELS))
     x, y = (one.astype(np.float64) for one in (states - centre, subgrid - made.mean))
     for k in range(1, sphere.truncation + 1):
-        own = [one[:, :, n == k].swapaxes(1, 2).reshape(-1, LEVELS) for one in (x, y)]
-        drag[k] = np.linalg.lstsq(*own, rcond=None)[0].T
+        seen, told = (one[:, :, n == k].swapaxes(1, 2).reshape(-1, LEVELS) for one in (x, y))
+        drag[k] = np.linalg.lstsq(seen, told, rcond=None)[0].T
     return replace(made, centre=centre, drag=drag[n].astype(np.float32))
 
 
@@ -267,13 +268,14 @@ class LocalNetwork(nn.Module):
         super().__init__()
         self.register_buffer("place", torch.from_numpy(np.stack([sine, sine**2])[:, :, None].astype(np.float32)))
         sizes = (channels + 2, width, width, LEVELS)
-        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3) for a, b in pairwise(sizes))
-        nn.init.zeros_(self.layers[-1].weight)
-        nn.init.zeros_(self.layers[-1].bias)
+        layers = [nn.Conv2d(a, b, 3) for a, b in pairwise(sizes)]
+        nn.init.zeros_(layers[-1].weight)
+        nn.init.zeros_(cast(Tensor, layers[-1].bias))
+        self.layers = nn.ModuleList(layers)
 
     def forward(self, values: Tensor) -> Tensor:
         """Return maps (case, level, row, column) of values (case, channel, row, column)."""
-        x = torch.cat([values, self.place.expand(len(values), -1, -1, values.shape[-1])], dim=1)
+        x = torch.cat([values, cast(Tensor, self.place).expand(len(values), -1, -1, values.shape[-1])], dim=1)
         for k, layer in enumerate(self.layers):
             x = nn.functional.pad(nn.functional.gelu(x) if k else x, (1, 1, 0, 0), mode="circular")
             x = layer(nn.functional.pad(x, (0, 0, 1, 1), mode="replicate"))
@@ -301,7 +303,7 @@ def shrunk(closure: Closure, fields: np.ndarray, days: np.ndarray, left: np.ndar
         left: What mean and drag leave of their subgrid terms, (sample, level, known).
         n: Total wavenumber of the coefficients, (known,).
     """
-    said = closure.added(fields, days)
+    said = np.asarray(closure.added(fields, days))
     products, squares = (np.bincount(n, one.sum(axis=(0, 1))) for one in (said * left, said**2))
     return replace(closure, gain=np.clip(products / np.maximum(squares, 1e-30), 0, 1)[n].astype(np.float32))
 

@@ -60,7 +60,7 @@ def run(
     rng, count, kinds = np.random.default_rng(seed), len(past), len(noises)
     noisy = [k for k, kind in enumerate(noises) if kind == NOISE]
     at, sphere = np.tile(days, kinds), model.sphere
-    phi = closure.phi if noisy else None
+    phi = np.zeros(past.shape[-1]) if closure.phi is None else closure.phi
     noise = closure.innovations(rng, count) if noisy else None
     local: np.ndarray | float = 0.0
     ring: list[np.ndarray] = []
@@ -81,8 +81,9 @@ def run(
                 local = closure.added(np.stack(ring[::back], axis=1), at + step / DAY)
                 ring = ring[1:]
             term = (closure.fixed(now) + local).astype(np.float32)
-            for k in noisy:
-                term[k * count : (k + 1) * count] += noise
+            if noise is not None:
+                for k in noisy:
+                    term[k * count : (k + 1) * count] += noise
             term[ended >= 0] = 0.0
             if step in places:
                 kept[:, places[step]] = now, term
@@ -95,7 +96,7 @@ def run(
             if noise is not None:
                 noise = phi * noise + np.sqrt(1 - phi**2) * closure.innovations(rng, count)
     parts = [slice(k * count, (k + 1) * count) for k in range(kinds)]
-    return {kind: Course(*kept, ended).of(part) for kind, part in zip(noises, parts, strict=True)}
+    return {kind: Course(kept[0], kept[1], ended).of(part) for kind, part in zip(noises, parts, strict=True)}
 
 
 class Measured:

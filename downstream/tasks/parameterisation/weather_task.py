@@ -79,7 +79,7 @@ class WeatherParameterisation(Task[WeatherParameterisationConfig]):
             )
         counts = {"train": config.train_years, "val": config.val_years, "test": config.test_years}
         years, first = sum(counts.values()), 0
-        options = {"years": years, "members": years, "step": "daily", "truncation": 42, "seed": config.truth_seed}
+        options: dict[str, Any] = {"years": years, "members": years, "truncation": 42, "seed": config.truth_seed}
         self.truth = truth or Truth(Weather(replace(planet.config, **options, start="1900-01-01")))
         self.parts: dict[str, np.ndarray] = {}
         for block, count in counts.items():
@@ -233,7 +233,7 @@ class WeatherParameterisation(Task[WeatherParameterisationConfig]):
             features, left, self.inside("train", units), self.inside("val"), weight, self.patch
         )
         own = features[candidate]  # in the place of fields
-        whole = self.shrunk(replace(base, local=lambda fields, days: head.of(fields)), own)
+        whole = self.shrunk(replace(base, local=replace(head, reader=as_read)), own)
         said = whole.told(self.states[test], own[test], self.days[test])
         chosen = {"features": candidate, "heads": head.scope, "penalty": penalty, "validation error": error}
         if units is not None:
@@ -263,7 +263,7 @@ class WeatherParameterisation(Task[WeatherParameterisationConfig]):
             if seed:
                 yield replace(row, features={})
             else:
-                yield from self.read(row, lambda fields, days, own=weights: relu(own, reader(fields, days)))
+                yield from self.read(row, partial(random_patches, weights, reader))
 
     def rows(self, encoder: Contender, layers: Sequence[int]) -> Iterable[Row]:
         readers = {
@@ -382,13 +382,13 @@ class WeatherParameterisation(Task[WeatherParameterisationConfig]):
     def forecasts(self, couple: Any, kinds: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
         """Return the scores of ensemble forecasts, by kind of noise and target."""
         (past, days), (members, dates), leads = self.short_starts, self.cases, self.config.forecast_leads
-        order, found = sorted(leads), {}
+        found: dict[str, dict[str, np.ndarray]] = {kind: {} for kind in kinds}
+        order = sorted(leads)
         for kind in kinds:
             count = 1 if kind == DETERMINISTIC else self.config.members
             starts = np.repeat(past, count, axis=0), np.repeat(days, count)
             made: Course = couple(*starts, [kind], keep=[lead * DAY for lead in order],
                                   seed=key(self.config.seed, "forecasts") & MASK)[kind]  # fmt: skip
-            found[kind] = {}
             for lead, states in zip(order, made.slow, strict=True):
                 ensemble = self.heights(states).reshape(len(past), count, -1).swapaxes(0, 1)
                 truth = self.heights(self.truth.states(members, dates + lead))
@@ -415,6 +415,18 @@ class WeatherParameterisation(Task[WeatherParameterisationConfig]):
             notes=[f"{one['row']}: {one['blown up']} of {one['runs']} runs blew up."
                    for one in self.climates if one["blown up"]],
         )  # fmt: skip
+
+
+def as_read(features: np.ndarray, days: np.ndarray) -> np.ndarray:
+    """Return features that stand in the place of the fields they were read from."""
+    return features
+
+
+def random_patches(
+    weights: tuple[np.ndarray, np.ndarray], reader: Reader, fields: np.ndarray, days: np.ndarray
+) -> np.ndarray:
+    """Return random ReLU features of what a reader reads of windows."""
+    return relu(weights, reader(fields, days))
 
 
 def relu(weights: tuple[np.ndarray, np.ndarray], raw: np.ndarray) -> np.ndarray:
