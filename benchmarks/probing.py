@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from earthssl.cli.pretrain import pretrain
-from earthssl.downstream.evaluation.task import run
+from earthssl.downstream.evaluation.run import run
 from earthssl.downstream.features import frozen_features
 from earthssl.downstream.tasks.enso.task import Enso, EnsoConfig
 from earthssl.downstream.training.from_scratch import ScratchConfig

@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from ...ssl.common.files import refuse_filled, sha256
 from ...ssl.store.store import Store
-from ..evaluation.task import summarise
+from ..evaluation.run import summarise
 from ..results.numbers import plain
 from ..training.unfinished import unfinished
 from .config import FinetuningConfig

@@ -12,7 +12,8 @@ from ...ssl.common.config import build, nearest_key
 from ...ssl.common.errors import EarthSSLError, nearest
 from ...ssl.model.encoder import EncoderConfig
 from ...ssl.store.store import Store
-from ..evaluation.task import Decoders, Task, run
+from ..evaluation.run import run
+from ..evaluation.task import Decoders, Task
 
 ENSO = "enso"
 # name -> (module, its Task); imported when asked for, as each needs its own libraries

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from earthssl.downstream.evaluation.config import TaskConfig
-from earthssl.downstream.evaluation.task import Task, run, summarise
+from earthssl.downstream.evaluation.run import run, summarise
+from earthssl.downstream.evaluation.task import Task
 from earthssl.downstream.results.row import Role, Row
 from earthssl.downstream.results.target import Target, number_target
 from earthssl.downstream.tasks.enso.monthly_ridge import HeadOptions

@@ -9,7 +9,8 @@ import pytest
 from earthssl.downstream.evaluation.config import TaskConfig
 from earthssl.downstream.evaluation.equal_input import RAW
 from earthssl.downstream.evaluation.label_fractions import whole_units
-from earthssl.downstream.evaluation.task import Task, summarise
+from earthssl.downstream.evaluation.run import summarise
+from earthssl.downstream.evaluation.task import Task
 from earthssl.downstream.results.row import Role, Row
 from earthssl.downstream.results.target import number_target
 from earthssl.downstream.tasks.registry import NOT_IN_MATRIX, task_class

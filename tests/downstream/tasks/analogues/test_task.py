@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
-from earthssl.downstream.evaluation.task import run
+from earthssl.downstream.evaluation.run import run
 from earthssl.downstream.results.ensemble_target import COVERED, CRPS, ERROR2
 from earthssl.downstream.results.row import Role
 from earthssl.downstream.tasks.analogues.task import DAMPED, Analogues, AnaloguesConfig, AreaConfig

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from earthssl.cli.main import main
-from earthssl.downstream.evaluation.task import run as run_task
+from earthssl.downstream.evaluation.run import run as run_task
 from earthssl.downstream.tasks.bias_correction.task import (
     LINE,
     MEAN_BIAS,

@@ -13,7 +13,7 @@ import pytest
 import scoringrules
 import xarray as xr
 from earthssl.cli.main import main
-from earthssl.downstream.evaluation.task import run as run_task
+from earthssl.downstream.evaluation.run import run as run_task
 from earthssl.downstream.results.row import Role, Row
 from earthssl.downstream.tasks.downscaling.baselines import group_means, quantile_mapped
 from earthssl.downstream.tasks.downscaling.heads import with_static

@@ -12,7 +12,7 @@ import pytest
 import torch
 import xarray as xr
 from earthssl.downstream.evaluation.evaluate import evaluate, references
-from earthssl.downstream.evaluation.task import run
+from earthssl.downstream.evaluation.run import run
 from earthssl.downstream.features.frozen_features import candidates, extract
 from earthssl.downstream.results.summary import DIFFERENCES, SCORES
 from earthssl.downstream.tasks.enso.labels import MEAN

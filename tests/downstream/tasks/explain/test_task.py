@@ -13,7 +13,7 @@ import pytest
 import torch
 import xarray as xr
 from earthssl.downstream.evaluation.encoders import layers_to_read
-from earthssl.downstream.evaluation.task import run
+from earthssl.downstream.evaluation.run import run
 from earthssl.downstream.features.store_windows import StoreWindows
 from earthssl.downstream.results import summary
 from earthssl.downstream.results.row import Role, Row

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from earthssl.downstream.evaluation.encoders import ZERO_SHOT, Contender, Decoder
-from earthssl.downstream.evaluation.task import run
+from earthssl.downstream.evaluation.run import run
 from earthssl.downstream.tasks.forecast import task as module
 from earthssl.downstream.tasks.forecast.baselines import DAMPED, PATCH_PCA, PCA
 from earthssl.downstream.tasks.forecast.samples import ForecastSamples

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from earthssl.downstream.evaluation.task import run
+from earthssl.downstream.evaluation.run import run
 from earthssl.downstream.results.row import Role
 from earthssl.downstream.tasks.indices.label_table import read_label_table
 from earthssl.downstream.tasks.indices.task import KERNEL, PERSISTENCE, Indices, IndicesConfig

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from earthssl.downstream.evaluation.encoders import ZERO_SHOT, Contender, Decoder
-from earthssl.downstream.evaluation.task import run, summarise
+from earthssl.downstream.evaluation.run import run, summarise
 from earthssl.downstream.tasks.infilling.fillers import OptimalInterpolation, PcaRegression, baselines
 from earthssl.downstream.tasks.infilling.gappy import Anomalies, Gappy
 from earthssl.downstream.tasks.infilling.gaps import GapConfig

@@ -15,7 +15,7 @@ import scoringrules
 import torch
 import xarray as xr
 from earthssl.cli.main import main
-from earthssl.downstream.evaluation.task import run as run_task
+from earthssl.downstream.evaluation.run import run as run_task
 from earthssl.downstream.results.row import Role, Row
 from earthssl.downstream.tasks.nowcasting.baselines import around, as_it_is, carried, dressed, standing
 from earthssl.downstream.tasks.nowcasting.network import DECODER, LINEAR, Layout, Nowcaster, loss_of

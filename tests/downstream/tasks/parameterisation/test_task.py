@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from earthssl.cli.main import main
-from earthssl.downstream.evaluation.task import run as run_task
+from earthssl.downstream.evaluation.run import run as run_task
 from earthssl.downstream.results.row import Role
 from earthssl.downstream.tasks.parameterisation.closures import (
     Closure,

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from earthssl.cli.main import main
-from earthssl.downstream.evaluation.task import run as run_task
+from earthssl.downstream.evaluation.run import run as run_task
 from earthssl.downstream.tasks.parameterisation import weather_closures as closures
 from earthssl.downstream.tasks.parameterisation import weather_task
 from earthssl.downstream.tasks.parameterisation.coupled import DETERMINISTIC, NOISE

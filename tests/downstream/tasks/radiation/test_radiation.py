@@ -14,7 +14,7 @@ import pytest
 import torch
 import xarray as xr
 from earthssl.cli.main import main
-from earthssl.downstream.evaluation.task import run as run_task
+from earthssl.downstream.evaluation.run import run as run_task
 from earthssl.downstream.results.row import Role, Row
 from earthssl.downstream.tasks.radiation.fluxes import (
     GRAVITY,

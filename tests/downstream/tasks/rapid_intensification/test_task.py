@@ -12,7 +12,7 @@ import earthssl.downstream.tasks.rapid_intensification.material as material
 import numpy as np
 import pandas as pd
 import pytest
-from earthssl.downstream.evaluation.task import run, summarise
+from earthssl.downstream.evaluation.run import run, summarise
 from earthssl.downstream.results.row import Role
 from earthssl.downstream.results.scores import tables
 from earthssl.downstream.storms.crops import CropConfig

@@ -12,7 +12,7 @@ import pytest
 import torch
 import xarray as xr
 from earthssl.cli.main import main
-from earthssl.downstream.evaluation.task import run
+from earthssl.downstream.evaluation.run import run
 from earthssl.downstream.results.row import Row
 from earthssl.downstream.tasks.segmentation.baselines import by_threshold
 from earthssl.downstream.tasks.segmentation.decoder import FORMS, Decoder, Inputs, Sampled, loss_of

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from earthssl.downstream.evaluation.task import run
+from earthssl.downstream.evaluation.run import run
 from earthssl.downstream.evaluation.window_network import _targets
 from earthssl.downstream.results.row import Role, Row
 from earthssl.downstream.results.summary import SCORES

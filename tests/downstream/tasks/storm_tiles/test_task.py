@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from earthssl.cli.run import run_all
-from earthssl.downstream.evaluation.task import run
+from earthssl.downstream.evaluation.run import run
 from earthssl.downstream.features.patches import PatchGrid, raw_cells
 from earthssl.downstream.features.store_windows import StoreWindows
 from earthssl.downstream.results.row import Role, Row
