@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ...ssl.common.errors import EarthSSLError, nearest
-from .track_checks import check_motion, check_values, numbers, refuse, times
+from .track_checks import check_motion, check_values, numbers, refuse, refuse_blank, times
 
 COLUMNS = {
     "storm": "id, text",
@@ -116,6 +116,7 @@ def tidy(table: pd.DataFrame, where: str = "tracks") -> pd.DataFrame:
         said = "; ".join(f"{name} ({COLUMNS[name]})" for name in absent)
         raise EarthSSLError(f"{where}: expected the columns {', '.join(COLUMNS)}, missing {said}; add them")
     made = table.copy()
+    refuse_blank(made["storm"], f"{where}, column 'storm'")
     made[["storm", "basin"]] = made[["storm", "basin"]].astype(str)
     made["time"] = times(made, where)
     for name in ("lat", "lon", "wind_kt", "category"):

@@ -13,9 +13,16 @@ import xarray as xr
 from ...ssl.common.errors import EarthSSLError, check_known, check_settings, nearest
 from ...ssl.fields.splits import PARTS
 from .best_tracks import read_table, tidy
-from .track_checks import NORTH, SOUTH, numbers, refuse
+from .track_checks import NORTH, SOUTH, numbers, refuse, refuse_blank
 
 WIND_UNITS = {"kt": 1.0, "m/s": 3600 / 1852}
+SPEEDS = {  # what files call them, without spaces and powers
+    "kt": ("kt", "kts", "kn", "knot", "knots"),
+    "m/s": ("m/s", "ms-1", "m.s-1", "ms", "mps", "meters/second", "metres/second", "meterspersecond",
+            "metrespersecond", "meter/second", "metre/second", "meterssecond-1", "metressecond-1"),
+    "km/h": ("km/h", "kmh-1", "kmh", "kph", "km/hr"),
+    "mph": ("mph", "mi/h", "mileh-1", "mile/h", "miles/hour"),
+}  # fmt: skip
 REFUSE, FIRST = "refuse", "first"
 BASINS = (*NORTH, *SOUTH, "SA")
 CHANGE, PART = "change_kt", "part"  # columns that a table may have beside those of tidy tracks
@@ -29,7 +36,7 @@ class TableConfig:
     Attributes:
         path: CSV, Parquet, or NetCDF with one row an entry of one dimension; empty: no table, but `tracks`.
         storm, time, lat, lon, wind: Columns: id, UTC, degrees, largest sustained wind.
-        wind_units: Of wind and change: kt or m/s.
+        wind_units: Of wind and change: kt or m/s, which become whole knots.
         season: Column of the storm's season; null takes the year of its first record.
         basin: Basin of all rows (NA, EP, WP, NI, SI, SP, SA), or the column that says it.
         change: Column of the wind 24 h later less the wind now; null takes it from the records of the storm.
@@ -96,6 +103,7 @@ def storm_table(config: TableConfig) -> StormTable:
     where = config.path
     given = _read(Path(where))
     _refuse_absent(config, given, where)
+    refuse_blank(given[config.storm], f"{where}, column '{config.storm}'")
     made = pd.DataFrame({
         "storm": given[config.storm].astype(str), "time": given[config.time],
         "lat": given[config.lat], "lon": given[config.lon], "category": 0, "over_water": True,
@@ -103,7 +111,9 @@ def storm_table(config: TableConfig) -> StormTable:
     factor = WIND_UNITS[config.wind_units]
     for name, column in (("wind_kt", config.wind), (CHANGE, config.change)):
         if column is not None:
-            made[name] = factor * numbers(made.assign(**{name: given[column]}), name, f"{where}, column '{column}'")
+            _check_units(given, column, config.wind_units, where)
+            found = factor * numbers(made.assign(**{name: given[column]}), name, f"{where}, column '{column}'")
+            made[name] = found if factor == 1 else found.round()  # as best tracks: 25 kt, not 24.998
     made["basin"] = config.basin if config.basin in BASINS else given[config.basin].astype(str)
     if config.season is not None:
         made["season"] = given[config.season]
@@ -171,6 +181,7 @@ def _netcdf(path: Path) -> pd.DataFrame:
     try:
         with xr.open_dataset(path) as data:
             alone = {str(name): one.to_numpy() for name, one in data.variables.items() if one.ndim == 1}
+            units = {str(name): str(one.attrs.get("units", "")) for name, one in data.variables.items()}
             along = {str(name): one.dims[0] for name, one in data.variables.items() if one.ndim == 1}
     except (OSError, ValueError, KeyError) as error:
         raise EarthSSLError(f"{path}: expected a NetCDF file, but it cannot be read ({error}); mend it") from None
@@ -178,7 +189,22 @@ def _netcdf(path: Path) -> pd.DataFrame:
     if counts.empty:
         raise EarthSSLError(f"{path}: expected variables along one dimension, a row an entry, got none")
     found = {name: values for name, values in alone.items() if along[name] == counts.index[0]}
-    return pd.DataFrame({name: _text(values) for name, values in found.items()})
+    table = pd.DataFrame({name: _text(values) for name, values in found.items()})
+    table.attrs["units"] = units
+    return table
+
+
+def _check_units(table: pd.DataFrame, column: str, wanted: str, where: str) -> None:
+    """Refuse a column whose own units, of a NetCDF file, are those of another speed."""
+    own = table.attrs.get("units", {}).get(column, "")
+    plain = own.lower().replace(" ", "").replace("**", "").replace("^", "")
+    found = next((unit for unit, names in SPEEDS.items() if plain in names), wanted)
+    if found != wanted:
+        raise EarthSSLError(
+            f"{where}: expected the column '{column}' in {wanted} (table.wind_units), got units '{own}'; "
+            + (f"set table.wind_units to {found}" if found in WIND_UNITS else "convert it to kt or m/s")
+            + ", or mend the attribute"
+        )
 
 
 def _text(values: np.ndarray) -> np.ndarray:

@@ -52,9 +52,14 @@ def numbers(table: pd.DataFrame, column: str, where: str) -> pd.Series:
     """Return a column as float64, NaN where a cell is blank or says that there is no value ("NaN", "-", …).
 
     Raises:
-        EarthSSLError: If a cell is anything else, or not finite.
+        EarthSSLError: If a cell is anything else, such as a time, or not finite.
     """
     given = table[column]
+    if given.dtype.kind in "mM":
+        raise EarthSSLError(
+            f"{where}: expected numbers in the column '{column}', got times ({given.dtype}); write hours or days as "
+            "numbers, or leave the column out"
+        )
     if given.dtype.kind in "iufb":
         found = given.astype(float)
     else:
@@ -66,6 +71,20 @@ def numbers(table: pd.DataFrame, column: str, where: str) -> pd.Series:
         )  # fmt: skip
     refuse(table, np.isinf(found), column, f"{where}: expected a finite number in '{column}'", "leave these empty")
     return found
+
+
+def refuse_blank(ids: pd.Series, where: str) -> None:
+    """Refuse records without the id of their storm.
+
+    Raises:
+        EarthSSLError: If any is blank.
+    """
+    bad = ids.isna() | ids.astype(str).str.strip().str.lower().isin(NO_VALUE - {"na", "n/a", "-"})
+    if bad.any():
+        raise EarthSSLError(
+            f"{where}: expected the id of a storm in every row, got {int(bad.sum())} blank, first in row "
+            f"{int(np.argmax(bad.to_numpy())) + 1}; fill or drop these rows"
+        )
 
 
 def times(table: pd.DataFrame, where: str) -> pd.Series:

@@ -15,17 +15,19 @@ from ....ssl.sources.planet.planet import Planet
 from ....ssl.sources.planet.recorded import recorded_planet
 from ....ssl.store.store import Store
 from ...evaluation.encoders import Contender
+from ...evaluation.label_tables import far_marks
 from ...features.raw_window import block_means
 from ...storms.best_tracks import best_tracks, tidy
 from ...storms.crop_geometry import headings
 from ...storms.crop_network import CropPatches
 from ...storms.crops import StormCrops, crop_features, crop_pca
 from ...storms.sst_climatology import SstClimatology, file_years
-from ...storms.storm_table import CHANGE, PART, storm_table
+from ...storms.storm_table import CHANGE, OWN, PART, storm_table
 from .config import NAME, PLANET, FieldsConfig, RapidIntensificationConfig
 from .samples import FEWEST, parts_by_season, parts_by_time, samples_of
 
 FEWEST_YEARS = 4  # of an SST climatology that is chosen here
+ANSWER, FEWEST_PAIRS = 0.98, 20  # |r| beyond which a predictor is the answer, and samples that it takes to tell
 MOST_VALUES = 3000  # of a crop; of more, cells are averaged over square blocks
 
 
@@ -75,6 +77,8 @@ class Material:
         found = storm_table(config.table)
         samples = samples_of(found.tracks, told=CHANGE in found.tracks)
         part = samples[PART].to_numpy(str) if PART in samples else parts_by_season(samples, seasons)
+        _refuse_marks(config, samples)
+        _refuse_answers(config, samples, part == "train")
         if store is not None:
             tested = part == "test"
             outside = tested & ~store.splits.inside(samples["time"].to_numpy("datetime64[ns]"), "test")
@@ -86,6 +90,46 @@ class Material:
                     "set table.split null and test to seasons of that block, or prepare a store with another"
                 )
         return cls(found.tracks, samples, part, store, None, found.notes)
+
+
+def _refuse_marks(config: RapidIntensificationConfig, samples: pd.DataFrame) -> None:
+    """Refuse predictors with marks of what is missing, such as -999, far from all else."""
+    for name, columns in config.table.predictors.items():
+        for column in columns:
+            values = samples[OWN + column].to_numpy(float)
+            marks, (low, high) = far_marks(values)
+            if marks.any():
+                raise EarthSSLError(
+                    f"table.predictors.{name}: expected values in the column '{column}' of {config.table.path}, got "
+                    f"{values[np.argmax(marks)]:g}, far from the others ({low:.3g} to {high:.3g}) and a usual mark of "
+                    f"what is missing ({int(marks.sum())} such); leave these empty"
+                )
+
+
+def _refuse_answers(config: RapidIntensificationConfig, samples: pd.DataFrame, train: np.ndarray) -> None:
+    """Refuse predictors that follow the wind 24 h later, its change or the event more closely than the wind now."""
+    now, change = samples["wind_kt"].to_numpy(float), samples[CHANGE].to_numpy(float)
+    answers = {"the wind 24 h later": now + change, "its change": change}
+    answers |= {f"a change of {limit:g} kt": (change >= limit).astype(float) for limit in config.thresholds_kt}
+    for name, columns in config.table.predictors.items():
+        for column in columns:
+            values = samples[OWN + column].to_numpy(float)
+            known = train & np.isfinite(values)
+            present = _alike(values[known], now[known])
+            for what, answer in answers.items():
+                found = _alike(values[known], answer[known])
+                if found > max(ANSWER, present):
+                    raise EarthSSLError(
+                        f"table.predictors.{name}: expected what is known at the time, got '{column}', which follows "
+                        f"{what} (|r| = {found:.3f} in training, {present:.2f} with the wind now); leave it out"
+                    )
+
+
+def _alike(a: np.ndarray, b: np.ndarray) -> float:
+    """Return |correlation|, 0 where there are fewer than `FEWEST_PAIRS` or one of them is constant."""
+    if len(a) < FEWEST_PAIRS or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return 0.0
+    return float(np.abs(np.corrcoef(a, b)[0, 1]))
 
 
 def modelled(material: Material, shown: np.ndarray) -> tuple[np.ndarray, list[str], list[str]]:
@@ -142,8 +186,10 @@ def sst_years(found: tuple[int, int], config: RapidIntensificationConfig, materi
         EarthSSLError: If both are too few.
     """
     train, test = (material.samples["time"][material.part == name] for name in ("train", "test"))
-    block = pd.Timestamp(material.store.splits.test[0]).year if material.store is not None else config.test[0]
-    tested = min(block, test.min().year)  # southern seasons begin in the year before
+    tested = test.min().year  # southern seasons begin in the year before
+    if not config.table.path:  # a table says itself what is tested on; its store's block may begin long before
+        block = pd.Timestamp(material.store.splits.test[0]).year if material.store is not None else config.test[0]
+        tested = min(block, tested)
     last = min(found[1], tested - 1)
     for low, high in ((max(found[0], train.min().year), min(last, train.max().year)), (found[0], last)):
         if high - low + 1 >= FEWEST_YEARS:

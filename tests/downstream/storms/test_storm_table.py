@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from earthssl.downstream.storms.best_tracks import tidy
 from earthssl.downstream.storms.storm_table import CHANGE, FIRST, PART, TableConfig, predictor_columns, storm_table
 from earthssl.downstream.tasks.rapid_intensification.samples import samples_of
 from earthssl.ssl.common.errors import EarthSSLError
@@ -166,6 +167,68 @@ def test_bad_tables_are_refused(
 def test_bad_settings_are_refused(more: dict[str, Any], said: str) -> None:
     with pytest.raises(EarthSSLError, match=said):
         replace(COLUMNS, **more)
+
+
+def test_a_table_in_metres_per_second_has_the_samples_and_events_of_the_one_in_knots(
+    wrote: Callable[..., TableConfig],
+) -> None:
+    """25 kt are 12.86 m/s, and back again 24.998 kt for one of the usual factors: still 25."""
+
+    def weaker(own: pd.DataFrame) -> pd.DataFrame:
+        return own.assign(vmax=own["vmax"] - 5)
+
+    def slower(own: pd.DataFrame) -> pd.DataFrame:
+        return weaker(own).assign(vmax=weaker(own)["vmax"] * 0.5144, dv=own["dv"] * 0.5144)
+
+    for column in (None, "dv"):
+        knots, metres = (
+            samples_of(storm_table(replace(wrote(how), change=column, wind_units=units)).tracks, told=bool(column))
+            for how, units in ((weaker, "kt"), (slower, "m/s"))
+        )
+        pd.testing.assert_frame_equal(knots, metres)
+        assert (knots["wind_kt"] == 25).any()
+
+
+@pytest.mark.parametrize(
+    ("units", "said"),
+    [
+        ("m s-1", r"the column 'vmax' in kt \(table.wind_units\), got units 'm s-1'; set table.wind_units to m/s"),
+        ("km/h", "got units 'km/h'; convert it to kt or m/s"),
+        ("knots", None),
+        ("", None),
+    ],
+)
+def test_units_that_a_netcdf_table_says_itself_are_heard(
+    table: pd.DataFrame, tmp_path: Path, units: str, said: str | None
+) -> None:
+    data = xr.Dataset.from_dataframe(table.rename_axis("obs")).drop_vars("obs")
+    data["vmax"].attrs["units"] = units
+    data.to_netcdf(tmp_path / "t.nc")
+    config = replace(COLUMNS, path=str(tmp_path / "t.nc"))
+    if said is None:
+        assert len(storm_table(config).tracks) == len(table)
+    else:
+        with pytest.raises(EarthSSLError, match=said):
+            storm_table(config)
+
+
+def test_records_without_a_storm_are_refused(table: pd.DataFrame, tmp_path: Path) -> None:
+    table["id"] = table["id"].where(table.index > 1, None)
+    table.to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(EarthSSLError, match=r"t.parquet, column 'id': expected the id of a storm .* got 2 blank"):
+        storm_table(replace(COLUMNS, path=str(tmp_path / "t.parquet")))
+    named = pd.DataFrame({"storm": ["a", ""], "basin": "NA", "time": "2001-09-01", "lat": 1, "lon": 2,
+                          "wind_kt": 30, "category": 0})  # fmt: skip
+    with pytest.raises(
+        EarthSSLError, match=r"column 'storm': expected the id of a storm .* got 1 blank, first in row 2"
+    ):
+        tidy(named)
+
+
+def test_times_are_no_predictors(table: pd.DataFrame, tmp_path: Path) -> None:
+    table.to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(EarthSSLError, match="expected numbers in the column 'when', got times"):
+        storm_table(replace(COLUMNS, path=str(tmp_path / "t.parquet"), predictors={"sea": ["when"]}))
 
 
 def test_files_that_are_no_tables_are_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from earthssl.downstream.results.scores import tables
 from earthssl.downstream.storms.crops import CropConfig
 from earthssl.downstream.storms.storm_table import TableConfig
 from earthssl.downstream.tasks.rapid_intensification.config import FieldsConfig, RapidIntensificationConfig
-from earthssl.downstream.tasks.rapid_intensification.material import times_before
+from earthssl.downstream.tasks.rapid_intensification.material import Material, sst_years, times_before
 from earthssl.downstream.tasks.rapid_intensification.models import BOOSTED, TRACK
 from earthssl.downstream.tasks.rapid_intensification.task import RapidIntensification
 from earthssl.downstream.training.fine_tuning import FinetuneConfig
@@ -127,6 +127,40 @@ def test_storms_that_an_encoder_may_have_seen_are_not_tested_on(
     wanted = replace(config(tmp_path / "out"), tracks="ibtracs", table=told, store=str(store))
     with pytest.raises(EarthSSLError, match=r"the test samples of .* in the store's test block \(2010-01-01 "):
         RapidIntensification(wanted, own)
+
+
+@pytest.mark.parametrize("name", ["after", "soon", "rise"])
+def test_predictors_that_are_the_answer_are_refused(config: Make, told: TableConfig, tmp_path: Path, name: str) -> None:
+    """The wind of 24 h later, whether it rises so far, and its rise; the wind now, as like as it is, is none."""
+    own = pd.read_csv(told.path, keep_default_na=False)
+    later = own.groupby("id")["v"].shift(-4)
+    own["now"], own["after"], own["rise"], own["soon"] = own["v"], later, later - own["v"], (later - own["v"] >= 15) * 1
+    own.to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(EarthSSLError, match=f"what is known at the time, got '{name}', which follows"):
+        task(replace(config(tmp_path / "out"), tracks="ibtracs",
+                     table=replace(told, path=str(tmp_path / "t.csv"), predictors={"it": ["now", name]})))  # fmt: skip
+
+
+@pytest.mark.parametrize("mark", [-999.0, 9999.0])
+def test_marks_of_what_is_missing_are_no_predictors(
+    config: Make, told: TableConfig, tmp_path: Path, mark: float
+) -> None:
+    own = pd.read_csv(told.path, keep_default_na=False)
+    own.loc[::10, "noise"] = mark
+    own.to_csv(tmp_path / "t.csv", index=False)
+    with pytest.raises(EarthSSLError, match=f"values in the column 'noise' of .*, got {mark:g}, far from the others"):
+        task(replace(config(tmp_path / "out"), tracks="ibtracs", table=replace(told, path=str(tmp_path / "t.csv"))))
+
+
+def test_years_of_sst_end_before_the_seasons_that_a_table_tests_on(
+    config: Make, told: TableConfig, store: Path
+) -> None:
+    """The store's test block begins in 1999, before the training seasons; the table's in 2009."""
+    wanted = replace(config(Path("out")), tracks="ibtracs", table=told)
+    material = Material.of(wanted, Store(store))
+    assert sst_years((1900, 2020), wanted, material) == (2000, 2005)
+    assert sst_years((1900, 2003), wanted, material) == (2000, 2003)
+    assert sst_years((2005, 2020), wanted, material) == (2005, 2008)
 
 
 @pytest.mark.parametrize(
