@@ -7,6 +7,7 @@ of 11 days, smoothed over 31.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -21,6 +22,8 @@ from ...features.raw_window import raw_window
 HALF_WINDOW, SMOOTHING = 5, 31  # days
 YEAR = 365
 FEWEST_YEARS = 5  # of training
+OFTEN = 0.9  # share of training days on which a cell that counts has values
+MOST = 0.5  # share of days whose labels are known
 LIM_LAG = 5  # days
 LIM_EOFS = (2, 5, 10, 20, 40)
 MEAN, SHARE = "anomaly", "wave"
@@ -57,12 +60,13 @@ def heat_wave_labels(store: Store, config: HeatWavesConfig) -> pd.DataFrame:
     Columns:
         anomaly_0d: Mean over the grid, by area, of the departure from the mean of the day of the year; anomaly_5d: the
             same five days later. In the unit of the variable.
-        wave_5d: Share of the area that is in a heat wave five days later; wave_0d: share that is hot today, which is
+        wave_5d: Share of the area that is in a heat wave five days later, NaN where a day that it hangs on is unknown
+            or beyond the record (days + gap - 1 before and after); wave_0d: share that is hot today, which is
             what is known today, as a heat wave is one only when it has lasted.
 
     Raises:
-        EarthSSLError: If the store lacks the variable, is not daily, has too few training years, or gaps between its
-            blocks that a label reaches across.
+        EarthSSLError: If the store lacks the variable, is not daily, has too few training years, too many days
+            without values, or gaps between its blocks that a label reaches across.
     """
     check_known("heat_waves.variable", [config.variable], store.variables)
     if not abs(store.step_days - 1) <= 0.01:
@@ -86,17 +90,35 @@ def heat_wave_labels(store: Store, config: HeatWavesConfig) -> pd.DataFrame:
         raise EarthSSLError(
             f"heat_waves: expected {FEWEST_YEARS} training years or more for a percentile, got {years}; lengthen train"
         )
-    used = np.isfinite(values[train]).mean(axis=0) > 0.9
+    present, day = np.isfinite(values[train]).mean(axis=0), day_of_year(every)
+    used = present > OFTEN
+    mean, threshold = seasonal(values[:, used], day, train, config.percentile)
+    whole = np.isfinite(mean + threshold).all(axis=0)  # none of a cell under ice for a month, whose year is not known
+    used[used] = whole
+    if not used.any():
+        raise EarthSSLError(
+            f"heat_waves: expected cells of {config.variable} with values on nine of ten training days and at every "
+            f"time of the year, got none (the best on {100 * present.max():.0f} % of {int(train.sum())}); let train "
+            "begin later, or fill the gaps"
+        )
+    mean, threshold = mean[:, whole], threshold[:, whole]
     values, area = values[:, used], store.grid.area.reshape(-1)[used]
     area = area / area.sum()
-    day = day_of_year(every)
-    mean, threshold = seasonal(values, day, train, config.percentile)
     hot = values > threshold[day]
     inside = heat_waves(hot, config.days, config.gap)
     known = np.isfinite(values).all(axis=1)
+    around = config.days + config.gap - 1  # what decides whether a day is in a heat wave lies within so many days
+    surrounded = np.convolve(known, np.ones(2 * around + 1), "same").round() == 2 * around + 1
+    kept = surrounded[every.get_indexer(times)].mean()
+    if kept < MOST:
+        raise EarthSSLError(
+            f"heat_waves: expected most days with values of {config.variable} in every cell {around} days before to "
+            f"{around} days after, got {100 * kept:.0f} % of {len(times)}; fill the gaps, or cut the region to cells "
+            "without"
+        )
     series = {
         MEAN: np.where(known, np.nan_to_num(values - mean[day]) @ area, np.nan),
-        SHARE: np.where(known, inside @ area, np.nan),
+        SHARE: np.where(surrounded, inside @ area, np.nan),
     }
     found = pd.DataFrame({f"{MEAN}_0d": series[MEAN], f"{SHARE}_0d": np.where(known, hot @ area, np.nan)}, every)
     ahead = {
@@ -124,10 +146,12 @@ def seasonal(
     """
     own, when = values[train], day[train]
     mean, high = np.empty((2, YEAR, values.shape[1]))
-    for one in range(YEAR):
-        near = own[np.abs((when - one + YEAR // 2) % YEAR - YEAR // 2) <= HALF_WINDOW]
-        mean[one] = np.nanmean(near, axis=0)
-        high[one] = np.nanpercentile(near, percentile, axis=0)
+    with warnings.catch_warnings():  # numpy's of empty means: NaN is what is said of them
+        warnings.simplefilter("ignore", RuntimeWarning)
+        for one in range(YEAR):
+            near = own[np.abs((when - one + YEAR // 2) % YEAR - YEAR // 2) <= HALF_WINDOW]
+            mean[one] = np.nanmean(near, axis=0)
+            high[one] = np.nanpercentile(near, percentile, axis=0)
     return _smooth(mean), _smooth(high)
 
 
@@ -184,9 +208,12 @@ def lim_means(store: Store, present: np.ndarray, leads: Sequence[int]) -> Mappin
     )
     sets = window_components(day, inside, LIM_EOFS)
     made: dict[int, dict[int, np.ndarray]] = {lead: {} for lead in leads}
-    pairs = inside[np.isin(inside + LIM_LAG, inside)]
+    days = store.times.astype("datetime64[D]").astype(int)
+    later = np.searchsorted(days, days[inside] + LIM_LAG)  # by date: days may be missing
+    paired = np.isin(days[inside] + LIM_LAG, days[inside])
+    pairs, later = inside[paired], later[paired]
     for x in sets.values():
-        step = np.linalg.lstsq(x[pairs], x[pairs + LIM_LAG], rcond=None)[0]
+        step = np.linalg.lstsq(x[pairs], x[later], rcond=None)[0]
         to_mean = np.linalg.lstsq(x[inside], present[inside], rcond=None)[0]
         for lead in leads:
             power = np.linalg.matrix_power(step, max(1, round(lead / LIM_LAG)))

@@ -272,6 +272,13 @@ class Indices(WindowTask[IndicesConfig]):
             raise EarthSSLError(
                 f"indices: expected windows shorter than the gap between the blocks, got {shape.window} steps"
             )
+        waves = self.config.heat_waves
+        reach = shape.window + max(waves.leads) + waves.days + waves.gap - 1
+        if waves.variable and self.store.splits.embargo_days < reach:
+            raise EarthSSLError(
+                f"indices.heat_waves: expected gaps between the blocks of {reach} days or more (window + longest lead "
+                f"+ days + gap - 1), got {self.store.splits.embargo_days:g}; prepare with --splits.embargo_days {reach}"
+            )
 
     def convention_text(self) -> str:
         units = self.label_units()

@@ -98,7 +98,9 @@ def test_labels_are_those_of_days_ahead_and_what_is_known_today_does_not_look_ah
     values = found["anomaly_0d"].to_numpy()
     np.testing.assert_array_equal(found["anomaly_5d"].to_numpy()[:-5], values[5:])
     assert found["anomaly_10d"].isna().to_numpy()[-10:].all()
-    assert found["wave_5d"].between(0, 1).to_numpy()[:-5].all()
+    assert found["wave_0d"].notna().all()
+    assert found["wave_5d"].between(0, 1).to_numpy()[1:-11].all()
+    assert found["wave_5d"].isna().to_numpy()[[0, *range(-11, 0)]].all()  # a wave may begin or end beyond the record
     train = own.splits.inside(own.times, "train")
     assert abs(values[train].mean()) < 0.05
     assert found["wave_0d"][train].mean() == pytest.approx(0.1, abs=0.03)  # hot: a tenth of the days of training
@@ -108,7 +110,7 @@ def test_labels_are_those_of_days_ahead_and_what_is_known_today_does_not_look_ah
     again = heat_wave_labels(warm, SEA)
     for name in ("anomaly_0d", "wave_0d"):
         np.testing.assert_array_equal(again[name][~late], found[name][~late])
-    assert again["wave_5d"][late].to_numpy()[:-5].min() == 1.0  # 50 degrees more: all of the sea, all of the time
+    assert again["wave_5d"][late].to_numpy()[6:-11].min() == 1.0  # 50 degrees more: all of the sea, all of the time
 
 
 def _changed(store: Store, fields: np.ndarray) -> Store:
@@ -116,6 +118,49 @@ def _changed(store: Store, fields: np.ndarray) -> Store:
     original = made.dataset(["sst"])
     made.dataset = lambda variables=None: original.assign(sst=(original["sst"].dims, fields))  # type: ignore[method-assign]
     return made
+
+
+def test_what_is_not_known_is_no_calm_day_and_a_cell_under_ice_leaves_the_others_as_they_were(store: Path) -> None:
+    own = Store(store)
+    fields = own.dataset(["sst"])["sst"].to_numpy().copy()
+    fields[:, 3, 3] = np.nan
+    without = heat_wave_labels(_changed(own, fields), SEA)
+    icy = own.dataset(["sst"])["sst"].to_numpy().copy()
+    icy[pd.DatetimeIndex(own.times).month == 8, 3, 3] = np.nan  # a twelfth of its days, so all of one time of the year
+    pd.testing.assert_frame_equal(heat_wave_labels(_changed(own, icy), SEA), without)
+    fields[1000] = np.nan
+    gone = heat_wave_labels(_changed(own, fields), SEA)
+    np.testing.assert_array_equal(np.flatnonzero(gone["wave_0d"].isna()), [1000])
+    lost = np.flatnonzero(gone["wave_5d"].isna() & without["wave_5d"].notna())
+    np.testing.assert_array_equal(lost, np.arange(1000 - 6, 1000 + 7) - 5)
+    fields[::12, 1, 1] = np.nan
+    with pytest.raises(EarthSSLError, match="most days with values of sst in every cell 6 days before to 6 days after"):
+        heat_wave_labels(_changed(own, fields), SEA)
+    fields[:400] = np.nan
+    with pytest.raises(EarthSSLError, match=r"values on nine of ten training days .*, got none \(the best on 8"):
+        heat_wave_labels(_changed(own, fields), SEA)
+
+
+def test_windows_leads_and_waves_fit_the_gap_together(store: Path) -> None:
+    config = IndicesConfig(str(store), heat_waves=replace(SEA, leads=[20]), kernel=False,
+                           encoder=EncoderConfig("nano", 5, (1, 2, 2)))  # fmt: skip
+    with pytest.raises(EarthSSLError, match=r"gaps between the blocks of 31 days or more .*, got 30"):
+        Indices(config, Store(store)).encoders()
+
+
+def test_a_linear_inverse_model_pairs_days_by_date(store: Path) -> None:
+    """Without every fifth day, five rows are not five days."""
+    own = Store(store)
+    whole = lim_means(own, heat_wave_labels(own, SEA)["anomaly_0d"].to_numpy(), [5])[5][2]
+    kept = np.arange(len(own.times)) % 5 != 4
+    few, fields = Store(store), own.dataset(["sst"])["sst"].to_numpy()
+    few.times = own.times[kept]
+    present = heat_wave_labels(own, SEA)["anomaly_0d"].to_numpy()[kept]
+    few.read = lambda steps, *rest, **more: own.read(np.flatnonzero(kept)[steps], *rest, **more)  # type: ignore[method-assign]
+    said = lim_means(few, present, [5])[5][2]
+    assert fields.shape[0] == len(kept)
+    np.testing.assert_allclose(said @ present / (present @ present),
+                               whole[kept] @ present / (present @ present), atol=0.03)  # fmt: skip
 
 
 def test_a_linear_inverse_model_finds_the_damping(store: Path) -> None:
