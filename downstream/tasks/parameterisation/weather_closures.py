@@ -121,6 +121,18 @@ def raw_patches(store: Store, patch: tuple[int, int], fields: np.ndarray, days: 
     return np.asarray(cut(normalised(store, fields, days).reshape(len(fields), -1, *fields.shape[-2:]), patch))
 
 
+def random_patches(
+    weights: tuple[np.ndarray, np.ndarray], reader: Reader, fields: np.ndarray, days: np.ndarray
+) -> np.ndarray:
+    """Return random ReLU features of what a reader reads of windows."""
+    return relu(weights, reader(fields, days))
+
+
+def relu(weights: tuple[np.ndarray, np.ndarray], raw: np.ndarray) -> np.ndarray:
+    """Return random ReLU features of raw patches."""
+    return np.asarray(np.maximum(raw.astype(np.float32) @ weights[0] + weights[1], 0))
+
+
 def normalised(store: Store, fields: np.ndarray, days: np.ndarray) -> np.ndarray:
     """Return the fields of windows less the climatology of the store, over its scale, same shape."""
     times = instants(days, fields.shape[1]).ravel().astype("datetime64[ns]")

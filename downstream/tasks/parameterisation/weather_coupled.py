@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 
 import numpy as np
+import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
@@ -21,6 +23,7 @@ BLOWN_UP = 5.0  # root mean square of the potential vorticity over the largest o
 PLACES = [(lat, lon) for lat in (60.0, 45.0, 30.0, -45.0) for lon in (0.0, 90.0, 180.0, 270.0)]
 BINS = np.concatenate([[-np.inf], np.linspace(-3.5, 3.5, 29), [np.inf]])  # deviations of the truth
 BANDS = {"n 1–7": slice(1, 8), "n 8–14": slice(8, 15), "n 15–21": slice(15, 22)}
+ITSELF = "T42 itself"
 SMALLEST = 1e-3  # share of the true energy: less counts as this
 
 
@@ -127,6 +130,13 @@ class Measured:
             ))  # fmt: skip
         self.z500, self.variance, self.u200, self.by_n, self.by_m, self.at = map(np.stack, zip(*found, strict=True))
 
+    def of(self, runs: np.ndarray) -> Measured:
+        """Return some of the runs."""
+        some = copy(self)
+        for name, values in vars(self).items():
+            setattr(some, name, values[runs])
+        return some
+
     def densities(self, truth: Measured) -> np.ndarray:
         """Return the share of the values at each place in bins of the truth's deviations, (run, place, bin)."""
         mean, sd = truth.at.mean(axis=(0, 1)), truth.at.std(axis=(0, 1))
@@ -189,6 +199,35 @@ def climate_row(
         found[f"energy over truth, {band}"] = float(mine / true)
     mean_square = course.subgrid[:, stays].var(axis=(0, 1)).sum()
     return found | {"sd of subgrid over truth": float(np.sqrt(mean_square / terms.var(axis=0).sum()))}
+
+
+def floor_row(
+    truth: np.ndarray, model: Model, test: np.ndarray, years: int, terms: np.ndarray, area: np.ndarray
+) -> tuple[dict[str, float | str], str]:
+    """Return `climate_row` of the truth's own test years, each stretch beside the years not in it, and its range.
+
+    Args:
+        truth: States of all years, (day, year, level, known).
+        model: Of their truncation.
+        test: Test years.
+        years: Of a stretch, as long as the runs; at most all of `test`.
+        terms: True subgrid terms, (sample, level, known).
+        area: Weight of the rows, (row,).
+    """
+    known, length = Measured(model, truth), min(years, len(test))
+    found = []
+    for first in range(0, len(test) - length + 1, length):
+        own = test[first : first + length]
+        stretch = Measured(model, np.concatenate([truth[:, [year]] for year in own]))
+        course = Course(truth[:1, :1], terms[:, None], np.array([-1]))
+        others = known.of(np.setdiff1d(np.arange(truth.shape[1]), own))
+        found.append(climate_row(ITSELF, stretch, course, others, terms, area))
+    table = pd.DataFrame(found)
+    told = ", ".join(
+        f"{name} {one.mean():.3g} ({one.min():.3g} to {one.max():.3g})" for name, one in table[list(SCORES)].items()
+    )
+    line = {**table.mean(numeric_only=True), "row": ITSELF, "runs": len(found), "blown up": 0, "seed": ""}
+    return line, f"{ITSELF}, {length} of its years against the others: {told}."
 
 
 def climate_figure(measured: Mapping[str, Measured], truth: Measured, lat: np.ndarray) -> Figure:

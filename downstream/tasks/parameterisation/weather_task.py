@@ -41,12 +41,14 @@ from .weather_closures import (
     network_local,
     none,
     normalised,
+    random_patches,
     raw_patches,
+    relu,
     shrunk,
     with_noise,
 )
 from .weather_config import CONVENTION, WeatherParameterisationConfig
-from .weather_coupled import BANDS, BLOWN_UP, SCORES, Measured, climate_figure, climate_row, run, scores
+from .weather_coupled import BANDS, BLOWN_UP, SCORES, Measured, climate_figure, climate_row, floor_row, run, scores
 from .weather_truth import DAY, TRUNCATION, Truth, fields_of
 
 SUBGRID, CLIMATE = "subgrid term", "climate, coupled"
@@ -157,9 +159,8 @@ class WeatherParameterisation(Task[WeatherParameterisationConfig]):
     def cases(self) -> tuple[np.ndarray, np.ndarray]:
         """Member and day at which each forecast begins, (case,) each."""
         test, each = self.parts["test"], -(-self.config.cases // len(self.parts["test"]))
-        days = np.linspace(self.shape.window - 1, self.truth.days - 1 - max(self.config.forecast_leads), each).astype(
-            int
-        )
+        first, last = self.shape.window - 1, self.truth.days - 1 - max(self.config.forecast_leads)
+        days = (first + (last - first) * (np.arange(each) + 0.5) / each).astype(int)  # middles of equal parts
         return np.repeat(test, each)[: self.config.cases], np.tile(days, len(test))[: self.config.cases]
 
     def heights(self, states: np.ndarray) -> np.ndarray:
@@ -404,15 +405,17 @@ class WeatherParameterisation(Task[WeatherParameterisationConfig]):
         return self.convention.format(**vars(self.config))
 
     def extras(self, rows: Sequence[Row], scores: pd.DataFrame, differences: pd.DataFrame) -> Extras:
-        table = pd.DataFrame(self.climates)
+        terms, years = self.subgrid[self.inside("test")], self.config.years
+        itself, told = floor_row(self.truth.climate, self.truth.coarse, self.parts["test"], years, terms, self.area)
         return Extras(
             figures={
                 "climate": climate_figure(self.measured, self.known_climate, T21.lat), "spread": spread_figure(scores),
             },
-            words={"climate": "Long runs of each closure beside T42 truncated to T21; 1 and 0 are right.",
+            words={"climate": "Long runs of each closure beside T42 truncated to T21. T42's own years stand beside; "
+                   "closer than these is chance.",
                    "spread": "Root mean variance of the ensembles over the RMSE of their mean: 1 is calibrated."},
-            tables={"climate": table, "by_wavenumber": pd.DataFrame(self.offline)},
-            notes=[f"{one['row']}: {one['blown up']} of {one['runs']} runs blew up."
+            tables={"climate": pd.DataFrame([*self.climates, itself]), "by_wavenumber": pd.DataFrame(self.offline)},
+            notes=[told] + [f"{one['row']}: {one['blown up']} of {one['runs']} runs blew up."
                    for one in self.climates if one["blown up"]],
         )  # fmt: skip
 
@@ -420,18 +423,6 @@ class WeatherParameterisation(Task[WeatherParameterisationConfig]):
 def as_read(features: np.ndarray, days: np.ndarray) -> np.ndarray:
     """Return features that stand in the place of the fields they were read from."""
     return features
-
-
-def random_patches(
-    weights: tuple[np.ndarray, np.ndarray], reader: Reader, fields: np.ndarray, days: np.ndarray
-) -> np.ndarray:
-    """Return random ReLU features of what a reader reads of windows."""
-    return relu(weights, reader(fields, days))
-
-
-def relu(weights: tuple[np.ndarray, np.ndarray], raw: np.ndarray) -> np.ndarray:
-    """Return random ReLU features of raw patches."""
-    return np.asarray(np.maximum(raw.astype(np.float32) @ weights[0] + weights[1], 0))
 
 
 def part_of(target: str, k: int, row: Row) -> np.ndarray:

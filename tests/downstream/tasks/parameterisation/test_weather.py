@@ -17,7 +17,14 @@ from earthssl.downstream.evaluation.run import run as run_task
 from earthssl.downstream.tasks.parameterisation import weather_closures as closures
 from earthssl.downstream.tasks.parameterisation import weather_task
 from earthssl.downstream.tasks.parameterisation.coupled import DETERMINISTIC, NOISE
-from earthssl.downstream.tasks.parameterisation.weather_coupled import Measured, climate_row, run, scores
+from earthssl.downstream.tasks.parameterisation.weather_coupled import (
+    SCORES,
+    Measured,
+    climate_row,
+    floor_row,
+    run,
+    scores,
+)
 from earthssl.downstream.tasks.parameterisation.weather_task import (
     WeatherParameterisation,
     WeatherParameterisationConfig,
@@ -242,6 +249,19 @@ def test_the_truth_is_close_to_itself_and_a_stronger_run_is_not(model: Model) ->
     assert line["blown up"] == 0
 
 
+def test_the_floor_is_one_part_of_the_truth_beside_the_others(model: Model) -> None:
+    """Four years, of which the last is twice as strong: beside three calm ones it is as far as a strong run."""
+    now = np.stack([states(40, seed=k) * (2 if k == 3 else 1) for k in range(4)], axis=1)
+    line, told = floor_row(now, model, np.array([3]), 1, now[:, 3], T21.nodes[1])
+    lost = np.array([False])
+    own, others = Measured(model, now[:, 3:]), Measured(model, now[:, :3])
+    np.testing.assert_allclose([line[name] for name in SCORES], scores(own, others, T21.nodes[1], lost)[:, 0])
+    assert line["runs"] == 1
+    assert "T42 itself, 1 of its years against the others: closeness 0." in told
+    both, _ = floor_row(now, model, np.array([1, 2, 3]), 2, now[:, 3], T21.nodes[1])
+    assert both["runs"] == 1  # one stretch of two years; the third is no whole one
+
+
 # ---- The task ------------------------------------------------------------------------------------------------
 
 SPLITS = SplitsConfig(("1900-01-01", "1900-12-31"), ("1901-02-01", "1901-05-31"), ("1901-07-01", "1901-12-31"), 20)
@@ -336,6 +356,14 @@ class ShortTruth(Truth):
         return np.asarray(found * (1 + 0.1 * np.sin(phase) * (n > 3)), np.float32)
 
 
+def test_forecasts_begin_in_the_middles_of_equal_parts(config: WeatherParameterisationConfig, tmp_path: Path) -> None:
+    members, days = WeatherParameterisation(config, store_of(), truth=ShortTruth(tmp_path)).cases
+    assert members.tolist() == [3, 4, 5, 6]
+    assert days.tolist() == [6] * 4  # one a year: not at its first day
+    days = WeatherParameterisation(replace(config, cases=8), store_of(), truth=ShortTruth(tmp_path)).cases[1]
+    assert days.tolist() == [3, 9] * 4
+
+
 @pytest.mark.slow
 def test_the_whole_task(config: WeatherParameterisationConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every row has every score, coupled and not, and the curve over labels has its rows."""
@@ -356,6 +384,7 @@ def test_the_whole_task(config: WeatherParameterisationConfig, tmp_path: Path, m
     assert {"raw window [ridge]", "untrained [ridge]", "local network from scratch"} <= set(shares["row"])
     climate = pd.read_csv(out / "climate.csv").set_index("row")
     assert (climate.loc[["no closure", "constant"], "blown up"] == 0).all()  # what is learnt of such a truth may well
+    assert climate.loc["T42 itself", "runs"] == 4
     assert climate.loc["no closure", "sd of subgrid over truth"] == 0
     assert {"climate.png", "spread.png", "report.html", "by_wavenumber.csv"} <= {file.name for file in out.iterdir()}
 
