@@ -241,8 +241,8 @@ def cut_otherwise(earlier: str, source: str) -> str:
         apart = [float(one.group(1)) if (one := KEPT_APART.search(words)) else 0.0 for words in (earlier, source)]
         if apart[0] >= apart[1]:
             return ""
-        return (f"the encoder's frames keep {apart[0]:g} minutes from the test hours (the store's: {apart[1]:g}), too few "
-                "for its windows and leads; prepare both with the same apart_minutes, and pretrain anew")  # fmt: skip
+        return (f"the encoder's frames keep {apart[0]:g} minutes from the test hours (the store's: {apart[1]:g}), too "
+                "few for its windows and leads; prepare both with the same apart_minutes, and pretrain anew")  # fmt: skip
     return (f"the encoder's frames were cut otherwise (deal {deals[0]}; the store's: {deals[1]}), so it may have seen "
             "the store's test hours; give both stores the same file, spans and crops, and pretrain anew")  # fmt: skip
 
@@ -302,8 +302,8 @@ def _places(frames: Frames, config: RadarConfig, least_wet: float) -> list[list[
 
 def _no_crop(frames: Frames, config: RadarConfig, least_wet: float) -> EarthSSLError:
     return EarthSSLError(
-        f"{frames.file}: expected a crop of {config.size}×{config.size} cells with a share of {config.least_valid:g} seen"
-        + (f" and {least_wet:g} wet" if least_wet else "") + f", got none on {frames.rain.shape[1]}×"
+        f"{frames.file}: expected a crop of {config.size}×{config.size} cells with a share of {config.least_valid:g} "
+        "seen" + (f" and {least_wet:g} wet" if least_wet else "") + f", got none on {frames.rain.shape[1]}×"
         f"{frames.rain.shape[2]} cells; make size or least_valid smaller"
     )  # fmt: skip
 
