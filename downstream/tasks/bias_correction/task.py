@@ -257,8 +257,8 @@ class BiasCorrection(Task[BiasCorrectionConfig]):
         if self.pairs.dropped:
             notes.append(f"{self.pairs.dropped} lines without a value are left out.")
         if not self.config.predictors:
-            notes.append(f"Predictors, all other columns with numbers: {', '.join(self.pairs.names)}. An observation of "
-                         "the day among them would tell the target: name predictors then.")  # fmt: skip
+            notes.append(f"Predictors, all other columns with numbers: {', '.join(self.pairs.names)}. An observation "
+                         "of the day among them would tell the target: name predictors then.")  # fmt: skip
         every = ", ".join(f"{name} {np.sqrt((self.error[:, k] ** 2).mean()):.2f}"
                           for k, name in enumerate(self.config.targets))  # fmt: skip
         notes.append(f"RMSE of the raw forecast, all years: {every}.")

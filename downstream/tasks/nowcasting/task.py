@@ -184,8 +184,8 @@ class Nowcasting(Task[NowcastingConfig]):
             row, column = np.argwhere(~seen)[0]
             raise EarthSSLError(
                 f"nowcasting.encoder: expected each patch of {rows}×{columns} cells seen by a radar in some crop, got "
-                f"that in row {row + 1}, column {column + 1} in none; prepare with a larger least_valid, or take larger "
-                "patches"
+                f"that in row {row + 1}, column {column + 1} in none; prepare with a larger least_valid, or take "
+                "larger patches"
             )
         minutes = (shape.window - 1) * crops.step_minutes + max(config.leads)
         if minutes > crops.apart_minutes:

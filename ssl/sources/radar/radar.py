@@ -150,8 +150,8 @@ def open_radar(**options: Any) -> xr.Dataset:
     """
     check_names(RADAR, RadarConfig, options)
     config = RadarConfig(**options)
-    paths = {name: str(Path(one).expanduser()) for name in ("path", "unlabelled") if (one := getattr(config, name))}
-    config = replace(config, **paths)
+    config = replace(config, path=str(Path(config.path).expanduser()),
+                     unlabelled=config.unlabelled and str(Path(config.unlabelled).expanduser()))  # fmt: skip
     frames = read_frames(config.path, config.coarsen)
     spans = {block: config.spans(block) for block in BLOCKS}
     more = _runs(read_frames(config.unlabelled, config.unlabelled_coarsen), config) if config.unlabelled else []
@@ -242,7 +242,7 @@ def cut_otherwise(earlier: str, source: str) -> str:
         if apart[0] >= apart[1]:
             return ""
         return (f"the encoder's frames keep {apart[0]:g} minutes from the test hours (the store's: {apart[1]:g}), too "
-                "few for its windows and leads; prepare both with the same apart_minutes, and pretrain anew")  # fmt: skip
+                "few for its windows and leads; prepare both with one apart_minutes, and pretrain anew")  # fmt: skip
     return (f"the encoder's frames were cut otherwise (deal {deals[0]}; the store's: {deals[1]}), so it may have seen "
             "the store's test hours; give both stores the same file, spans and crops, and pretrain anew")  # fmt: skip
 
