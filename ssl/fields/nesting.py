@@ -57,10 +57,16 @@ class Nesting:
     def bilinear(self, fields: np.ndarray) -> np.ndarray:
         """Return coarse fields (…, coarse row, coarse column) between their centres, (…, row, column).
 
-        Beyond the outermost centres the nearest value holds; round the globe there are none along longitude.
+        Beyond the outermost centres the nearest value holds; round the globe there are none along longitude. NaN where
+        a value that is NaN would count.
         """
         down, across = self._weights
-        return np.asarray(down @ fields @ across.T)
+        gap = np.isnan(fields)
+        told = down @ np.where(gap, 0, fields) @ across.T
+        if not gap.any():
+            return np.asarray(told)
+        lost = (down > 0).astype(float) @ gap.astype(float) @ (across > 0).T.astype(float) > 0
+        return np.where(lost, np.nan, told)
 
 
 def nesting(fine: LatLonGrid, coarse: LatLonGrid, where: str) -> Nesting:

@@ -92,8 +92,8 @@ def source_stamps(config: PrepareConfig) -> dict[str, list[int]]:
     """Return the size (bytes) and the time of the last change (ns) of the local files or folders read."""
     stamps = {}
     for options in config.options.get("parts", [config.options]):
-        given = options.get("path", options.get("url"))
-        for item in [] if given is None or "://" in str(given) else matched(given):
-            inside = [file.stat() for file in ([item] if item.is_file() else item.rglob("*"))]
-            stamps[str(item)] = [sum(s.st_size for s in inside), max((s.st_mtime_ns for s in inside), default=0)]
+        for given in (options.get("path", options.get("url")), options.get("unlabelled")):
+            for item in [] if not given or "://" in str(given) else matched(given):
+                inside = [file.stat() for file in ([item] if item.is_file() else item.rglob("*"))]
+                stamps[str(item)] = [sum(s.st_size for s in inside), max((s.st_mtime_ns for s in inside), default=0)]
     return stamps

@@ -189,15 +189,15 @@ def _absolute(options: dict[str, Any]) -> dict[str, Any]:
         options = {**options, "parts": [_absolute(dict(part)) for part in options["parts"]]}
     if options.get("grid") is not None:
         options = {**options, "grid": str(Path(options["grid"]).expanduser().absolute())}
-    given = options.get("path")
-    if given is None:
-        return options
 
     def absolute(item: Any) -> str:
         return str(item) if "://" in str(item) else str(Path(item).expanduser().absolute())
 
-    path = absolute(given) if isinstance(given, (str, Path)) else [absolute(item) for item in given]
-    return {**options, "path": path}
+    given = {name: options[name] for name in ("path", "unlabelled") if options.get(name)}
+    return options | {
+        name: absolute(one) if isinstance(one, (str, Path)) else [absolute(item) for item in one]
+        for name, one in given.items()
+    }
 
 
 def opened(name: str) -> Job:

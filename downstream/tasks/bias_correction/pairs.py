@@ -82,6 +82,11 @@ def read_pairs(
                 f"{file}: expected a column '{name}', got {', '.join(columns)}.{nearest(name, columns)} Set "
                 f"{WHERE}.time, place, targets or predictors"
             )
+    if time == place or {time, place} & {*targets, *targets.values(), *predictors}:
+        raise EarthSSLError(
+            f"{WHERE}.time, place: expected two columns that are no target, forecast or predictor, got '{time}' and "
+            f"'{place}'; name others"
+        )
     others = [one for one in columns if one not in (time, place, *targets)]
     wanted = list(predictors) or [one for one in others if pd.api.types.is_numeric_dtype(table[one])]
     wanted = list(dict.fromkeys([*targets.values(), *wanted]))
@@ -92,7 +97,8 @@ def read_pairs(
         )
     for name in (*wanted, *targets):
         if not pd.api.types.is_numeric_dtype(table[name]):
-            bad = next(k for k, one in enumerate(table[name]) if not _number(one))
+            lacking = pd.to_numeric(table[name], errors="coerce").isna() & table[name].notna()
+            bad = int(lacking.to_numpy().argmax())
             raise EarthSSLError(
                 f"{file}, line {bad + 2}: expected numbers in '{name}', got '{table[name].iloc[bad]}'; mend the "
                 "line, or name other predictors"
@@ -118,7 +124,13 @@ def read_pairs(
         raise EarthSSLError(
             f"{file}: expected lines with a value in every column that is read, got none of {len(table)}"
         )
-    when = pd.to_datetime(kept[time], errors="coerce", format="ISO8601")
+    try:
+        when = pd.to_datetime(kept[time], errors="coerce", format="ISO8601").dt.tz_localize(None)
+    except (ValueError, AttributeError):  # no one type
+        raise EarthSSLError(
+            f"{file}: expected dates of one offset from UTC in '{time}', got several, or some without; write local "
+            "dates without an offset, or all in UTC"
+        ) from None
     if when.isna().any():
         line = int(kept.index[when.isna()][0])
         raise EarthSSLError(
@@ -155,11 +167,3 @@ def read_pairs(
         kept[list(targets.values())].to_numpy(dtype=float), kept[list(targets)].to_numpy(dtype=float),
         kept[wanted].to_numpy(dtype=float), tuple(wanted), block, int(lost.sum()),
     )  # fmt: skip
-
-
-def _number(value: object) -> bool:
-    try:
-        float(str(value))
-    except ValueError:
-        return False
-    return True

@@ -28,7 +28,7 @@ from ...training.from_scratch import ScratchConfig, learn
 from .pairs import BLOCKS, DROP, REFUSE, read_pairs
 
 RAW, MEAN_BIAS, OF_PLACE = "raw", "mean bias", "mean bias of the place"
-LINE, MOS, MOS_OF_PLACE = "linear, forecast alone", "linear MOS, all places", "linear MOS by place"
+LINE, MOS, MOS_OF_PLACE = "linear, forecasts alone", "linear MOS, all places", "linear MOS by place"
 TREES, MLP = "boosted trees", "MLP from scratch"
 PENALTIES = tuple(float(p) for p in 10.0 ** np.arange(-5, 3.5))
 LEAVES, ROUNDS = (7, 15, 31), 300
@@ -50,7 +50,8 @@ class BiasCorrectionConfig(TaskConfig):
         table: CSV with a line for each place and date; may be packed with gzip.
         time, place: Columns of the ISO date and of the place's name.
         targets: Column of the forecast by that of the observation.
-        predictors: Columns that are known with the forecast; none: all others with numbers.
+        predictors: Columns that are known with the forecast; none: all others with numbers, so name them where the
+            table has more observations of the day than the targets.
         missing: "refuse" lines without a value, or "drop" them.
         train, val, test: First and last year of each block.
         hidden: Units of the MLP's hidden layer.
@@ -148,7 +149,7 @@ class BiasCorrection(Task[BiasCorrectionConfig]):
         yield self.mean_bias()
         means = np.stack([self.error[train[pairs.place[train] == p]].mean(axis=0) for p in range(len(pairs.places))])
         yield self.row(OF_PLACE, Role.BASELINE, means[pairs.place])
-        yield self.linear(LINE, self.inputs[:, : len(self.config.targets)], by_place=False)
+        yield self.linear(LINE, self.inputs[:, : len(set(self.config.targets.values()))], by_place=False)
         yield self.linear(MOS, self.inputs, by_place=False)
         yield self.linear(MOS_OF_PLACE, self.inputs, by_place=True)
         yield self.trees()
@@ -255,6 +256,9 @@ class BiasCorrection(Task[BiasCorrectionConfig]):
                               "rmse": np.sqrt((off**2).mean())})  # fmt: skip
         if self.pairs.dropped:
             notes.append(f"{self.pairs.dropped} lines without a value are left out.")
+        if not self.config.predictors:
+            notes.append(f"Predictors, all other columns with numbers: {', '.join(self.pairs.names)}. An observation "
+                         "of the day among them would tell the target: name predictors then.")  # fmt: skip
         every = ", ".join(f"{name} {np.sqrt((self.error[:, k] ** 2).mean()):.2f}"
                           for k, name in enumerate(self.config.targets))  # fmt: skip
         notes.append(f"RMSE of the raw forecast, all years: {every}.")

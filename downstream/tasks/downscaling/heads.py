@@ -82,7 +82,7 @@ def with_static(
         cross += np.einsum("nf,nvs->fsv", own[:, p], y[train, p] @ weighted, optimize=True)
     size = features * values
     flat, target = gram.reshape(size, size), cross.reshape(size, variables)
-    power = np.maximum(np.diag(flat), 1e-12 * flat.max())
+    power = np.maximum(np.diag(flat), 1e-12 * flat.max() or 1.0)  # 1: features without a spread, one month of a year
 
     def predict(rows: np.ndarray, penalties: Sequence[float]) -> np.ndarray:
         given = (x[rows] - means[group[rows]]) / scale

@@ -212,8 +212,9 @@ class FineSamples:
     def off(self) -> str:
         """Return by how much the area means of the labels differ from the store's cells, in words."""
         said, data = [], self.store.dataset(self.fine.names)
+        share = self.nest.means(self.fine.known.astype(float))  # of a coarse cell, with labels
         for v, name in enumerate(self.fine.names):
             own = data[name].values[self.steps] * self.fine.factors[v]
-            apart = self.nest.means(np.where(self.fine.known, self.truth[:, v], 0)) - np.nan_to_num(own)
-            said.append(f"{name} {np.sqrt(np.mean(apart**2)):.3g} {self.fine.units[v]}")
+            told = self.nest.means(np.where(self.fine.known, self.truth[:, v], 0))[:, share > 0] / share[share > 0]
+            said.append(f"{name} {np.sqrt(np.nanmean((told - own[:, share > 0]) ** 2)):.3g} {self.fine.units[v]}")
         return ", ".join(said)

@@ -163,13 +163,11 @@ class Downscaling(Task[DownscalingConfig]):
     def fitted(
         self, name: str, role: Role, features: Features, seed: Any = None, units: np.ndarray | None = None
     ) -> Row:
-        forms = {MOS: [PLACE], OROGRAPHY: [STATIC]}.get(name, [WHOLE, PLACE, STATIC])
+        forms = {MOS: [PLACE], OROGRAPHY: [STATIC]}.get(name, [PLACE, STATIC])
         labelled = self.own.labelled(units)
         best: list[tuple[float, str, str, float, Predict] | None] = [None] * len(self.own.links)
         for candidate, values in features.items():
             for form in forms if values.ndim == 3 else [WHOLE]:
-                if form == WHOLE and values.ndim == 3:
-                    continue
                 predict = self._predict(form, values, labelled)
                 off = predict(self.own.val, PENALTIES) - labelled.residual[self.own.val]
                 errors = np.einsum("knpvc,knpvc,pc->kv", off, off, self.own.weight, optimize=True) / len(self.own.val)

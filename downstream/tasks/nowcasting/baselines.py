@@ -30,7 +30,8 @@ def check_pysteps() -> None:
     if absent:
         raise EarthSSLError(
             f"nowcasting.extrapolation: expected the packages pysteps and opencv-python-headless, {', '.join(absent)} "
-            "not found; install earthssl[nowcasting], or set extrapolation: false and have no such row"
+            "not found; install earthssl[nowcasting], or have no such row: --extrapolation false (earthssl run: "
+            "--probe.extrapolation false)"
         )
 
 

@@ -92,6 +92,7 @@ class NowcastingConfig(TaskConfig):
     scratch: ScratchConfig = field(default_factory=lambda: ScratchConfig(1, 300, 16, 1e-3, 0.05, 25))
     extrapolation: bool = True
     tuned: bool = True
+    fractions: list[float] = field(default_factory=list)
     block: int = 1
     draws: int = 1000
     encoder: EncoderConfig = field(default_factory=lambda: EncoderConfig("nano", 3, (3, 8, 8)))
@@ -104,6 +105,7 @@ class NowcastingConfig(TaskConfig):
         self.expect(self.thresholds == sorted(set(self.thresholds)), "thresholds ascending, each once", "thresholds")
         self.expect(self.event in self.thresholds, "event out of thresholds", "event", "thresholds")
         self.expect(not self.heads or DECODER in self.heads, "heads with decoder, which the table speaks of", "heads")
+        self.expect(not self.fractions, "no fractions: this task has no curve over labels", "fractions")
         self.expect(self.decoder.seeds >= 1, "decoder.seeds ≥ 1", "decoder")
 
 
@@ -121,7 +123,7 @@ class Nowcasting(Task[NowcastingConfig]):
         self.unit = f"{config.unit_minutes} minutes"
         self.crops = crops = recorded_crops(store.manifest["attributes"])
         self._check_blocks()
-        file = config.reference or crops.file
+        file = str(Path(config.reference or crops.file).expanduser())
         if not Path(file).is_file() or sha256(Path(file)) != crops.sha256:
             what = "another" if Path(file).is_file() else "which is not there"
             raise EarthSSLError("nowcasting.reference: expected the file of radar frames that the store was made of, "
@@ -173,6 +175,18 @@ class Nowcasting(Task[NowcastingConfig]):
             raise EarthSSLError(f"nowcasting.encoder: expected patches of {REACH} cells or more that divide a crop of "
                                 f"{crops.size} and the margin of {margin} about a target of {config.target}, got "
                                 f"{rows}×{columns}; set encoder.patch or target")  # fmt: skip
+        if config.extrapolation and shape.window < 2:
+            raise EarthSSLError("nowcasting.extrapolation: expected two frames or more, to see a motion, got "
+                                f"encoder.window {shape.window}; widen it, or set extrapolation: false")  # fmt: skip
+        seen = self.store.statistics.known.any(0)
+        seen = seen.reshape(crops.size // rows, rows, crops.size // columns, columns).any((1, 3))
+        if not seen.all():
+            row, column = np.argwhere(~seen)[0]
+            raise EarthSSLError(
+                f"nowcasting.encoder: expected each patch of {rows}×{columns} cells seen by a radar in some crop, got "
+                f"that in row {row + 1}, column {column + 1} in none; prepare with a larger least_valid, or take "
+                "larger patches"
+            )
         minutes = (shape.window - 1) * crops.step_minutes + max(config.leads)
         if minutes > crops.apart_minutes:
             raise EarthSSLError("nowcasting.leads: expected window and longest lead within the "
@@ -214,11 +228,13 @@ class Nowcasting(Task[NowcastingConfig]):
 
     @cached_property
     def units(self) -> np.ndarray:
-        """Number of each test sample's block of minutes, counted from the beginning of its span, (sample,)."""
+        """Number of each test sample's block of minutes, counted from the first sample of its span, (sample,)."""
         times = self.told.times[self.told.inside("test")]
         begins = np.unique(self.crops.begins[self.crops.block == "test"])
         span = np.searchsorted(begins, times, side="right") - 1
-        since = (times - times.min()) / np.timedelta64(60, "s")
+        first = np.array([times[span == k].min() for k in range(len(begins)) if (span == k).any()])
+        span = np.unique(span, return_inverse=True)[1]
+        since = (times - first[span]) / np.timedelta64(60, "s")
         return np.unique(np.stack([span, since // self.config.unit_minutes]), axis=1, return_inverse=True)[1].ravel()
 
     def row(self, name: str, role: Role, chances: np.ndarray, seed: Any = None, **more: Any) -> Row:
@@ -354,13 +370,18 @@ class Nowcasting(Task[NowcastingConfig]):
         own += [] if self.config.heads else ["No head stands in this table: heads is empty."]
         return [*own, *super().missing()]
 
+    @property
+    def _spans(self) -> int:
+        """How many spans of time test."""
+        return len(np.unique(self.crops.begins[self.crops.block == "test"]))
+
     def convention_text(self) -> str:
         config, crops = self.config, self.crops
         ends = crops.begins + ((crops.frames - 1) * crops.step_minutes * 60).astype("timedelta64[s]")
         train, val = (np.flatnonzero(crops.block == block) for block in BLOCKS[:2])
         gaps = np.maximum(crops.begins[val] - ends[train, None], crops.begins[train, None] - ends[val])
         own = float(gaps.min() / np.timedelta64(60, "s"))
-        events = len(np.unique(crops.begins[crops.block == "test"]))
+        events = self._spans
         return self.convention.format(
             thresholds=", ".join(f"{one:g}" for one in config.thresholds), km=crops.cell_km, target=config.target,
             size=crops.size, leads=", ".join(map(str, config.leads)), hidden=config.hidden, event=config.event,
@@ -384,5 +405,6 @@ class Nowcasting(Task[NowcastingConfig]):
         return Extras(
             figures={"reliability": figure}, words={"reliability": f"Where {xlabel} was told, how often it fell."},
             tables={"reliability": table}, record={"class means, mm/h": self.scorer.values.tolist()},
-            notes=["Two radar events say little of others: read the intervals as those of one afternoon."],
+            notes=[f"{self._spans} span{'s' * (self._spans > 1)} of test hours: the intervals are of these, not of "
+                   "other weather."],
         )  # fmt: skip

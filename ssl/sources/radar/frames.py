@@ -62,8 +62,10 @@ def read_frames(file: str, coarsen: int = 1) -> Frames:
                 raise EarthSSLError(f"{file}: expected '{NAME}' in {', '.join(UNITS)}, got units "
                                     f"{field.attrs.get('units')!r}; say them in the file")  # fmt: skip
             values = field.values.astype(np.float32) * np.float32(units[0])  # whole: chunks hold many frames
-            rain = np.stack([_coarse(one, coarsen, file) for one in values])
             row = data[field.dims[1]].values if field.dims[1] in data.coords else None
+            if row is not None and row[0] < row[-1]:
+                values = values[:, ::-1]
+            rain = np.stack([_coarse(one, coarsen, file) for one in values])
     except (OSError, ValueError, TypeError) as error:
         raise EarthSSLError(f"{file}: expected a NetCDF file of radar frames, which cannot be read "
                             f"({in_a_line(error, 120)}); fetch it again") from None  # fmt: skip
@@ -73,8 +75,6 @@ def read_frames(file: str, coarsen: int = 1) -> Frames:
     if least < 0 or most > MOST:
         raise EarthSSLError(f"{file}: expected rain rates within 0…{MOST:g} mm/h, got {least:g}…{most:g}; mark what is "
                             "missing as NaN, turn reflectivities into rain, and say the units")  # fmt: skip
-    if row is not None and row[0] < row[-1]:
-        rain = rain[:, ::-1]
     return Frames(str(file), times, np.ascontiguousarray(rain), licence)
 
 

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -37,6 +38,7 @@ MOST_CELLS = 256
 START, APART, GAP = np.datetime64("1900-01-01", "s"), 2 * 86_400, 10  # first day; from block to block; after a crop, s
 DAY = 86_400
 WET = 0.1  # mm/h
+KEPT_APART = re.compile(r", test hours (\S+) minutes apart")
 _mistake = partial(mistake, RADAR)
 
 
@@ -55,8 +57,8 @@ class RadarConfig:
         size: Cells along each side of a crop.
         stride: Cells from one crop to the next.
         least_valid: Least share of cells that the radars see, over all frames.
-        unlabelled: Another such file, for pretraining alone; empty for none.
-        unlabelled_every: Take every so manieth of its frames.
+        unlabelled: Another such file, for pretraining alone, which may have gaps; empty for none.
+        unlabelled_every: Take every so manieth of its frames, counted from each gap.
         unlabelled_coarsen: The same as `coarsen`.
         unlabelled_crops: Most crops to take from it, evenly spread.
         least_wet: Least share of its cells, over all frames of a crop, with 0.1 mm/h.
@@ -84,6 +86,8 @@ class RadarConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.path, str) or not self.path:
             raise _mistake("path", "a file of radar frames", self.path)
+        if self.unlabelled and not isinstance(self.unlabelled, str):
+            raise _mistake("unlabelled", "a file of radar frames, or empty", self.unlabelled)
         whole = {"coarsen": (1, 64), "size": (2, MOST_CELLS), "stride": (1, 10_000), "unlabelled_every": (1, 1000),
                  "unlabelled_coarsen": (1, 64), "unlabelled_crops": (1, 10_000)}  # fmt: skip
         check_whole(RADAR, self, whole)
@@ -146,19 +150,22 @@ def open_radar(**options: Any) -> xr.Dataset:
     """
     check_names(RADAR, RadarConfig, options)
     config = RadarConfig(**options)
+    config = replace(config, path=str(Path(config.path).expanduser()),
+                     unlabelled=config.unlabelled and str(Path(config.unlabelled).expanduser()))  # fmt: skip
     frames = read_frames(config.path, config.coarsen)
     spans = {block: config.spans(block) for block in BLOCKS}
-    more = sampled(read_frames(config.unlabelled, config.unlabelled_coarsen), config.unlabelled_every) if (
-        config.unlabelled) else None  # fmt: skip
+    more = _runs(read_frames(config.unlabelled, config.unlabelled_coarsen), config) if config.unlabelled else []
     _check_apart(config, spans, more)
     places = _places(frames, config, 0.0)
+    if not places:
+        raise _no_crop(frames, config, 0.0)
     groups: list[dict[str, Any]] = []  # crops of the same frames
     fields, times = [], []
     for turn, block in enumerate(BLOCKS):
         now = START + APART * turn
         parts = [(_inside(frames, span, f"{RADAR}.{block}"), frames, places, True) for span in spans[block]]
-        if block == "train" and more is not None:
-            parts.append((np.arange(len(more.times)), more, _places(more, config, config.least_wet), False))
+        if block == "train" and more:
+            parts += [(np.arange(len(run.times)), run, own, False) for run, own in _unlabelled(more, config)]
         for own, taken, where, labelled in parts:
             for row, column in where:
                 fields.append(taken.rain[own, row : row + config.size, column : column + config.size])
@@ -173,9 +180,11 @@ def open_radar(**options: Any) -> xr.Dataset:
     record = {"groups": groups, "size": config.size, "coarsen": config.coarsen, "apart_minutes": config.apart_minutes,
               "cell_km": config.cell_km * config.coarsen,
               "step_minutes": float(frames.step / MINUTE), "file": str(Path(config.path).absolute()),
-              "sha256": sha256(Path(config.path))}  # fmt: skip
+              "sha256": sha256(Path(config.path)),
+              "unlabelled_sha256": sha256(Path(config.unlabelled)) if config.unlabelled else None}  # fmt: skip
     beside = f" and {name_of(config.unlabelled)}" if config.unlabelled else ""
-    about = {"source": f"{CALLED} of {name_of(config.path)} (deal {_deal(record, frames)}){beside}",
+    deal = f"(deal {_deal(record, frames)}), test hours {config.apart_minutes:g} minutes apart"
+    about = {"source": f"{CALLED} of {name_of(config.path)} {deal}{beside}",
              "licence": frames.licence, RADAR: json.dumps(record)}  # fmt: skip
     attrs = {"units": "mm h-1", "long_name": "rain rate of a crop"}
     coords = {"time": np.concatenate(times).astype("datetime64[ns]"), "lat": axis[::-1], "lon": CENTRE + axis}
@@ -219,7 +228,7 @@ def cut_otherwise(earlier: str, source: str) -> str:
     """Return in words why an encoder trained on crops may have seen another store's test hours; else nothing.
 
     Dates of such stores are made up, so that blocks of time say nothing: spans, file and crops must be the same.
-    Unlabelled frames may differ, as each store keeps them from its own test hours, which are the same.
+    Unlabelled frames may differ where they keep from the test hours, which are the same, as far as the other store's.
 
     Args:
         earlier, source: What the store of the training, and the store with the test block, say of their source.
@@ -229,7 +238,11 @@ def cut_otherwise(earlier: str, source: str) -> str:
     found = [DEAL.search(words) for words in (earlier, source)]
     deals = [one.group(1) if one else "unknown" for one in found]
     if deals[0] == deals[1] != "unknown":
-        return ""
+        apart = [float(one.group(1)) if (one := KEPT_APART.search(words)) else 0.0 for words in (earlier, source)]
+        if apart[0] >= apart[1]:
+            return ""
+        return (f"the encoder's frames keep {apart[0]:g} minutes from the test hours (the store's: {apart[1]:g}), too "
+                "few for its windows and leads; prepare both with one apart_minutes, and pretrain anew")  # fmt: skip
     return (f"the encoder's frames were cut otherwise (deal {deals[0]}; the store's: {deals[1]}), so it may have seen "
             "the store's test hours; give both stores the same file, spans and crops, and pretrain anew")  # fmt: skip
 
@@ -241,7 +254,7 @@ def _deal(record: Mapping[str, Any], frames: Frames) -> str:
     return digest({"groups": labelled, "size": record["size"], "values": values})[:12]
 
 
-def _check_apart(config: RadarConfig, spans: Mapping[str, Sequence[Block]], more: Frames | None) -> None:
+def _check_apart(config: RadarConfig, spans: Mapping[str, Sequence[Block]], more: Sequence[Frames]) -> None:
     """Refuse spans that overlap, and trained hours too near to test hours."""
     every = sorted(((span, block) for block, own in spans.items() for span in own), key=lambda one: one[0][0])
     for (one, block), (other, after) in pairwise(every):
@@ -249,10 +262,8 @@ def _check_apart(config: RadarConfig, spans: Mapping[str, Sequence[Block]], more
             raise EarthSSLError(f"{RADAR}: expected spans that do not overlap, got {block} to {one[1]!s:.16} and "
                                 f"{after} from {other[0]!s:.16}; move one")  # fmt: skip
     trained = [(span, block) for span, block in every if block != "test"]
-    if more is not None:
-        trained.append(
-            ((more.times[0].astype("datetime64[ns]"), more.times[-1].astype("datetime64[ns]")), "unlabelled")
-        )
+    for run in more:
+        trained.append(((run.times[0].astype("datetime64[ns]"), run.times[-1].astype("datetime64[ns]")), "unlabelled"))
     for span, block in trained:
         for test in spans["test"]:
             gap = float(max(test[0] - span[1], span[0] - test[1]) / MINUTE)
@@ -277,7 +288,7 @@ def _inside(frames: Frames, span: Block, where: str) -> np.ndarray:
 
 
 def _places(frames: Frames, config: RadarConfig, least_wet: float) -> list[list[int]]:
-    """Return the first row and column of every crop that the radars see; if asked, of wet ones, and not too many."""
+    """Return the first row and column of every crop that the radars see; if asked, of wet ones."""
     valid = np.isfinite(frames.rain).mean(axis=0)
     wet = (np.nan_to_num(frames.rain) >= WET).mean(axis=0)
     size, found = config.size, []
@@ -286,12 +297,36 @@ def _places(frames: Frames, config: RadarConfig, least_wet: float) -> list[list[
             here = slice(row, row + size), slice(column, column + size)
             if valid[here].mean() >= config.least_valid and (not least_wet or wet[here].mean() >= least_wet):
                 found.append([row, column])
-    if not found:
-        raise EarthSSLError(
-            f"{frames.file}: expected a crop of {size}×{size} cells with a share of {config.least_valid:g} seen"
-            + (f" and {least_wet:g} wet" if least_wet else "") + f", got none on {frames.rain.shape[1]}×"
-            f"{frames.rain.shape[2]} cells; make size or least_valid smaller"
-        )  # fmt: skip
-    if least_wet and len(found) > config.unlabelled_crops:
-        found = [found[k] for k in np.linspace(0, len(found) - 1, config.unlabelled_crops).astype(int)]
     return found
+
+
+def _no_crop(frames: Frames, config: RadarConfig, least_wet: float) -> EarthSSLError:
+    return EarthSSLError(
+        f"{frames.file}: expected a crop of {config.size}×{config.size} cells with a share of {config.least_valid:g} "
+        "seen" + (f" and {least_wet:g} wet" if least_wet else "") + f", got none on {frames.rain.shape[1]}×"
+        f"{frames.rain.shape[2]} cells; make size or least_valid smaller"
+    )  # fmt: skip
+
+
+def _runs(frames: Frames, config: RadarConfig) -> list[Frames]:
+    """Return the unlabelled frames from gap to gap, every so manieth: in a store times say nothing of gaps."""
+    bounds = [0, *(np.flatnonzero(np.diff(frames.times) != frames.step) + 1), len(frames.times)]
+    runs = [Frames(frames.file, frames.times[a:b], frames.rain[a:b], frames.licence) for a, b in pairwise(bounds)]
+    runs = [one for run in runs if len((one := sampled(run, config.unlabelled_every)).times) > 1]
+    if not runs:
+        raise EarthSSLError(
+            f"{frames.file}: expected two frames or more, {config.unlabelled_every} × {frames.step / MINUTE:g} minutes "
+            "apart, got none; set unlabelled_every to 1, or choose another file"
+        )
+    return runs
+
+
+def _unlabelled(runs: Sequence[Frames], config: RadarConfig) -> list[tuple[Frames, list[list[int]]]]:
+    """Return the wet crops of each run that has any: of all together no more than asked for, evenly spread."""
+    found = [(k, place) for k, run in enumerate(runs) for place in _places(run, config, config.least_wet)]
+    if not found:
+        raise _no_crop(runs[0], config, config.least_wet)
+    if len(found) > config.unlabelled_crops:
+        found = [found[k] for k in np.linspace(0, len(found) - 1, config.unlabelled_crops).astype(int)]
+    every = [(run, [place for number, place in found if number == k]) for k, run in enumerate(runs)]
+    return [(run, places) for run, places in every if places]

@@ -45,6 +45,17 @@ def test_a_linear_field_is_found_between_the_centres_and_held_beyond() -> None:
     np.testing.assert_allclose(found.bilinear(linear), 2 * lat[:, None] + 3 * lon)
 
 
+def test_a_missing_cell_is_missed_where_it_counts_alone() -> None:
+    found = nesting(fine(-10, 10, 100, 130, 5), COARSE, "file")
+    fields = np.arange(6.0).reshape(2, 3)
+    gappy = fields.copy()
+    gappy[0, 0] = np.nan
+    told, lost = found.bilinear(gappy), np.zeros((4, 6), bool)
+    lost[:3, :3] = True  # the centre of the next column lies between the third and the fourth; so with rows
+    np.testing.assert_array_equal(np.isnan(told), lost)
+    np.testing.assert_allclose(told[~lost], found.bilinear(fields)[~lost])
+
+
 def test_round_the_globe_the_last_column_is_the_first_ones_neighbour() -> None:
     coarse = LatLonGrid(np.array([45.0, -45.0]), np.arange(30.0, 360, 60))
     found = nesting(LatLonGrid(np.array([67.5, 22.5, -22.5, -67.5]), np.arange(15.0, 360, 30)), coarse, "file")

@@ -11,7 +11,9 @@ import pytest
 import xarray as xr
 from earthssl.cli.main import main
 from earthssl.ssl.common.errors import EarthSSLError
-from earthssl.ssl.fields.splits import unbroken_starts
+from earthssl.ssl.fields.splits import SplitsConfig, unbroken_starts
+from earthssl.ssl.prepare.config import PrepareConfig
+from earthssl.ssl.prepare.run import source_stamps
 from earthssl.ssl.sources import open_source
 from earthssl.ssl.sources.radar.frames import read_frames
 from earthssl.ssl.sources.radar.radar import cut_otherwise, recorded_crops
@@ -78,8 +80,11 @@ def test_rows_from_the_south_are_turned_and_units_converted(radar_file: Path, tm
         turned["rain_rate"] = (turned["rain_rate"] / 3600).assign_attrs(units="kg m-2 s-1")
         return turned
 
-    found = read_frames(changed(radar_file, tmp_path / "south.nc", south))
-    np.testing.assert_allclose(found.rain, read_frames(str(radar_file)).rain, rtol=1e-5)
+    file = changed(radar_file, tmp_path / "south.nc", south)
+    for coarsen in (1, 5):  # 36 rows: one is cut off, in the south
+        np.testing.assert_allclose(
+            read_frames(file, coarsen).rain, read_frames(str(radar_file), coarsen).rain, rtol=1e-5
+        )
 
 
 def test_unlabelled_crops_join_the_training_block_alone(radar_file: Path, tmp_path: Path) -> None:
@@ -104,6 +109,42 @@ def test_unlabelled_crops_join_the_training_block_alone(radar_file: Path, tmp_pa
         open_source("radar", **options, unlabelled=str(radar_file))  # holds the test hours
 
 
+def test_unlabelled_events_are_runs_of_their_own(radar_file: Path, tmp_path: Path) -> None:
+    """Two events of 22 frames, and 7 of the second beyond a lost one: no window holds frames of two."""
+
+    def later(data: xr.Dataset) -> xr.Dataset:
+        data = data.assign_coords(time=data["time"] + np.timedelta64(700, "D"))
+        data["rain_rate"][:] = np.arange(44.0)[:, None, None]  # a frame's number
+        return data.isel(frame=[k for k in range(44) if k != 36])
+
+    options = {**OPTIONS, "path": str(radar_file), "unlabelled_every": 2, "least_wet": 0.0, "unlabelled_crops": 4}
+    data = open_source("radar", **options, unlabelled=changed(radar_file, tmp_path / "later.nc", later))
+    first = data.rain_rate.values[:, 0, 0]
+    starts = unbroken_starts(data.time.values, 3)
+    crops = recorded_crops(data.attrs)
+    own = np.concatenate([k + np.arange(n) for k, n in zip(crops.first, crops.frames, strict=True)])
+    windows = {tuple(first[k : k + 3].astype(int)) for k in np.setdiff1d(starts, own)}
+    assert windows <= {(k, k + 2, k + 4) for k in [*range(0, 18), *range(22, 32), *range(37, 40)]}
+    assert {one[0] for one in windows} >= {0, 22, 37}
+    assert crops.unlabelled == 4
+
+
+def test_paths_may_begin_at_home(radar_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(radar_file.parent))
+    data = open_source("radar", path=f"~/{radar_file.name}", **OPTIONS)
+    assert recorded_crops(data.attrs).file == str(radar_file)
+
+
+def test_a_store_knows_when_its_unlabelled_file_changed(radar_file: Path, tmp_path: Path) -> None:
+    more = tmp_path / "more.nc"
+    more.write_bytes(b"1234")
+    splits = SplitsConfig(("1900-01-01", "1900-01-01"), ("1900-01-03", "1900-01-03"), ("1900-01-05", "1900-01-05"), 1)
+    options = {"path": str(radar_file), "unlabelled": str(more)}
+    stamps = source_stamps(PrepareConfig("radar", str(tmp_path / "store"), splits, options))
+    assert set(stamps) == {str(radar_file), str(more)}
+    assert stamps[str(more)][0] == 4
+
+
 def test_what_a_store_says_of_its_source_tells_cuts_apart(radar_file: Path, tmp_path: Path) -> None:
     def source(**options: Any) -> str:
         return str(open_source("radar", **{"path": str(radar_file), **OPTIONS, **options}).attrs["source"])
@@ -116,6 +157,9 @@ def test_what_a_store_says_of_its_source_tells_cuts_apart(radar_file: Path, tmp_
     for own in changes:
         assert "cut otherwise" in cut_otherwise(source(**own), home)
     assert "deal unknown" in cut_otherwise("radar crops", home)
+    nearer = source(apart_minutes=10)
+    assert "keep 10 minutes from the test hours (the store's: 20)" in cut_otherwise(nearer, home)
+    assert cut_otherwise(home, nearer) == ""
 
 
 @pytest.mark.parametrize(

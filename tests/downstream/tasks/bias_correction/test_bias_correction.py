@@ -92,6 +92,29 @@ def test_blocks_are_years_and_nothing_is_learnt_from_the_test_year(file: Path, t
     assert len(np.unique(first.targets()[0].units)) == 10
 
 
+def test_dates_with_one_offset_are_local_dates(file: Path, tmp_path: Path) -> None:
+    data = table()
+    data["date"] += "T00:00+09:00"
+    data.to_csv(tmp_path / "local.csv", index=False)
+    found, plain = (BiasCorrection(config(one), None).pairs for one in (tmp_path / "local.csv", file))
+    np.testing.assert_array_equal(found.time, plain.time)
+
+
+def test_two_targets_may_share_a_forecast(file: Path, tmp_path: Path) -> None:
+    """The forecasts alone are one column, humidity not among them, and every column that is taken is told."""
+    data = table()
+    data["other"] = data.observed + 1
+    data.to_csv(tmp_path / "shared.csv", index=False)
+    shared = BiasCorrection(
+        config(tmp_path / "shared.csv", targets={"observed": "forecast", "other": "forecast"}), None
+    )
+    single = BiasCorrection(config(file), None)
+    (both,), (one,) = ([row for row in task.baselines(0) if row.name == LINE] for task in (shared, single))
+    np.testing.assert_allclose(both.forecast["observed"], one.forecast["observed"], rtol=1e-6)
+    notes = " ".join(shared.extras([], pd.DataFrame(), pd.DataFrame()).notes)
+    assert "all other columns with numbers: forecast, humidity." in notes
+
+
 @pytest.mark.slow
 def test_the_whole_task(file: Path, tmp_path: Path) -> None:
     out = run_task(BiasCorrection(config(file, out=str(tmp_path / "out")), None))
@@ -117,6 +140,12 @@ def spoilt(kind: str) -> pd.DataFrame:
         data.loc[7, "date"] = "30.06.2001"
     elif kind == "twice":
         data.loc[7, "date"] = data.loc[6, "date"]
+    elif kind == "offsets":
+        data["date"] = data.date.str.slice(0, 10) + np.where(data.index % 2, "T00:00+09:00", "T00:00+10:00")
+    elif kind == "some offsets":
+        data.loc[7, "date"] += "T00:00Z"
+    elif kind == "digits":
+        data.loc[7, "observed"] = "1_000"
     elif kind == "new place":
         data.loc[data.date == "2005-06-05", "station"] = "d" + data.station
     elif kind == "empty":
@@ -131,7 +160,7 @@ def spoilt(kind: str) -> pd.DataFrame:
         ("", ["--targets", "{}"], "targets: expected {OBSERVATION: FORECAST}"),
         ("", ["--targets", "{observed: forecasts}"], "expected a column 'forecasts', got date, .* mean 'forecast'"),
         ("", ["--predictors", "[observed]"], "got the observation 'observed', which is to be told"),
-        ("", ["--predictors", "[date]"], "expected numbers in 'date'|which is"),
+        ("", ["--predictors", "[date]"], "time, place: expected two columns that are no target"),
         ("", ["--val", "[2003, 2004]"], "one block after the other"),
         ("", ["--test", "[2015, 2016]"], r"years of the table \(2001 … 2005\), got 2015 … 2016"),
         ("", ["--checkpoints", "[x]"], "no store and no checkpoints, as there are no fields"),
@@ -141,6 +170,11 @@ def spoilt(kind: str) -> pd.DataFrame:
         ("mark", [], "line 9: expected a value of 'observed', got -999, far from the others"),
         ("word", [], "line 9: expected numbers in 'observed', got 'warm'"),
         ("date", [], r"line 9: expected an ISO date in 'date', .* got '30\.06\.2001'"),
+        ("offsets", [], "dates of one offset from UTC in 'date', got several, .* all in UTC"),
+        ("some offsets", [], "dates of one offset from UTC in 'date'"),
+        ("digits", [], "line 9: expected numbers in 'observed', got '1_000'"),
+        ("", ["--time", "forecast"], "time, place: expected two columns that are no target, .* got 'forecast'"),
+        ("", ["--place", "date"], "time, place: expected two columns"),
         ("twice", [], "line 9: expected each date once at a place, got 2001-06-07 at 'a' again"),
         ("new place", [], "every place in the training years, got 'da' later only"),
         ("empty", [], "expected lines below the header, got none"),

@@ -147,6 +147,14 @@ def test_the_head_of_all_places_is_least_squares_on_the_products() -> None:
     np.testing.assert_allclose(found[:, :, 0].reshape(40, 12), products @ b, atol=1e-6)
 
 
+def test_the_head_of_all_places_says_nothing_where_every_sample_is_a_group_of_its_own() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(12, 3, 2)), rng.normal(size=(12, 3, 1, 4))
+    every = np.arange(12)
+    found = with_static(x, y, every, every, np.ones((3, 4, 1)), np.full((3, 4), 1 / 12))(every, [1e-7, 1.0])
+    np.testing.assert_array_equal(found, np.zeros((2, *y.shape)))
+
+
 def test_scores_of_known_errors() -> None:
     """Perfect; 1 K too warm everywhere; no detail at all; and the CRPS of quantiles of a normal distribution."""
     nest = nesting(*(LatLonGrid(world_grid[0], world_grid[1]) for world_grid in (
@@ -248,6 +256,7 @@ def test_cells_that_never_have_a_value_count_nowhere(folder: Path, tmp_path: Pat
     own = replace(config, labels=str(tmp_path / "sea.nc"), variables=["t2m"], links={}, static=[])
     task = Downscaling(own, Store(config.store))
     assert task.own.weight[0, 0] == 0
+    assert float(task.own.off().split()[1]) < 3  # K: a mean with 0 in the cell's place would be 21 off
     assert task.own.fine.said == ("1 of 48 cells never have a value: left out.",)
     skill = scored(task, list(task.baselines(1)), "t2m")["skill"]
     assert skill[4] > 0.95

@@ -311,6 +311,7 @@ def test_an_encoder_of_other_hours_is_refused(config: NowcastingConfig, radar_fi
         ({"layers": [7]}, "probe.layers: expected -2 to 1, got 7"),
         ({"reference": "nowhere.nc"}, "got 'nowhere.nc', which is not there; set reference"),
         ({"draws": 10}, "draws ≥ 1000"),
+        ({"fractions": [0.5]}, "no fractions"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_in_one_line(
@@ -336,6 +337,36 @@ def test_too_short_spans_are_refused(config: NowcastingConfig, radar_file: Path,
     short = prepare(PrepareConfig("radar", str(tmp_path / "short"), SPLITS, options, STATISTICS))
     with pytest.raises(EarthSSLError, match="window of 2 frames inside the val spans, got none at some"):
         Nowcasting(replace(config, store=str(short)), Store(short)).encoders()
+
+
+def test_patches_that_no_radar_sees_are_refused(config: NowcastingConfig, radar_file: Path, tmp_path: Path) -> None:
+    """Crops of row 0 alone: the four rows in the north are seen by none."""
+    with xr.open_dataset(radar_file) as data:
+        data.load().isel(y=slice(0, 16)).to_netcdf(tmp_path / "north.nc")
+    options = {**OPTIONS, "path": str(tmp_path / "north.nc"), "least_valid": 0.5}
+    blind = prepare(PrepareConfig("radar", str(tmp_path / "blind"), SPLITS, options, STATISTICS))
+    own = replace(config, store=str(blind))
+    with pytest.raises(EarthSSLError, match="seen by a radar in some crop, got that in row 1, column 1 in none"):
+        Nowcasting(own, Store(blind)).encoders()
+
+
+def test_blocks_of_minutes_begin_with_each_span(config: NowcastingConfig, radar_file: Path, tmp_path: Path) -> None:
+    spans = [["2017-05-09T00:00", "2017-05-09T00:40"], ["2017-05-09T00:50", "2017-05-09T01:45"]]
+    options = {**OPTIONS, "path": str(radar_file), "test": spans}
+    two = prepare(PrepareConfig("radar", str(tmp_path / "two"), SPLITS, options, STATISTICS))
+    task = Nowcasting(replace(config, store=str(two)), Store(two))
+    task.encoders()
+    times = task.told.times[task.told.inside("test")]
+    firsts = sorted({str(times[task.units == unit].min())[11:16] for unit in np.unique(task.units)})
+    assert firsts == ["00:05", "00:20", "00:55", "01:10", "01:25"]  # the second frame of each span, and every 15
+    assert "of the same 2 events" in task.convention_text()
+
+
+def test_one_frame_shows_no_motion(config: NowcastingConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("earthssl.downstream.tasks.nowcasting.task.check_pysteps", lambda: None)
+    own = replace(config, extrapolation=True, encoder=EncoderConfig("pico", 1, (1, 4, 4)))
+    with pytest.raises(EarthSSLError, match=r"two frames or more, to see a motion, got encoder\.window 1"):
+        Nowcasting(own, Store(config.store)).encoders()
 
 
 def test_a_store_of_other_rain_is_refused(config: NowcastingConfig, monkeypatch: pytest.MonkeyPatch) -> None:
