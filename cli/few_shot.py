@@ -11,14 +11,14 @@ from typing import Any
 import pandas as pd
 
 from ..downstream.evaluation.config import TaskConfig
-from ..downstream.evaluation.encoders import Decoder, contenders
+from ..downstream.evaluation.encoders import PRETRAINED, Decoder, contenders
 from ..downstream.results.numbers import plain
 from ..downstream.studies.few_shot import FewShotConfig, ShotTable, few_shot_summary, shot_table
 from ..downstream.studies.matrix import folder_name
 from ..downstream.tasks.registry import task_class
 from ..ssl.common.config import build
 from ..ssl.common.errors import EarthSSLError
-from ..ssl.common.files import locked, read_json, write_json, write_text
+from ..ssl.common.files import locked, read_json, sha256, write_json, write_text
 from ..ssl.runtime.signals import between_steps
 from ..ssl.store.store import Store
 from .probe import decoders
@@ -39,9 +39,14 @@ def few_shot(config: FewShotConfig, command: str = "") -> Path:
     """
     begun, out = time.perf_counter(), Path(config.out)
     tasks = {name: task_settings(name, own, out) for name, own in config.tasks.items()}
-    for own in tasks.values():
+    digests: dict[str, dict[str, Any]] = {}  # of what may change under the same path
+    for name, own in tasks.items():
         twins = max(own.untrained_seeds, 0 if own.checkpoints else 1)
-        contenders(Store(own.store), own.checkpoints, twins, own.encoder, own.other_statistics)
+        read = contenders(Store(own.store), own.checkpoints, twins, own.encoder, own.other_statistics)
+        digests[name] = {
+            "encoders": [one.source["sha256"] for one in read if one.kind == PRETRAINED],
+            "labels_sha256": sha256(Path(own.labels)) if getattr(own, "labels", None) else None,
+        }
     if len({folder_name(name) for name in tasks}) < len(tasks):
         raise EarthSSLError(f"few-shot.tasks: expected names that differ in letters or digits, got {', '.join(tasks)}")
     shared = {name: value for name, value in asdict(config).items() if name not in ("out", "tasks")}
@@ -50,7 +55,7 @@ def few_shot(config: FewShotConfig, command: str = "") -> Path:
     with locked(out):
         for name, own in tasks.items():
             folder = out / "tasks" / folder_name(name)
-            settings = {**asdict(own), "fingerprint": Store(own.store).fingerprint}
+            settings = {**asdict(own), "fingerprint": Store(own.store).fingerprint, **digests[name]}
             open_study(folder, f"task '{name}'", settings, ("out", "store", "cache"))
             if not (folder / "record.json").is_file():
                 _write(folder, shot_table(_task(own), name, config))

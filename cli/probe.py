@@ -47,6 +47,8 @@ def decoders(checkpoints: Sequence[str], statistics: Statistics) -> dict[str, De
         folder = Path(path) / "checkpoint" if (Path(path) / "checkpoint").is_dir() else Path(path)
         encoder, objectives = load_objectives(folder, TASKS, statistics)
         masking, lead_time = (objectives.tasks().get(name) for name in ("masking", "lead_time"))
+        if isinstance(lead_time, LeadTime) and lead_time.window == 1 and lead_time.constraints is not None:
+            lead_time = None  # one step does not tell the times ahead that constraints ask for
         given = (encoder, read_record(folder), statistics.known)
         made[path] = Decoder(
             partial(_filled, masking, *given) if isinstance(masking, Masking) else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +57,10 @@ def summarise(task: Task[Any]) -> Summary:
     targets = task.targets()
     for target in targets:
         target.check_units()  # before anything is trained
-    before = task.rehearsal() if config.uncertainty and any(one.numbers for one in targets) else None
+    earlier = _earlier(task) if config.uncertainty and any(one.numbers for one in targets) else None
     rows = all_rows(task, encoders)
     scores, differences = tables(targets, rows, draws=config.draws)
-    doubts = _uncertainty(task, targets, rows, before) if config.uncertainty else Uncertainty()
+    doubts = _uncertainty(task, targets, rows, earlier) if config.uncertainty else Uncertainty()
     curve = _curve(task, rows, encoders, task.shown(targets))
     own = task.extras(rows, scores, differences)
     shown = task.shown(targets)
@@ -106,15 +106,25 @@ def summarise(task: Task[Any]) -> Summary:
     )
 
 
+def _earlier(task: Task[Any]) -> Earlier:
+    """Return the table one block earlier; made before the table itself, so that what it lacks is said at once."""
+    before = task.rehearsal()
+    return Earlier(before.targets(), all_rows(before, before.encoders()))
+
+
 def _uncertainty(
-    task: Task[Any], targets: Sequence[Target], rows: Sequence[Row], before: Task[Any] | None
+    task: Task[Any], targets: Sequence[Target], rows: Sequence[Row], earlier: Earlier | None
 ) -> Uncertainty:
     """Return the distributions around the rows' forecasts, by their residuals one block earlier, and their scores."""
-    earlier = Earlier(before.targets(), all_rows(before, before.encoders())) if before else None
     own = [row for row in rows if row.role is not Role.BASELINE and task.speaks(row)]
     shown = names_of([row for row in own if task.curved(row) or row.role not in (Role.PRETRAINED, Role.UNTRAINED)])
     drawn = [CLIMATOLOGY, f"{RAW} [{task.head}]", f"{PCA} [{task.head}]", *shown]
-    return uncertainty(targets, rows, earlier, drawn, task.config.draws)
+    made = uncertainty(targets, rows, earlier, drawn, task.config.draws)
+    if not made.tables:
+        return replace(made, notes=["uncertainty: this task has neither numbers nor chances for it; nothing was made."])
+    left = [name for name in names_of(rows) if name not in names_of(earlier.rows)] if earlier else []
+    said = f"Without distributions, as no row of that name is made one block earlier: {', '.join(left)}."
+    return replace(made, notes=[*made.notes, said]) if left else made
 
 
 def _spoken_of(task: Task[Any], rows: Sequence[Row], targets: Sequence[str]) -> list[Row]:

@@ -40,7 +40,8 @@ class RidgeHead(Head):
         return path.predict(queries.features, settings)
 
     def spreads(self, train: Samples, queries: Samples, settings: Sequence[Any]) -> np.ndarray:
-        return RidgePath.fit(train.features, train.targets).widths(queries.features, settings)
+        path = RidgePath.fit(train.features, train.targets, standardise=self.standardise)
+        return path.widths(queries.features, settings)
 
 
 @dataclass(frozen=True)

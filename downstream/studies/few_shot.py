@@ -269,8 +269,8 @@ def _head(row: str) -> str:
 
 def _notes(scores: pd.DataFrame, config: FewShotConfig, middle: int) -> list[str]:
     said = ["Each head alone: by_head.csv; what validation chose: choices.csv."] if len(config.heads) > 1 else []
-    counted = scores[scores["row"].str.startswith(PRETRAINED) & (scores["seed"] != "")]
-    few = sorted(set(scores["target"]) - set(counted["target"]))
+    own = scores[scores["row"].str.startswith(PRETRAINED)]
+    few = sorted(set(own["target"]) - set(own.loc[own["seed"] != "", "target"]))
     if few:
         said.append(f"One pretrained seed: {', '.join(sorted({target.partition(':')[0] for target in few}))}.")
     return [*said, f"The first sentence speaks of {middle} examples a class."]

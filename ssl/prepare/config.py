@@ -21,7 +21,8 @@ class PrepareConfig:
     """From a source to a training store.
 
     Attributes:
-        source: planet, weather, controls, lorenz96, columns, radar, files, ersst, weatherbench2 or arco-era5.
+        source: planet, weather, controls, lorenz96, columns, radar, files, combined, ersst, weatherbench2 or
+            arco-era5.
         out: Folder of the store; must be new or empty.
         splits: Blocks of time and the embargo between them.
         options: What the source takes: path, variables, levels, time, …

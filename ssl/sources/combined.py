@@ -10,11 +10,20 @@ import numpy as np
 import xarray as xr
 
 from ..common.errors import EarthSSLError, check_known
-from ..fields.splits import is_monthly
+from ..fields.splits import is_monthly, months_apart
 
 TIMES = ("common", "any")
 COMBINES = ("files", "ersst", "weatherbench2", "arco-era5")
-JOINED = ("source", "licence", "citation", "files", "remarks", "left_out", "regridded")  # attributes: all, in turn
+JOINED = (
+    "source",
+    "licence",
+    "citation",
+    "files",
+    "remarks",
+    "left_out",
+    "regridded",
+    "sha256",
+)  # attributes: all, in turn
 
 
 def check_parts(parts: Any, times: str) -> None:
@@ -40,9 +49,10 @@ def open_combined(parts: list[xr.Dataset], times: str = "common", **options: Any
         **options: Fields of `Selection`, for each part. Grids that differ need `resolution` or `grid`.
 
     Raises:
-        EarthSSLError: If two parts hold the same variable, or the grids or times do not meet.
+        EarthSSLError: If two parts hold the same variable, or the grids, steps or times do not meet.
     """
     _refuse_twice(parts)
+    _refuse_other_steps(parts)
     for k, other in enumerate(parts[1:]):
         _refuse_other_grid(k + 2, parts[0], other)
     axes = {axis: parts[0][axis] for axis in ("lat", "lon")}
@@ -57,6 +67,9 @@ def open_combined(parts: list[xr.Dataset], times: str = "common", **options: Any
             "others with the options time and every, or those that any has with times: any"
         )
     whole = xr.merge(parts, join="inner" if times == "common" else "outer", combine_attrs="drop")
+    for ds in parts:
+        for name in ds.data_vars:
+            whole[name].attrs = dict(ds[name].attrs)
     found = {name: list(dict.fromkeys(ds.attrs[name] for ds in parts if ds.attrs.get(name))) for name in JOINED}
     whole.attrs = {name: "; ".join(texts) for name, texts in found.items() if texts}
     return whole
@@ -71,6 +84,26 @@ def _refuse_twice(parts: list[xr.Dataset]) -> None:
             f"option parts: expected each variable in one part, got {', '.join(twice)} in several; choose "
             "with the option variables of each part"
         )
+
+
+def _refuse_other_steps(parts: list[xr.Dataset]) -> None:
+    """Refuse steps of other lengths: the time of a month or a day says nothing of what lies within it."""
+    steps = {", ".join(map(str, ds.data_vars)): _step(ds["time"].values) for ds in parts if ds.sizes["time"] > 1}
+    known = list(steps.values())
+    if any(one[1] != known[0][1] or abs(one[0] - known[0][0]) > 0.02 * known[0][0] for one in known):
+        said = "; ".join(
+            f"{name} every {f'{m} months' if m else f'{days:g} days'}" for name, (days, m) in steps.items()
+        )
+        raise EarthSSLError(
+            f"option parts: expected steps of one length, got {said}; average the finer to the steps of the other in a "
+            "file of its own (the option every only picks steps)"
+        )
+
+
+def _step(times: np.ndarray) -> tuple[float, int]:
+    """Return the usual step: days, of whole months the same for all of one number, and that number, else 0."""
+    months = months_apart(times)
+    return (float(months), months) if months else (float(np.median(np.diff(times) / np.timedelta64(1, "D"))), 0)
 
 
 def _refuse_other_grid(number: int, first: xr.Dataset, other: xr.Dataset) -> None:

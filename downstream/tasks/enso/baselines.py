@@ -20,7 +20,7 @@ from ...features.anomalies import monthly_anomaly
 from ...features.eof import Eof, lagged
 from ...metrics.seasonal import valid_mean
 from ...results.row import Row
-from .labels import EnsoLabels, area_mean, nino34_weight
+from .labels import BLOCKS, EnsoLabels, area_mean, nino34_weight
 from .monthly_ridge import HEAD, HeadOptions, fixed_head, refit, select, select_and_refit
 
 TROPICAL_PACIFIC = (-30.0, 30.0, 120.0, 290.0)  # of the linear inverse models: south, north, west, east
@@ -245,7 +245,7 @@ def input_cells(
     """Return the raw input as (time, cells), anomalies, and the weight of each cell, (cells,).
 
     SST alone is weighted by area. With `extra` variables each one is weighted by area over its mean
-    variance within the block, so that all count alike.
+    variance within the block, so that all count alike; months that lack one of them are NaN throughout.
 
     Args:
         labels: Its SST anomaly is the first variable.
@@ -264,7 +264,47 @@ def input_cells(
     flat = [values.reshape(len(values), -1) for values in fields.values()]
     power = [valid_mean(valid_mean(v[inside] ** 2, axis=0), axis=(0, 1)) if extra else 1.0 for v in fields.values()]
     weights = [(labels.grid.area / (one or np.inf)).reshape(-1) for one in power]  # what never varies does not count
+    if extra:
+        # EOFs leave out empty months, but every cell with a gap: one month would cost a variable all of its cells.
+        whole = np.all([np.isfinite(v).any(axis=1) for v in flat], axis=0)
+        flat = [np.where(whole[:, None], v, np.nan) for v in flat]
     return np.concatenate(flat, axis=1), np.concatenate(weights)
+
+
+def lacking(labels: EnsoLabels, inits: np.ndarray, extra: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return in which months each variable has no value although SST is fitted on or seen by a sample, (time,).
+
+    Args:
+        labels: The record, its blocks, and the months that a sample sees.
+        inits: Last input months of the samples, bool, (time,).
+        extra: Variables beside SST, each (time, rows, columns).
+    """
+    needed, n = labels.within("fit"), len(inits)
+    for back in range(labels.window):
+        needed[: n - back] |= inits[back:]
+    needed &= np.isfinite(labels.index)
+    return {name: needed & ~np.isfinite(v).reshape(n, -1).any(axis=1) for name, v in extra.items()}
+
+
+def whole_variables(labels: EnsoLabels, extra: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the variables beside SST that no month lacks which is fitted on or seen by a sample.
+
+    Raises:
+        EarthSSLError: If one begins later than the training block, and is whole from then on.
+    """
+    lacks = lacking(labels, np.any([labels.inits(block) for block in BLOCKS], axis=0), extra)
+    for name, own in lacks.items():
+        if not own.any():
+            continue
+        first = labels.time[np.flatnonzero(own)[-1]] + 1
+        earlier = labels.within("fit") & (labels.time < first) & np.isfinite(labels.index)
+        if own[earlier].all() and first < labels.blocks["train"][1]:
+            raise EarthSSLError(
+                f"enso: expected '{name}' in every month that is fitted on, from {labels.time[np.argmax(own)]}, got no "
+                f"value before {first}; set since: '{first}', the first month from which it is whole, or leave the "
+                "variable out of the store"
+            )
+    return {name: values for name, values in extra.items() if not lacks[name].any()}
 
 
 def pca_features(

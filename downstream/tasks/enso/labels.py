@@ -294,7 +294,7 @@ def later(splits: Splits, first: str) -> Splits:
     if not start <= wanted < end:
         raise EarthSSLError(
             "enso.since: expected a month of the training block "
-            f"{np.datetime64(start, 'M')}…{np.datetime64(end, 'M')}, got {first}; choose one, or leave it out"
+            f"{start.astype('datetime64[M]')}…{end.astype('datetime64[M]')}, got {first}; choose one, or leave it out"
         )
     return replace(splits, train=(wanted, end))
 

@@ -14,6 +14,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from ....ssl.checkpoint.read import read_record
+from ....ssl.common.errors import EarthSSLError
 from ....ssl.model.encoder import EncoderConfig
 from ....ssl.sources.planet.recorded import recorded_planet
 from ....ssl.store.store import Store
@@ -31,7 +32,7 @@ from ...results.figures import band_figure
 from ...results.numbers import thinned
 from ...results.row import Role, Row, names_of
 from ...results.target import Metric, Target, number_target
-from .baselines import PUBLISHED, baseline_rows
+from .baselines import PUBLISHED, baseline_rows, whole_variables
 from .labels import BLOCKS, MEAN, EnsoLabels, later, sst_variable, target_name
 from .monthly_ridge import HeadOptions, select_and_refit
 from .state_labels import check_window
@@ -107,6 +108,7 @@ class Enso(WindowTask[EnsoConfig]):
         splits = store.splits if config.since is None else later(store.splits, config.since)
         self.enso = EnsoLabels.from_dataset(sst, splits, config.leads, config.sample_window(shape))
         self.leads = self.enso.leads
+        self.gappy: list[str] = []  # variables that the baselines do without
 
     @cached_property
     def labels(self) -> Sequence[WindowLabels]:
@@ -139,8 +141,32 @@ class Enso(WindowTask[EnsoConfig]):
 
     def baselines(self, window: int) -> Iterable[Row]:
         others = [name for name in self.store.variables if name not in ("ssta", "sst")]
-        extra = {name: self.store.dataset([name])[name].values for name in others}
+        extra = whole_variables(self.enso, {name: self.store.dataset([name])[name].values for name in others})
+        self.gappy = [name for name in others if name not in extra]
         return baseline_rows(self.enso, self.config.pca_window or window, self.config.head, extra)
+
+    def rehearsal(self) -> Enso:
+        """Return the task one block earlier.
+
+        Raises:
+            EarthSSLError: If less than half of the training block, from `since` on, would be left.
+        """
+        if self.config.since is not None:
+            start, end = later(self.store.splits, self.config.since).train
+            last = self.store.splits.earlier(self.store.step_days).train[1]
+            if last - start < (end - start) / 2:
+                raise EarthSSLError(
+                    "enso.uncertainty: expected half of the training months from since on to be left for a rehearsal "
+                    f"one block earlier, got {start.astype('datetime64[M]')}…{end.astype('datetime64[M]')}, of which "
+                    f"it would end {last.astype('datetime64[M]')}; set uncertainty: false, or an earlier since"
+                )
+        made = super().rehearsal()
+        assert isinstance(made, Enso)
+        return made
+
+    def missing(self) -> list[str]:
+        said = f"Rows of all variables and of warm water do without {', '.join(self.gappy)}: some months have no value."
+        return [*super().missing(), *([said] if self.gappy else [])]
 
     def fitted(
         self, name: str, role: Role, features: Features, seed: Any = None, units: np.ndarray | None = None

@@ -32,7 +32,7 @@ from ...heads.uncertainty import uncertainty
 from ...metrics.classes import one_hot
 from ...results.figures import confusion_figure, shots_figure
 from ...results.row import Role, Row
-from ..enso.baselines import pca_features
+from ..enso.baselines import lacking, pca_features
 from ..enso.state_labels import STATES, StateLabels, check_window
 from .few_shot import shot_curve
 
@@ -104,6 +104,7 @@ class States(WindowTask[StatesConfig]):
         super().__init__(config, store, decoders)
         self.states = StateLabels.from_store(store, config.leads, config.window, config.threshold)
         self.leads = self.states.leads
+        self.gappy: list[str] = []  # variables that the baselines do without
 
     @cached_property
     def labels(self) -> Sequence[WindowLabels]:
@@ -142,10 +143,19 @@ class States(WindowTask[StatesConfig]):
         config, enso = self.config, self.states.enso
         made = {"PCA [logistic]": pca_features(enso, config.pca_components, "train", window)}
         others = [name for name in self.store.variables if name not in ("ssta", "sst")]
-        if others:
-            extra = {name: self.store.dataset([name])[name].values for name in others}
+        extra = {name: self.store.dataset([name])[name].values for name in others}
+        inits = np.zeros(len(enso.time), dtype=bool)
+        inits[np.concatenate([rows for one in self.labels for rows in one.rows.values()])] = True
+        lacks = lacking(enso, inits, extra)
+        self.gappy = [name for name in others if lacks[name].any()]
+        extra = {name: values for name, values in extra.items() if name not in self.gappy}
+        if extra:
             made[ALL_VARIABLES] = pca_features(enso, config.pca_components, "train", window, extra)
         return dict(made)
+
+    def missing(self) -> list[str]:
+        said = f"The row of all variables does without {', '.join(self.gappy)}: some months have no value."
+        return [*super().missing(), *([said] if self.gappy else [])]
 
     def rows(self, encoder: Contender, layers: Sequence[int]) -> Iterable[Row]:
         pooled, raw = merged(self.pooled(encoder, layers)), self.frozen(encoder, layers)

@@ -202,6 +202,47 @@ def test_a_head_that_was_worse_before_is_said_to_be_unsure() -> None:
     assert {"uncertainty"} == set(made.figures) & {"uncertainty", "reliability_of_chances"}
 
 
+def test_what_cannot_be_rehearsed_is_said_before_the_table_is_made() -> None:
+    class Short(Guess):
+        def rehearsal(self) -> Guess:
+            raise EarthSSLError("too short")
+
+        def baselines(self, window: int) -> list[Row]:
+            raise AssertionError
+
+    with pytest.raises(EarthSSLError, match="too short"):
+        summarise(Short(TaskConfig("s", "o", draws=1000, uncertainty=True), None))
+
+
+def test_rows_and_tasks_without_distributions_are_told() -> None:
+    class Other(Guess):
+        def baselines(self, window: int) -> list[Row]:
+            rows = super().baselines(window)
+            return [*rows, replace(rows[0], name="now only")] if self.seed == 1 else rows
+
+        def rehearsal(self) -> Guess:
+            made = Other(self.config, None)
+            made.seed = 2
+            return made
+
+    class Numberless(Guess):
+        def targets(self) -> list[Target]:
+            return [replace(one, numbers=None) for one in super().targets()]
+
+    config = TaskConfig("s", "o", draws=1000, uncertainty=True)
+    assert any(note.endswith("one block earlier: now only.") for note in summarise(Other(config, None)).notes)
+    assert any("neither numbers nor chances" in note for note in summarise(Numberless(config, None)).notes)
+
+
+def test_a_rehearsal_of_later_labels_names_since(small_store: Path, tmp_path: Path) -> None:
+    """Training from 1992 to 2000, of which a rehearsal would end in 1995."""
+    config = EnsoConfig(
+        str(small_store), str(tmp_path), leads=[1], poolings=["mean"], encoder=SHAPE, since="1992-01", **CHEAP
+    )
+    with pytest.raises(EarthSSLError, match="uncertainty: false, or an earlier since"):
+        Enso(config, Store(small_store)).rehearsal()
+
+
 def test_nothing_is_rehearsed_unasked() -> None:
     class Never(Guess):
         def rehearsal(self) -> Guess:

@@ -125,6 +125,13 @@ def test_conformal_quantile_by_hand() -> None:
         conformal_quantile(np.arange(8.0), 0.1)
 
 
+def test_the_last_score_is_reached_however_the_sums_round() -> None:
+    """9 blocks at 90 % want the largest score of all: sums of 10⁵ weights of 1 / (9 · 11 111) need not reach .9."""
+    for per in (2800, 11111, 36500):
+        scores = np.arange(9.0 * per)
+        assert conformal_quantile(scores, 1 - 0.9, np.repeat(np.arange(9), per)) == pytest.approx(scores[-1], abs=1)
+
+
 def test_blocks_count_alike_whatever_their_size() -> None:
     """Copies of a block's score do not weigh more, and each sample a block of its own is the plain case."""
     rng = np.random.default_rng(0)

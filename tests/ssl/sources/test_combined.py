@@ -43,6 +43,17 @@ def test_each_part_comes_out_as_it_is_alone(files: list[dict[str, Any]]) -> None
     np.testing.assert_array_equal(both["ssh"][12:], alone[1]["ssh"])  # by the month, whatever the day
     assert np.isnan(both["ssh"][:12]).all()
     assert both.attrs["licence"] == "terms of sst; terms of ssh"
+    assert both["ssh"].attrs == alone[1]["ssh"].attrs != {}
+
+
+def test_months_are_not_paired_with_single_days(files: list[dict[str, Any]], tmp_path: Path) -> None:
+    days = np.arange("2001-01-01", "2001-03-01", dtype="datetime64[D]").astype("datetime64[ns]")
+    made("ssh", "2001-01", len(days)).assign_coords(time=days).to_netcdf(tmp_path / "daily.nc")
+    for times in ("common", "any"):
+        with pytest.raises(
+            EarthSSLError, match="steps of one length, got sst every 1 months; ssh every 1 days; average"
+        ):
+            open_source("combined", parts=[files[0], {"path": str(tmp_path / "daily.nc")}], times=times)
 
 
 def test_common_steps_only(files: list[dict[str, Any]]) -> None:

@@ -154,6 +154,29 @@ def test_warm_water_and_a_model_of_all_variables_see_the_turn_coming(task: EnsoL
     assert np.corrcoef(quiet.forecast[MEAN], still)[0, 1] > 0.9
 
 
+def test_a_month_without_one_variable_costs_the_month_alone(task: EnsoLabels) -> None:
+    """It does not make SST alone of the model of all variables."""
+    gap = ahead_of(task).copy()
+    gap[task.time == np.datetime64("1960-06")] = np.nan
+    cells, weight = baselines.input_cells(task, "fit", {"ssh": gap})
+    found = eof.Eof.fit(cells[task.within("fit")], weight, 3)
+    assert (found.weight[len(weight) // 2 :] > 0).all()
+    assert np.isnan(found.project(cells)).any(axis=1).sum() == 1
+    assert np.isfinite(baselines.cyclostationary_lim(task, (4,), extra={"ssh": gap}).forecast[MEAN]).all()
+    assert baselines.whole_variables(task, {"ssh": gap, "msl": ahead_of(task)}).keys() == {"msl"}
+
+
+def test_a_variable_that_begins_later_asks_for_since(task: EnsoLabels) -> None:
+    late = ahead_of(task).copy()
+    late[task.time < np.datetime64("1958-03")] = np.nan
+    with pytest.raises(
+        EarthSSLError, match=r"'ssh' in every month .* from 1950-01, got no value before 1958-03; set since"
+    ):
+        baselines.whole_variables(task, {"ssh": late})
+    only_test = np.where(task.within("test")[:, None, None], late, np.nan)
+    assert baselines.whole_variables(task, {"ssh": only_test}) == {}
+
+
 def test_further_variables_join_the_pca_with_equal_variance(task: EnsoLabels) -> None:
     rng = np.random.default_rng(3)
     pressure = 1e5 + 500 * rng.normal(size=task.anomaly.shape)
