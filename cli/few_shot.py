@@ -43,9 +43,10 @@ def few_shot(config: FewShotConfig, command: str = "") -> Path:
     for name, own in tasks.items():
         twins = max(own.untrained_seeds, 0 if own.checkpoints else 1)
         read = contenders(Store(own.store), own.checkpoints, twins, own.encoder, own.other_statistics)
+        labels = getattr(own, "labels", None)
         digests[name] = {
             "encoders": [one.source["sha256"] for one in read if one.kind == PRETRAINED],
-            "labels_sha256": sha256(Path(own.labels)) if getattr(own, "labels", None) else None,
+            "labels_sha256": sha256(Path(labels)) if isinstance(labels, str) and Path(labels).is_file() else None,
         }
     if len({folder_name(name) for name in tasks}) < len(tasks):
         raise EarthSSLError(f"few-shot.tasks: expected names that differ in letters or digits, got {', '.join(tasks)}")
