@@ -101,7 +101,7 @@ def on(ds: xr.Dataset, name: str, values: list[Any], **attrs: Any) -> xr.Dataset
 
 # What is in the file, and the variable that is there once the remedy is typed.
 REMEDIES: list[Case] = [
-    ("a name nobody knows: rename", lambda: field("sshg", 0.5, "m"), "ssh"),
+    ("a name nobody knows: rename", lambda: field("sshx", 0.5, "m"), "ssh"),
     ("a name in m s-1: rename", lambda: field("blow", 5, "m s-1"), "u10"),
     ("another standard name: rename", lambda: field("t2m", 280, "K", standard_name="soil_temperature"), "t2m"),
     ("an anomaly without saying so: rename", lambda: field("sst", 0.5, "K"), "ssta"),

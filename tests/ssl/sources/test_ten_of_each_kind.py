@@ -341,7 +341,7 @@ CASES: dict[str, list[tuple[str, Callable[[], Made], Any]]] = {
         ("CESM: January stamped with 1 February", lambda: ends("MS"), "said 1980-02-01 is 1980-01-01"),
         ("means of days stamped with the next day", lambda: ends("D"), "said 1980-01-02 is 1980-01-01"),
         ("CESM: U10, the speed", lambda: field(6, "U10", "m/s", long_name="10m wind speed"), "its long_name is '10m wind speed'"),
-        ("CMIP6: pr, a flux", lambda: field(3e-5, "pr", "kg m-2 s-1", spread=1e-6, standard_name="precipitation_flux"), "none that is comes in 'kg m-2 s-1'"),
+        ("CMIP6: pr, a flux", lambda: field(3e-5, "pr", "kg m-2 s-1", spread=1e-6, standard_name="precipitation_flux"), "rename: {pr: rain_rate}"),
         ("CMIP6: a bent ocean grid", lambda: bent(2), "rectilinear latitude-longitude grid"),
         ("WRF: XLAT at each step", lambda: bent(3), "rectilinear latitude-longitude grid"),
         ("MERRA-2: lev in layers", lambda: level([1.0, 2.0, 3.0], "lev", units="layer"), "no pressure by units"),
