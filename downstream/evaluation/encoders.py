@@ -21,6 +21,8 @@ from ...ssl.common.randomness import key
 from ...ssl.fields.grid import LatLonGrid
 from ...ssl.model.encoder import Encoder, EncoderConfig
 from ...ssl.store.store import Store
+from ..results.row import Role
+from ..training.from_scratch import SCRATCH
 from .pretraining_leaks import seen_by_pretraining
 
 PRETRAINED, UNTRAINED = "pretrained", "untrained"
@@ -128,6 +130,23 @@ def twin_seeds(trained: list[int], count: int) -> list[int]:
     """Return seeds for the untrained twins: those of the pretrainings first."""
     others = [seed for seed in range(count + len(trained)) if seed not in trained]
     return [*trained, *others][:count]
+
+
+def starts(
+    encoders: Sequence[Contender], scratch: int, tuned: str, seeds: int | None
+) -> list[tuple[str, Role, int, Encoder | None]]:
+    """Return what the networks trained as a whole begin with: name and role of the row, seed, encoder or None for none.
+
+    Args:
+        encoders: Of the table.
+        scratch: Networks that begin with nothing.
+        tuned: Name of the rows that begin with a pretrained encoder; empty for none.
+        seeds: How many of each kind, where not all are asked for.
+    """
+    count = scratch if seeds is None else seeds
+    pretrained = [one for one in encoders if one.kind == PRETRAINED][:seeds] if tuned and count else []
+    nothing: list[tuple[str, Role, int, Encoder | None]] = [(SCRATCH, Role.SCRATCH, k, None) for k in range(count)]
+    return [*nothing, *((tuned, Role.TUNED, one.seed, one.encoder) for one in pretrained)]
 
 
 def checkpoint_folder(path: Path) -> Path:

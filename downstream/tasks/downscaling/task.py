@@ -17,7 +17,7 @@ from ....ssl.model.encoder import Encoder, EncoderConfig
 from ....ssl.model.tokens import Patches, patchify
 from ....ssl.store.store import Store
 from ...evaluation.config import TaskConfig
-from ...evaluation.encoders import PRETRAINED, UNTRAINED, Contender
+from ...evaluation.encoders import PRETRAINED, UNTRAINED, Contender, starts
 from ...evaluation.equal_input import PCA, RANDOM, RANDOM_FEATURES, RAW
 from ...evaluation.label_fractions import whole_units
 from ...evaluation.task import Decoders, Extras, Features, Task
@@ -28,7 +28,7 @@ from ...features.store_windows import StoreWindows, encoded
 from ...results.figures import map_figure
 from ...results.row import Role, Row, names_of
 from ...results.target import Target
-from ...training.from_scratch import SCRATCH, ScratchConfig, learn
+from ...training.from_scratch import ScratchConfig, learn
 from .baselines import group_means, groupings
 from .heads import PENALTIES, PLACE, STATIC, WHOLE, Predict, by_place, whole, with_static
 from .labels import IDENTITY, LINKS, read_fine
@@ -265,12 +265,8 @@ class Downscaling(Task[DownscalingConfig]):
     def trained(
         self, encoders: Sequence[Contender], seeds: int | None = None, units: np.ndarray | None = None
     ) -> Iterable[Row]:
-        count = self.config.scratch.seeds if seeds is None else seeds
-        starts: list[tuple[str, Role, int, Encoder | None]] = [(SCRATCH, Role.SCRATCH, k, None) for k in range(count)]
-        if self.config.tuned and count:
-            pretrained = [one for one in encoders if one.kind == PRETRAINED][:seeds]
-            starts += [(TUNED, Role.TUNED, one.seed, one.encoder) for one in pretrained]
-        for name, role, seed, start in starts:
+        tuned = TUNED if self.config.tuned else ""
+        for name, role, seed, start in starts(encoders, self.config.scratch.seeds, tuned, seeds):
             yield self._network(name, role, seed, start, units)
 
     def _network(self, name: str, role: Role, seed: int, start: Encoder | None, units: np.ndarray | None) -> Row:

@@ -67,8 +67,10 @@ def damped_persistence(labels: EnsoLabels) -> Row:
 
 def stationary_lim(labels: EnsoLabels, k: int = 15) -> Row:
     """Return the forecasts of one propagator on k EOFs of SST, started from the last input month."""
-    (k,) = carried([k], labels.anomaly[labels.within("fit")], _pacific(labels))
-    return labels.row("LIM", _lim_forecast(labels, k, "fit", labels.inits("test"), None), {"eofs": k})
+    cells, weight = _pacific_cells(labels, "fit")
+    (k,) = carried([k], cells[labels.within("fit")], weight)
+    forecast = _lim_forecast(labels, cells, weight, k, "fit", labels.inits("test"), None)
+    return labels.row("LIM", forecast, {"eofs": k})
 
 
 def cyclostationary_lim(
@@ -87,12 +89,13 @@ def cyclostationary_lim(
         extra: Raw variables beside SST, each weighted by its variance (`input_cells`), for EOFs of all together.
     """
     scores: dict[int, float] = {}
-    cells, weight = input_cells(labels, "train", extra)
-    for k in carried(ks, cells[labels.within("train")], weight * _pacific_cells(labels, weight)):
-        tried = _lim_forecast(labels, k, "train", labels.inits("val"), LIM_RIDGE, extra)
+    cells, weight = _pacific_cells(labels, "train", extra)
+    for k in carried(ks, cells[labels.within("train")], weight):
+        tried = _lim_forecast(labels, cells, weight, k, "train", labels.inits("val"), LIM_RIDGE)
         scores[k] = float(valid_mean(labels.validation_score(tried, criterion), axis=-1))
     best = max(scores, key=lambda k: scores[k])
-    forecast = _lim_forecast(labels, best, "fit", labels.inits("test"), LIM_RIDGE, extra)
+    cells, weight = _pacific_cells(labels, "fit", extra)
+    forecast = _lim_forecast(labels, cells, weight, best, "fit", labels.inits("test"), LIM_RIDGE)
     settings = {"eofs": best, "ridge": LIM_RIDGE, "criterion": criterion, "validation_score": scores[best]}
     return labels.row("cyclostationary LIM, all variables" if extra else "cyclostationary LIM", forecast, settings)
 
@@ -116,8 +119,8 @@ def warm_water(labels: EnsoLabels, sea_level: np.ndarray, options: HeadOptions =
 
 
 def _lim_forecast(
-    labels: EnsoLabels, k: int, block: str, wanted: np.ndarray, ridge: float | None,
-    extra: Mapping[str, np.ndarray] | None = None,
+    labels: EnsoLabels, cells: np.ndarray, weight: np.ndarray, k: int, block: str, wanted: np.ndarray,
+    ridge: float | None,
 ) -> np.ndarray:  # fmt: skip
     """Return the 3-month means of Niño 3.4 by a model fitted on a block, (lead, time), NaN where not wanted.
 
@@ -125,8 +128,7 @@ def _lim_forecast(
     all months.
     """
     inside = labels.within(block)
-    cells, weight = input_cells(labels, block, extra)
-    eof = Eof.fit(cells[inside], weight * _pacific_cells(labels, weight), k)
+    eof = Eof.fit(cells[inside], weight, k)
     states = eof.project(cells) / eof.std
     if ridge is None:
         lim = Lim.stationary(states[inside])
@@ -141,15 +143,13 @@ def _lim_forecast(
     return forecast
 
 
-def _pacific(labels: EnsoLabels) -> np.ndarray:
-    """Return cell areas inside the tropical Pacific, 0 outside."""
-    return np.where(labels.grid.box(*TROPICAL_PACIFIC), labels.grid.area, 0.0)
-
-
-def _pacific_cells(labels: EnsoLabels, weight: np.ndarray) -> np.ndarray:
-    """Return 1 inside the tropical Pacific, 0 outside, for the cells of all variables, (cells,) like their weight."""
-    inside = (_pacific(labels) > 0).reshape(-1)
-    return np.tile(inside, len(weight) // len(inside)).astype(float)
+def _pacific_cells(
+    labels: EnsoLabels, block: str, extra: Mapping[str, np.ndarray] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the raw input as `input_cells` does, with no weight outside the tropical Pacific."""
+    cells, weight = input_cells(labels, block, extra)
+    inside = labels.grid.box(*TROPICAL_PACIFIC).reshape(-1)
+    return cells, np.where(np.tile(inside, len(weight) // len(inside)), weight, 0.0)
 
 
 def carried(ks: Sequence[int], fields: np.ndarray, weight: np.ndarray) -> list[int]:

@@ -22,13 +22,13 @@ from ....ssl.sources.radar.frames import read_frames
 from ....ssl.sources.radar.radar import recorded_crops
 from ....ssl.store.store import Store
 from ...evaluation.config import TaskConfig
-from ...evaluation.encoders import PRETRAINED, Contender
+from ...evaluation.encoders import PRETRAINED, Contender, starts
 from ...evaluation.task import Decoders, Extras, Task
 from ...features.store_windows import StoreWindows, encoded
 from ...results.figures import line_figure
 from ...results.row import Role, Row
 from ...results.target import Target
-from ...training.from_scratch import SCRATCH, ScratchConfig
+from ...training.from_scratch import ScratchConfig
 from .baselines import as_it_is, carried, check_pysteps, dressed, standing
 from .network import DECODER, FORMS, REACH, Fitted, Layout, Nowcaster, fit, last_step
 from .samples import BLOCKS, Samples, samples_of
@@ -299,11 +299,7 @@ class Nowcasting(Task[NowcastingConfig]):
     def trained(
         self, encoders: Sequence[Contender], seeds: int | None = None, units: np.ndarray | None = None
     ) -> Iterable[Row]:
-        config, count = self.config.scratch, self.config.scratch.seeds if seeds is None else seeds
-        starts: list[tuple[str, Role, int, Encoder | None]] = [(SCRATCH, Role.SCRATCH, k, None) for k in range(count)]
-        if self.config.tuned and count:
-            pretrained = [one for one in encoders if one.kind == PRETRAINED][:seeds]
-            starts += [(TUNED, Role.TUNED, one.seed, one.encoder) for one in pretrained]
+        config, tuned = self.config.scratch, TUNED if self.config.tuned else ""
         patch = self.shape.patch
 
         def make(start: Encoder | None) -> Nowcaster:
@@ -314,7 +310,7 @@ class Nowcasting(Task[NowcastingConfig]):
             patches = patchify(self.windows.batch(self.told.steps[chosen]), patch)
             return network(self.inputs[torch.from_numpy(chosen)].float(), patches=patches)
 
-        for name, role, seed, start in starts:
+        for name, role, seed, start in starts(encoders, config.seeds, tuned, seeds):
             best = self._fit(partial(make, start), answer, config, seed)
             yield self.row(name, role, best.chances, seed, chosen={"steps": best.steps, "validation loss": best.loss})
 

@@ -23,7 +23,7 @@ from ....ssl.sources.columns.columns import BLOCKS, recorded_columns
 from ....ssl.sources.columns.rfmip import WITH_FLUXES, labels_of, read_columns
 from ....ssl.store.store import Store
 from ...evaluation.config import TaskConfig
-from ...evaluation.encoders import PRETRAINED, Contender
+from ...evaluation.encoders import Contender, starts
 from ...evaluation.equal_input import RAW, equal_input_rows
 from ...evaluation.task import Decoders, Extras, Features, Task
 from ...features.eof import window_components
@@ -32,7 +32,7 @@ from ...heads.base import standardised
 from ...heads.ridge_path import RidgePath
 from ...results.row import Role, Row
 from ...results.target import Metric, Numbers, Target, additive
-from ...training.from_scratch import SCRATCH, ScratchConfig, learn
+from ...training.from_scratch import ScratchConfig, learn
 from .fluxes import Band, Scaling, bands_of, beside_the_profile, unclosed
 from .network import ColumnNetwork
 from .tables import by_experiment
@@ -384,11 +384,7 @@ class Radiation(Task[RadiationConfig]):
     def trained(
         self, encoders: Sequence[Contender], seeds: int | None = None, units: np.ndarray | None = None
     ) -> Iterable[Row]:
-        config, count = self.config.scratch, self.config.scratch.seeds if seeds is None else seeds
-        starts: list[tuple[str, Role, int, Encoder | None]] = [(SCRATCH, Role.SCRATCH, k, None) for k in range(count)]
-        if self.config.tuned and count:
-            pretrained = [one for one in encoders if one.kind == PRETRAINED][:seeds]
-            starts += [(TUNED, Role.TUNED, one.seed, one.encoder) for one in pretrained]
+        config, tuned = self.config.scratch, TUNED if self.config.tuned else ""
         windows, steps, beside = StoreWindows(self.store, 1), self.known_as.step, self.ready(self.beside)
         numbers, shape = torch.from_numpy(beside).float(), self.shape
 
@@ -400,7 +396,7 @@ class Radiation(Task[RadiationConfig]):
             inputs = patches(np.arange(1)).count * encoder.width + beside.shape[1]
             return ColumnNetwork(encoder, inputs, self.config.hidden, outputs)
 
-        for name, role, seed, start in starts:
+        for name, role, seed, start in starts(encoders, config.seeds, tuned, seeds):
             loss, told, chosen = self._learnt(
                 partial(make, start=start),
                 lambda network, rows: network(numbers[torch.from_numpy(rows)], patches(rows)), config, seed, units,

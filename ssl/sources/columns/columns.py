@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,11 +23,12 @@ import xarray as xr
 
 from ...common.errors import EarthSSLError, in_a_line, nearest
 from ...common.files import digest, sha256
+from ..metadata.deals import deals, recorded
 from ..planet.options import check_names, check_whole, mistake
 from .rfmip import labels_of, read_columns
 
 COLUMNS = "columns"
-CALLED, DEAL = "RFMIP-IRF columns", re.compile(r"\(deal ([0-9a-f]{12})\)")  # in what a store says of its source
+CALLED = "RFMIP-IRF columns"  # in what a store says of its source
 BLOCKS = ("train", "val", "test")
 VARIABLES = ("t500", "d2m")  # temperature, dew point
 LATITUDES = (10.0, -10.0)
@@ -160,12 +160,7 @@ def recorded_columns(attributes: Mapping[str, Any]) -> Samples:
     Raises:
         EarthSSLError: If they were made from something else.
     """
-    known = json.loads(attributes.get(COLUMNS, "null"))
-    if known is None:
-        raise EarthSSLError(
-            f"expected a store of the source {COLUMNS}, got {attributes.get('source', 'other data')}; prepare one with "
-            f"source: {COLUMNS}"
-        )
+    known = recorded(attributes, COLUMNS)
     parts: dict[str, list[Any]] = {"site": [], "experiment": [], "block": [], "step": []}
     at, late = 0, set(known["experiments"]["test"]) - set(known["experiments"]["train"])
     for block in BLOCKS:
@@ -189,13 +184,10 @@ def dealt_otherwise(earlier: str, source: str) -> str:
     Args:
         earlier, source: What the store of the training, and the store with the test block, say of their source.
     """
-    if CALLED not in earlier or CALLED not in source:
+    found = deals(CALLED, earlier, source)
+    if found is None or found[2]:
         return ""
-    found = [DEAL.search(words) for words in (earlier, source)]
-    deals = [one.group(1) if one else "unknown" for one in found]
-    if deals[0] == deals[1] != "unknown":
-        return ""
-    return (f"the encoder's columns were dealt out otherwise (deal {deals[0]}; the store's: {deals[1]}), so it may "
+    return (f"the encoder's columns were dealt out otherwise (deal {found[0]}; the store's: {found[1]}), so it may "
             "have seen the store's test sites or held-out experiments; give both stores the same columns, train, val, "
             "held_out and seed, and pretrain anew")  # fmt: skip
 

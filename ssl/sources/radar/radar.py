@@ -26,7 +26,7 @@ import xarray as xr
 from ...common.errors import EarthSSLError
 from ...common.files import digest, sha256
 from ...fields.splits import Block, period
-from ..columns.columns import DEAL
+from ..metadata.deals import deals, recorded
 from ..planet.options import check_names, check_whole, mistake
 from .frames import MINUTE, NAME, Frames, name_of, read_frames, sampled
 
@@ -200,12 +200,7 @@ def recorded_crops(attributes: Mapping[str, Any]) -> Crops:
     Raises:
         EarthSSLError: If they were made from something else.
     """
-    known = json.loads(attributes.get(RADAR, "null"))
-    if known is None:
-        raise EarthSSLError(
-            f"expected a store of the source {RADAR}, got {attributes.get('source', 'other data')}; prepare one with "
-            f"source: {RADAR}"
-        )
+    known = recorded(attributes, RADAR)
     runs: list[tuple[int, int, np.datetime64, str, int, int]] = []
     at, unlabelled = 0, 0
     for group in known["groups"]:
@@ -233,17 +228,16 @@ def cut_otherwise(earlier: str, source: str) -> str:
     Args:
         earlier, source: What the store of the training, and the store with the test block, say of their source.
     """
-    if CALLED not in earlier or CALLED not in source:
+    found = deals(CALLED, earlier, source)
+    if found is None:
         return ""
-    found = [DEAL.search(words) for words in (earlier, source)]
-    deals = [one.group(1) if one else "unknown" for one in found]
-    if deals[0] == deals[1] != "unknown":
+    if found[2]:
         apart = [float(one.group(1)) if (one := KEPT_APART.search(words)) else 0.0 for words in (earlier, source)]
         if apart[0] >= apart[1]:
             return ""
         return (f"the encoder's frames keep {apart[0]:g} minutes from the test hours (the store's: {apart[1]:g}), too "
                 "few for its windows and leads; prepare both with one apart_minutes, and pretrain anew")  # fmt: skip
-    return (f"the encoder's frames were cut otherwise (deal {deals[0]}; the store's: {deals[1]}), so it may have seen "
+    return (f"the encoder's frames were cut otherwise (deal {found[0]}; the store's: {found[1]}), so it may have seen "
             "the store's test hours; give both stores the same file, spans and crops, and pretrain anew")  # fmt: skip
 
 
