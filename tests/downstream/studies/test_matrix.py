@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -78,20 +79,41 @@ class Fake(Task[FakeConfig]):
                 Row("climatology", Role.BASELINE, {"it": np.ones(36)}, reference=False)]  # fmt: skip
 
 
-@pytest.fixture
-def config(small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MatrixConfig:
-    CALLS.clear()
+def fake_config(small_store: Path, out: Path, patch: pytest.MonkeyPatch) -> MatrixConfig:
+    """Return the settings of a small matrix on the fake, which stands for every downstream task while patched."""
 
     def make(name: str, store: Store, options: dict[str, Any] | None, shape: EncoderConfig) -> Fake:
         return Fake(FakeConfig(str(small_store), encoder=shape, **(options or {})), store)
 
-    monkeypatch.setattr(studies, "matrix_task", make)
+    patch.setattr(studies, "matrix_task", make)
     training = StudyTraining(steps=4, batch_size=8, warmup_steps=1, val_every=4, save_every=2, accelerator="cpu")
     recipes = {"turns": {"orientation": {}}, "arrow of time": {"order": {}}}
     return MatrixConfig(
-        str(small_store), str(tmp_path / "matrix"), recipes, {"fake": {}, "other": {"gain": 2.0}},
+        str(small_store), str(out), recipes, {"fake": {}, "other": {"gain": 2.0}},
         encoder=EncoderConfig("nano", 3, (1, 2, 3)), training=training, seeds=[0, 1], layers=[0, 2], draws=1000,
     )  # fmt: skip
+
+
+@pytest.fixture
+def config(small_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MatrixConfig:
+    CALLS.clear()
+    return fake_config(small_store, tmp_path / "matrix", monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def finished(small_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a matrix that was made once, to be copied."""
+    out = tmp_path_factory.mktemp("finished") / "matrix"
+    with pytest.MonkeyPatch.context() as patch:
+        studies.matrix(fake_config(small_store, out, patch))
+    return out
+
+
+@pytest.fixture
+def done(config: MatrixConfig, finished: Path) -> MatrixConfig:
+    """The settings, and in their folder all that a run of them leaves."""
+    shutil.copytree(finished, config.out)
+    return config
 
 
 def plain(row: str) -> str:
@@ -99,19 +121,18 @@ def plain(row: str) -> str:
     return row.split(" [")[0]
 
 
-def test_rows_below_their_cue_say_so(config: MatrixConfig) -> None:
+def test_rows_below_their_cue_say_so(done: MatrixConfig) -> None:
     """In every table, for the seeds that are; in the notes with both numbers."""
     assert label_of("a", 2, 0) == "a"
     assert label_of("a", 2, 2) == "a [below its cue]"
     assert label_of("a", 2, 1) == "a [below its cue at 1 of 2 seeds]"
-    studies.matrix(config)
     for recipe, task, seeds in (("turns", "orientation", [0]), ("arrow-of-time", "order", [])):
-        for seed in config.seeds:
+        for seed in done.seeds:
             skill = 0.1 if seed in seeds else 0.3
             rows = [(task, task, "task", skill), (task, "a cue", "analytic", 0.2)]
-            file = Path(config.out) / "recipes" / recipe / f"seed{seed}" / "standing.csv"
+            file = Path(done.out) / "recipes" / recipe / f"seed{seed}" / "standing.csv"
             pd.DataFrame(rows, columns=["task", "solver", "kind", "skill"]).to_csv(file, index=False)
-    folder = studies.matrix(config)
+    folder = studies.matrix(done)
     named = {"turns [below its cue at 1 of 2 seeds]", "arrow of time"}
     for table in ("scores", "differences", "matrix"):
         assert named <= set(pd.read_csv(folder / f"{table}.csv").row)
@@ -149,9 +170,9 @@ def test_the_table_holds_every_cell_and_nothing_is_done_twice(config: MatrixConf
     assert CALLS.count("embedded") == 3 * 2 * 2 * LAYERS + LAYERS + 4 * LAYERS
 
 
-def test_each_target_stands_alone_beside_the_rows_without_an_encoder(config: MatrixConfig) -> None:
+def test_each_target_stands_alone_beside_the_rows_without_an_encoder(done: MatrixConfig) -> None:
     """A recipe wins where it is better than the untrained encoder and PCA; beside PCA alone is not enough."""
-    folder = studies.matrix(config)
+    folder = studies.matrix(done)
     beaten = pd.read_csv(folder / "differences_by_target.csv")
     assert set(beaten.reference) == {"untrained", "PCA"}
     assert set(beaten.target) == {"it"}
@@ -160,19 +181,19 @@ def test_each_target_stands_alone_beside_the_rows_without_an_encoder(config: Mat
     assert scores.value.tolist() == pytest.approx(pooled[pooled.seed.isna()].value.tolist())  # one target: the same
     assert not any("turns" in note for note in read_json(folder / "result.json", "it")["notes"] if "it: better" in note)
     errors = {"untrained": 0.5, "turns": 0.1, "arrow of time": 0.6}  # PCA has .75
-    for name, seed in product(errors, config.seeds):
-        file = cell_file(Path(config.out) / "cells", name, seed, "fake")
+    for name, seed in product(errors, done.seeds):
+        file = cell_file(Path(done.out) / "cells", name, seed, "fake")
         one = pd.read_csv(file)
         one.loc[one.layer == 2, "error"] = errors[name] * one.reference
         file.write_text(one.to_csv(index=False))
-    notes = read_json(studies.matrix(config) / "result.json", "it")["notes"]
+    notes = read_json(studies.matrix(done) / "result.json", "it")["notes"]
     won = [note for note in notes if note.startswith("fake, it: better")]
     assert len(won) == 1
     assert "turns" in won[0]
     assert "arrow" not in won[0]
 
 
-def test_single_poolings_stand_in_the_tables(config: MatrixConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_poolings_stand_in_the_tables(done: MatrixConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside what validation chose, layer by layer; the picture and the words keep to the chosen."""
 
     def alone(self: Fake, encoder: Contender, layers: Sequence[int]) -> dict[str, Row]:
@@ -183,12 +204,13 @@ def test_single_poolings_stand_in_the_tables(config: MatrixConfig, monkeypatch: 
         }
 
     monkeypatch.setattr(Fake, "by_pooling", alone)
-    folder = studies.matrix(replace(config, tasks={"fake": {}}))
+    shutil.rmtree(Path(done.out) / "cells")
+    folder = studies.matrix(done)
     scores = pd.read_csv(folder / "scores.csv")
     assert list(dict.fromkeys(scores.metric)) == [
         "layer 0", "layer 0, mean", "layer 0, token PCs", "layer 2", "layer 2, mean", "layer 2, token PCs",
     ]  # fmt: skip
-    own = scores[scores.row.map(plain) == "turns"].set_index("metric").value
+    own = scores[(scores.row.map(plain) == "turns") & (scores.target == "fake")].set_index("metric").value
     assert own["layer 2, token PCs"] == pytest.approx(0.5)
     assert own["layer 0, mean"] == pytest.approx(0.25)
     assert scores[scores.row == "PCA"].value.to_numpy() == pytest.approx(0.25)
@@ -196,21 +218,20 @@ def test_single_poolings_stand_in_the_tables(config: MatrixConfig, monkeypatch: 
     assert "of 6 layers" not in notes
 
 
-def test_the_same_encoder_is_undecided_and_means_are_over_seeds(config: MatrixConfig) -> None:
+def test_the_same_encoder_is_undecided_and_means_are_over_seeds(done: MatrixConfig) -> None:
     """A recipe whose cells equal those of the untrained encoder differs by nothing."""
-    studies.matrix(config)
-    cells = Path(config.out) / "cells"
-    for seed in config.seeds:
+    cells = Path(done.out) / "cells"
+    for seed in done.seeds:
         text = cell_file(cells, "untrained", seed, "fake").read_text()
         cell_file(cells, "turns", seed, "fake").write_text(text.replace("untrained", "turns"))
-    folder = studies.matrix(config)
+    folder = studies.matrix(done)
     d = pd.read_csv(folder / "differences.csv")
     same = d[(d.row.map(plain) == "turns") & (d.target == "fake")]
     assert (same.value == 0).all()
     assert set(same.verdict) == {"undecided"}
     scores = pd.read_csv(folder / "scores.csv").set_index(["row", "target", "metric"]).value
     by_seed = []
-    for seed in config.seeds:
+    for seed in done.seeds:
         cell = pd.read_csv(cell_file(cells, "untrained", seed, "other"))
         own = cell[cell.layer == 2]
         by_seed.append(1 - own.error.sum() / own.reference.sum())
@@ -246,26 +267,24 @@ def test_bad_settings_are_refused(config: MatrixConfig, change: dict[str, Any], 
         replace(config, **change)
 
 
-def test_a_matrix_is_gone_on_with_only_as_it_was_begun(config: MatrixConfig) -> None:
+def test_a_matrix_is_gone_on_with_only_as_it_was_begun(done: MatrixConfig) -> None:
     """Another encoder, another recipe under an old name, a layer that is not there, an unknown pretext task."""
-    studies.matrix(config)
     with pytest.raises(EarthSSLError, match="begun with another 'encoder'"):
-        studies.matrix(replace(config, encoder=EncoderConfig("nano", 4, (1, 2, 3))))
+        studies.matrix(replace(done, encoder=EncoderConfig("nano", 4, (1, 2, 3))))
     with pytest.raises(EarthSSLError, match="recipe 'turns' was begun with another 'objectives'"):
-        studies.matrix(replace(config, recipes={**config.recipes, "turns": {"order": {}}}))
+        studies.matrix(replace(done, recipes={**done.recipes, "turns": {"order": {}}}))
     with pytest.raises(EarthSSLError, match="Did you mean 'order'"):
-        studies.matrix(replace(config, recipes={"x": {"oder": {}}}))
+        studies.matrix(replace(done, recipes={"x": {"oder": {}}}))
     with pytest.raises(EarthSSLError, match=r"matrix\.layers: expected 0 to 2, got 3"):
-        studies.matrix(replace(config, out=config.out + "2", layers=[3]))
+        studies.matrix(replace(done, out=done.out + "2", layers=[3]))
 
 
-def test_rows_on_other_units_are_refused(config: MatrixConfig) -> None:
+def test_rows_on_other_units_are_refused(done: MatrixConfig) -> None:
     """Cells that were scored on other years cannot be paired."""
-    studies.matrix(config)
-    file = cell_file(Path(config.out) / "cells", "turns", 0, "fake")
+    file = cell_file(Path(done.out) / "cells", "turns", 0, "fake")
     file.write_text(file.read_text().replace("2011", "2012"))
     with pytest.raises(EarthSSLError, match="remove its cells"):
-        studies.matrix(config)
+        studies.matrix(done)
 
 
 def test_unknown_downstream_tasks_are_refused(small_store: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from earthssl.ssl.sources import open_source
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-FEW = settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 MANY = settings(max_examples=2000, deadline=None, print_blob=True, suppress_health_check=list(HealthCheck))
 
 # Canonical name, names in files, middle and spread in canonical units, (units, scale, offset) with file = value * scale
