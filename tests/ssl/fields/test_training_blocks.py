@@ -86,7 +86,7 @@ def test_written_and_read_they_are_the_same() -> None:
         assert Draft202012Validator(of_record).is_valid(one.to_json())
     for wrong in ([["1980-01-01T00:00:00"]], [["x", "y"], ["z", "w"]], ["1980-01-01T00:00:00"], [3, 4], [[], []]):
         assert not Draft202012Validator(of_record).is_valid({**there, "train": wrong})
-    with pytest.raises(EarthSSLError, match="splits.train: expected a block"):
+    with pytest.raises(EarthSSLError, match=r"splits\.train: expected a block"):
         Splits.from_json({**there, "train": []})
 
 
