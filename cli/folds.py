@@ -29,7 +29,7 @@ def folds_of(sections: Mapping[str, Any]) -> list[dict[str, Any]]:
         raise EarthSSLError(f"folds: expected probe.task {ENSO}, whose folds can be pooled, got '{task}'; leave it out")
     if "splits" in sections["prepare"]:
         raise EarthSSLError("prepare.splits: expected none beside folds, which make them; leave one of the two out")
-    config = build(FoldsConfig, dict(sections[FOLDS]), FOLDS)
+    config: FoldsConfig = build(FoldsConfig, dict(sections[FOLDS]), FOLDS)
     made = []
     for splits in config.splits():
         splits.build()

@@ -14,7 +14,6 @@ from ..pretext import TASKS
 from ..ssl.common.config import build, override, read_yaml, section
 from ..ssl.common.errors import EarthSSLError
 from ..ssl.common.files import read_json, refuse_filled, write_json
-from ..ssl.fields.folds import FoldsConfig
 from ..ssl.prepare.config import PrepareConfig
 from ..ssl.runtime.signals import between_steps
 from ..ssl.training.pretrain import PretrainConfig, parse_objectives
@@ -172,8 +171,8 @@ def _run_study(file: str | Path, out: str, words: list[str], say: Callable[[str]
 def _kinds(sections: dict[str, Any], words: list[str]) -> dict[str, Any]:
     """Return the class of each section's config."""
     plain = override(sections, words, str)
-    kinds = {name: config_of(name, plain[name]) for name in sections if name not in (OTHERS, FOLDS)}
-    return {**kinds, OTHERS: dict[str, PrepareConfig], FOLDS: FoldsConfig}
+    kinds = {name: config_of(name, plain[name]) for name in sections if name != OTHERS}
+    return {**kinds, OTHERS: dict[str, PrepareConfig]}
 
 
 def _task(sections: dict[str, Any]) -> str:

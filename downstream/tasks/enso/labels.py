@@ -264,7 +264,7 @@ class EnsoLabels(Tested):
 
 
 def _months_of(block: Block) -> Span:
-    return np.datetime64(block[0], "M"), np.datetime64(block[1], "M")
+    return block[0].astype("datetime64[M]"), block[1].astype("datetime64[M]")
 
 
 def _spans(splits: Splits) -> dict[str, tuple[Span, ...]]:
