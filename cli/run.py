@@ -17,6 +17,7 @@ from ..ssl.common.files import read_json, refuse_filled, write_json
 from ..ssl.prepare.config import PrepareConfig
 from ..ssl.runtime.signals import between_steps
 from ..ssl.training.pretrain import PretrainConfig, parse_objectives
+from .folds import FOLDS, fold_folder, folds_of, write_pooled
 from .pretrain import pretrain_once
 from .verbs import config_of, run_verb
 
@@ -31,7 +32,8 @@ def run_all(file: str | Path, out: str, words: list[str], say: Callable[[str], N
     Args:
         file: A run's config with the sections prepare, pretrain, probe and perhaps report, or prepare and any of
             audit, matrix and finetune; their folders are put under `out`. A section prepare_others holds the settings
-            of prepare for data sets that are trained on beside the first, by their names in pretrain.stores.
+            of prepare for data sets that are trained on beside the first, by their names in pretrain.stores. With a
+            section folds (see `FoldsConfig`) there is a run for each fold, `fold-1` and so on, and one table of all.
         out: Folder of everything; new or empty, or that of a run that was interrupted: finished steps are kept.
         words: Overrides, `--section.key value`.
         say: Told what happens.
@@ -42,14 +44,14 @@ def run_all(file: str | Path, out: str, words: list[str], say: Callable[[str], N
     """
     found = read_yaml(file)
     if any(name in found for name in STUDIES):
-        both = [name for name in (*STEPS[1:], OTHERS) if name in found]
+        both = [name for name in (*STEPS[1:], OTHERS, FOLDS) if name in found]
         if both:
             raise EarthSSLError(
                 f"{file}: expected {' or '.join(STUDIES)}, or {', '.join(STEPS[1:])} and {OTHERS}, got '{both[0]}' "
                 "beside a study; put it in a file of its own"
             )
         return _run_study(file, out, words, say, command)
-    steps = (*STEPS, OTHERS) if OTHERS in found else STEPS
+    steps = (*STEPS, *(name for name in (OTHERS, FOLDS) if name in found))
     sections = {verb: section(file, verb) for verb in steps if verb != "report" or verb in found}
     sections = override({"report": {}, **sections}, words, _kinds({"report": {}, **sections}, words))
     unknown = [name for name in sections if name not in steps]
@@ -57,12 +59,54 @@ def run_all(file: str | Path, out: str, words: list[str], say: Callable[[str], N
         raise EarthSSLError(
             f"expected overrides of {', '.join(steps)}, such as --pretrain.training.steps 100, got --{unknown[0]}"
         )
-    root = Path(out)
+    return (_run_folds if FOLDS in found else _run_sections)(sections, Path(out), say, command)
+
+
+def _run_folds(sections: dict[str, Any], root: Path, say: Callable[[str], None], command: str) -> Path:
+    """Run every fold from source to report and return the page of the pooled table; all are checked beforehand."""
+    if OTHERS in sections:
+        raise EarthSSLError(
+            f"folds: expected no section {OTHERS}, whose splits would be the same in every fold, got one; leave it out"
+        )
+    every = folds_of(sections)
+    for k, own in enumerate(every):
+        _validate(_planned(own, fold_folder(root, k))[0])
+    marker = root / ".config.json"
+    if marker.is_file():
+        made = read_json(marker, "the config of an interrupted run")
+        if made.get(FOLDS) != sections[FOLDS]:
+            raise EarthSSLError(
+                f"{root} was begun with another config (its section '{FOLDS}' differs); choose another --out"
+            )
+    else:
+        refuse_filled(root, "the run")
+        root.mkdir(parents=True, exist_ok=True)
+    write_json(marker, sections)
+    for k, own in enumerate(every):
+        tested = " … ".join(own["prepare"]["splits"]["test"])
+        say(f"fold {k + 1} of {len(every)}, tested {tested}")
+        title = f"{own['report'].get('title') or 'ENSO'}, fold {k + 1} of {len(every)}"
+        _run_sections({**own, "report": {**own["report"], "title": title}}, fold_folder(root, k), say, command)
+        between_steps()
+    return write_pooled(root, len(every), sections, say, command)
+
+
+Planned = tuple[dict[str, dict[str, Any]], list[int], list[Path], dict[str, Path]]
+
+
+def _planned(sections: dict[str, Any], root: Path) -> Planned:
+    """Return each verb's settings, the seeds, the folders of their pretrainings, and the stores of other data sets."""
     seeds = _seeds(sections["pretrain"])
-    store, folder = root / "store", root / "probe"
     runs = [root / f"pretrain-seed{seed}" for seed in seeds]
     others = {name: root / f"store-{name}" for name in sections.get(OTHERS, {})}
-    settings = _settings(sections, store, runs, folder, root / "report.html", others)
+    settings = _settings(sections, root / "store", runs, root / "probe", root / "report.html", others)
+    return settings, seeds, runs, others
+
+
+def _run_sections(sections: dict[str, Any], root: Path, say: Callable[[str], None], command: str) -> Path:
+    """Run the sections of one run from source to report under `root` and return the report."""
+    settings, seeds, runs, others = _planned(sections, root)
+    store, folder = root / "store", root / "probe"
     built = _validate(settings)
     _open(root, sections, store, runs, folder, others)
     begun = time.perf_counter()
@@ -209,6 +253,8 @@ def _open(
     marker = root / ".config.json"
     if marker.is_file():
         made = read_json(marker, "the config of an interrupted run")
+        if FOLDS in made:
+            raise EarthSSLError(f"{root} was begun with another config (its section '{FOLDS}'); choose another --out")
         finished = {"prepare": store.exists(), "pretrain": any(run.exists() for run in runs), "probe": folder.exists()}
         finished[OTHERS] = any(place.exists() for place in others.values())
         for name, there in finished.items():

@@ -16,6 +16,7 @@ from ..downstream.studies.worth import WorthConfig
 from ..downstream.tasks.registry import ENSO, task_class
 from ..pretext.audit import AuditConfig
 from ..ssl.common.config import build
+from ..ssl.fields.folds import FoldsConfig
 from ..ssl.prepare.config import PrepareConfig
 from ..ssl.prepare.prepare import prepare
 from ..ssl.training.pretrain import PretrainConfig
@@ -43,7 +44,9 @@ REPORTED = ("probe", "finetune", "report", "matrix")  # verbs that write a repor
 
 
 def config_of(verb: str, settings: dict[str, Any]) -> type:
-    """Return the class of a verb's config; a probe's depends on its task."""
+    """Return the class of the config of a verb, or of the section folds; a probe's depends on its task."""
+    if verb == "folds":
+        return FoldsConfig
     return task_class(settings.get("task", ENSO)).Config if verb == "probe" else VERBS[verb]
 
 

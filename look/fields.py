@@ -70,8 +70,8 @@ class Fields:
             "source": store.manifest["source"],
             "synthetic": store.synthetic,
             "splits": {
-                part: [int(edge.astype("datetime64[s]").astype(np.int64)) for edge in getattr(store.splits, part)]
-                for part in ("train", "val", "test")
+                name: [int(edge.astype("datetime64[s]").astype(np.int64)) for edge in block]
+                for name, block in store.splits.named().items()
             },
         }
 

@@ -42,8 +42,9 @@ def seen_by_pretraining(trainings: Sequence[Mapping[str, Any]], store: Store) ->
             raise EarthSSLError(
                 f"the record's earlier trainings lack or mistype a block of time ({error}); fetch the checkpoint again"
             ) from None
-        for name in ("train", "val"):
-            a, b = getattr(splits, name)
+        for name, (a, b) in splits.named().items():
+            if name == "test":
+                continue
             gap = gap_days((a, b), (start, end))
             if gap <= 0 or gap < store.splits.embargo_days:
                 what = "reaches into" if gap <= 0 else f"is nearer than the embargo ({gap:.0f} days) to"

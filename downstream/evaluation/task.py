@@ -66,6 +66,7 @@ class Task(ABC, Generic[C]):
         leads: Steps from the last input step to the target; empty where nothing is forecast ahead.
         components: Numbers of principal components of the raw window to choose from.
         other_grid: Whether encoders may have been pretrained on another region of the same spacing.
+        several_blocks: Whether the training years may lie in several blocks, see `Splits`.
     """
 
     name: ClassVar[str]
@@ -77,6 +78,7 @@ class Task(ABC, Generic[C]):
     leads: Sequence[int] = ()
     components: Sequence[int] = PCA_COMPONENTS
     other_grid: bool = False
+    several_blocks: ClassVar[bool] = False
 
     def __init__(self, config: C, store: Store | None, decoders: Decoders | None = None) -> None:
         """Read what the task needs, and refuse what does not fit.
@@ -91,6 +93,12 @@ class Task(ABC, Generic[C]):
         self.decoders = decoders or (lambda checkpoints: {})
         self.decoded: dict[str, Decoder] = {}
         self._encoders: list[Contender] = []
+        count = 1 if store is None else len(store.splits.train_blocks)
+        if store is not None and count > 1 and not self.several_blocks:
+            raise EarthSSLError(
+                f"{self.name}.store: expected one training block, got {count} in {store.path}, with which this task "
+                "cannot deal; prepare a store with one (splits.train)"
+            )
 
     @property
     def store(self) -> Store:

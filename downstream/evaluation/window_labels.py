@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...ssl.common.errors import EarthSSLError
-from ...ssl.fields.splits import period, unbroken_starts
+from ...ssl.fields.splits import PARTS, period, unbroken_starts
 from ...ssl.store.store import Store
 from ..heads.base import Samples
 
@@ -77,9 +77,9 @@ def labelled_times(store: Store, name: str, dates: Sequence[str | int] | None) -
     first, last = period(name, dates)
     own = (times >= first) & (times <= last)
     if not (own & train).any():
-        block = [str(end.astype("datetime64[D]")) for end in store.splits.train]
+        blocks = ["{} … {}".format(*np.datetime_as_string(block, "D")) for block in store.splits.train_blocks]
         raise EarthSSLError(
-            f"{name}: expected dates within the training block ({block[0]} … {block[1]}), got {list(dates)}; choose "
+            f"{name}: expected dates within the training block ({', '.join(blocks)}), got {list(dates)}; choose "
             "dates of it, or leave the setting out for all of it"
         )
     return np.asarray(own | ~train)
@@ -88,8 +88,8 @@ def labelled_times(store: Store, name: str, dates: Sequence[str | int] | None) -
 def block_rows(store: Store, window: int, lead: int, known: np.ndarray) -> dict[str, np.ndarray]:
     """Return the last input steps of each block's samples.
 
-    train: window and target in the training block. val (test): target in the validation (test) block, window after the
-    end of training (validation); it may begin in the gap before the block.
+    train: window and target in one training block. val (test): target in the validation (test) block, no step of the
+    window in another part; it may begin in the gap before the block.
 
     Args:
         store: Any.
@@ -103,13 +103,12 @@ def block_rows(store: Store, window: int, lead: int, known: np.ndarray) -> dict[
     times = store.times.astype("datetime64[ns]")
     last = unbroken_starts(times, window + lead) + window - 1
     first, target = last - window + 1, last + lead
-    inside = {part: store.splits.inside(times, part) for part in ("train", "val", "test")}
-    ends = {part: np.flatnonzero(inside[part]).max(initial=-1) for part in ("train", "val")}
-    usable = {
-        "train": inside["train"][first] & inside["train"][target],
-        "val": inside["val"][target] & (first > ends["train"]),
-        "test": inside["test"][target] & (first > ends["val"]),
-    }
+    block = store.splits.block_of(times, "train")
+    usable = {"train": (block[first] >= 0) & (block[first] == block[target])}
+    for part in PARTS[1:]:
+        others = np.any([store.splits.inside(times, other) for other in PARTS if other != part], axis=0)
+        before = np.concatenate([[0], np.cumsum(others)])
+        usable[part] = store.splits.inside(times, part)[target] & (before[last + 1] == before[first])
     rows = {part: last[own & known[target]] for part, own in usable.items()}
     for part, own in rows.items():
         if not len(own):

@@ -23,7 +23,7 @@ def predictable_directions(
 ) -> dict[str, np.ndarray]:
     """Return the leading canonical variates of the window with the fields `leads` steps on, (time, k) each.
 
-    Fitted on all steps of the training block whose target lies in it, labelled or not. With several numbers of
+    Fitted on all steps of a training block whose target lies in the same one, labelled or not. With several numbers of
     components also what a linear model forecasts from them: the fields themselves at the furthest lead, cell by cell.
 
     Args:
@@ -32,9 +32,9 @@ def predictable_directions(
         leads: Steps ahead, from 1; the targets are the principal components of the fields at all of them.
         components: Numbers of principal components on either side to choose from.
     """
-    inside = store.splits.inside(store.times.astype("datetime64[ns]"), "train")
+    block = store.splits.block_of(store.times.astype("datetime64[ns]"), "train")
     now, single = raw_window(store, window), raw_window(store, 1)
-    training = np.flatnonzero(inside & np.isfinite(now).all(axis=1))
+    training = np.flatnonzero((block >= 0) & np.isfinite(now).all(axis=1))
     most = min(max(components), len(training) // 4, now.shape[1], single.shape[1])
     if most < 1:
         return {}
@@ -42,6 +42,7 @@ def predictable_directions(
     (every_y,) = window_components(single, training, [most]).values()
     far = max(leads)
     rows = training[np.isin(training + far, training)]
+    rows = rows[block[rows] == block[rows + far]]
     found: dict[str, np.ndarray] = {}
     for count in sorted({min(most, one) for one in components}):
         x, y = every_x[:, :count], every_y[:, :count]

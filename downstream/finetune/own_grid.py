@@ -19,7 +19,7 @@ from ...ssl.common.files import digest, sha256
 from ...ssl.fields.grid import LatLonGrid
 from ...ssl.fields.nesting import nesting
 from ...ssl.fields.normalisation import StatisticsConfig
-from ...ssl.fields.splits import PARTS, SplitsConfig
+from ...ssl.fields.splits import SplitsConfig
 from ...ssl.fields.variables import lookup
 from ...ssl.hub.pull import load_folder
 from ...ssl.inference.anomalies import Period, counterparts, period
@@ -63,7 +63,7 @@ def on_grid_of_checkpoint(config: FinetuningConfig, store: Store) -> Store:
             "store, or for another checkpoint, least_valid or base; remove it"
         )
     try:
-        data, changes = brought(fields_of(store), record, instead, store.splits.train, config.least_valid, base)
+        data, changes = brought(fields_of(store), record, instead, store.splits, config.least_valid, base)
     except EarthSSLError as error:
         raise EarthSSLError(
             f"{store.path} does not fit the checkpoint: {error}. Or tune on the store's own grid, where positions "
@@ -100,8 +100,7 @@ def _base(config: FinetuningConfig, store: Store, instead: Mapping[str, str]) ->
 
 def _recipe(store: Store, folder: Path) -> PrepareConfig:
     own = store.manifest.get("recipe", {}).get("config", {})
-    blocks = {part: tuple(str(edge) for edge in getattr(store.splits, part)) for part in PARTS}
-    splits = SplitsConfig(**blocks, embargo_days=store.splits.embargo_days)  # type: ignore[arg-type]
+    splits = SplitsConfig(**store.splits.to_json())
     statistics = StatisticsConfig(**own.get("statistics", {}))
     return PrepareConfig(
         "store", str(folder), splits, {"path": str(store.path)}, statistics, store.dtype, own.get("chunk_mb", 32.0)

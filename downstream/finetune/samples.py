@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -225,7 +224,7 @@ def check_gaps(splits: Splits, times: np.ndarray, window: int, lead: int) -> Non
     if lead < 0:
         raise EarthSSLError(f"finetune.lead: expected steps from 0 (the window's last step), got {lead}")
     need = (window - 1 + lead) * float(np.median(np.diff(times)) / DAY)
-    for (a, before), (b, after) in pairwise(sorted((getattr(splits, part), part) for part in PARTS)):
+    for (before, a), (after, b) in splits.neighbours():
         gap = gap_days(a, b)
         if gap < need:
             raise EarthSSLError(

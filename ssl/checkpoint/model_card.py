@@ -103,8 +103,7 @@ def _what(record: Record) -> str:
 
 def _data(record: Record) -> str:
     grid, splits = record.grid, record.splits
-    blocks = [(part, *(str(end.astype("datetime64[D]")) for end in getattr(splits, part))) for part in
-              ("train", "val", "test")]  # fmt: skip
+    blocks = [(name, *(str(end.astype("datetime64[D]")) for end in block)) for name, block in splits.named().items()]
     lines = [
         f"- Source: {_plain(record.source)}",
         f"- Grid: {grid}",
@@ -195,12 +194,13 @@ def _task(task: Mapping[str, Any]) -> str:
 
 
 def _limits(record: Record) -> str:
-    first, last = (str(end)[:10] for end in record.splits.train)
+    blocks = [" to ".join(str(end)[:10] for end in block) for block in record.splits.train_blocks]
+    inside = "those blocks" if blocks[1:] else "that block"
     lines = [
         "- For research: features for probes, fine-tuning and gap filling. Not for operational forecasts or warnings.",
         f"- It knows {', '.join(record.variables)} on this grid at this time step; other grids and steps are refused, "
         "missing variables are reported, units are checked.",
-        f"- It saw {first} to {last}; whatever is evaluated inside that block is not independent.",
+        f"- It saw {' and '.join(blocks)}; whatever is evaluated inside {inside} is not independent.",
     ]
     if record.synthetic:
         lines.append("- Trained on a synthetic planet: no statement about the Earth follows from it.")

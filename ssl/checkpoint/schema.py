@@ -63,7 +63,7 @@ memory is taken.
 
 An older folder is read as it lies; its record is brought up to date in memory, version by version
 (`ssl/checkpoint/migration.py`). A newer one is refused. Within a version fields may be added to `extra`, `config`,
-`health` and `task` only.
+`health` and `task` only. Programs older than several blocks of `splits.train` refuse a record that has them.
 """
 
 

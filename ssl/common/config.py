@@ -18,8 +18,8 @@ from .errors import EarthSSLError, nearest
 
 Config = TypeVar("Config")
 SECTIONS = (
-    "prepare", "prepare_others", "pretrain", "probe", "finetune", "report", "audit", "matrix", "worth", "few-shot",
-    "controls",
+    "prepare", "prepare_others", "folds", "pretrain", "probe", "finetune", "report", "audit", "matrix", "worth",
+    "few-shot", "controls",
 )  # fmt: skip
 
 

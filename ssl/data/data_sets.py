@@ -8,7 +8,7 @@ set, so that shapes are static for each of them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 from ..common.errors import EarthSSLError
@@ -135,8 +135,8 @@ def _leaks(a: str, first: Store, b: str, second: Store) -> list[str]:
     embargo = max(first.splits.embargo_days, second.splits.embargo_days)
     wrong = []
     for trains, train, holds, held in ((a, first, b, second), (b, second, a, first)):
-        for part in PARTS[1:]:
-            blocks = train.splits.train, getattr(held.splits, part)
+        for own, part in product(train.splits.train_blocks, PARTS[1:]):
+            blocks = own, getattr(held.splits, part)
             gap = gap_days(*blocks)
             if gap < embargo or gap <= 0:
                 near = "meets" if gap <= 0 else "is near"

@@ -13,6 +13,7 @@ from ..common.errors import EarthSSLError, nearest
 
 PARTS = ("train", "val", "test")
 Block = tuple[np.datetime64, np.datetime64]
+Dates = tuple[str | int, str | int]
 FIRST_YEAR, LAST_YEAR = 1678, 2261  # whole years that datetime64[ns] holds; others wrap round in silence
 DAY = np.timedelta64(1, "D")
 MONTH_DAYS = 365.2425 / 12
@@ -23,15 +24,17 @@ class SplitsConfig:
     """Blocks of time as dates in words, both ends included ("1983" means to the end of 1983).
 
     Attributes:
-        train: First and last date of the training block: statistics and weights see these times only.
+        train: First and last date of the training block, or a list of such blocks, on either side of the others:
+            statistics and weights see these times only.
         val: First and last date of the validation block: selection happens here.
         test: First and last date of the test block: read once, for the table.
-        embargo_days: Least number of days between two blocks: at least input window + lead.
+        embargo_days: Least number of days between two blocks: at least input window + lead; none is needed between two
+            training blocks.
     """
 
-    train: tuple[str | int, str | int]
-    val: tuple[str | int, str | int]
-    test: tuple[str | int, str | int]
+    train: Dates | list[Dates]
+    val: Dates
+    test: Dates
     embargo_days: float
 
     def build(self) -> Splits:
@@ -40,8 +43,11 @@ class SplitsConfig:
         Raises:
             EarthSSLError: If a date cannot be read or two blocks lie closer than the embargo.
         """
-        blocks = {part: period(f"splits.{part}", getattr(self, part)) for part in PARTS}
-        return Splits(**blocks, embargo_days=float(self.embargo_days))
+        train: Any = self.train
+        several = bool(train) and all(isinstance(dates, list | tuple) for dates in train)
+        blocks = [period("splits.train", dates) for dates in (train if several else [train])]
+        val, test = (period(f"splits.{part}", getattr(self, part)) for part in PARTS[1:])
+        return Splits(blocks, val, test, float(self.embargo_days))
 
 
 def held(first: np.datetime64, last: np.datetime64) -> bool:
@@ -76,35 +82,100 @@ def period(name: str, dates: Sequence[str | int]) -> Block:
     return first, last
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Splits:
-    """Three blocks of time, each (first, last) instant, datetime64[ns], both included."""
+    """Blocks of time, each (first, last) instant, datetime64[ns], both included: train (one or several), val and test.
 
-    train: Block
+    Attributes:
+        train_blocks: Those of training, ascending; see also `train`.
+        val, test: Of validation and test.
+        embargo_days: Least number of days between two blocks that are not both of training.
+    """
+
+    train_blocks: tuple[Block, ...]
     val: Block
     test: Block
     embargo_days: float
 
-    def __post_init__(self) -> None:
+    def __init__(self, train: Block | Sequence[Block], val: Block, test: Block, embargo_days: float) -> None:
+        """Put the blocks together.
+
+        Args:
+            train: One block, or several in any order.
+            val, test, embargo_days: As above.
+
+        Raises:
+            EarthSSLError: If two blocks share a time, or lie closer than the embargo.
+        """
+        blocks: Any = (train,) if len(train) == 2 and isinstance(train[0], np.datetime64) else tuple(train)
+        if not blocks:
+            raise EarthSSLError("splits.train: expected a block of time, or a list of some, got none; name one")
+        object.__setattr__(self, "train_blocks", tuple(sorted((block[0], block[1]) for block in blocks)))
+        for name, value in (("val", val), ("test", test), ("embargo_days", embargo_days)):
+            object.__setattr__(self, name, value)
+        self._check()
+
+    def _check(self) -> None:
         if not self.embargo_days >= 0:
             raise EarthSSLError(
                 f"splits.embargo_days: expected days from 0, got {self.embargo_days}; take input window + lead"
             )
-        for (earlier, a), (later, b) in _neighbours(self):
-            gap_days = (b[0] - a[1]) / DAY
-            if gap_days < self.embargo_days:
+        for (earlier, a), (later, b) in self.neighbours():
+            days = (b[0] - a[1]) / DAY
+            if earlier.startswith("train") and later.startswith("train"):
+                if b[0] <= a[1]:
+                    raise EarthSSLError(
+                        f"splits.train: {earlier} ends {_date(a[1])} and {later} starts {_date(b[0])}; expected blocks "
+                        "that share no time: move one, or make one of both"
+                    )
+            elif days < self.embargo_days:
                 raise EarthSSLError(
                     f"splits: {earlier} ends {_date(a[1])} and {later} starts {_date(b[0])}, "
-                    f"{gap_days:.0f} days apart, but embargo_days is {self.embargo_days:g}; "
+                    f"{days:.0f} days apart, but embargo_days is {self.embargo_days:g}; "
                     "move a block or shorten the embargo (never below input window + lead)"
                 )
+
+    @property
+    def train(self) -> Block:
+        """The training block, where there is one: whoever asks for it cannot deal with several.
+
+        Raises:
+            EarthSSLError: If there are several.
+        """
+        if len(self.train_blocks) > 1:
+            said = ", ".join(f"{_date(first)} … {_date(last)}" for first, last in self.train_blocks)
+            raise EarthSSLError(
+                f"splits.train: expected one training block, got {len(self.train_blocks)} ({said}), with which this "
+                "cannot deal; prepare a store with one"
+            )
+        return self.train_blocks[0]
+
+    def blocks(self, part: str) -> tuple[Block, ...]:
+        """Return the blocks of "train", "val", "test" or "fit", ascending; only training has several.
+
+        Raises:
+            EarthSSLError: If there is no such part, or no fit period.
+        """
+        if part not in (*PARTS, "fit"):
+            raise EarthSSLError(f"expected a part out of {', '.join(PARTS)}, got '{part}'." + nearest(part, PARTS))
+        return self.train_blocks if part == "train" else (getattr(self, part),)
+
+    def named(self) -> dict[str, Block]:
+        """Return every block by its name: train (of several: train 1, train 2, …), val, test."""
+        train, several = self.train_blocks, len(self.train_blocks) > 1
+        own = {f"train {k}" if several else "train": block for k, block in enumerate(train, 1)}
+        return own | {"val": self.val, "test": self.test}
+
+    def neighbours(self) -> list[tuple[tuple[str, Block], tuple[str, Block]]]:
+        """Return the blocks that follow each other in time, as pairs of (name, block), see `named`."""
+        return list(pairwise(sorted(self.named().items(), key=lambda item: item[1][0])))
 
     @property
     def fit(self) -> Block:
         """Training and validation together, first to last instant: what a final refit may see.
 
         Raises:
-            EarthSSLError: If the test block lies between the two.
+            EarthSSLError: If the test block lies between the two, or there are several training blocks.
         """
         first, last = min(self.train[0], self.val[0]), max(self.train[1], self.val[1])
         if first <= self.test[0] <= last:
@@ -121,8 +192,14 @@ class Splits:
             step_days: Days from one time of the data to the next.
 
         Raises:
-            EarthSSLError: If validation does not follow training, or less than half of training would be left.
+            EarthSSLError: If validation does not follow training, less than half of training would be left, or there
+                are several training blocks.
         """
+        if len(self.train_blocks) > 1:
+            raise EarthSSLError(
+                f"splits: expected one training block for a rehearsal one block earlier, got {len(self.train_blocks)}; "
+                "set uncertainty: false"
+            )
         length, gap = self.val[1] - self.val[0], self.val[0] - self.train[1]
         # months and their like are of different lengths
         first, last = (
@@ -138,11 +215,15 @@ class Splits:
         return Splits((self.train[0], last), (first, self.train[1]), self.val, self.embargo_days)
 
     def inside(self, times: np.ndarray, part: str) -> np.ndarray:
-        """Return a mask of the times (datetime64) that lie in the named block, same length as `times`."""
-        if part not in (*PARTS, "fit"):
-            raise EarthSSLError(f"expected a part out of {', '.join(PARTS)}, got '{part}'." + nearest(part, PARTS))
-        first, last = getattr(self, part)
-        return (times >= first) & (times <= last)
+        """Return a mask of the times (datetime64) that lie in the named part, same length as `times`."""
+        return np.asarray(self.block_of(times, part) >= 0)
+
+    def block_of(self, times: np.ndarray, part: str) -> np.ndarray:
+        """Return the number of the block of the named part that each time lies in, from 0; -1 outside of all."""
+        found = np.full(len(times), -1)
+        for k, (first, last) in enumerate(self.blocks(part)):
+            found[(times >= first) & (times <= last)] = k
+        return found
 
     def proof(self, times: np.ndarray) -> dict[str, Any]:
         """Return what was checked, as plain JSON: each block's times, and the gaps between blocks.
@@ -151,38 +232,40 @@ class Splits:
             EarthSSLError: If a block holds no time of the data.
         """
         record: dict[str, Any] = {"embargo_days": self.embargo_days, "blocks": {}, "gaps_days": {}}
-        for part in PARTS:
-            chosen = times[self.inside(times, part)]
+        for name, (first, last) in self.named().items():
+            chosen = times[(times >= first) & (times <= last)]
             if not len(chosen):
-                first, last = getattr(self, part)
                 raise EarthSSLError(
-                    f"splits.{part} ({_date(first)} … {_date(last)}) holds no time of the data, "
+                    f"splits.{name} ({_date(first)} … {_date(last)}) holds no time of the data, "
                     f"which go from {_date(times[0])} to {_date(times[-1])}; choose blocks inside the data"
                 )
-            record["blocks"][part] = {"first": str(chosen[0]), "last": str(chosen[-1]), "steps": len(chosen)}
-        for (earlier, _), (later, _) in _neighbours(self):
+            record["blocks"][name] = {"first": str(chosen[0]), "last": str(chosen[-1]), "steps": len(chosen)}
+        apart = True
+        for (earlier, _), (later, _) in self.neighbours():
             a = np.datetime64(record["blocks"][earlier]["last"])
             b = np.datetime64(record["blocks"][later]["first"])
-            record["gaps_days"][f"{earlier}–{later}"] = float((b - a) / DAY)
-        record["disjoint"] = all(gap >= self.embargo_days for gap in record["gaps_days"].values())
+            gap = record["gaps_days"][f"{earlier}–{later}"] = float((b - a) / DAY)
+            apart &= gap >= self.embargo_days or (earlier.startswith("train") and later.startswith("train"))
+        record["disjoint"] = apart
         return record
 
     def to_json(self) -> dict[str, Any]:
-        """Return the blocks as ISO dates; `from_json` is the inverse."""
-        blocks = {part: [str(instant) for instant in getattr(self, part)] for part in PARTS}
-        return {**blocks, "embargo_days": self.embargo_days}
+        """Return the blocks as ISO dates, a list of blocks for several of training; `from_json` is the inverse."""
+        train = [[str(instant) for instant in block] for block in self.train_blocks]
+        blocks = {part: [str(instant) for instant in getattr(self, part)] for part in PARTS[1:]}
+        return {"train": train if len(train) > 1 else train[0], **blocks, "embargo_days": self.embargo_days}
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Splits:
         """Return the splits that `to_json` wrote."""
-        blocks: dict[str, Any] = {part: tuple(np.datetime64(text, "ns") for text in record[part]) for part in PARTS}
-        return cls(**blocks, embargo_days=record["embargo_days"])
 
+        def block(dates: Any) -> Any:
+            return tuple(np.datetime64(text, "ns") for text in dates)
 
-def _neighbours(splits: Splits) -> list[tuple[tuple[str, Block], tuple[str, Block]]]:
-    """Return the blocks that follow each other in time, as pairs of (name, block)."""
-    ordered = sorted(((part, getattr(splits, part)) for part in PARTS), key=lambda item: item[1][0])
-    return list(pairwise(ordered))
+        train = record["train"]
+        several = all(isinstance(dates, list) for dates in train)
+        return cls([block(dates) for dates in train] if several else block(train), block(record["val"]),
+                   block(record["test"]), record["embargo_days"])  # fmt: skip
 
 
 def _date(instant: np.datetime64) -> str:
@@ -310,18 +393,17 @@ def unbroken_starts(times: np.ndarray, length: int) -> np.ndarray:
 
 
 def window_starts(times: np.ndarray, splits: Splits, part: str, length: int) -> np.ndarray:
-    """Return the first indices of all windows of `length` unbroken steps wholly inside a block.
+    """Return the first indices of all windows of `length` unbroken steps wholly inside one block of a part.
 
     Raises:
         EarthSSLError: If not one window fits.
     """
-    usable = splits.inside(times, part)
-    outside_before = np.concatenate([[0], np.cumsum(~usable)])
-    starts = unbroken_starts(times, length)
-    chosen = starts[outside_before[starts + length] == outside_before[starts]]
+    block, starts = splits.block_of(times, part), unbroken_starts(times, length)
+    first, last = block[starts], block[starts + length - 1]
+    chosen = starts[(first >= 0) & (first == last)]
     if not len(chosen):
         raise EarthSSLError(
-            f"no window of {length} steps fits in splits.{part}, which holds {int(usable.sum())} steps "
+            f"no window of {length} steps fits in splits.{part}, which holds {int((block >= 0).sum())} steps "
             "(gaps in time break windows); shorten the window or widen the block"
         )
     return chosen

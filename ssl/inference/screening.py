@@ -13,6 +13,7 @@ from ..checkpoint.record import Record, differences
 from ..common.errors import EarthSSLError
 from ..fields.normalisation import Statistics
 from ..fields.plausible import limits
+from ..fields.splits import Splits
 from ..fields.variables import lookup
 from ..sources.canonical import canonicalise, contents
 from ..sources.regrid import LEAST_VALID, onto
@@ -109,7 +110,7 @@ def screen(
     step_days = float(np.median(steps)) if len(steps) else record.step_days
     said = differences(record, names, record.grid, step_days)
     try:
-        canonical, changes = brought(canonical, record, instead, record.splits.train, least_valid, period(base))
+        canonical, changes = brought(canonical, record, instead, record.splits, least_valid, period(base))
     except EarthSSLError as error:
         said.append(str(error))
     if said:
@@ -146,7 +147,7 @@ def brought(
     data: xr.Dataset,
     record: Record,
     instead: Mapping[str, str],
-    train: Period,
+    splits: Splits,
     least_valid: float = LEAST_VALID,
     base: Period | None = None,
 ) -> tuple[xr.Dataset, dict[str, str]]:
@@ -158,7 +159,7 @@ def brought(
         data: Canonical; variables that the record lacks stay as they are.
         record: Of the encoder.
         instead: `anomalies.counterparts` of the record's variables in the data.
-        train: Block of time whose climatology departures are from.
+        splits: Whose training block departures are from the climatology of.
         least_valid: See `sources.regrid.onto`.
         base: Another block for these departures.
 
@@ -166,7 +167,8 @@ def brought(
         The data and what was done to them: "regridded", "anomalies"; nothing where they fitted.
 
     Raises:
-        EarthSSLError: If the grid is coarser or does not cover, or the climatology does not allow it.
+        EarthSSLError: If the grid is coarser or does not cover, or the climatology does not allow it: departures from
+            several training blocks are not made.
     """
     wanted = [name for name in record.variables if name in data or name in instead]
     known = record.statistics.known[[record.variables.index(name) for name in wanted]]
@@ -181,7 +183,7 @@ def brought(
     for want, have in instead.items():
         own = record.statistics.select([record.variables.index(want)])
         own.rows(data["time"].values)  # refuses months or hours without a climatology
-        made, text = as_trained(data[have], want, own, train, base)
+        made, text = as_trained(data[have], want, own, splits.train, base)
         data = data.drop_vars(have).assign({want: made})
         changes["anomalies"] = "; ".join([changes["anomalies"], text] if "anomalies" in changes else [text])
     return data, changes

@@ -168,7 +168,7 @@ def _later(store: Store, data: xr.Dataset, allow_gap: bool) -> np.ndarray:
 def _splits(store: Store, config: PrepareConfig, times: np.ndarray) -> Splits:
     """Return the blocks: those of the store, the test block perhaps with a later end."""
     found, held = config.splits.build(), store.splits
-    same = all(getattr(found, part) == getattr(held, part) for part in ("train", "val"))
+    same = all(found.blocks(part) == held.blocks(part) for part in ("train", "val"))
     if not same or found.test[0] != held.test[0] or found.test[1] < held.test[1]:
         raise EarthSSLError(
             f"prepare.append: expected the splits of {store.path}, the test block perhaps with a later end; the blocks "
@@ -186,7 +186,7 @@ def _splits(store: Store, config: PrepareConfig, times: np.ndarray) -> Splits:
 
 
 def _days(splits: Splits, part: str) -> str:
-    return " … ".join(str(instant.astype("datetime64[D]")) for instant in getattr(splits, part))
+    return ", ".join("{} … {}".format(*np.datetime_as_string(block, "D")) for block in splits.blocks(part))
 
 
 def _recipe(config: PrepareConfig, store: Store, times: np.ndarray) -> dict[str, Any]:

@@ -100,12 +100,12 @@ def _prepare(config: PrepareConfig, data: xr.Dataset | None) -> Path:
 
 def _refuse_unseen(job: Job) -> None:
     """Refuse a variable that training would never see: without a climatology all its values would be dropped."""
-    first, last = (str(edge.astype("datetime64[D]")) for edge in job.template.splits.train)
+    blocks = ["{} … {}".format(*np.datetime_as_string(b, "D")) for b in job.template.splits.train_blocks]
     unseen = [name for name, known in zip(job.template.variables, job.known, strict=True) if not known.any()]
     if unseen:
         raise EarthSSLError(
-            f"expected values of {', '.join(unseen)} in the training block ({first} … {last}), got none; leave it out "
-            "(option variables), or move splits.train"
+            f"expected values of {', '.join(unseen)} in the training block ({', '.join(blocks)}), got none; leave it "
+            "out (option variables), or move splits.train"
         )
 
 

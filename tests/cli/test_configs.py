@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from earthssl.cli.few_shot import task_settings
+from earthssl.cli.folds import folds_of
 from earthssl.cli.verbs import config_of
 from earthssl.downstream.tasks.registry import ENSO, matrix_config
 from earthssl.pretext import TASKS
@@ -37,6 +38,9 @@ def test_every_section_is_valid_and_the_gaps_hold_window_and_lead(file: Path) ->
     built: dict[str, Any] = {}
     content = read_yaml(file)
     others = content.pop("prepare_others", {})
+    folds = [own["prepare"] for own in folds_of(content)] if "folds" in content else []
+    if folds:
+        content = {**{name: own for name, own in content.items() if name != "folds"}, "prepare": folds[0]}
     for name, settings in others.items():
         build(PrepareConfig, {**settings, "out": "x"}, name).splits.build()
     for verb, settings in content.items():
@@ -58,10 +62,12 @@ def test_every_section_is_valid_and_the_gaps_hold_window_and_lead(file: Path) ->
             assert task_settings(name, own, Path("x")).task == own["task"]
     if "prepare" not in built:
         return
-    splits = built["prepare"].splits.build()
-    if "probe" in built and built["probe"].task == ENSO:
+    every = [
+        build(PrepareConfig, {**own, "out": "x"}, "prepare").splits.build() for own in folds or [content["prepare"]]
+    ]
+    for splits in every if "probe" in built and built["probe"].task == ENSO else ():
         months = built["probe"].sample_window(built["pretrain"].encoder) + max(built["probe"].leads) + 1
-        for earlier, later in ((splits.train, splits.val), (splits.val, splits.test)):
+        for (_, earlier), (_, later) in splits.neighbours():
             gap = (later[0].astype("datetime64[M]") - earlier[1].astype("datetime64[M]")).astype(int) - 1
             assert gap >= months
         assert splits.embargo_days >= 30 * months

@@ -58,7 +58,7 @@ def damped_persistence(labels: EnsoLabels) -> Row:
         if not power > CONSTANT_K**2 * len(x):
             raise EarthSSLError(
                 f"expected a Niño 3.4 index that varies, got a constant in calendar month {m + 1} of "
-                "{}…{}; choose data that hold more than the seasonal cycle".format(*labels.blocks["fit"])
+                f"{labels.words('fit')}; choose data that hold more than the seasonal cycle"
             )
         slope = (y - y.mean(axis=1, keepdims=True)) @ (x - x.mean()) / power
         forecast[:, served] = y.mean(axis=1)[:, None] + slope[:, None] * (labels.index[served] - x.mean())
@@ -130,10 +130,11 @@ def _lim_forecast(
     inside = labels.within(block)
     eof = Eof.fit(cells[inside], weight, k)
     states = eof.project(cells) / eof.std
+    fitted = np.where(inside[:, None], states, np.nan)  # a month that is left out breaks the pairs around it
     if ridge is None:
-        lim = Lim.stationary(states[inside])
+        lim = Lim.stationary(fitted)
     else:
-        lim = Lim.cyclostationary(states[inside], labels.month[inside], ridge=ridge)
+        lim = Lim.cyclostationary(fitted, labels.month, ridge=ridge)
     index = nino34_weight(labels.grid).reshape(-1)
     to_index = eof.mean_of(np.pad(index, (0, len(weight) - len(index)))) * eof.std
     path = lim.forecast(states[wanted], labels.month[wanted], labels.leads[-1] + 1) @ to_index
@@ -298,7 +299,7 @@ def whole_variables(labels: EnsoLabels, extra: Mapping[str, np.ndarray]) -> dict
             continue
         first = labels.time[np.flatnonzero(own)[-1]] + 1
         earlier = labels.within("fit") & (labels.time < first) & np.isfinite(labels.index)
-        if own[earlier].all() and first < labels.blocks["train"][1]:
+        if own[earlier].all() and first < labels.spans["train"][-1][1]:
             raise EarthSSLError(
                 f"enso: expected '{name}' in every month that is fitted on, from {labels.time[np.argmax(own)]}, got no "
                 f"value before {first}; set since: '{first}', the first month from which it is whole, or leave the "

@@ -90,7 +90,7 @@ class StateLabels:
         if block == "train":
             usable = season & inside[first]
         else:
-            before = self.enso.blocks["train" if block == "val" else "fit"][1]
+            before = self.enso.blocks["train" if block == "val" else "fit"][1]  # one block each: `several_blocks`
             usable = season & (self.enso.time[first] > before)
         known = self.classes[last] >= 0
         # Persistence needs the season before, which the inputs of a short window may not hold.

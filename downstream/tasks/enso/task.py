@@ -33,9 +33,10 @@ from ...results.numbers import thinned
 from ...results.row import Role, Row, names_of
 from ...results.target import Metric, Target, number_target
 from .baselines import PUBLISHED, baseline_rows, whole_variables
-from .labels import BLOCKS, MEAN, EnsoLabels, later, sst_variable, target_name
+from .labels import BLOCKS, EnsoLabels, later, sst_variable
 from .monthly_ridge import HeadOptions, select_and_refit
 from .state_labels import check_window
+from .tested import MEAN, Tested, target_name
 
 KNOWN = "best reachable (true state known)"
 CHOSEN = "chosen"
@@ -96,6 +97,7 @@ class Enso(WindowTask[EnsoConfig]):
 
     name = "enso"
     what = "Niño 3.4 of later seasons"
+    several_blocks = True
     convention = CONVENTION
     Config = EnsoConfig
 
@@ -120,16 +122,13 @@ class Enso(WindowTask[EnsoConfig]):
         ]
 
     def targets(self) -> Sequence[Target]:
-        mean = Target(MEAN, _calendar(self.enso, None)[0], [_skill(self.enso, None)], self.config.block)
-        return [mean, *[_target(self.enso, j, self.config.block) for j in range(len(self.leads))]]
+        return targets(self.enso, self.config.block)
 
     def headline(self, targets: Sequence[Target]) -> Sequence[Target]:
         return [target for target in targets if target.name == MEAN]
 
     def shown(self, targets: Sequence[Target]) -> Sequence[Target]:
-        mean, *leads = targets
-        usual = [target for lead, target in zip(self.leads, leads, strict=True) if lead in SHOWN_LEADS]
-        return [mean, *(usual or thinned(leads, len(SHOWN_LEADS)))]
+        return shown(self.leads, targets)
 
     def label_units(self) -> np.ndarray:
         """Return the years of initial months that are whole: each has a sample of every calendar month."""
@@ -152,8 +151,8 @@ class Enso(WindowTask[EnsoConfig]):
             EarthSSLError: If less than half of the training block, from `since` on, would be left.
         """
         if self.config.since is not None:
-            start, end = later(self.store.splits, self.config.since).train
             last = self.store.splits.earlier(self.store.step_days).train[1]
+            start, end = later(self.store.splits, self.config.since).train
             if last - start < (end - start) / 2:
                 raise EarthSSLError(
                     "enso.uncertainty: expected half of the training months from since on to be left for a rehearsal "
@@ -246,24 +245,42 @@ class Enso(WindowTask[EnsoConfig]):
                 "along a diagonal, forecasts fail to cross the spring barrier. Single cells are not tested.",
             },
             tables={"seasons": seasons},
-            notes=self._notes(scores, drawn_names(spoken)),
+            notes=[reach(scores, drawn_names(spoken), self.leads)],
             datasets={"forecasts": forecasts(self.enso, rows)},
             record={"test_years": f"{years.min()}-{years.max()}", "window": self.enso.window},
         )
 
-    def _notes(self, scores: pd.DataFrame, names: Sequence[str]) -> list[str]:
-        """Return up to which lead rows keep r of .5."""
-        skill = scores[(scores["seed"] == "") & (scores["metric"] == SKILL)].pivot(
-            index="row", columns="target", values="value"
-        )
-        own = [name for name in names if name != KNOWN]
-        by_lead = skill[[target_name(lead) for lead in self.leads]]
-        reach = {name: last_skilful_lead(by_lead.loc[name].to_numpy(), self.leads) for name in own}
-        said = ", ".join(f"{name} {lead or 'none'}" for name, lead in reach.items())
-        return [f"Last lead with r ≥ .5, months: {said}."]
+    def convention_text(self) -> str:
+        """Return the convention; with several training blocks, what the anomalies are from."""
+        several = len(self.enso.spans["fit"]) > 1
+        return CONVENTION.replace("train start … validation end", "training and validation") if several else CONVENTION
 
 
-def season_skill(enso: EnsoLabels, rows: Sequence[Row]) -> pd.DataFrame:
+def targets(enso: Tested, block: int) -> list[Target]:
+    """Return the mean over leads, and each lead; the unit is a year, `block` of which are drawn together."""
+    mean = Target(MEAN, enso.calendar()[0], [_skill(enso, None)], block)
+    return [mean, *[_target(enso, j, block) for j in range(len(enso.leads))]]
+
+
+def shown(leads: Sequence[int], targets: Sequence[Target]) -> list[Target]:
+    """Return the mean over leads and the few leads that pictures and the terminal have room for."""
+    mean, *own = targets
+    usual = [target for lead, target in zip(leads, own, strict=True) if lead in SHOWN_LEADS]
+    return [mean, *(usual or thinned(own, len(SHOWN_LEADS)))]
+
+
+def reach(scores: pd.DataFrame, names: Sequence[str], leads: Sequence[int]) -> str:
+    """Return in words up to which lead rows keep r of .5."""
+    skill = scores[(scores["seed"] == "") & (scores["metric"] == SKILL)].pivot(
+        index="row", columns="target", values="value"
+    )
+    by_lead = skill[[target_name(lead) for lead in leads]]
+    last = {name: last_skilful_lead(by_lead.loc[name].to_numpy(), leads) for name in names if name != KNOWN}
+    said = ", ".join(f"{name} {lead or 'none'}" for name, lead in last.items())
+    return f"Last lead with r ≥ .5, months: {said}."
+
+
+def season_skill(enso: Tested, rows: Sequence[Row]) -> pd.DataFrame:
     """Return r by target season, mean over seeds: columns row, lead, target_month (1 to 12), r."""
     found = seasonal(rows, enso).season_skill()
     names = names_of(rows)
@@ -272,37 +289,33 @@ def season_skill(enso: EnsoLabels, rows: Sequence[Row]) -> pd.DataFrame:
     return pd.Series(np.stack(means).ravel(), index, name="r").reset_index()
 
 
-def seasonal(rows: Sequence[Row], enso: EnsoLabels, j: int | None = None) -> SeasonalSkill:
+def seasonal(rows: Sequence[Row], enso: Tested, j: int | None = None) -> SeasonalSkill:
     """Return the skill of rows at the j-th lead, or averaged over leads, as a function of the samples' weights."""
     name = MEAN if j is None else target_name(enso.leads[j])
     return SeasonalSkill(np.stack([row.forecast[name] for row in rows]), enso.of_test(enso.target)[name],
-                         *_calendar(enso, j))  # fmt: skip
+                         *enso.calendar(j))  # fmt: skip
 
 
-def forecasts(enso: EnsoLabels, rows: Sequence[Row]) -> xr.Dataset:
-    """Return all forecasts of the test samples beside what was observed, K, dims (row, lead, init_time)."""
+def forecasts(enso: Tested, rows: Sequence[Row]) -> xr.Dataset:
+    """Return all forecasts of the test samples beside what was observed, K, dims (row, lead, init_time).
+
+    What was observed is an anomaly from `climatology`: their sum is Niño 3.4 itself.
+    """
     names = pd.Index([f"{row.name}|{row.seed}" for row in rows], name="row")
     said = xr.concat([enso.array(row.forecast) for row in rows], names)
-    return xr.Dataset({"forecast": said, "observed": enso.array(enso.of_test(enso.target))})
+    usual = enso.array(enso.of_test(enso.usual_target)).assign_attrs(long_name="3-month mean Niño 3.4, climatology")
+    return xr.Dataset({"forecast": said, "observed": enso.array(enso.of_test(enso.target)), "climatology": usual})
 
 
-def _calendar(enso: EnsoLabels, j: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return target year, target calendar month (0 to 11) and lead of the test samples, of all leads for None."""
-    chosen = range(len(enso.leads)) if j is None else [j]
-    months = np.concatenate([enso.time[enso.tested[k]].astype(int) + enso.leads[k] for k in chosen])
-    leads = np.concatenate([np.full(len(enso.tested[k]), enso.leads[k]) for k in chosen])
-    return months // 12 + 1970, months % 12, leads
-
-
-def _skill(enso: EnsoLabels, j: int | None) -> Metric:
+def _skill(enso: Tested, j: int | None) -> Metric:
     return Metric(SKILL, partial(seasonal, enso=enso, j=j))
 
 
-def _target(enso: EnsoLabels, j: int, block: int) -> Target:
+def _target(enso: Tested, j: int, block: int) -> Target:
     """Return the target at the j-th lead; the unit is the year of the target's central month."""
     name, truth = target_name(enso.leads[j]), enso.target[j, enso.tested[j]]
     times = enso.time[enso.tested[j]]
-    plain = number_target(name, truth, np.zeros(len(truth)), _calendar(enso, j)[0], block, times)
+    plain = number_target(name, truth, np.zeros(len(truth)), enso.calendar(j)[0], block, times)
 
     def ratio(rows: Sequence[Row]) -> Statistic:
         said = np.stack([row.forecast[name] for row in rows])

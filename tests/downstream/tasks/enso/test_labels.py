@@ -221,8 +221,9 @@ def test_bad_leads_and_blocks_are_refused() -> None:
     for leads, window in (((), 3), ((0, 1), 3), ((1,), 0)):
         with pytest.raises(EarthSSLError, match="at least 1 month"):
             EnsoLabels.from_dataset(made_up(), splits(), leads, window)
-    with pytest.raises(EarthSSLError, match="train before val before test"):
-        EnsoLabels.from_dataset(made_up(), splits(("1976", "1983"), ("1950", "1974")), LEADS, 3)
+    at_the_end = SplitsConfig(("1950", "1974"), ("1999-11", "1999-12"), ("1976", "1983"), 300)
+    with pytest.raises(EarthSSLError, match=r"expected labels in the val block 1999-11…1999-12, got none at lead 1"):
+        EnsoLabels.from_dataset(made_up(), at_the_end.build(), LEADS, 3)
     with pytest.raises(EarthSSLError, match="Did you mean 'train'"):
         task().samples("trian")
 
