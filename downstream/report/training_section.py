@@ -56,17 +56,16 @@ def checks(store: Store, runs: Sequence[Run], record: Mapping[str, Any]) -> list
 
 def data_section(store: Store, found: Sequence[tuple[bool, str]]) -> Section:
     """Return the data card: source, variables, grid, times, climatology, and the blocks with their proof."""
-    m, statistics, times = store.manifest, store.statistics, store.times
+    m, statistics, times = store.manifest, store.statistics, store.times.astype("datetime64[s]")
     kind = "mean of each calendar month" if statistics.groups == "month" else "mean of each hour of the day"
     kind += f" with {statistics.harmonics} harmonics of the year" if statistics.harmonics else ""
     whole = (times[-1] - times[0]) / np.timedelta64(1, "s") or 1.0
     bars = []
     for part, block in m["split_proof"]["blocks"].items():
-        a, b = (
-            100 * ((np.datetime64(block[end]) - times[0]) / np.timedelta64(1, "s")) / whole for end in ("first", "last")
-        )
-        ends = (part, block["first"][:10], block["last"][:10], block["steps"])
-        bars.append((ends, f"left:{a:.2f}%;width:{b - a:.2f}%"))
+        ends = [np.datetime64(block[end], "s") for end in ("first", "last")]
+        a, b = (100 * ((instant - times[0]) / np.timedelta64(1, "s")) / whole for instant in ends)
+        words = (part, block["first"][:10], block["last"][:10], block["steps"])
+        bars.append((words, f"left:{a:.2f}%;width:{b - a:.2f}%"))
     content = {
         "manifest": m,
         "synthetic": store.synthetic,

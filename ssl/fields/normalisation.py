@@ -240,7 +240,7 @@ def _choose(times: np.ndarray, config: StatisticsConfig) -> tuple[str, int]:
         return groups, 0
     if config.harmonics is not None:
         return groups, config.harmonics
-    span_days = (times[-1] - times[0]) / np.timedelta64(1, "D")
+    span_days = np.diff(times[[0, -1]].astype("datetime64[s]"))[0] / np.timedelta64(1, "D")
     days = (times.astype("datetime64[D]") - times.astype("datetime64[Y]").astype("datetime64[D]")).astype(int)
     dates = len(np.unique(days // 5))  # terms of the year need dates of the year
     return groups, min(4, (dates - 1) // 2) if span_days >= 2 * YEAR_DAYS - 3 else 0

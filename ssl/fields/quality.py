@@ -137,7 +137,8 @@ def _without_season(values: np.ndarray, times: np.ndarray) -> np.ndarray:
     """Return values less the median of their month and hour, of the hour alone in less than three years."""
     stamps = pd.DatetimeIndex(times)
     keys = stamps.month * 24 + (0 if months_apart(times) else stamps.hour)
-    if stamps[-1] - stamps[0] < pd.Timedelta(3 * 365, "D"):
+    first, last = times[[0, -1]].astype("datetime64[s]")  # nanoseconds hold no difference above 292 years
+    if last - first < np.timedelta64(3 * 365, "D"):
         keys = keys % 24
     series = pd.Series(values)
     return np.asarray(series - series.groupby(np.asarray(keys)).transform("median"))

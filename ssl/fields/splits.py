@@ -121,7 +121,7 @@ class Splits:
                 f"splits.embargo_days: expected days from 0, got {self.embargo_days}; take input window + lead"
             )
         for (earlier, a), (later, b) in self.neighbours():
-            days = (b[0] - a[1]) / DAY
+            days = float((b[0].astype("datetime64[us]") - a[1].astype("datetime64[us]")) / DAY)
             if earlier.startswith("train") and later.startswith("train"):
                 if b[0] <= a[1]:
                     raise EarthSSLError(
@@ -274,7 +274,9 @@ def _date(instant: np.datetime64) -> str:
 
 def gap_days(a: Block, b: Block) -> float:
     """Return the days between two blocks; 0 or less where they meet."""
-    return float(max(b[0] - a[1], a[0] - b[1]) / DAY)
+    # Nanoseconds hold 292 years: a longer difference wraps round, and blocks side by side seemed far apart.
+    (first, last), (begin, end) = (tuple(instant.astype("datetime64[us]") for instant in block) for block in (a, b))
+    return float(max(begin - last, first - end) / DAY)
 
 
 def is_monthly(times: np.ndarray) -> bool:

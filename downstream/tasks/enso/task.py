@@ -71,6 +71,8 @@ class EnsoConfig(TaskConfig):
         pca_window: Input months of the tuned PCA rows; null for the encoder's.
         since: First month of labels and of all that is fitted, such as "1980-01", where a variable of the store begins
             later than its training block; null for the block's own.
+        other_grid: Take encoders that were pretrained on another region or a shifted grid of the same spacing; with
+            `other_statistics` where that was another planet.
     """
 
     task: str = "enso"
@@ -81,6 +83,7 @@ class EnsoConfig(TaskConfig):
     head: HeadOptions = field(default_factory=HeadOptions)
     pca_window: int | None = None
     since: str | None = None
+    other_grid: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -103,6 +106,7 @@ class Enso(WindowTask[EnsoConfig]):
 
     def __init__(self, config: EnsoConfig, store: Store, decoders: Decoders | None = None) -> None:
         super().__init__(config, store, decoders)
+        self.other_grid = config.other_grid
         shape = config.encoder
         if config.checkpoints:
             shape = read_record(checkpoint_folder(Path(config.checkpoints[0]))).encoder

@@ -323,7 +323,7 @@ class ForecastTask(Task[ForecastConfig]):
             "which the spectrum shows and which is no skill"
         ]
         training = samples.times[samples.inside("train")]
-        years = float((training[-1] - training[0]) / np.timedelta64(1, "D")) / 365.25
+        years = float(np.diff(training[[0, -1]].astype("datetime64[s]"))[0] / np.timedelta64(1, "D")) / 365.25
         if years < FEWEST_YEARS:
             said.append(
                 f"tiny: training is {years:.2g} years, {len(training)} steps; the climatology and every fit are as "

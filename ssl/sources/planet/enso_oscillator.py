@@ -21,12 +21,20 @@ period, season, skewness, persistence and reachable skill of the observed one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 STATES = ("t_e", "h_w", "wind", "lag_half", "t_lagged")
+
+# What another world has otherwise, and by how much (standard deviation of the logarithm).
+VARIED = (
+    "damping", "season", "recharge", "discharge", "leak", "quadratic", "wind_noise", "state_dependence", "heat_noise",
+    "delay",
+)  # fmt: skip
+SPREAD = 0.15
+PEAK_SPREAD = 0.7  # months
 
 # A number or an array: the arithmetic below serves one planet and thousands of ensemble members alike.
 Real = Any
@@ -69,6 +77,24 @@ class Oscillator:
     wind_damping: float = 1.0
     heat_noise: float = 0.215
     delay: float = 3.5
+
+    @classmethod
+    def of_world(cls, world: int) -> Oscillator:
+        """Return the parameters of a world: 0 has the usual ones, every other number its own, drawn about them.
+
+        Each of `VARIED` is multiplied by a log-normal factor (cut at two standard deviations), and the season of growth
+        is moved by a month or so. The nonlinear bounds stay, so that no world runs away.
+
+        Args:
+            world: Its number, from 0.
+        """
+        usual = cls()
+        if world == 0:
+            return usual
+        draws = np.random.default_rng([world, 7]).standard_normal(len(VARIED) + 1).clip(-2, 2)
+        factors = np.exp(SPREAD * draws[:-1])
+        made = {name: float(getattr(usual, name) * factor) for name, factor in zip(VARIED, factors, strict=True)}
+        return replace(usual, **made, season_peak=float(usual.season_peak + PEAK_SPREAD * draws[-1]))
 
     def growth(self, month: Real) -> Real:
         """Return R at `month` months (0–12, fractions allowed) after 1 January, per month."""

@@ -65,6 +65,8 @@ class PlanetConfig:
         noise: Factor on the noise of ocean and air (not on the noise that drives ENSO).
         storms: Mean number of tropical storms a year; above 0, only with 6-hourly steps, the planet has them
             and the variables u850, v850, u200, v200 and r700. Without them it is the same planet.
+        world: Which dynamics ENSO has: 0 the usual ones, every other number its own (`Oscillator.of_world`). Geography
+            and patterns are the same on all of them.
 
     Raises:
         EarthSSLError: If an option is out of range.
@@ -78,6 +80,7 @@ class PlanetConfig:
     trend_k_per_century: float = 0.8
     noise: float = 1.0
     storms: float = 0.0
+    world: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "shape", tuple(self.shape))
@@ -87,6 +90,8 @@ class PlanetConfig:
             raise _mistake("years", "a whole number above 0", self.years)
         if not (isinstance(self.seed, int) and self.seed >= 0):
             raise _mistake("seed", "a whole number from 0", self.seed)
+        if not (isinstance(self.world, int) and self.world >= 0):
+            raise _mistake("world", "a whole number from 0", self.world)
         if len(self.shape) != 2 or min(self.shape) < 8:
             raise _mistake("shape", "rows and columns, 8 at least", self.shape)
         if self.noise < 0:
@@ -103,12 +108,12 @@ class Planet:
 
     Args:
         config: Its options.
-        oscillator: Parameters of its ENSO.
+        oscillator: Parameters of its ENSO; None for those of its world.
     """
 
     def __init__(self, config: PlanetConfig | None = None, oscillator: Oscillator | None = None) -> None:
         self.config = config or PlanetConfig()
-        self.oscillator = oscillator or Oscillator()
+        self.oscillator = oscillator or Oscillator.of_world(self.config.world)
         rows, columns = self.config.shape
         self.grid = LatLonGrid(90 - (np.arange(rows) + 0.5) * 180 / rows, np.arange(columns) * 360 / columns)
         self.geography = Geography(self.grid)
@@ -148,11 +153,14 @@ class Planet:
                 data = np.concatenate([self._block(name, year) for year in blocks])
             attrs = {"units": units, "long_name": long_name, "standard_name": standard_name}
             fields[name] = (("time", "lat", "lon"), data, attrs)
+        options = dataclasses.asdict(self.config)
+        if not self.config.world:  # stores made before there were worlds say nothing of it
+            del options["world"]
         attrs = {
             "source": "planet (synthetic)",
             "licence": "CC0",
             "citation": "earthssl synthetic planet; not observations",
-            "planet": json.dumps(dataclasses.asdict(self.config)),
+            "planet": json.dumps(options),
         }
         coords = {"time": self.time, "lat": self.grid.lat, "lon": self.grid.lon}
         return xr.Dataset(fields, coords, attrs)

@@ -35,6 +35,16 @@ def test_a_clean_series_is_left_in_peace(times, seed):
     assert said(series(times, seed), times) == ""
 
 
+def test_a_series_longer_than_nanoseconds_can_tell_is_judged_too():
+    times = np.arange("1700-01", "2100-01", dtype="datetime64[M]").astype("datetime64[ns]")  # 400 years
+    season = 300 + 15 * np.cos(2 * np.pi * np.arange(len(times)) / 12)
+    noise = np.random.default_rng(0).normal(0, 0.5, len(times))
+    values = (season + noise)[:, None, None] + np.array([[0.0, 1.0], [2.0, 3.0]])
+    assert said(values.astype(np.float32), times) == ""
+    values[2000] += 20.0  # out of its season, though not of the year
+    assert "1866-09" in said(values.astype(np.float32), times)
+
+
 def test_a_summary_is_that_of_the_values():
     values = series(MONTHS[:10]).astype(np.float32)
     values[4] = np.nan

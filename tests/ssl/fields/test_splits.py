@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from earthssl.ssl.common.errors import EarthSSLError
-from earthssl.ssl.fields.splits import Splits, SplitsConfig, follows, is_monthly, window_starts
+from earthssl.ssl.fields.splits import Splits, SplitsConfig, follows, gap_days, is_monthly, window_starts
 
 MONTHS = np.arange("1980-01", "2000-01", dtype="datetime64[M]").astype("datetime64[ns]")
 
@@ -170,3 +170,11 @@ def test_whole_blocks_have_all_their_windows() -> None:
 def test_a_window_longer_than_its_block_is_refused(length: int) -> None:
     with pytest.raises(EarthSSLError, match=rf"no window of {length} steps fits in splits\.val, which holds 36 steps"):
         window_starts(MONTHS, splits(), "val", length)
+
+
+def test_blocks_of_centuries_are_as_far_apart_as_they_are() -> None:
+    long, later = splits(train=("1700", "2079"), val=("2083", "2099"), test=("2103", "2110")).train, ("2083", "2099")
+    held = splits(train=("1700", "1710"), val=later, test=("2103", "2110")).val
+    years = 3 * 365.25  # nanoseconds wrap round after 292 years: 185 years were seen between these
+    assert gap_days(long, held) == gap_days(held, long) == pytest.approx(years, abs=1)
+    assert gap_days(long, splits(train=("1700", "1710"), val=("2070", "2080"), test=("2103", "2110")).val) < 0

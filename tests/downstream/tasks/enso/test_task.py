@@ -232,3 +232,25 @@ def test_mistakes_are_said(small_data: Any, tmp_path: Path) -> None:
     store = prepare(PrepareConfig("files", str(tmp_path / "store"), splits, options))
     with pytest.raises(EarthSSLError, match="expected the variable sst or ssta"):
         Enso(EnsoConfig(str(store), leads=[3], window=3), Store(store))
+
+
+def test_encoders_of_a_shifted_grid_are_taken_where_it_is_said(
+    small_data: Any, small_run: Path, tmp_path: Path
+) -> None:
+    small_data.assign_coords(lon=small_data.lon + 1.0).to_netcdf(tmp_path / "shifted.nc")
+    splits = SplitsConfig(("1981", "2000"), ("2002", "2005"), ("2007", "2010"), 365)
+    options = {"path": str(tmp_path / "shifted.nc"), "variables": ["sst", "u10", "v10"]}
+    folder = prepare(PrepareConfig("files", str(tmp_path / "store"), splits, options))
+    config = EnsoConfig(
+        str(folder),
+        checkpoints=[str(small_run)],
+        leads=[1],
+        poolings=["mean"],
+        untrained_seeds=0,
+        other_statistics=True,
+    )
+    with pytest.raises(EarthSSLError, match="grid: expected"):
+        Enso(config, Store(folder)).encoders()
+    task = Enso(replace(config, other_grid=True), Store(folder))
+    (encoder,) = task.encoders()
+    assert [values.shape[0] for values in task.embedded(encoder, [2])["mean"].values()] == [len(task.enso.time)]

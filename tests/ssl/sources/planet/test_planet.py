@@ -13,6 +13,7 @@ from earthssl.ssl.sources.planet import planet as planet_module
 from earthssl.ssl.sources.planet.enso_oscillator import Oscillator
 from earthssl.ssl.sources.planet.geography import COLUMNS, DENSITY, RADIUS, RESPONSES, ROTATION, WAVES, Geography
 from earthssl.ssl.sources.planet.planet import Planet, PlanetConfig, open_planet
+from earthssl.ssl.sources.planet.recorded import recorded_planet
 
 LEADS = (1, 3, 6, 9, 12, 15, 18)
 
@@ -309,6 +310,24 @@ def test_oscillator_without_noise_and_nonlinearity_turns_at_its_known_period() -
     np.testing.assert_allclose(path[:, 0], expected, atol=0.02)
 
 
+def test_worlds_have_their_own_dynamics_and_stay_near_the_usual_one() -> None:
+    assert Oscillator.of_world(0) == Oscillator()
+    assert Oscillator.of_world(3) == Oscillator.of_world(3) != Oscillator.of_world(4)
+    noise = np.random.default_rng(0).standard_normal((6000, 2))
+    months = np.arange(6000) / 10
+    spreads = [Oscillator.of_world(k).run(np.zeros(5), months, 0.1, noise)[:, 0].std() for k in range(1, 21)]
+    assert 0.3 < min(spreads) < max(spreads) < 1.6  # K; none dies out, none runs away
+    assert np.std(spreads) > 0.05
+
+
+def test_a_store_says_its_world_only_where_it_is_not_the_usual_one() -> None:
+    usual, other = (open_planet(years=1, seed=1, shape=(18, 36), world=world) for world in (0, 5))
+    assert "world" not in json.loads(usual.attrs["planet"])  # as stores made before there were worlds
+    assert recorded_planet(other.attrs).oscillator == Oscillator.of_world(5)
+    assert (usual.sst.isnull() == other.sst.isnull()).all()
+    assert not np.allclose(usual.msl, other.msl, atol=10)
+
+
 def test_wind_noise_has_unit_variance_and_its_memory() -> None:
     rng, steps = np.random.default_rng(0), 60_000
     path = Oscillator().run(np.zeros(5), np.zeros(steps), 0.1, rng.standard_normal((steps, 2)))
@@ -334,6 +353,7 @@ def test_only_the_ocean_and_the_oscillator_reach_the_index(planet: Planet) -> No
         ({"start": "1900-02-01"}, "1 January"),
         ({"start": "soon"}, "date"),
         ({"seed": -1}, "seed"),
+        ({"world": -1}, "world"),
         ({"shape": (4, 8)}, "shape"),
         ({"noise": -1.0}, "noise"),
         ({"variables": ["sts"]}, "Did you mean 'sst'"),
