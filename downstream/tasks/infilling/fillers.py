@@ -11,15 +11,14 @@ Beckers & Rixen 2003, doi 10.1175/1520-0426(2003)020<1839:ECADFF>2.0.CO;2.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
 
 from ....ssl.common.errors import EarthSSLError
+from ....ssl.fields.reduced_space import taper
 from ...features.eof import Eof
-from .gappy import Anomalies
 from .gaps import Places
 
 
@@ -203,15 +202,6 @@ class OptimalInterpolation(LinearFiller):
         return cho_solve(factor, observed.T).T @ self.covariance[seen]
 
 
-def taper(ratio: np.ndarray) -> np.ndarray:
-    """Return Gaspari & Cohn's correlation function (their 4.10): 1 at 0, smooth, 0 from a ratio of 2 on."""
-    z = np.asarray(ratio, dtype=np.float64)
-    near = 1 + z**2 * (-5 / 3 + z * (5 / 8 + z * (1 / 2 - z / 4)))
-    safe = np.maximum(z, 1.0)
-    far = 4 - 5 * safe + safe**2 * (5 / 3 + safe * (5 / 8 + safe * (-1 / 2 + safe / 12))) - 2 / (3 * safe)
-    return np.where(z <= 1, near, np.where(z < 2, far, 0.0))
-
-
 def _factor(covariance: np.ndarray, noise: float, name: str) -> tuple[np.ndarray, bool]:
     """Return the Cholesky factor of a covariance with noise on its diagonal."""
     matrix = covariance.copy()
@@ -340,28 +330,3 @@ class Dineof(Filler):
             if float(np.sqrt((change**2).mean())) < self.tolerance * scale:
                 break
         return made
-
-
-def baselines(anomalies: Anomalies, ranks: Sequence[int] = (15, 40)) -> list[Filler]:
-    """Return what an encoder must beat, learnt from the fit period where there is something to learn."""
-    places, fit = anomalies.places, anomalies.fit
-    most = min(len(fit) - 2, len(places))
-    patterns = [PcaRegression(places, fit, k) for k in sorted({min(k, most) for k in ranks})]
-    return [
-        Climatology(),
-        MeanOfObserved(places),
-        Nearest(places),
-        InverseDistance(places),
-        OrdinaryKriging(places),
-        *patterns,
-        Dineof(places, fit),
-        OptimalInterpolation(places, fit),
-    ]
-
-
-def learnt_from(filler: Filler, places: Places, fields: np.ndarray) -> Filler:
-    """Return optimal interpolation, or a regression on patterns, learnt from other fields, (time, cells)."""
-    if isinstance(filler, PcaRegression):
-        most = min(len(fields) - 2, len(places))
-        return PcaRegression(places, fields, max(1, min(len(filler.patterns), most)))
-    return OptimalInterpolation(places, fields)

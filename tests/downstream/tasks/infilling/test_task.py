@@ -13,7 +13,8 @@ import pytest
 import torch
 from earthssl.downstream.evaluation.encoders import ZERO_SHOT, Contender, Decoder
 from earthssl.downstream.evaluation.run import run, summarise
-from earthssl.downstream.tasks.infilling.fillers import OptimalInterpolation, PcaRegression, baselines
+from earthssl.downstream.tasks.infilling.baselines import baselines
+from earthssl.downstream.tasks.infilling.fillers import OptimalInterpolation, PcaRegression
 from earthssl.downstream.tasks.infilling.gappy import Anomalies, Gappy
 from earthssl.downstream.tasks.infilling.gaps import GapConfig
 from earthssl.downstream.tasks.infilling.task import Infilling, InfillingConfig

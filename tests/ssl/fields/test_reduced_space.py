@@ -1,0 +1,110 @@
+"""Reduced-space interpolation against brute force, and what is chosen on fields held out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from earthssl.ssl.fields.reduced_space import (
+    ReducedSpaces,
+    conditional_mean,
+    great_circle_km,
+    noise,
+    taper,
+    unit_vectors,
+)
+
+CELLS = 12
+
+
+def fields(times: int, patterns: int, seed: int = 0, rough: float = 0.0) -> np.ndarray:
+    """Sums of a few fixed patterns with random amplitudes, and white noise."""
+    fixed = np.random.default_rng(99).normal(size=(patterns, CELLS))
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(times, patterns)) @ fixed + rough * rng.normal(size=(times, CELLS))
+
+
+def test_the_conditional_mean_by_brute_force() -> None:
+    """Covariance of the modes and noise of the cells: the same as by the inverse of the observations' covariance."""
+    rng = np.random.default_rng(0)
+    modes, level, values = rng.normal(size=(3, CELLS)), rng.uniform(0.1, 1, CELLS), rng.normal(size=(2, CELLS))
+    seen = rng.random((2, CELLS)) < 0.5
+    given = (torch.from_numpy(x).float() for x in (modes, level, values))
+    found = conditional_mean(*given, torch.from_numpy(seen)).numpy()
+    covariance = modes.T @ modes
+    for one in range(2):
+        own = seen[one]
+        observed = covariance[np.ix_(own, own)] + np.diag(level[own])
+        expected = covariance[:, own] @ np.linalg.solve(observed, values[one, own])
+        np.testing.assert_allclose(found[one], expected, atol=1e-4)
+
+
+def test_nothing_seen_is_the_climatology_and_what_stands_there_does_not_matter() -> None:
+    modes, level = torch.randn(3, CELLS), torch.ones(CELLS)
+    nan = torch.full((1, CELLS), float("nan"))
+    assert not conditional_mean(modes, level, nan, torch.zeros(1, CELLS, dtype=torch.bool)).any()
+
+
+def error_on(held_out: np.ndarray, seen: np.ndarray) -> tuple[list[int], object]:
+    """Return the numbers of modes that were tried, and the error of filling `held_out`."""
+    tried: list[int] = []
+
+    def error(modes: np.ndarray, level: np.ndarray) -> float:
+        tried.append(len(modes))
+        given = (torch.from_numpy(x).float() for x in (modes, level, held_out))
+        made = conditional_mean(*given, torch.from_numpy(np.tile(seen, (len(held_out), 1)))).numpy()
+        return float(((made - held_out)[:, ~seen] ** 2).sum() / (held_out[:, ~seen] ** 2).sum())
+
+    return tried, error
+
+
+def test_as_many_patterns_as_there_are_are_chosen_and_none_of_noise() -> None:
+    """Four patterns from eight of twelve cells: told to a few per cent; of white noise nothing can be told."""
+    seen = np.arange(CELLS) < 8
+    rows = fields(300, 4, rough=0.05)
+    tried, error = error_on(rows[200:], seen)
+    found = ReducedSpaces(rows, 200, np.ones(CELLS), 8).choose(error)  # type: ignore[arg-type]
+    assert found.count == 4
+    assert found.error < 0.02
+    assert set(tried) == {2, 4, 8}
+    expected = np.linalg.eigvalsh(rows.T @ rows / 300)[::-1][:4]
+    np.testing.assert_allclose(np.sort((found.modes**2).sum(1))[::-1], expected)
+    np.testing.assert_allclose(found.noise, noise(found.modes, (rows**2).mean(0), found.nugget))
+    white = np.random.default_rng(1).normal(size=(60, CELLS))
+    nothing = ReducedSpaces(white, 40, np.ones(CELLS), 8).choose(lambda modes, level: 1.01)
+    assert nothing.count == 0
+    assert nothing.error == 1
+    assert not nothing.modes.any()
+
+
+def test_a_wide_localisation_is_none_and_a_narrow_one_leaves_the_variances() -> None:
+    """Modes of the covariance itself; and of its diagonal alone, where no two places are near."""
+    rows = fields(50, CELLS)
+    apart = great_circle_km(np.zeros(CELLS), np.arange(CELLS) * 15.0)
+    root = np.sqrt(np.linspace(0.5, 1.5, CELLS))
+    plain, wide = (
+        ReducedSpaces(rows, 40, root, CELLS, apart, one).whole(one[0] if one else None) for one in ((), (1e9,))
+    )
+    np.testing.assert_allclose(plain.T @ plain, wide.T @ wide, atol=1e-8)
+    np.testing.assert_allclose(plain.T @ plain, rows.T @ rows / 50, atol=1e-8)
+    narrow = ReducedSpaces(rows, 40, root, CELLS, apart, (100.0,)).whole(100.0)
+    np.testing.assert_allclose(narrow.T @ narrow, np.diag((rows**2).mean(0)), atol=1e-8)
+
+
+def test_the_taper() -> None:
+    """1 at 0, 5/24 at 1, 0 from 2 on, falling, and positive definite on a line."""
+    z = np.linspace(0, 2.5, 101)
+    found = taper(z)
+    assert found[0] == 1
+    assert float(taper(np.array(1.0))) == pytest.approx(5 / 24)
+    assert float(taper(np.array(1.0 + 1e-9))) == pytest.approx(5 / 24, abs=1e-7)
+    assert (found[z >= 2] == 0).all()
+    assert (np.diff(found) <= 1e-12).all()
+    line = np.arange(30.0)
+    assert np.linalg.eigvalsh(taper(abs(line[:, None] - line) / 5)).min() > -1e-9
+
+
+def test_unit_vectors() -> None:
+    """The three axes."""
+    found = unit_vectors(np.array([0.0, 0, 90]), np.array([0.0, 90, 7]))
+    assert np.allclose(found, np.eye(3), atol=1e-12)
