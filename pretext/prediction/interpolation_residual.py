@@ -2,7 +2,8 @@
 
 Fields are masked as in masking. Reduced-space optimal interpolation (Kaplan et al. 1997, doi 10.1029/97JC01734: the
 leading patterns of the training windows, their variances and a noise, k × k equations for each mask) is fitted once,
-before the first step, and fills what is hidden. The task is the rest, divided by its spread at each cell: the loss of
+before the first step, and fills what is hidden; that of a training window was fitted without the block of time in
+which the window lies. The task is the rest, divided by its spread at each cell: the loss of
 the interpolation is 1, of the truth 0. Of linear Gaussian fields nothing can be told, and the loss stays at 1.
 
 Trivial cues and how they are closed: the climatology, neighbours, far places that go along and every other linear
@@ -41,6 +42,7 @@ LOCALISED = 8000  # numbers of a window whose covariance, of all pairs, can be l
 HELD_OUT = 0.25  # share of the training windows, the last ones, that choose the settings
 JUDGED = 96  # of these at most, evenly spaced
 SPREAD = 768  # windows that the spread of the rest is taken from, at most
+APART = 0.01  # share of the windows beside a block that its interpolation is not fitted on either
 LEAST = 1e-2  # of the variable's spread: a cell whose rest is smaller is divided by this share
 
 
@@ -51,12 +53,15 @@ class InterpolationResidualConfig(MaskingConfig):
     Attributes:
         components: Patterns at most; the last quarter of the training windows chooses how many, and the noise.
         fit: Training windows, evenly spaced, that the interpolation is fitted on, at most.
+        folds: Blocks of training windows, each with an interpolation of its own that is fitted on the others: what is
+            left over in windows that it was fitted on is smaller than elsewhere. 0: one for all.
         localisation_km: Distances at which the localisation of the covariance falls to 0.21, to be chosen from
             likewise; empty for none.
     """
 
     components: int = 128
     fit: int = 4000
+    folds: int = 4
     localisation_km: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -66,6 +71,8 @@ class InterpolationResidualConfig(MaskingConfig):
                 f"{NAME}: expected components ≥ 1 and at least two windows for each of them, got {self.components} "
                 f"components and {self.fit} windows"
             )
+        if self.folds < 0 or self.folds == 1:
+            raise EarthSSLError(f"{NAME}.folds: expected 0, or at least 2 blocks, got {self.folds}")
         if not all(0 < one < float("inf") for one in self.localisation_km):
             raise EarthSSLError(f"{NAME}.localisation_km: expected distances above 0, got {self.localisation_km}")
 
@@ -87,6 +94,7 @@ class InterpolationResidual(Masking):
     config: InterpolationResidualConfig
     modes: Tensor
     noise: Tensor
+    edges: Tensor
     spread: Tensor
 
     def __init__(self, config: InterpolationResidualConfig, context: Context) -> None:
@@ -95,8 +103,10 @@ class InterpolationResidual(Masking):
         self.grid, self.variables, self.window, self.patch = context.grid, context.variables, shape.window, shape.patch
         self.shape = (self.window, len(context.variables), *context.grid.shape)
         size = int(np.prod(self.shape))
-        self.register_buffer("modes", torch.zeros(config.components, size))
-        self.register_buffer("noise", torch.ones(size))
+        # The last is fitted on all windows; each before it is for one block, which it was not fitted on.
+        self.register_buffer("modes", torch.zeros(config.folds + 1, config.components, size))
+        self.register_buffer("noise", torch.ones(config.folds + 1, size))
+        self.register_buffer("edges", torch.zeros(config.folds + 1, dtype=torch.int64))  # the blocks' first seconds
         self.register_buffer("spread", torch.ones(size))
         self.told = nn.Linear(2 * len(context.variables) * self.cells, config.decoder_width)
         for head in self.heads.values():  # a decoder that says nothing is the interpolation
@@ -111,7 +121,7 @@ class InterpolationResidual(Masking):
             EarthSSLError: If the windows do not fit the memory, or are too few.
         """
         chosen = torch.linspace(0, len(windows) - 1, min(self.config.fit, len(windows))).long().unique()
-        size = len(self.noise)
+        size = self.noise.shape[1]
         if len(chosen) * size > LARGEST:
             raise EarthSSLError(
                 f"{NAME}: expected at most {LARGEST} numbers to fit the interpolation on, got {len(chosen)} windows of "
@@ -142,12 +152,27 @@ class InterpolationResidual(Masking):
         most = min(self.config.components, size)
         spaces = ReducedSpaces(rows, clear, root, most, apart, self.config.localisation_km)
         found = spaces.choose(lambda modes, noise: self._error(modes, noise, posed))
+        times = torch.cat([part.times[:, 0] for part in parts])
+        bounds = torch.linspace(0, len(chosen), self.config.folds + 1).round().long()
+        inside = np.arange(len(chosen))
         self.modes.zero_()
-        self.modes[: len(found.modes)].copy_(torch.from_numpy(found.modes))
-        self.noise.copy_(torch.from_numpy(found.noise))
+        for k in range(self.config.folds + 1):
+            kept = None
+            if k < self.config.folds and len(chosen) >= 2 * self.config.folds:
+                near = APART * len(chosen) + self.window
+                kept = (inside < int(bounds[k]) - near) | (inside >= int(bounds[k + 1]) + near)
+            modes, noise = spaces.learnt(found.settings, kept)
+            self.modes[k, : len(modes)].copy_(torch.from_numpy(modes))
+            self.noise[k].copy_(torch.from_numpy(noise))
+        self.edges.copy_(torch.cat([times, times[-1:] + 1])[bounds])
         del rows, parts, spaces
         few = chosen[torch.linspace(0, len(chosen) - 1, min(SPREAD, len(chosen))).long()]
         self._fit_spread([self._posed(windows, part, number) for number, part in enumerate(few.split(READ))])
+
+    def _block(self, batch: Batch) -> Tensor:
+        """Return which of the interpolations is a window's: of its block, or that of all windows, (batch,)."""
+        block = torch.searchsorted(self.edges, batch.times[:, 0].contiguous(), right=True) - 1
+        return torch.where(block < 0, self.config.folds, block)
 
     def _posed(self, windows: Windows, chosen: Tensor, number: int) -> tuple[Batch, Tensor, Tensor]:
         """Return some windows, their hidden and their visible cells: the kinds of masks in turn."""
@@ -171,7 +196,7 @@ class InterpolationResidual(Masking):
         """Keep the root mean square of what is left over at each cell, not less than a share of its variable's."""
         count, power = torch.zeros(self.shape), torch.zeros(self.shape)
         for batch, hidden, seen in posed:
-            made = conditional_mean(self.modes, self.noise, batch.values.flatten(1), seen.flatten(1))
+            made = self._mean(self.modes, self.noise, batch.values.flatten(1), seen.flatten(1), self._block(batch))
             count += hidden.sum(0)
             power += ((batch.values - made.unflatten(1, self.shape)).square() * hidden).sum(0)
         axes = (0, 2, 3)
@@ -193,7 +218,7 @@ class InterpolationResidual(Masking):
             check(kind, patches)
         whole = draw(self._kind(batch.number), patches, batch.keys)
         mask = thin(whole, self.config.rebuild if self.training else 1.0, batch.keys)
-        cue, spread = self._told(patches, _shown(patches, whole))
+        cue, spread = self._told(patches, _shown(patches, whole), self._block(batch))
         guess = self._guess(encoder, patches, mask, cue).float()
         truth, weight = asked(patches, mask)
         rest = (truth - gather(cue, mask.order)) / spread[mask.order]
@@ -215,8 +240,11 @@ class InterpolationResidual(Masking):
         extra = self.told(torch.cat([cue, over], -1).flatten(2))
         return self.decode(encoder, patches, mask, gather(extra, mask.order))
 
-    def _told(self, patches: Patches, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the interpolation from the seen cells, (batch, token, variable, cell), and the spread of its rest."""
+    def _told(self, patches: Patches, seen: Tensor, block: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the interpolation from the seen cells, (batch, token, variable, cell), and the spread of its rest.
+
+        By default it is that of all windows.
+        """
         values = patches.values
         numbers = torch.arange(values[0].numel(), dtype=torch.float64, device=values.device).view_as(values[:1])
         fields = unpatchify(numbers, patches, self.patch)[0]
@@ -231,20 +259,30 @@ class InterpolationResidual(Masking):
         modes, level, spread = (
             start.to(values.device).index_copy(-1, at, buffer[..., held])
             for start, buffer in (
-                (torch.zeros(len(self.modes), values[0].numel()), self.modes),
-                (torch.ones(values[0].numel()), self.noise),
+                (torch.zeros(*self.modes.shape[:2], values[0].numel()), self.modes),
+                (torch.ones(len(self.noise), values[0].numel()), self.noise),
                 (torch.ones(values[0].numel()), self.spread),
             )
         )
         with torch.autocast(values.device.type, enabled=False):
-            made = conditional_mean(modes, level, values.float().flatten(1), seen.flatten(1))
+            made = self._mean(modes, level, values.float().flatten(1), seen.flatten(1), block)
         return made.view_as(values), spread.view_as(values[0])
+
+    def _mean(self, modes: Tensor, level: Tensor, values: Tensor, seen: Tensor, block: Tensor | None) -> Tensor:
+        """Return the interpolations of samples (batch, cell) by those of their blocks, or by that of all windows."""
+        if block is None:
+            return conditional_mean(modes[-1], level[-1], values, seen)
+        made = torch.empty_like(values, dtype=modes.dtype)
+        for k in block.unique().tolist():
+            own = block == k
+            made[own] = conditional_mean(modes[k], level[k], values[own], seen[own])
+        return made
 
     def residual(self, batch: Batch) -> Batch:
         """Return what the interpolation leaves over everywhere, in units of its spread: the truth less it."""
         patches = patchify(batch, self.patch)
         mask = draw(self._kind(batch.number), patches, batch.keys)
-        cue, spread = self._told(patches, _shown(patches, mask))
+        cue, spread = self._told(patches, _shown(patches, mask), self._block(batch))
         fields = torch.nan_to_num(unpatchify((patches.values - cue) / spread, patches, self.patch))
         return replace(batch, values=fields * batch.valid)
 

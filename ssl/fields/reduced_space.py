@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ NEGLIGIBLE = 1e-6  # of the leading component's variance: below it a component i
 COUNTS = (2, 4, 8, 16, 32, 64, 128, 192, 256, 384)
 NUGGETS = (0.003, 0.01, 0.03, 0.1)  # error of an observation beyond what the patterns leave, over the mean variance
 NUGGET = 0.01  # while the number of patterns and the localisation are being chosen
+MEMORIES = (1.0, 0.5)  # shares of the samples over which their weights fall to 1/e, back from the last one
 AT_ONCE = 2**24  # numbers of patterns times samples in memory
 
 
@@ -89,6 +89,7 @@ class Reduced:
         modes: Patterns times the standard deviation of their amplitudes, (mode, cell).
         noise: Variance of an observation's error, what the patterns leave included, (cell,).
         localisation_km: Distance at which the localisation falls to 0.21; None without one.
+        memory: Share of the samples over which their weights fall to 1/e; None where all count alike.
         count: Number of patterns; 0 where none helps, and the only mode is 0.
         nugget: Error of an observation beyond what the patterns leave, over the mean variance.
         error: On the held-out fields, over that of no anomaly.
@@ -97,9 +98,15 @@ class Reduced:
     modes: np.ndarray
     noise: np.ndarray
     localisation_km: float | None
+    memory: float | None
     count: int
     nugget: float
     error: float
+
+    @property
+    def settings(self) -> tuple[float | None, float | None, int, float]:
+        """Localisation, memory, number of patterns and nugget."""
+        return self.localisation_km, self.memory, self.count, self.nugget
 
 
 class ReducedSpaces:
@@ -127,54 +134,86 @@ class ReducedSpaces:
         self.rows, self.root, self.most = np.asarray(rows, dtype=np.float64), root, most
         self.early, self.apart = early, apart_km
         self.localisations: tuple[float | None, ...] = tuple(localisations_km) or (None,)
+        self._of_early: dict[tuple[float | None, float | None], np.ndarray] = {}
+        self._whole: dict[tuple[float | None, float | None], np.ndarray] = {}
         self.counts = [*(count for count in COUNTS if count < most), most]
 
     def choose(self, error: Callable[[np.ndarray, np.ndarray], float]) -> Reduced:
         """Return the space, of all rows, whose settings fill the held-out fields best.
 
-        First the localisation and the number of patterns, then the nugget; no pattern at all where none helps.
+        First the localisation and the number of patterns, then how far back samples count, then the nugget; no pattern
+        at all where none helps.
 
         Args:
             error: Of modes (mode, cell) and noise (cell,): squared error over that of no anomaly.
         """
-        variance = (self.rows[: self.early] ** 2).mean(0)
-        least, where, count, nugget = 1.0, self.localisations[0], 0, NUGGET
+        least, where, memory, count, nugget = 1.0, self.localisations[0], None, 0, NUGGET
+        early = self.rows[: self.early]
+        best = np.zeros((1, self.rows.shape[1]))
         for localisation in self.localisations:
+            every = self._early(localisation, None)
             for number in self.counts:
-                modes = self._early[localisation][:number]
-                made = error(modes, noise(modes, variance, NUGGET))
+                made = error(every[:number], noise(every[:number], _variance(early, None), NUGGET))
                 if made < least:
-                    least, where, count = made, localisation, number
-        modes = self._early[where][:count]
-        for other in NUGGETS if count else ():
-            made = error(modes, noise(modes, variance, other))
+                    least, where, count, best = made, localisation, number, every[:number]
+        for other in MEMORIES if count else ():
+            modes = self._early(where, other)[:count]
+            made = error(modes, noise(modes, _variance(early, other), NUGGET))
             if made < least:
-                least, nugget = made, other
-        modes = self.whole(where)[:count] if count else np.zeros((1, self.rows.shape[1]))
-        return Reduced(modes, noise(modes, (self.rows**2).mean(0), nugget), where, count, nugget, least)
+                least, memory, best = made, other, modes
+        for more in NUGGETS if count else ():
+            made = error(best, noise(best, _variance(early, memory), more))
+            if made < least:
+                least, nugget = made, more
+        modes, level = self.learnt((where, memory, count, nugget))
+        return Reduced(modes, level, where, memory, count, nugget, least)
 
-    @cached_property
-    def _early(self) -> dict[float | None, np.ndarray]:
-        return {where: self._modes(self.rows[: self.early], where) for where in self.localisations}
+    def learnt(
+        self, settings: tuple[float | None, float | None, int, float], kept: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return modes and noise of all rows, or of those that are kept (a mask), under chosen settings.
 
-    @cached_property
-    def _whole(self) -> dict[float | None, np.ndarray]:
-        return {}
+        Args:
+            settings: Localisation, memory, number of patterns, nugget: `Reduced.settings`.
+            kept: Which rows to learn from, (sample,).
+        """
+        where, memory, count, nugget = settings
+        rows = self.rows if kept is None else self.rows[kept]
+        if not count:
+            modes = np.zeros((1, rows.shape[1]))
+        elif kept is not None:
+            modes = self._modes(rows, where, memory, count)
+        else:
+            if (where, memory) not in self._whole:
+                self._whole[where, memory] = self._modes(rows, where, memory, self.most)
+            modes = self._whole[where, memory][:count]
+        return modes, noise(modes, _variance(rows, memory), nugget)
 
-    def whole(self, where: float | None) -> np.ndarray:
-        """Return the modes of all rows under a localisation, the leading first."""
-        if where not in self._whole:
-            self._whole[where] = self._modes(self.rows, where)
-        return self._whole[where]
+    def _early(self, where: float | None, memory: float | None) -> np.ndarray:
+        if (where, memory) not in self._of_early:
+            self._of_early[where, memory] = self._modes(self.rows[: self.early], where, memory, self.most)
+        return self._of_early[where, memory]
 
-    def _modes(self, rows: np.ndarray, where: float | None) -> np.ndarray:
-        weighted = rows * self.root
+    def _modes(self, rows: np.ndarray, where: float | None, memory: float | None, count: int) -> np.ndarray:
+        weighted = rows * self.root * np.sqrt(_weights(len(rows), memory))[:, None]
         if where is None:
-            patterns, shares = components(weighted, self.most)
+            patterns, shares = components(weighted, count)
             return patterns * np.sqrt(shares * (weighted**2).sum(1).mean())[:, None] / self.root
         assert self.apart is not None
-        values, vectors = _leading(weighted.T @ weighted / len(rows) * taper(self.apart / where), self.most)
+        values, vectors = _leading(weighted.T @ weighted / len(rows) * taper(self.apart / where), count)
         return np.asarray((vectors * np.sqrt(np.maximum(values, 0))).T / self.root)
+
+
+def _weights(count: int, memory: float | None) -> np.ndarray:
+    """Return the weights of samples in order, mean 1."""
+    if memory is None:
+        return np.ones(count)
+    weights = np.exp((np.arange(count) - count + 1) / (memory * count))
+    return np.asarray(weights / weights.mean())
+
+
+def _variance(rows: np.ndarray, memory: float | None) -> np.ndarray:
+    return np.asarray(_weights(len(rows), memory) @ rows**2 / len(rows))
 
 
 def noise(modes: np.ndarray, variance: np.ndarray, nugget: float) -> np.ndarray:

@@ -63,45 +63,50 @@ class HeldOut(Filler):
 
 
 class ChosenInterpolation(HeldOut):
-    """Optimal interpolation with the mixture, the localisation and the noise chosen on training fields kept out."""
+    """Optimal interpolation whose mixture, localisation, noise and memory are chosen on training fields kept out."""
 
     name = "optimal interpolation, settings chosen"
+    MEMORIES = (np.inf, 1.0, 0.5)  # shares of the fields over which their weights fall to 1/e, back from the last one
     SHARES = (0.5, 0.9, 0.97)
     LOCALISATIONS_KM = (5000.0, 8000.0, 12000.0, 20000.0)
     NUGGETS = (0.02, 0.005, 0.05)
 
     def __init__(self, places: Places, training: np.ndarray) -> None:
         super().__init__(places, training)
-        self._learnt: dict[tuple[bool, float, float, float], OptimalInterpolation] = {}
+        self._learnt: dict[tuple[bool, float, float, float, float], OptimalInterpolation] = {}
 
     def chosen(self, alike: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-        best = [self.SHARES[0], self.LOCALISATIONS_KM[0], self.NUGGETS[0]]
+        best = [self.SHARES[0], self.LOCALISATIONS_KM[0], self.NUGGETS[0], self.MEMORIES[0]]
         least = np.inf
-        # One setting after another, twice the share, which depends on how far covariances are trusted.
+        # One setting after another; the localisation twice, for it depends on how far the sample is trusted.
         for position, options in ((1, self.LOCALISATIONS_KM), (0, self.SHARES), (1, self.LOCALISATIONS_KM),
-                                  (2, self.NUGGETS)):  # fmt: skip
+                                  (3, self.MEMORIES), (2, self.NUGGETS)):  # fmt: skip
             for option in options:
                 asked = [*best[:position], option, *best[position + 1 :]]
-                made = self._method(True, *asked).estimate(self.shown(alike))
-                error = self.error(made, alike)
+                error = self.error(self._method(True, *asked).estimate(self.shown(alike)), alike)
                 if error < least:
                     least, best = error, asked
         return self._method(False, *best).estimate
 
-    def _method(self, early: bool, share: float, localisation_km: float, nugget: float) -> OptimalInterpolation:
-        key = (early, share, localisation_km, nugget)
+    def _method(
+        self, early: bool, share: float, localisation_km: float, nugget: float, memory: float
+    ) -> OptimalInterpolation:
+        key = (early, share, localisation_km, nugget, memory)
         if key not in self._learnt:
             fields = self.training[: self.early] if early else self.training
+            weight = np.exp((np.arange(len(fields)) - len(fields) + 1) / (memory * len(fields)))
             self._learnt[key] = OptimalInterpolation(
-                self.places, fields, share=share, localisation_km=localisation_km, nugget=nugget
-            )
+                self.places, fields * np.sqrt(weight / weight.mean())[:, None],
+                share=share, localisation_km=localisation_km, nugget=nugget,
+            )  # fmt: skip
         return self._learnt[key]
 
 
 class ReducedSpaceInterpolation(HeldOut):
-    """Optimal interpolation by the leading patterns of the covariance, localised as training fields kept out ask for.
+    """Optimal interpolation by the leading patterns of a localised covariance.
 
-    Their number and the noise are chosen so too; the mean of training is no part of it, as in optimal interpolation.
+    Localisation, number of patterns, noise and how far back fields count are chosen on training fields kept out; the
+    mean of training is no part of it, as in optimal interpolation.
     """
 
     name = "reduced-space optimal interpolation"

@@ -109,7 +109,9 @@ def test_a_decoder_that_says_nothing_is_the_interpolation(on_land: tuple[Any, In
         assert outcome.loss.item() == pytest.approx(1, abs=1e-6)
         assert all(float(term) == pytest.approx(0, abs=1e-6) for term in outcome.terms.values())
     filled = task.fill(encoder, batch)
-    cue = conditional_mean(task.modes, task.noise, batch.values.flatten(1), batch.valid.flatten(1)).view_as(filled)
+    cue = conditional_mean(task.modes[-1], task.noise[-1], batch.values.flatten(1), batch.valid.flatten(1)).view_as(
+        filled
+    )
     gaps = batch.known & ~batch.valid
     assert gaps.any()
     assert task.modes.any()
@@ -145,6 +147,19 @@ def test_hidden_cells_are_not_looked_at(on_land: tuple[Any, InterpolationResidua
         assert torch.equal(found, again)
     for head in task.heads.values():
         torch.nn.init.zeros_(head.weight)  # type: ignore[arg-type]
+
+
+def test_the_interpolation_of_a_window_was_not_fitted_on_its_block() -> None:
+    """Other fields in the first block: its own interpolation stays, that of all windows does not."""
+    fields = linear(400)
+    other = torch.cat([7 * cosines(100), fields[100:]])
+    (_, task), (_, again) = make(fields), make(other)
+    assert torch.allclose(task.modes[0].abs(), again.modes[0].abs(), atol=1e-5)
+    assert not torch.allclose(task.noise[-1], again.noise[-1], rtol=0.1)
+    batch = Scenes(fields).batch([0, 99, 100, 399])
+    assert task._block(batch).tolist() == [0, 0, 1, 3]
+    assert task._block(replace(batch, times=batch.times + 86400 * 400)).tolist() == [4, 4, 4, 4]
+    assert task._block(replace(batch, times=batch.times - 86400 * 400)).tolist() == [4, 4, 4, 4]
 
 
 def test_the_rest_has_mean_square_one_on_windows_of_the_fit() -> None:
@@ -209,6 +224,7 @@ def test_what_does_not_fit_is_refused(on_land: tuple[Any, InterpolationResidual,
     for bad, said in (
         ({"components": 0}, "components ≥ 1"),
         ({"components": 64, "fit": 100}, "two windows for each"),
+        ({"folds": 1}, "or at least 2 blocks"),
         ({"localisation_km": [0.0]}, "distances above 0"),
     ):
         with pytest.raises(EarthSSLError, match=said):
@@ -220,9 +236,9 @@ def test_what_does_not_fit_is_refused(on_land: tuple[Any, InterpolationResidual,
         task(encoder, replace(batch, variables=("sst", "u10", "v850")))
     many = Scenes(linear(4))
     _, small = make(linear(40))
-    small.noise = torch.ones(2**27)
+    small.noise = torch.ones(1, 1).expand(1, 2**27)
     with pytest.raises(EarthSSLError, match="numbers to fit the interpolation on"):
         small.settle(many)
-    small.noise, small.config = torch.ones(9000), replace(small.config, localisation_km=[1000.0])
+    small.noise, small.config = torch.ones(1, 9000), replace(small.config, localisation_km=[1000.0])
     with pytest.raises(EarthSSLError, match="of all pairs can be localised"):
         small.settle(many)

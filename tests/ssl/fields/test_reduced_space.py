@@ -63,13 +63,15 @@ def test_as_many_patterns_as_there_are_are_chosen_and_none_of_noise() -> None:
     seen = np.arange(CELLS) < 8
     rows = fields(300, 4, rough=0.05)
     tried, error = error_on(rows[200:], seen)
-    found = ReducedSpaces(rows, 200, np.ones(CELLS), 8).choose(error)  # type: ignore[arg-type]
+    spaces = ReducedSpaces(rows, 200, np.ones(CELLS), 8)
+    found = spaces.choose(error)  # type: ignore[arg-type]
     assert found.count == 4
     assert found.error < 0.02
     assert set(tried) == {2, 4, 8}
     expected = np.linalg.eigvalsh(rows.T @ rows / 300)[::-1][:4]
-    np.testing.assert_allclose(np.sort((found.modes**2).sum(1))[::-1], expected)
-    np.testing.assert_allclose(found.noise, noise(found.modes, (rows**2).mean(0), found.nugget))
+    modes, level = spaces.learnt((None, None, 4, 0.01))
+    np.testing.assert_allclose(np.sort((modes**2).sum(1))[::-1], expected)
+    np.testing.assert_allclose(level, noise(modes, (rows**2).mean(0), 0.01))
     white = np.random.default_rng(1).normal(size=(60, CELLS))
     nothing = ReducedSpaces(white, 40, np.ones(CELLS), 8).choose(lambda modes, level: 1.01)
     assert nothing.count == 0
@@ -77,17 +79,37 @@ def test_as_many_patterns_as_there_are_are_chosen_and_none_of_noise() -> None:
     assert not nothing.modes.any()
 
 
+def test_late_samples_count_more_where_that_helps_and_some_can_be_left_out() -> None:
+    """The patterns change half-way: the later ones are wanted; a sample left out is not looked at."""
+    seen = np.arange(CELLS) < 8
+    rows = np.concatenate([3 * fields(150, 2, rough=0.1), np.roll(fields(150, 2, seed=1, rough=0.1), 3, 1)])
+    _, error = error_on(rows[220:], seen)
+    spaces = ReducedSpaces(rows, 220, np.ones(CELLS), 6)
+    found = spaces.choose(error)  # type: ignore[arg-type]
+    assert found.memory == 0.5
+    weights = np.exp(np.arange(300) / 150)
+    covariance = (rows.T * weights) @ rows / weights.sum()
+    np.testing.assert_allclose((found.modes**2).sum(), np.linalg.eigvalsh(covariance)[-found.count :].sum())
+    kept = np.arange(300) >= 150
+    modes, level = spaces.learnt((None, None, 2, 0.01), kept)
+    other = ReducedSpaces(np.where(kept[:, None], rows, 7.0), 220, np.ones(CELLS), 6).learnt(
+        (None, None, 2, 0.01), kept
+    )
+    assert np.array_equal(modes, other[0])
+    assert np.array_equal(level, other[1])
+
+
 def test_a_wide_localisation_is_none_and_a_narrow_one_leaves_the_variances() -> None:
     """Modes of the covariance itself; and of its diagonal alone, where no two places are near."""
     rows = fields(50, CELLS)
     apart = great_circle_km(np.zeros(CELLS), np.arange(CELLS) * 15.0)
     root = np.sqrt(np.linspace(0.5, 1.5, CELLS))
-    plain, wide = (
-        ReducedSpaces(rows, 40, root, CELLS, apart, one).whole(one[0] if one else None) for one in ((), (1e9,))
+    plain, wide, narrow = (
+        ReducedSpaces(rows, 40, root, CELLS, apart, () if one is None else (one,)).learnt((one, None, CELLS, 0.0))[0]
+        for one in (None, 1e9, 100.0)
     )
     np.testing.assert_allclose(plain.T @ plain, wide.T @ wide, atol=1e-8)
     np.testing.assert_allclose(plain.T @ plain, rows.T @ rows / 50, atol=1e-8)
-    narrow = ReducedSpaces(rows, 40, root, CELLS, apart, (100.0,)).whole(100.0)
     np.testing.assert_allclose(narrow.T @ narrow, np.diag((rows**2).mean(0)), atol=1e-8)
 
 
