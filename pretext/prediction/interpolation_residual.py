@@ -55,8 +55,8 @@ class InterpolationResidualConfig(MaskingConfig):
         fit: Training windows, evenly spaced, that the interpolation is fitted on, at most.
         folds: Blocks of training windows, each with an interpolation of its own that is fitted on the others: what is
             left over in windows that it was fitted on is smaller than elsewhere. 0: one for all.
-        localisation_km: Distances at which the localisation of the covariance falls to 0.21, to be chosen from
-            likewise; empty for none.
+        localisation_km: Distances, through the sphere, at which the localisation of the covariance falls to 0.21, to be
+            chosen from likewise; empty for none.
     """
 
     components: int = 128

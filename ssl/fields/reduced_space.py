@@ -35,6 +35,11 @@ def great_circle_km(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
     return np.asarray(2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(square) / 2))
 
 
+def straight_km(great_circle: np.ndarray) -> np.ndarray:
+    """Return distances through the sphere, from those along it: a taper of these is a correlation however wide."""
+    return np.asarray(2 * EARTH_RADIUS_KM * np.sin(great_circle / (2 * EARTH_RADIUS_KM)))
+
+
 def unit_vectors(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
     """Return points on the unit sphere, degrees to (point, 3)."""
     y, x = np.deg2rad(lat), np.deg2rad(lon)
@@ -88,7 +93,7 @@ class Reduced:
     Attributes:
         modes: Patterns times the standard deviation of their amplitudes, (mode, cell).
         noise: Variance of an observation's error, what the patterns leave included, (cell,).
-        localisation_km: Distance at which the localisation falls to 0.21; None without one.
+        localisation_km: Distance, through the sphere, at which the localisation falls to 0.21; None without one.
         memory: Share of the samples over which their weights fall to 1/e; None where all count alike.
         count: Number of patterns; 0 where none helps, and the only mode is 0.
         nugget: Error of an observation beyond what the patterns leave, over the mean variance.
@@ -128,11 +133,11 @@ class ReducedSpaces:
             early: Samples at the start that stand for all of them while settings are being chosen.
             root: Of each cell's area over the mean, (cell,).
             most: Patterns at most.
-            apart_km: Distance between any two cells; needed to localise.
-            localisations_km: Distances to choose from; none: no localisation.
+            apart_km: Distance along the sphere between any two cells; needed to localise.
+            localisations_km: Distances, through the sphere, to choose from; none: no localisation.
         """
         self.rows, self.root, self.most = np.asarray(rows, dtype=np.float64), root, most
-        self.early, self.apart = early, apart_km
+        self.early, self.apart = early, None if apart_km is None else straight_km(apart_km)
         self.localisations: tuple[float | None, ...] = tuple(localisations_km) or (None,)
         self._of_early: dict[tuple[float | None, float | None], np.ndarray] = {}
         self._whole: dict[tuple[float | None, float | None], np.ndarray] = {}

@@ -17,7 +17,7 @@ import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
 
 from ....ssl.common.errors import EarthSSLError
-from ....ssl.fields.reduced_space import taper
+from ....ssl.fields.reduced_space import straight_km, taper
 from ...features.eof import Eof
 from .gaps import Places
 
@@ -166,6 +166,7 @@ class OptimalInterpolation(LinearFiller):
         localisation_km: float = 5000.0,
         length_km: float = 1500.0,
         nugget: float = 0.02,
+        straight: bool = False,
     ) -> None:
         """Learn the covariance.
 
@@ -176,6 +177,8 @@ class OptimalInterpolation(LinearFiller):
             localisation_km: Distance at which the localisation falls to 0.21; it is 0 from twice that on.
             length_km: Of the exponential covariance.
             nugget: Error of the observations, as a share of the mean variance.
+            straight: Localise by the distance through the sphere, not along it: a localisation as wide as the sphere
+                leaves a covariance then.
 
         Raises:
             EarthSSLError: If the training fields have gaps or do not vary.
@@ -192,8 +195,9 @@ class OptimalInterpolation(LinearFiller):
         if not (spread > 0).any():
             raise EarthSSLError("optimal interpolation: expected training fields that vary, got constants")
         distance = places.distance_km
+        apart = straight_km(distance) if straight else distance
         smooth = spread[:, None] * spread * np.exp(-distance / length_km)
-        self.covariance = share * sample * taper(distance / localisation_km) + (1 - share) * smooth
+        self.covariance = share * sample * taper(apart / localisation_km) + (1 - share) * smooth
         self.noise = nugget * float((spread**2).mean())
 
     def predict(self, observed: np.ndarray, seen: np.ndarray) -> np.ndarray:

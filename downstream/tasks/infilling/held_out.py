@@ -97,7 +97,7 @@ class ChosenInterpolation(HeldOut):
             weight = np.exp((np.arange(len(fields)) - len(fields) + 1) / (memory * len(fields)))
             self._learnt[key] = OptimalInterpolation(
                 self.places, fields * np.sqrt(weight / weight.mean())[:, None],
-                share=share, localisation_km=localisation_km, nugget=nugget,
+                share=share, localisation_km=localisation_km, nugget=nugget, straight=True,
             )  # fmt: skip
         return self._learnt[key]
 

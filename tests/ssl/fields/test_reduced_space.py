@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from earthssl.ssl.fields.reduced_space import (
+    EARTH_RADIUS_KM,
     ReducedSpaces,
     conditional_mean,
     great_circle_km,
     noise,
+    straight_km,
     taper,
     unit_vectors,
 )
@@ -124,6 +126,16 @@ def test_the_taper() -> None:
     assert (np.diff(found) <= 1e-12).all()
     line = np.arange(30.0)
     assert np.linalg.eigvalsh(taper(abs(line[:, None] - line) / 5)).min() > -1e-9
+
+
+def test_wide_tapers_of_straight_distances_are_correlations() -> None:
+    """On the whole sphere; those of distances along it are not."""
+    rng = np.random.default_rng(0)
+    along = great_circle_km(np.rad2deg(np.arcsin(rng.uniform(-1, 1, 200))), rng.uniform(0, 360, 200))
+    assert straight_km(along).max() <= 2 * EARTH_RADIUS_KM
+    least = [np.linalg.eigvalsh(taper(apart / 12000)).min() for apart in (straight_km(along), along)]
+    assert least[0] > -1e-9
+    assert least[1] < -1e-3
 
 
 def test_unit_vectors() -> None:
