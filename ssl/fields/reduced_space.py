@@ -23,7 +23,6 @@ COUNTS = (2, 4, 8, 16, 32, 64, 128, 192, 256, 384)
 NUGGETS = (0.003, 0.01, 0.03, 0.1)  # error of an observation beyond what the patterns leave, over the mean variance
 NUGGET = 0.01  # while the number of patterns and the localisation are being chosen
 MEMORIES = (1.0, 0.5)  # shares of the samples over which their weights fall to 1/e, back from the last one
-AT_ONCE = 2**24  # numbers of patterns times samples in memory
 
 
 def great_circle_km(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
@@ -241,8 +240,11 @@ def conditional_mean(
     count = modes.shape[0]
     weight = seen.to(modes.dtype) / noise
     right = (weight * torch.where(seen, values, torch.zeros_like(values)).to(modes.dtype)) @ modes.T
-    products = [(part[:, None] * modes) @ modes.T for part in weight.split(max(1, AT_ONCE // modes.numel()))]
-    # The products are large sums and may be in single precision; their inverse is not.
-    system = torch.cat(products).double() + torch.eye(count, dtype=torch.float64, device=modes.device)
+    by_cell = (modes / noise.sqrt()).T.contiguous()
+    picked = (by_cell[own] for own in seen)  # one by one: all at once would take batch × modes × cells
+    # Products may be in single precision; their inverse is not.
+    system = torch.stack([rows.T @ rows for rows in picked]).double() + torch.eye(
+        count, dtype=torch.float64, device=modes.device
+    )
     amplitudes = torch.cholesky_solve(right.double()[..., None], torch.linalg.cholesky(system))[..., 0]
     return amplitudes.to(modes.dtype) @ modes
