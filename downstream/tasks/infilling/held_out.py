@@ -112,7 +112,7 @@ class ReducedSpaceInterpolation(HeldOut):
     name = "reduced-space optimal interpolation"
     LOCALISATIONS_KM = (8000.0, 12000.0, 20000.0)
 
-    def __init__(self, places: Places, training: np.ndarray, most: int = 192) -> None:
+    def __init__(self, places: Places, training: np.ndarray, most: int = 384) -> None:
         super().__init__(places, training)
         self.most = min(most, len(places))
         self.spaces = ReducedSpaces(
@@ -128,5 +128,7 @@ class ReducedSpaceInterpolation(HeldOut):
 
 def _most_probable(modes: np.ndarray, noise: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Return `conditional_mean` of fields with NaN where nothing is observed."""
-    given = (torch.from_numpy(np.ascontiguousarray(x)).float() for x in (modes, noise, np.nan_to_num(values)))
-    return conditional_mean(*given, torch.from_numpy(np.isfinite(values))).double().numpy()
+    own, level, fields = (
+        torch.from_numpy(np.ascontiguousarray(x)).float() for x in (modes, noise, np.nan_to_num(values))
+    )
+    return np.asarray(conditional_mean(own, level, fields, torch.from_numpy(np.isfinite(values))).double().numpy())
