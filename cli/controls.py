@@ -49,6 +49,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "eof_masking": {},
     "temporal_latent": {"leads": [1, 2, 4]},
     "linear_residual": {"leads": [1, 2, 4], "draw": "all", "components": 128, "fit": 10_000},
+    "interpolation_residual": {"fit": 10_000},
     "stochastic_lead_time": {"leads": [1, 2, 4], "draw": "all"},
 }
 # Several on one encoder, with fixed weights: one row each.

@@ -46,7 +46,8 @@ def decoders(checkpoints: Sequence[str], statistics: Statistics) -> dict[str, De
     for path in checkpoints:
         folder = Path(path) / "checkpoint" if (Path(path) / "checkpoint").is_dir() else Path(path)
         encoder, objectives = load_objectives(folder, TASKS, statistics)
-        masking, lead_time = (objectives.tasks().get(name) for name in ("masking", "lead_time"))
+        tasks = objectives.tasks()
+        masking, lead_time = tasks.get("masking", tasks.get("interpolation_residual")), tasks.get("lead_time")
         if isinstance(lead_time, LeadTime) and lead_time.window == 1 and lead_time.constraints is not None:
             lead_time = None  # one step does not tell the times ahead that constraints ask for
         given = (encoder, read_record(folder), statistics.known)

@@ -9,6 +9,7 @@ from .joint_embedding.variance import VarianceConfig
 from .joint_embedding.vicreg import VICRegConfig
 from .prediction.cross_variable import CrossVariableConfig
 from .prediction.eof_masking import EOFMaskingConfig
+from .prediction.interpolation_residual import InterpolationResidualConfig
 from .prediction.latent import LatentConfig
 from .prediction.lead_time import LeadTimeConfig
 from .prediction.linear_residual import LinearResidualConfig
@@ -37,6 +38,7 @@ TASKS: dict[str, type[ObjectiveConfig]] = {
     "eof_masking": EOFMaskingConfig,
     "temporal_latent": TemporalLatentConfig,
     "linear_residual": LinearResidualConfig,
+    "interpolation_residual": InterpolationResidualConfig,
     "stochastic_lead_time": StochasticLeadTimeConfig,
     "variance": VarianceConfig,
 }

@@ -22,13 +22,13 @@ from typing import ClassVar
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy.linalg import eigh
 from torch import Tensor, nn
 
 from ...ssl.common.errors import EarthSSLError
 from ...ssl.common.randomness import fold, key, uniform
 from ...ssl.data.windows import Windows
 from ...ssl.fields.batch import Batch
+from ...ssl.fields.reduced_space import components
 from ...ssl.model.encoder import Encoder
 from ...ssl.model.tokens import patchify, unpatchify
 from ...ssl.training.objective import Context, Cue, Example, Objective, ObjectiveConfig, Outcome
@@ -37,7 +37,6 @@ from .field_scores import FieldScore, every_head, mean_over, score
 NAME = "eof_masking"
 READ = 64  # windows read at a time for the fit
 LARGEST = 2**28  # numbers in memory during the fit, in single and in double precision: 3 GiB
-NEGLIGIBLE = 1e-6  # of the leading component's variance: below it a component is rounding
 JITTER = 1e-5  # on the diagonal of the products of patterns over observed cells
 
 
@@ -303,29 +302,3 @@ class VisibleComponents(Cue):
         weights = torch.linalg.solve(inner, amplitude[..., None])[..., 0] * visible
         guess = ((weights @ covariance) * hidden).float() @ objective.patterns / objective.root
         return float(objective.judge(guess.unflatten(1, objective.shape) * batch.valid, truth, batch).skill)
-
-
-def components(rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the leading principal components of rows about zero.
-
-    Args:
-        rows: (sample, cell).
-        count: How many.
-
-    Returns:
-        Orthonormal patterns (count, cell), and each one's share of the mean square of the rows (count,), in falling
-        order. Where the rows do not carry so many, the others are 0.
-    """
-    wide = rows.shape[1] > rows.shape[0]
-    rows = rows.astype(np.float64)
-    gram = (rows @ rows.T if wide else rows.T @ rows) / len(rows)
-    total = max(float(np.trace(gram)), np.finfo(float).tiny)
-    found = min(count, len(gram))
-    variance, vectors = eigh(gram, subset_by_index=(len(gram) - found, len(gram) - 1))
-    variance, vectors = variance[::-1], vectors[:, ::-1]
-    found = int((variance > NEGLIGIBLE * max(variance[0], 0.0)).sum())
-    directions = rows.T @ vectors[:, :found] if wide else vectors[:, :found]
-    patterns, shares = np.zeros((count, rows.shape[1])), np.zeros(count)
-    patterns[:found] = np.linalg.qr(directions)[0].T
-    shares[:found] = variance[:found] / total
-    return patterns, shares

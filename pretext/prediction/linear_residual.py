@@ -24,10 +24,10 @@ from torch import Tensor
 from ...ssl.common.errors import EarthSSLError, nearest
 from ...ssl.data.windows import Windows
 from ...ssl.fields.batch import Batch
+from ...ssl.fields.reduced_space import components
 from ...ssl.model.encoder import Encoder
 from ...ssl.model.tokens import patchify
 from ...ssl.training.objective import Context, Cue, Objective, Outcome
-from .eof_masking import components
 from .field_scores import mean_over, score
 from .lead_time import LeadsConfig, LeadTime
 from .pointwise_regression import Pointwise, predict

@@ -139,10 +139,18 @@ class Masking(Objective):
 
         The decoder works in that shuffled order, visible tokens first, so nothing is put back in place.
         """
+        return self.decode(encoder, patches, mask)
+
+    def decode(
+        self, encoder: Encoder, patches: Patches, mask: Mask, told: Float[Tensor, "batch token width"] | None = None
+    ) -> Float[Tensor, "batch token variable cell"]:
+        """Return what the heads say of the tokens of `mask.order`; `told` is added to them before the decoder."""
         features = encoder(mask.shown(patches), mask.keep)
         visible = self.enter(features)
         queries = self.query.to(visible.dtype).expand(len(visible), mask.order.shape[1] - mask.visible, -1)
         x = torch.cat([visible, queries], 1) + self.encodings(patches, mask.order)
+        if told is not None:
+            x = x + told
         fuse_attention(self.blocks, x)
         for block in self.blocks:
             x = block(x)

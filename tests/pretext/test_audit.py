@@ -79,10 +79,11 @@ def test_cues_see_what_was_trained(config: AuditConfig) -> None:
 
 
 @pytest.mark.slow
-def test_forecasts_over_a_fitted_cue_are_audited(config: AuditConfig) -> None:
-    """Their blind solvers and cues are scored in the same unit: 0 is the linear forecast, or the climatology."""
+def test_what_a_fitted_cue_leaves_over_is_audited(config: AuditConfig) -> None:
+    """Blind solvers and cues are scored in the same unit: 0 is the fitted cue, or the climatology."""
     tasks = {
         "linear_residual": {"leads": [1], "components": 16},
+        "interpolation_residual": {"components": 16},
         "stochastic_lead_time": {"leads": [1]},
         "variance": {},
     }
@@ -91,6 +92,7 @@ def test_forecasts_over_a_fitted_cue_are_audited(config: AuditConfig) -> None:
     squares = "regression of the rest on own last steps and squares"
     dressed = "per-point regression on own last steps, with the spread of its errors"
     assert {ITSELF, squares} < rows["linear_residual"]
+    assert {ITSELF, "interpolation of the rest in space and time"} < rows["interpolation_residual"]
     assert {ITSELF, dressed} < rows["stochastic_lead_time"]
     assert rows["variance"] == {ITSELF}
     value = table.set_index(["target", "row"])["value"]

@@ -11,15 +11,14 @@ Beckers & Rixen 2003, doi 10.1175/1520-0426(2003)020<1839:ECADFF>2.0.CO;2.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, eigh
 
 from ....ssl.common.errors import EarthSSLError
+from ....ssl.fields.reduced_space import straight_km, taper
 from ...features.eof import Eof
-from .gappy import Anomalies
 from .gaps import Places
 
 
@@ -167,6 +166,7 @@ class OptimalInterpolation(LinearFiller):
         localisation_km: float = 5000.0,
         length_km: float = 1500.0,
         nugget: float = 0.02,
+        straight: bool = False,
     ) -> None:
         """Learn the covariance.
 
@@ -177,6 +177,8 @@ class OptimalInterpolation(LinearFiller):
             localisation_km: Distance at which the localisation falls to 0.21; it is 0 from twice that on.
             length_km: Of the exponential covariance.
             nugget: Error of the observations, as a share of the mean variance.
+            straight: Localise by the distance through the sphere, not along it: a localisation as wide as the sphere
+                leaves a covariance then.
 
         Raises:
             EarthSSLError: If the training fields have gaps or do not vary.
@@ -193,23 +195,15 @@ class OptimalInterpolation(LinearFiller):
         if not (spread > 0).any():
             raise EarthSSLError("optimal interpolation: expected training fields that vary, got constants")
         distance = places.distance_km
+        apart = straight_km(distance) if straight else distance
         smooth = spread[:, None] * spread * np.exp(-distance / length_km)
-        self.covariance = share * sample * taper(distance / localisation_km) + (1 - share) * smooth
+        self.covariance = share * sample * taper(apart / localisation_km) + (1 - share) * smooth
         self.noise = nugget * float((spread**2).mean())
 
     def predict(self, observed: np.ndarray, seen: np.ndarray) -> np.ndarray:
         """Return covariance × (covariance of the observations + noise)⁻¹ × observations."""
         factor = _factor(self.covariance[np.ix_(seen, seen)], self.noise, self.name)
         return cho_solve(factor, observed.T).T @ self.covariance[seen]
-
-
-def taper(ratio: np.ndarray) -> np.ndarray:
-    """Return Gaspari & Cohn's correlation function (their 4.10): 1 at 0, smooth, 0 from a ratio of 2 on."""
-    z = np.asarray(ratio, dtype=np.float64)
-    near = 1 + z**2 * (-5 / 3 + z * (5 / 8 + z * (1 / 2 - z / 4)))
-    safe = np.maximum(z, 1.0)
-    far = 4 - 5 * safe + safe**2 * (5 / 3 + safe * (5 / 8 + safe * (-1 / 2 + safe / 12))) - 2 / (3 * safe)
-    return np.where(z <= 1, near, np.where(z < 2, far, 0.0))
 
 
 def _factor(covariance: np.ndarray, noise: float, name: str) -> tuple[np.ndarray, bool]:
@@ -340,28 +334,3 @@ class Dineof(Filler):
             if float(np.sqrt((change**2).mean())) < self.tolerance * scale:
                 break
         return made
-
-
-def baselines(anomalies: Anomalies, ranks: Sequence[int] = (15, 40)) -> list[Filler]:
-    """Return what an encoder must beat, learnt from the fit period where there is something to learn."""
-    places, fit = anomalies.places, anomalies.fit
-    most = min(len(fit) - 2, len(places))
-    patterns = [PcaRegression(places, fit, k) for k in sorted({min(k, most) for k in ranks})]
-    return [
-        Climatology(),
-        MeanOfObserved(places),
-        Nearest(places),
-        InverseDistance(places),
-        OrdinaryKriging(places),
-        *patterns,
-        Dineof(places, fit),
-        OptimalInterpolation(places, fit),
-    ]
-
-
-def learnt_from(filler: Filler, places: Places, fields: np.ndarray) -> Filler:
-    """Return optimal interpolation, or a regression on patterns, learnt from other fields, (time, cells)."""
-    if isinstance(filler, PcaRegression):
-        most = min(len(fields) - 2, len(places))
-        return PcaRegression(places, fields, max(1, min(len(filler.patterns), most)))
-    return OptimalInterpolation(places, fields)

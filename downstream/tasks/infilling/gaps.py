@@ -12,6 +12,7 @@ import xarray as xr
 from ....ssl.common.errors import EarthSSLError, check_known, check_settings
 from ....ssl.common.randomness import key
 from ....ssl.fields.grid import LatLonGrid
+from ....ssl.fields.reduced_space import EARTH_RADIUS_KM, great_circle_km, unit_vectors
 from ....ssl.sources.axes import canonical_axes
 from ....ssl.sources.canonical import FILL
 from ....ssl.sources.conventions import limited
@@ -20,7 +21,6 @@ from ....ssl.sources.regrid import oriented
 from ...evaluation.label_tables import far_marks
 
 KINDS = ("file", "random", "swath", "cloud", "stations", "block")
-EARTH_RADIUS_KM = 6371.0
 INCLINATION = 98.2  # degrees, of a sun-synchronous orbit
 TRIES = 10000
 
@@ -197,17 +197,7 @@ class Places:
     @cached_property
     def distance_km(self) -> np.ndarray:
         """Great-circle distance between any two cells, shape (cells, cells)."""
-        # From the chord: exact for near points, where the arc cosine of a product is not.
-        points = unit_vectors(self.lat, self.lon)
-        square = np.clip(2 - 2 * points @ points.T, 0, 4)
-        square[np.diag_indices(len(points))] = 0
-        return np.asarray(2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(square) / 2))
-
-
-def unit_vectors(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
-    """Return points on the unit sphere, degrees to (point, 3)."""
-    y, x = np.deg2rad(lat), np.deg2rad(lon)
-    return np.stack([np.cos(y) * np.cos(x), np.cos(y) * np.sin(x), np.sin(y)], 1)
+        return great_circle_km(self.lat, self.lon)
 
 
 def in_box(grid: LatLonGrid, lat: float, lon: float, height: float, width: float) -> np.ndarray:

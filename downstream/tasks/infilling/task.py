@@ -23,8 +23,9 @@ from ...evaluation.task import Decoders, Extras, Features, Task
 from ...features.patches import MOST_VALUES
 from ...results.row import Role, Row, names_of, over_seeds
 from ...results.target import Target
+from .baselines import LEARN, baselines, learnt_from
 from .figures import by_distance_figure, by_fraction_figure, maps_figure
-from .fillers import Filler, OptimalInterpolation, PcaRegression, baselines, learnt_from
+from .fillers import Filler
 from .gappy import Anomalies, Gappy, Probed
 from .gaps import GapConfig
 from .network import trained_fillers
@@ -221,8 +222,7 @@ class Infilling(Task[InfillingConfig]):
 
     def _learns(self, row: Row) -> Filler | None:
         """Return the filler of a row that learns covariances or patterns from fields."""
-        kinds = (OptimalInterpolation, PcaRegression)
-        return next((one for one in self.fillers if one.name == row.name and isinstance(one, kinds)), None)
+        return next((one for one in self.fillers if one.name == row.name and isinstance(one, LEARN)), None)
 
     def title(self) -> str:
         unit = self.store.manifest["units"][self.anomalies.position]

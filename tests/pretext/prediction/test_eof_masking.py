@@ -12,12 +12,13 @@ import pytest
 import torch
 from earthssl.pretext import TASKS
 from earthssl.pretext.prediction import eof_masking
-from earthssl.pretext.prediction.eof_masking import EOFMasking, EOFMaskingConfig, VisibleComponents, components
+from earthssl.pretext.prediction.eof_masking import EOFMasking, EOFMaskingConfig, VisibleComponents
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.common.randomness import fold
 from earthssl.ssl.data.windows import Windows
 from earthssl.ssl.fields.batch import Batch, drop_variables, from_fields
 from earthssl.ssl.fields.grid import LatLonGrid
+from earthssl.ssl.fields.reduced_space import components
 from earthssl.ssl.model.encoder import EncoderConfig
 from earthssl.ssl.model.tokens import patchify
 from earthssl.ssl.training.objective import Context

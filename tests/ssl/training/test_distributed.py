@@ -32,6 +32,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "eof_masking": {"components": 24},
             "temporal_latent": {},
             "linear_residual": {"components": 16},
+            "interpolation_residual": {"components": 16},
             "stochastic_lead_time": {},
             "variance": {},
         },

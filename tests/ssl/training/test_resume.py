@@ -76,7 +76,12 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[str, int]]] = {
         ("batch", 2 * 7 + 1),
     ),
     "components fitted before the run, variance terms": (
-        {"eof_masking": {"components": 24}, "temporal_latent": {}, "linear_residual": {"components": 16}},
+        {
+            "eof_masking": {"components": 24},
+            "temporal_latent": {},
+            "linear_residual": {"components": 16},
+            "interpolation_residual": {"components": 16, "localisation_km": [9000.0]},
+        },
         {"variable_dropout": 0.3},
         ("batch", 8),
     ),

@@ -15,10 +15,10 @@ from earthssl.downstream.tasks.infilling.fillers import (
     Nearest,
     OptimalInterpolation,
     OrdinaryKriging,
-    taper,
 )
 from earthssl.downstream.tasks.infilling.gaps import EARTH_RADIUS_KM, Places
 from earthssl.ssl.common.errors import EarthSSLError
+from earthssl.ssl.fields.reduced_space import taper
 
 DEGREE = EARTH_RADIUS_KM * np.pi / 180
 
@@ -162,19 +162,6 @@ def test_optimal_interpolation_knows_teleconnections_that_kriging_does_not() -> 
     by_distance = np.exp(-35 * DEGREE / 1500)
     assert learnt == pytest.approx(0.5 * taper(np.array(35 * DEGREE / 5000)) + 0.5 * by_distance, rel=1e-6)
     assert learnt > 2 * by_distance
-
-
-def test_the_taper() -> None:
-    """1 at 0, 5/24 at 1, 0 from 2 on, falling, and positive definite on a line."""
-    z = np.linspace(0, 2.5, 101)
-    found = taper(z)
-    assert found[0] == 1
-    assert float(taper(np.array(1.0))) == pytest.approx(5 / 24)
-    assert float(taper(np.array(1.0 + 1e-9))) == pytest.approx(5 / 24, abs=1e-7)
-    assert (found[z >= 2] == 0).all()
-    assert (np.diff(found) <= 1e-12).all()
-    line = np.arange(30.0)
-    assert np.linalg.eigvalsh(taper(abs(line[:, None] - line) / 5)).min() > -1e-9
 
 
 @pytest.mark.parametrize("make", [*range(5)])

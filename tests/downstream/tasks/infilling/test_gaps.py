@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from earthssl.downstream.tasks.infilling.gaps import KINDS, GapConfig, Gaps, in_box, read_mask, unit_vectors
+from earthssl.downstream.tasks.infilling.gaps import KINDS, GapConfig, Gaps, in_box, read_mask
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.fields.grid import LatLonGrid
 
@@ -220,9 +220,3 @@ def test_masks_that_hide_nothing_or_all_are_refused() -> None:
         Gaps(GapConfig("stations", stations=4), GRID, few).observed(0)
     with pytest.raises(EarthSSLError, match="expected some known cells"):
         Gaps(GapConfig(), GRID, few & False)
-
-
-def test_unit_vectors() -> None:
-    """The three axes."""
-    found = unit_vectors(np.array([0.0, 0, 90]), np.array([0.0, 90, 7]))
-    assert np.allclose(found, np.eye(3), atol=1e-12)

@@ -13,9 +13,11 @@ import pytest
 import torch
 from earthssl.downstream.evaluation.encoders import ZERO_SHOT, Contender, Decoder
 from earthssl.downstream.evaluation.run import run, summarise
-from earthssl.downstream.tasks.infilling.fillers import OptimalInterpolation, PcaRegression, baselines
+from earthssl.downstream.tasks.infilling.baselines import baselines
+from earthssl.downstream.tasks.infilling.fillers import OptimalInterpolation, PcaRegression
 from earthssl.downstream.tasks.infilling.gappy import Anomalies, Gappy
 from earthssl.downstream.tasks.infilling.gaps import GapConfig
+from earthssl.downstream.tasks.infilling.held_out import ReducedSpaceInterpolation
 from earthssl.downstream.tasks.infilling.task import Infilling, InfillingConfig
 from earthssl.downstream.tasks.registry import matrix_task
 from earthssl.downstream.training.from_scratch import SCRATCH, ScratchConfig
@@ -262,7 +264,10 @@ def test_a_run_with_a_checkpoint(small_run: Path, small_store: Path, tmp_path: P
     shares = distance[distance["row"] == "nearest"].groupby("target")["share_of_hidden"].sum()
     assert shares.tolist() == pytest.approx([1, 1])
     curve = pd.read_csv(out / "label_curve.csv")
-    learnt = {"PCA regression, k = 3", "PCA regression, k = 6", "optimal interpolation"}
+    learnt = {
+        "PCA regression, k = 3", "PCA regression, k = 6", "optimal interpolation",
+        "optimal interpolation, settings chosen", "reduced-space optimal interpolation",
+    }  # fmt: skip
     assert set(curve["row"]) == {*learnt, RAW[0], PROBED, TWIN, SCRATCH}
     assert set(curve["used"]) == {0.1, 1.0}
     assert np.isfinite(curve["value"]).all()
@@ -281,7 +286,8 @@ def test_rows_that_learn_from_fields_see_the_drawn_years_only(small_store: Path,
     task = Infilling(config(small_store, tmp_path / "out", gaps={"random": GAPS}), Store(small_store))
     rows = {row.name: row for row in task.baselines(3)}
     assert {name for name, row in rows.items() if task.curved(row)} == {
-        "PCA regression, k = 3", "PCA regression, k = 6", "optimal interpolation"
+        "PCA regression, k = 3", "PCA regression, k = 6", "optimal interpolation",
+        "optimal interpolation, settings chosen", "reduced-space optimal interpolation",
     }  # fmt: skip
     own, ends = task.anomalies, task.anomalies.ends("train", 1)
     fields = own.values[ends[own.years[ends] == 1985]]
@@ -290,6 +296,7 @@ def test_rows_that_learn_from_fields_see_the_drawn_years_only(small_store: Path,
     for name, method in (
         ("optimal interpolation", OptimalInterpolation(own.places, fields)),
         ("PCA regression, k = 6", PcaRegression(own.places, fields, 6)),
+        ("reduced-space optimal interpolation", ReducedSpaceInterpolation(own.places, fields)),
     ):
         found = task.refitted(rows[name], np.array([1985]))
         assert np.array_equal(found.forecast["random"], method.fill(shown))
