@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from .append import append
 from .config import FREE, PrepareConfig
 from .memory_budget import SMALLER_STORE, largest_chunk, store_bytes
 from .resumable_fit import fitted_statistics
-from .run import Run, source_stamps, told, write_chunks
+from .run import Run, sawtooth, source_stamps, told, write_chunks
 from .tasks import Job, source_steps
 
 RECIPE = "recipe.json"
@@ -63,7 +64,10 @@ def _prepare(config: PrepareConfig, data: xr.Dataset | None) -> Path:
     template = template_of(data, config)
     times = template.times.astype("datetime64[ns]")
     proof = template.splits.proof(times)
-    calendar = Calendar.chosen(times[template.splits.inside(times, "train")], config.statistics)
+    training = times[template.splits.inside(times, "train")]
+    calendar = Calendar.chosen(training, config.statistics)
+    if doubt := sawtooth(training, config.statistics):  # before hours are spent
+        print(f"prepare: {doubt}", file=sys.stderr)
     partial = out.with_name(out.name + ".partial")
     recipe = _recipe(data, config, template)
     check_disk(out.parent, store_bytes(template, calendar) - _written(partial), "the store", SMALLER_STORE)

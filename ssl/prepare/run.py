@@ -5,13 +5,17 @@ from __future__ import annotations
 import platform
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
+
 from ..common.files import MIB
 from ..common.progress import Counted, track
-from ..fields.normalisation import Calendar
+from ..fields.normalisation import Calendar, StatisticsConfig
+from ..fields.splits import months_apart
 from ..runtime.memory import peak_rss, ram, reset_peak, rss
 from ..runtime.workers import Workers, default_workers
 from ..sources.local_files import matched
@@ -86,6 +90,32 @@ def told(quality: dict[str, dict[str, Any]], remarks: str = "") -> dict[str, dic
         for finding in one["findings"]:
             print(f"prepare: {name}: {finding}", file=sys.stderr)
     return quality
+
+
+def sawtooth(times: np.ndarray, config: StatisticsConfig) -> str:
+    """Return what is wrong with a climatology by calendar month for steps shorter than a month, "" for nothing.
+
+    The mean of a month is one number for all its days: anomalies rise or fall with the season within each month and
+    jump at its end. Nothing is said of training within one month, such as stores with made-up dates.
+
+    Args:
+        times: Of training, datetime64, ascending.
+        config: What the climatology is asked to be.
+    """
+    calendar = Calendar.chosen(times, config)
+    months = len(np.unique(times.astype("datetime64[M]")))
+    if calendar.groups != "month" or len(calendar.keys) < 2 or months_apart(times) or len(times) < 2 * months:
+        return ""
+    usual = Calendar.chosen(times, replace(config, climatology="hour", harmonics=None)).harmonics
+    typed = "--{0}statistics.climatology hour"
+    if config.harmonics == 0 or not (usual or config.harmonics):
+        whole = usual or len(calendar.keys) == 12
+        typed += f" --{{0}}statistics.harmonics {usual or 1}" if whole else " and a training block of two years"
+    return (
+        f"statistics.climatology: month has one mean for all {len(times) / months:.0f} steps of a month, which leaves "
+        "a sawtooth of the season in the anomalies; for harmonics of the year in place of it, prepare into another "
+        f"--out with {typed.format('')} (earthssl run: {typed.format('prepare.')})"
+    )
 
 
 def source_stamps(config: PrepareConfig) -> dict[str, list[int]]:
