@@ -42,7 +42,8 @@ KNOWN = "best reachable (true state known)"
 CHOSEN = "chosen"
 SKILL = "skill"
 SEASONS = ("DJF", "JFM", "FMA", "MAM", "AMJ", "MJJ", "JJA", "JAS", "ASO", "SON", "OND", "NDJ")
-BASELINES_DRAWN = ("persistence", "cyclostationary LIM", "PCA", "raw window [ridge]")
+LIMS_DRAWN = ("cyclostationary LIM", "cyclostationary LIM, all variables")
+BASELINES_DRAWN = ("persistence", *LIMS_DRAWN, "PCA", "raw window [ridge]")
 SHOWN_LEADS = (1, 3, 6, 9, 12, 15, 18)
 CONVENTION = (
     "Target: 3-month mean Niño 3.4 anomaly (5S–5N, 190–240E, area mean), centred `lead` months after the last "
