@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from copy import copy
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ class ChosenInterpolation(HeldOut):
 
     def __init__(self, places: Places, training: np.ndarray) -> None:
         super().__init__(places, training)
-        self._learnt: dict[tuple[bool, float, float, float, float], OptimalInterpolation] = {}
+        self._learnt: dict[tuple[bool, float, float, float], OptimalInterpolation] = {}
 
     def chosen(self, alike: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         best = [self.SHARES[0], self.LOCALISATIONS_KM[0], self.NUGGETS[0], self.MEMORIES[0]]
@@ -91,15 +92,17 @@ class ChosenInterpolation(HeldOut):
     def _method(
         self, early: bool, share: float, localisation_km: float, nugget: float, memory: float
     ) -> OptimalInterpolation:
-        key = (early, share, localisation_km, nugget, memory)
+        key = (early, share, localisation_km, memory)
         if key not in self._learnt:
             fields = self.training[: self.early] if early else self.training
             weight = np.exp((np.arange(len(fields)) - len(fields) + 1) / (memory * len(fields)))
             self._learnt[key] = OptimalInterpolation(
                 self.places, fields * np.sqrt(weight / weight.mean())[:, None],
-                share=share, localisation_km=localisation_km, nugget=nugget, straight=True,
+                share=share, localisation_km=localisation_km, nugget=1.0, straight=True,
             )  # fmt: skip
-        return self._learnt[key]
+        method = copy(self._learnt[key])  # the covariance is large, and the same for every noise
+        method.noise *= nugget
+        return method
 
 
 class ReducedSpaceInterpolation(HeldOut):

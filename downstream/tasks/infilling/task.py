@@ -58,6 +58,8 @@ class InfillingConfig(TaskConfig):
         observed: Shares of randomly observed cells for the table by fraction.
         distances_km: Edges of the bins of distance to the nearest observation.
         ranks: Numbers of patterns of the two regressions on patterns.
+        raw: Whether there are rows of heads on what an encoder sees, without one. They take hundreds of numbers for each
+            patch, month and kind of gaps: some 10 GB for a hundred years on 5°.
         block: Test months in a bootstrap block.
         seed: Of the gaps by fraction.
     """
@@ -77,6 +79,7 @@ class InfillingConfig(TaskConfig):
     observed: list[float] = field(default_factory=lambda: [0.02, 0.05, 0.1, 0.2, 0.4])
     distances_km: list[float] = field(default_factory=lambda: [0.0, 600, 1000, 1500, 2200, 3000, 5000, 21000])
     ranks: tuple[int, int] = (15, 40)
+    raw: bool = True
     block: int = 6
     seed: int = 0
 
@@ -136,8 +139,10 @@ class Infilling(Task[InfillingConfig]):
         blocks = {part: len(self.anomalies.ends(part, self.window)) for part in ("train", "val", "test")}
         return {**blocks, "fields of covariances and patterns": len(self.anomalies.fit)}
 
-    def raw(self, window: int) -> np.ndarray:
+    def raw(self, window: int) -> np.ndarray | None:
         """Return what is observed in and about each patch, (kind of gaps, time, place, value); see `Gappy.raw`."""
+        if not self.config.raw:
+            return None
         patch = self.shape.patch[1:]
         return np.stack([one.raw(patch, window) for one in self.gappies.values()])
 

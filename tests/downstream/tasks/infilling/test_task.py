@@ -186,6 +186,12 @@ def test_errors_of_a_frozen_encoder(small_store: Path, encoder: Any) -> None:
     assert len(target.errors(row)) == 46
 
 
+def test_rows_of_raw_values_can_be_left_out(small_store: Path) -> None:
+    task = asked(small_store, window=1, gaps={"cloud": {"kind": "cloud", "observed": 0.4}}, raw=False)
+    assert task.raw(1) is None
+    assert not list(task.equal_input(1, 2))
+
+
 def test_errors_by_hand(small_store: Path) -> None:
     """The climatology's error is the squared anomaly of the hidden cells."""
     task = asked(small_store, window=1, gaps={"cloud": {"kind": "cloud", "observed": 0.4}})
