@@ -61,6 +61,8 @@ def test_a_sample_lies_in_one_block_with_its_inputs_and_targets(labels: EnsoLabe
         "1950-03…1964-05",
         "1977-03…1999-05",
     ]  # 1988, the gap before val, is refitted on
+    years, count = np.unique(labels.year[labels.samples("train")[0]], return_counts=True)  # the units of label curves
+    assert list(years[count == 12]) == [*range(1951, 1964), *range(1978, 1987)]
     assert months(labels, "val", 6) == ["1988-08…1999-05"]
     assert months(labels, "test", 6) == ["1965-07…1975-06"]
     assert months(labels, "test", 1) == ["1965-12…1975-11"]
