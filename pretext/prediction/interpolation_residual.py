@@ -8,8 +8,9 @@ the interpolation is 1, of the truth 0. Of linear Gaussian fields nothing can be
 
 Trivial cues and how they are closed: the climatology, neighbours, far places that go along and every other linear
 cue that the patterns reach (taken off the target); the coastline as in masking. The decoder is told the interpolation
-in any case, so that what the audit's censored encoders have is what can be made of it without looking at a field. An
-interpolation of what it leaves over at the observed cells stands beside the task.
+of what is hidden, nothing of what is seen: that it must have from the encoder. What the audit's censored encoders have
+is what can be made of the interpolation alone. An interpolation of what it leaves over at the observed cells stands
+beside the task.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class InterpolationResidualConfig(MaskingConfig):
 
 
 class InterpolationResidual(Masking):
-    """Predict the rest of an interpolation at hidden cells; its decoder is told the interpolation everywhere.
+    """Predict the rest of an interpolation at hidden cells; its decoder is told the interpolation there.
 
     Until `settle` has fitted the interpolation it is the climatology. It is part of the state: a resumed run and a
     loaded one have that which it was begun with.
@@ -103,12 +104,18 @@ class InterpolationResidual(Masking):
         self.grid, self.variables, self.window, self.patch = context.grid, context.variables, shape.window, shape.patch
         self.shape = (self.window, len(context.variables), *context.grid.shape)
         size = int(np.prod(self.shape))
+        kept = (config.folds + 1) * config.components * size
+        if kept > LARGEST:
+            raise EarthSSLError(
+                f"{NAME}: expected interpolations of at most {LARGEST} numbers, got {config.folds + 1} of "
+                f"{config.components} patterns of {size} numbers; lower {NAME}.components or {NAME}.folds"
+            )
         # The last is fitted on all windows; each before it is for one block, which it was not fitted on.
         self.register_buffer("modes", torch.zeros(config.folds + 1, config.components, size))
         self.register_buffer("noise", torch.ones(config.folds + 1, size))
         self.register_buffer("edges", torch.zeros(config.folds + 1, dtype=torch.int64))  # the blocks' first seconds
         self.register_buffer("spread", torch.ones(size))
-        self.told = nn.Linear(2 * len(context.variables) * self.cells, config.decoder_width)
+        self.told = nn.Linear(len(context.variables) * self.cells, config.decoder_width)
         for head in self.heads.values():  # a decoder that says nothing is the interpolation
             assert isinstance(head, nn.Linear)
             nn.init.zeros_(head.weight)
@@ -154,13 +161,17 @@ class InterpolationResidual(Masking):
         found = spaces.choose(lambda modes, noise: self._error(modes, noise, posed))
         times = torch.cat([part.times[:, 0] for part in parts])
         bounds = torch.linspace(0, len(chosen), self.config.folds + 1).round().long()
-        inside = np.arange(len(chosen))
+        gap = APART * float(starts[-1] - starts[0]) + self.window  # steps
         self.modes.zero_()
         for k in range(self.config.folds + 1):
             kept = None
             if k < self.config.folds and len(chosen) >= 2 * self.config.folds:
-                near = APART * len(chosen) + self.window
-                kept = (inside < int(bounds[k]) - near) | (inside >= int(bounds[k + 1]) + near)
+                kept = (starts <= starts[int(bounds[k])] - gap) | (starts >= starts[int(bounds[k + 1]) - 1] + gap)
+                if kept.sum() < max(2, len(chosen) // 4):
+                    raise EarthSSLError(
+                        f"{NAME}.folds: expected a quarter of the {len(chosen)} windows or more apart from each block, "
+                        f"to fit on, got {int(kept.sum())}; set {NAME}.folds to 0, or take more data"
+                    )
             modes, noise = spaces.learnt(found.settings, kept)
             self.modes[k, : len(modes)].copy_(torch.from_numpy(modes))
             self.noise[k].copy_(torch.from_numpy(noise))
@@ -170,15 +181,15 @@ class InterpolationResidual(Masking):
         self._fit_spread([self._posed(windows, part, number) for number, part in enumerate(few.split(READ))])
 
     def _block(self, batch: Batch) -> Tensor:
-        """Return which of the interpolations is a window's: of its block, or that of all windows, (batch,)."""
+        """Return which of the interpolations is a training window's: of its block, (batch,)."""
         block = torch.searchsorted(self.edges, batch.times[:, 0].contiguous(), right=True) - 1
         return torch.where(block < 0, self.config.folds, block)
 
     def _posed(self, windows: Windows, chosen: Tensor, number: int) -> tuple[Batch, Tensor, Tensor]:
-        """Return some windows, their hidden and their visible cells: the kinds of masks in turn."""
+        """Return some windows, their hidden and their visible cells: the kinds of masks as often as in training."""
         batch = windows.batch(chosen, number=number).to("cpu").cut(0, self.window)
         patches = patchify(batch, self.patch)
-        mask = draw(self.config.masks[number % len(self.config.masks)], patches, batch.keys)
+        mask = draw(self._kind(number), patches, batch.keys)
         seen = unpatchify(_shown(patches, mask).float(), patches, self.patch) > 0
         return batch, batch.valid & ~seen, batch.valid & seen
 
@@ -208,7 +219,8 @@ class InterpolationResidual(Masking):
     def forward(self, encoder: Encoder, batch: Batch) -> Outcome:
         """Return the error on what the interpolation leaves over, over its power: mean over the variables.
 
-        The interpolation itself is 1, the truth 0. Terms are the skill, 1 - loss, of each variable too.
+        The interpolation itself is 1, the truth 0. Terms are the skill, 1 - loss, of each variable too. In training the
+        interpolation is that of the window's block, else that of all training windows, which `rebuild` takes.
 
         Raises:
             EarthSSLError: If the batch lies on another grid, or has other variables or another window.
@@ -218,7 +230,7 @@ class InterpolationResidual(Masking):
             check(kind, patches)
         whole = draw(self._kind(batch.number), patches, batch.keys)
         mask = thin(whole, self.config.rebuild if self.training else 1.0, batch.keys)
-        cue, spread = self._told(patches, _shown(patches, whole), self._block(batch))
+        cue, spread = self._told(patches, _shown(patches, whole), self._block(batch) if self.training else None)
         guess = self._guess(encoder, patches, mask, cue).float()
         truth, weight = asked(patches, mask)
         rest = (truth - gather(cue, mask.order)) / spread[mask.order]
@@ -234,10 +246,9 @@ class InterpolationResidual(Masking):
     def _guess(
         self, encoder: Encoder, patches: Patches, mask: Mask, cue: Tensor
     ) -> Float[Tensor, "batch token variable cell"]:
-        """Return the predicted rest in units of its spread; the decoder reads the cue and what it leaves where seen."""
-        seen = _shown(patches, mask)
-        over = torch.where(seen, patches.values - cue, torch.zeros_like(cue))
-        extra = self.told(torch.cat([cue, over], -1).flatten(2))
+        """Return the predicted rest in units of its spread; the decoder reads the cue where something is hidden."""
+        # Where it is seen the cue is nearly the field itself, which would go round the encoder.
+        extra = self.told(torch.where(_shown(patches, mask), torch.zeros_like(cue), cue).flatten(2))
         return self.decode(encoder, patches, mask, gather(extra, mask.order))
 
     def _told(self, patches: Patches, seen: Tensor, block: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -257,11 +268,11 @@ class InterpolationResidual(Masking):
         held = fields.flatten().isfinite()
         at = fields.flatten()[held].long()
         modes, level, spread = (
-            start.to(values.device).index_copy(-1, at, buffer[..., held])
+            start.index_copy(-1, at, buffer[..., held])
             for start, buffer in (
-                (torch.zeros(*self.modes.shape[:2], values[0].numel()), self.modes),
-                (torch.ones(len(self.noise), values[0].numel()), self.noise),
-                (torch.ones(values[0].numel()), self.spread),
+                (values.new_zeros(*self.modes.shape[:2], values[0].numel()), self.modes),
+                (values.new_ones(len(self.noise), values[0].numel()), self.noise),
+                (values.new_ones(values[0].numel()), self.spread),
             )
         )
         with torch.autocast(values.device.type, enabled=False):
@@ -278,11 +289,16 @@ class InterpolationResidual(Masking):
             made[own] = conditional_mean(modes[k], level[k], values[own], seen[own])
         return made
 
-    def residual(self, batch: Batch) -> Batch:
-        """Return what the interpolation leaves over everywhere, in units of its spread: the truth less it."""
+    def residual(self, batch: Batch, training: bool) -> Batch:
+        """Return what the interpolation leaves over everywhere, in units of its spread: the truth less it.
+
+        Args:
+            batch: Some windows.
+            training: Whether they are training windows, whose interpolations are those of their blocks.
+        """
         patches = patchify(batch, self.patch)
         mask = draw(self._kind(batch.number), patches, batch.keys)
-        cue, spread = self._told(patches, _shown(patches, mask), self._block(batch))
+        cue, spread = self._told(patches, _shown(patches, mask), self._block(batch) if training else None)
         fields = torch.nan_to_num(unpatchify((patches.values - cue) / spread, patches, self.patch))
         return replace(batch, values=fields * batch.valid)
 
@@ -306,9 +322,9 @@ class RestInterpolation(Interpolation):
     def fit(self, objective: Objective, batches: Iterable[Batch], patch: tuple[int, int, int]) -> None:
         """Choose the scales by the error on the hidden cells of training windows."""
         assert isinstance(objective, InterpolationResidual)
-        super().fit(objective, [objective.residual(batch) for batch in batches], patch)
+        super().fit(objective, [objective.residual(batch, training=True) for batch in batches], patch)
 
     def skill(self, objective: Objective, batch: Batch, patch: tuple[int, int, int]) -> float:
         """Return the mean over the variables of 1 - error / power of the rest on the hidden cells."""
         assert isinstance(objective, InterpolationResidual)
-        return super().skill(objective, objective.residual(batch), patch)
+        return super().skill(objective, objective.residual(batch, training=False), patch)

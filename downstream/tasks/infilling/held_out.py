@@ -71,6 +71,7 @@ class ChosenInterpolation(HeldOut):
     SHARES = (0.5, 0.9, 0.97)
     LOCALISATIONS_KM = (5000.0, 8000.0, 12000.0, 20000.0)
     NUGGETS = (0.02, 0.005, 0.05)
+    KEPT = 2**30  # bytes of covariances kept for the next kind of gaps
 
     def __init__(self, places: Places, training: np.ndarray) -> None:
         super().__init__(places, training)
@@ -94,6 +95,8 @@ class ChosenInterpolation(HeldOut):
     ) -> OptimalInterpolation:
         key = (early, share, localisation_km, memory)
         if key not in self._learnt:
+            if (len(self._learnt) + 1) * 8 * len(self.places) ** 2 > self.KEPT and self._learnt:
+                self._learnt.pop(next(iter(self._learnt)))  # the first that was learnt
             fields = self.training[: self.early] if early else self.training
             weight = np.exp((np.arange(len(fields)) - len(fields) + 1) / (memory * len(fields)))
             self._learnt[key] = OptimalInterpolation(

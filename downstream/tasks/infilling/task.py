@@ -58,8 +58,8 @@ class InfillingConfig(TaskConfig):
         observed: Shares of randomly observed cells for the table by fraction.
         distances_km: Edges of the bins of distance to the nearest observation.
         ranks: Numbers of patterns of the two regressions on patterns.
-        raw: Whether there are rows of heads on what an encoder sees, without one. They take hundreds of numbers for each
-            patch, month and kind of gaps: some 10 GB for a hundred years on 5°.
+        raw: Whether there are rows of heads on what an encoder sees, without one. They take hundreds of numbers for
+            each patch, month and kind of gaps: some 10 GB for a hundred years on 5°.
         block: Test months in a bootstrap block.
         seed: Of the gaps by fraction.
     """

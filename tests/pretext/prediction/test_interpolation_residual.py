@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 from earthssl.cli.probe import decoders
 from earthssl.pretext import TASKS
+from earthssl.pretext.censoring import censoring
 from earthssl.pretext.prediction.interpolation_residual import (
     InterpolationResidual,
     InterpolationResidualConfig,
@@ -124,7 +126,7 @@ def test_the_truth_is_solved(
 ) -> None:
     """The rest as `residual` has it: loss 0."""
     encoder, task, batch = on_land
-    rest = patchify(task.residual(batch), PATCH).values
+    rest = patchify(task.residual(batch, training=False), PATCH).values
     monkeypatch.setattr(task, "_guess", lambda _, __, mask, ___: gather(rest, mask.order))
     assert task.eval()(encoder, batch).loss.item() == pytest.approx(0, abs=1e-6)
     task.train()
@@ -168,7 +170,7 @@ def test_the_rest_has_mean_square_one_on_windows_of_the_fit() -> None:
     _, task = make(fields)
     batch = Scenes(fields).batch(torch.arange(400), number=5)
     hidden, _ = task.hidden(batch, PATCH)
-    rest = task.residual(batch).values
+    rest = task.residual(batch, training=True).values
     by_cell = (rest.square() * hidden).sum(0) / hidden.sum(0)
     assert by_cell.numpy() == pytest.approx(1, abs=0.35)
     assert float((task.spread.square()).mean()) < 0.6 * float(fields.square().mean())
@@ -186,25 +188,34 @@ def test_what_is_not_linear_is_left_and_chosen_so() -> None:
     assert float(task.spread.square().mean()) == pytest.approx(float(fields.square().mean()), rel=0.15)
 
 
-@pytest.mark.slow
-def test_linear_fields_stay_at_one_and_others_do_not() -> None:
-    """300 steps of training: nothing is won on Gaussian fields, most of the rest of those that are not."""
-    losses = []
-    for maker in (linear, cosines):
-        encoder, task = make(maker(3000))
-        windows = Scenes(maker(3000))
-        optimizer = torch.optim.AdamW([*encoder.parameters(), *task.parameters()], lr=2e-3)
-        rng = np.random.default_rng(0)
-        for number in range(300):
+def trained(maker: Callable[..., torch.Tensor], steps: int, censored: str | None = None) -> float:
+    """Return the loss on other fields after some steps, with an encoder that sees all or, censored, less."""
+    encoder, task = make(maker(3000))
+    windows = Scenes(maker(3000))
+    optimizer = torch.optim.AdamW([*encoder.parameters(), *task.parameters()], lr=2e-3)
+    rng = np.random.default_rng(0)
+    with censoring(encoder, censored) if censored else nullcontext():
+        for number in range(steps):
             outcome = task(encoder, windows.batch(rng.integers(0, len(windows), 32), number=number))
             optimizer.zero_grad()
             outcome.loss.backward()
             optimizer.step()
         encoder.eval(), task.eval()
         with torch.no_grad():
-            losses.append(float(task(encoder, Scenes(maker(1500, seed=1)).batch(torch.arange(1500))).loss))
-    assert 0.99 < losses[0] < 1.05
-    assert losses[1] < 0.6
+            return float(task(encoder, Scenes(maker(1500, seed=1)).batch(torch.arange(1500))).loss)
+
+
+@pytest.mark.slow
+def test_linear_fields_stay_at_one_and_others_do_not() -> None:
+    """300 steps of training: nothing is won on Gaussian fields, most of the rest of those that are not."""
+    assert 0.99 < trained(linear, 300) < 1.05
+    assert trained(cosines, 300) < 0.6
+
+
+@pytest.mark.slow
+def test_nothing_of_what_is_seen_goes_round_the_encoder() -> None:
+    """Whose tokens are all taken away: what was told without them stays untold."""
+    assert trained(cosines, 200, "nothing") > 0.97
 
 
 @pytest.mark.slow
@@ -231,6 +242,10 @@ def test_what_does_not_fit_is_refused(on_land: tuple[Any, InterpolationResidual,
             InterpolationResidualConfig(**bad)  # type: ignore[arg-type]
     with pytest.raises(EarthSSLError, match="of which the last quarter"):
         make(linear(2))
+    with pytest.raises(EarthSSLError, match="apart from each block"):
+        make(linear(4), components=1, folds=2)
+    with pytest.raises(EarthSSLError, match=r"lower .*\.components"):
+        make(linear(2), components=10**7, fit=3 * 10**7)
     encoder, task, batch = on_land
     with pytest.raises(EarthSSLError, match="of sst, u10, v10 on the grid"):
         task(encoder, replace(batch, variables=("sst", "u10", "v850")))

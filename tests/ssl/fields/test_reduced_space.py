@@ -32,7 +32,7 @@ def test_the_conditional_mean_by_brute_force() -> None:
     modes, level, values = rng.normal(size=(3, CELLS)), rng.uniform(0.1, 1, CELLS), rng.normal(size=(2, CELLS))
     seen = rng.random((2, CELLS)) < 0.5
     given = (torch.from_numpy(x).float() for x in (modes, level, values))
-    found = conditional_mean(*given, torch.from_numpy(seen)).numpy()
+    found = conditional_mean(*given, seen=torch.from_numpy(seen)).numpy()
     covariance = modes.T @ modes
     for one in range(2):
         own = seen[one]
@@ -54,7 +54,7 @@ def error_on(held_out: np.ndarray, seen: np.ndarray) -> tuple[list[int], object]
     def error(modes: np.ndarray, level: np.ndarray) -> float:
         tried.append(len(modes))
         given = (torch.from_numpy(x).float() for x in (modes, level, held_out))
-        made = conditional_mean(*given, torch.from_numpy(np.tile(seen, (len(held_out), 1)))).numpy()
+        made = conditional_mean(*given, seen=torch.from_numpy(np.tile(seen, (len(held_out), 1)))).numpy()
         return float(((made - held_out)[:, ~seen] ** 2).sum() / (held_out[:, ~seen] ** 2).sum())
 
     return tried, error
