@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..downstream.evaluation.encoders import checkpoint_folder
+from ..downstream.evaluation.pretraining_leaks import seen_by_pretraining
 from ..downstream.tasks.enso.pooled import pooled_summary
 from ..downstream.tasks.registry import ENSO
-from ..ssl.common.config import build
+from ..ssl.checkpoint.read import read_record
+from ..ssl.common.config import build, read_yaml
 from ..ssl.common.errors import EarthSSLError
 from ..ssl.fields.folds import FoldsConfig
+from ..ssl.fields.splits import Splits
+from ..ssl.store.store import Store
 from .verbs import config_of
 
 FOLDS, POOLED = "folds", "pooled"
@@ -29,13 +34,56 @@ def folds_of(sections: Mapping[str, Any]) -> list[dict[str, Any]]:
         raise EarthSSLError(f"folds: expected probe.task {ENSO}, whose folds can be pooled, got '{task}'; leave it out")
     if "splits" in sections["prepare"]:
         raise EarthSSLError("prepare.splits: expected none beside folds, which make them; leave one of the two out")
-    config: FoldsConfig = build(FoldsConfig, dict(sections[FOLDS]), FOLDS)
-    made = []
-    for splits in config.splits():
+    plain = {name: value for name, value in sections.items() if name != FOLDS}
+    return [{**plain, "prepare": {**sections["prepare"], "splits": own}} for own in splits_of(sections[FOLDS])]
+
+
+def splits_of(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the setting prepare.splits of every fold that a section folds asks for.
+
+    Raises:
+        EarthSSLError: If the section does not fit.
+    """
+    config: FoldsConfig = build(FoldsConfig, settings, FOLDS)
+    made = config.splits()
+    for splits in made:
         splits.build()
-        plain = {name: value for name, value in sections.items() if name != FOLDS}
-        made.append({**plain, "prepare": {**sections["prepare"], "splits": _plain(asdict(splits))}})
-    return made
+    return [_plain(asdict(splits)) for splits in made]
+
+
+def check_folds(every: Sequence[Splits], store: Path, start_from: str) -> None:
+    """Hold the blocks of all folds against the data and against what the encoder to start from was trained on.
+
+    Args:
+        every: Blocks of each fold.
+        store: Of any fold: the data are the same.
+        start_from: Folder of a checkpoint or of its run; "": none.
+
+    Raises:
+        EarthSSLError: If a block holds no time of the data, or the encoder saw a fold's test block or came too near it.
+    """
+    made = Store(store)
+    trainings = read_record(checkpoint_folder(Path(start_from))).trainings if start_from else []
+    for k, splits in enumerate(every, 1):
+        try:
+            splits.proof(made.times)
+        except EarthSSLError as error:
+            raise EarthSSLError(f"folds: fold {k}: {error}") from None
+        if said := seen_by_pretraining(trainings, made, splits):
+            raise EarthSSLError(
+                "pretrain.start_from: expected an encoder that was trained on nothing near the test block of any fold, "
+                f"got of fold {k}: {'; '.join(said)} ({start_from}); start from another, or leave it out"
+            )
+
+
+def refuse_folds(file: str | Path) -> None:
+    """Raise an EarthSSLError if a config leaves the splits to a section folds, of which prepare cannot take one."""
+    if FOLDS not in read_yaml(file):
+        return
+    raise EarthSSLError(
+        f"{file}: its section folds makes the splits of every fold, of which prepare cannot take one: type "
+        f"earthssl run --config {file}, or give --splits.train, --splits.val, --splits.test and --splits.embargo_days"
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -212,6 +212,7 @@ def _run(options: argparse.Namespace, rest: list[str], command: str) -> None:
         _card(options) if verb == "card" else run_hub_verb(options) if verb in HUB_VERBS else run_use_verb(options)
     else:
         from ..ssl.common.config import override, section
+        from .folds import refuse_folds
         from .verbs import config_of, run_verb, run_worth
 
         settings: dict[str, Any] = section(options.config, verb) if options.config else {}
@@ -221,6 +222,8 @@ def _run(options: argparse.Namespace, rest: list[str], command: str) -> None:
             print(run_worth(override(settings, rest), command))
             return
         kind = config_of(verb, override(settings, rest, str))  # a probe's follows from its task
+        if verb == "prepare" and options.config and "splits" not in override(settings, rest, str):
+            refuse_folds(options.config)
         path = run_verb(verb, override(settings, rest, kind), command)
         if verb in ("probe", "finetune", "audit", "matrix", "few-shot", "controls"):
             _show_table(path)

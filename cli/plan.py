@@ -20,6 +20,7 @@ from ..ssl.planning.trial_run import Trial, TrialJob, run_apart, run_trial
 from ..ssl.prepare.config import PrepareConfig
 from ..ssl.store.store import Store
 from ..ssl.training.pretrain import PretrainConfig, assemble
+from .folds import splits_of
 
 FINDERS = ("lr", "batch")
 MOST = 4096  # windows: the largest batch that is tried
@@ -91,6 +92,8 @@ def _from_source(file: str | Path) -> Sketch:
             f"{file}: expected a store, or a section 'prepare:' to take the shape of the data from; give --store FOLDER"
         )
     settings = {**section(file, "prepare"), "out": "."}
+    if "folds" in read_yaml(file) and "splits" not in settings:
+        settings["splits"] = splits_of(section(file, "folds"))[0]  # the folds' runs are alike
     config: Any = build(PrepareConfig, settings, "prepare")
     return sketch_source(config)
 

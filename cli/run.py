@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..downstream.tasks.enso.labels import check_embargo
+from ..downstream.tasks.enso.labels import check_embargo, later
 from ..downstream.tasks.registry import ENSO, rehearse_task
 from ..pretext import TASKS
 from ..ssl.common.config import build, override, read_yaml, section
@@ -17,7 +18,7 @@ from ..ssl.common.files import read_json, refuse_filled, write_json
 from ..ssl.prepare.config import PrepareConfig
 from ..ssl.runtime.signals import between_steps
 from ..ssl.training.pretrain import PretrainConfig, parse_objectives
-from .folds import FOLDS, fold_folder, folds_of, write_pooled
+from .folds import FOLDS, check_folds, fold_folder, folds_of, write_pooled
 from .pretrain import pretrain_once
 from .verbs import config_of, run_verb
 
@@ -53,7 +54,7 @@ def run_all(file: str | Path, out: str, words: list[str], say: Callable[[str], N
         return _run_study(file, out, words, say, command)
     steps = (*STEPS, *(name for name in (OTHERS, FOLDS) if name in found))
     sections = {verb: section(file, verb) for verb in steps if verb != "report" or verb in found}
-    sections = override({"report": {}, **sections}, words, _kinds({"report": {}, **sections}, words))
+    sections = _overridden({"report": {}, **sections}, words)
     unknown = [name for name in sections if name not in steps]
     if unknown:
         raise EarthSSLError(
@@ -68,9 +69,17 @@ def _run_folds(sections: dict[str, Any], root: Path, say: Callable[[str], None],
         raise EarthSSLError(
             f"folds: expected no section {OTHERS}, whose splits would be the same in every fold, got one; leave it out"
         )
+    if sections["probe"].get("since") is not None:
+        raise EarthSSLError(
+            "probe.since: expected none beside folds, for every month lies in the test block of one; leave it out, and "
+            "let folds.first be the month that all begins with"
+        )
     every = folds_of(sections)
-    for k, own in enumerate(every):
-        _validate(_planned(own, fold_folder(root, k))[0])
+    built = [_validate(_planned(own, fold_folder(root, k))[0]) for k, own in enumerate(every)]
+    if built[0]["probe"].uncertainty:
+        raise EarthSSLError("probe.uncertainty: expected false beside folds, which have no block before; set it so")
+    blocks = [own["prepare"].splits.build() for own in built]
+    check = partial(check_folds, blocks, start_from=built[0]["pretrain"].start_from)
     marker = root / ".config.json"
     if marker.is_file():
         made = read_json(marker, "the config of an interrupted run")
@@ -86,7 +95,8 @@ def _run_folds(sections: dict[str, Any], root: Path, say: Callable[[str], None],
         tested = " … ".join(own["prepare"]["splits"]["test"])
         say(f"fold {k + 1} of {len(every)}, tested {tested}")
         title = f"{own['report'].get('title') or 'ENSO'}, fold {k + 1} of {len(every)}"
-        _run_sections({**own, "report": {**own["report"], "title": title}}, fold_folder(root, k), say, command)
+        titled = {**own, "report": {**own["report"], "title": title}}
+        _run_sections(titled, fold_folder(root, k), say, command, check)
         between_steps()
     return write_pooled(root, len(every), sections, say, command)
 
@@ -103,8 +113,16 @@ def _planned(sections: dict[str, Any], root: Path) -> Planned:
     return settings, seeds, runs, others
 
 
-def _run_sections(sections: dict[str, Any], root: Path, say: Callable[[str], None], command: str) -> Path:
-    """Run the sections of one run from source to report under `root` and return the report."""
+def _run_sections(
+    sections: dict[str, Any], root: Path, say: Callable[[str], None], command: str,
+    check: Callable[[Path], None] | None = None,
+) -> Path:  # fmt: skip
+    """Run the sections of one run from source to report under `root` and return the report.
+
+    Args:
+        sections, root, say, command: As of `run_all`.
+        check: Given the store before anything is pretrained on it.
+    """
     settings, seeds, runs, others = _planned(sections, root)
     store, folder = root / "store", root / "probe"
     built = _validate(settings)
@@ -115,6 +133,8 @@ def _run_sections(sections: dict[str, Any], root: Path, say: Callable[[str], Non
             say(f"1/4 prepare: {own.get('source')} → {made}")
             run_verb("prepare", own)
     if not folder.exists() and any(not (run / "checkpoint").exists() for run in runs):
+        if check is not None:
+            check(store)
         rehearse_task(built["probe"], built["pretrain"].encoder)
     for run, seed in zip(runs, seeds, strict=True):
         _pretrain_once(settings["pretrain"], run, seed, say)
@@ -135,7 +155,7 @@ def _run_study(file: str | Path, out: str, words: list[str], say: Callable[[str]
     """
     steps = ["prepare", *[name for name in STUDIES if name in read_yaml(file)]]
     given = {verb: section(file, verb) for verb in steps}
-    sections = override(given, words, _kinds(given, words))
+    sections = _overridden(given, words)
     root = Path(out)
     store = root / "store"
     settings = {"prepare": {**sections["prepare"], "out": str(store)}}
@@ -168,11 +188,19 @@ def _run_study(file: str | Path, out: str, words: list[str], say: Callable[[str]
     return path
 
 
-def _kinds(sections: dict[str, Any], words: list[str]) -> dict[str, Any]:
-    """Return the class of each section's config."""
-    plain = override(sections, words, str)
+def _overridden(sections: dict[str, Any], words: list[str]) -> dict[str, Any]:
+    """Return the sections with the overrides laid over them.
+
+    Raises:
+        EarthSSLError: If one of them is no mapping any more.
+    """
+    plain = {name: value if isinstance(value, dict) else {} for name, value in override(sections, words, str).items()}
     kinds = {name: config_of(name, plain[name]) for name in sections if name != OTHERS}
-    return {**kinds, OTHERS: dict[str, PrepareConfig]}
+    made = override(sections, words, {**kinds, OTHERS: dict[str, PrepareConfig]})
+    for name in sections:
+        if not isinstance(made[name], dict):
+            raise EarthSSLError(f"{name}: expected a mapping of settings, got {made[name]!r}; give --{name}.KEY VALUE")
+    return made
 
 
 def _task(sections: dict[str, Any]) -> str:
@@ -242,6 +270,7 @@ def _validate(settings: dict[str, dict[str, Any]]) -> dict[str, Any]:
     splits = built["prepare"].splits.build()
     probed = built["probe"]
     if _task(settings) == ENSO:
+        splits = splits if probed.since is None else later(splits, probed.since)
         check_embargo(splits, probed.sample_window(built["pretrain"].encoder), max(probed.leads))
     return built
 

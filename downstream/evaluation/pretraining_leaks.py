@@ -13,7 +13,9 @@ from ...ssl.sources.radar.radar import cut_otherwise
 from ...ssl.store.store import Store
 
 
-def seen_by_pretraining(trainings: Sequence[Mapping[str, Any]], store: Store) -> list[str]:
+def seen_by_pretraining(
+    trainings: Sequence[Mapping[str, Any]], store: Store, splits: Splits | None = None
+) -> list[str]:
     """Return in words which blocks of earlier trainings reach into the store's test block, or nearer than its embargo.
 
     The synthetic planet and the Earth share no history, nor do planets of different seeds; two data sets of the Earth
@@ -23,11 +25,13 @@ def seen_by_pretraining(trainings: Sequence[Mapping[str, Any]], store: Store) ->
     Args:
         trainings: As `Record.trainings` returns them.
         store: Whose test block must be unseen.
+        splits: Other blocks of the same data, in place of the store's.
 
     Raises:
         EarthSSLError: If a training's blocks cannot be read.
     """
-    start, end = store.splits.test
+    wanted = store.splits if splits is None else splits
+    start, end = wanted.test
     said = []
     for earlier in trainings:
         if not _one_world(earlier, store):
@@ -37,16 +41,16 @@ def seen_by_pretraining(trainings: Sequence[Mapping[str, Any]], store: Store) ->
             said.append(words)
             continue
         try:
-            splits = Splits.from_json(earlier["splits"])
+            seen = Splits.from_json(earlier["splits"])
         except (KeyError, TypeError, ValueError) as error:
             raise EarthSSLError(
                 f"the record's earlier trainings lack or mistype a block of time ({error}); fetch the checkpoint again"
             ) from None
-        for name, (a, b) in splits.named().items():
+        for name, (a, b) in seen.named().items():
             if name == "test":
                 continue
             gap = gap_days((a, b), (start, end))
-            if gap <= 0 or gap < store.splits.embargo_days:
+            if gap <= 0 or gap < wanted.embargo_days:
                 what = "reaches into" if gap <= 0 else f"is nearer than the embargo ({gap:.0f} days) to"
                 said.append(
                     f"the encoder's {name} block ({a!s:.10}…{b!s:.10}) {what} the store's test block "

@@ -126,6 +126,7 @@ def _words(error: Any) -> str:
         return f"expected no field but {', '.join(known)}, got {', '.join(unknown[:SHOWN])}"
     limits = {
         "type": lambda: " or ".join(TYPES.get(t, t) for t in ([limit] if isinstance(limit, str) else limit)),
+        "anyOf": lambda: "two instants, or a list of such pairs",  # of splits.train alone
         "enum": lambda: f"one of {', '.join(map(str, limit))}",
         "const": lambda: repr(limit),
         "minimum": lambda: f"at least {limit}",

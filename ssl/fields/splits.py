@@ -121,7 +121,7 @@ class Splits:
                 f"splits.embargo_days: expected days from 0, got {self.embargo_days}; take input window + lead"
             )
         for (earlier, a), (later, b) in self.neighbours():
-            days = float((b[0].astype("datetime64[us]") - a[1].astype("datetime64[us]")) / DAY)
+            days = float((_exact(b)[0] - _exact(a)[1]) / DAY)
             if earlier.startswith("train") and later.startswith("train"):
                 if b[0] <= a[1]:
                     raise EarthSSLError(
@@ -200,18 +200,17 @@ class Splits:
                 f"splits: expected one training block for a rehearsal one block earlier, got {len(self.train_blocks)}; "
                 "set uncertainty: false"
             )
-        length, gap = self.val[1] - self.val[0], self.val[0] - self.train[1]
+        (begin, end), val = _exact(self.train), _exact(self.val)
+        length, gap = val[1] - val[0], val[0] - end
         # months and their like are of different lengths
-        first, last = (
-            self.train[1] - length,
-            self.train[1] - length - gap - np.timedelta64(round(2 * step_days * 86400), "s"),
-        )
-        if gap <= np.timedelta64(0) or last - self.train[0] < (self.train[1] - self.train[0]) / 2:
+        first, last = end - length, end - length - gap - np.timedelta64(round(2 * step_days * 86400), "s")
+        if gap <= np.timedelta64(0) or last - begin < (end - begin) / 2:
             raise EarthSSLError(
                 f"splits: expected training before validation, half of which is left without a block like the "
                 f"validation's ({length / DAY:.0f} days) and the gap ({gap / DAY:.0f} days) at its end, got "
-                f"{(self.train[1] - self.train[0]) / DAY:.0f} days; set uncertainty: false, or shorten validation"
+                f"{(end - begin) / DAY:.0f} days; set uncertainty: false, or shorten validation"
             )
+        first, last = (instant.astype("datetime64[ns]") for instant in (first, last))
         return Splits((self.train[0], last), (first, self.train[1]), self.val, self.embargo_days)
 
     def inside(self, times: np.ndarray, part: str) -> np.ndarray:
@@ -242,8 +241,8 @@ class Splits:
             record["blocks"][name] = {"first": str(chosen[0]), "last": str(chosen[-1]), "steps": len(chosen)}
         apart = True
         for (earlier, _), (later, _) in self.neighbours():
-            a = np.datetime64(record["blocks"][earlier]["last"])
-            b = np.datetime64(record["blocks"][later]["first"])
+            a = np.datetime64(record["blocks"][earlier]["last"], "us")
+            b = np.datetime64(record["blocks"][later]["first"], "us")
             gap = record["gaps_days"][f"{earlier}–{later}"] = float((b - a) / DAY)
             apart &= gap >= self.embargo_days or (earlier.startswith("train") and later.startswith("train"))
         record["disjoint"] = apart
@@ -257,15 +256,28 @@ class Splits:
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> Splits:
-        """Return the splits that `to_json` wrote."""
+        """Return the splits that `to_json` wrote.
 
-        def block(dates: Any) -> Any:
-            return tuple(np.datetime64(text, "ns") for text in dates)
+        Raises:
+            ValueError: If a block is no pair of instants, the first not later than the last.
+            EarthSSLError: If the blocks do not fit together.
+        """
+
+        def block(dates: Any) -> Block:
+            first, last = (np.datetime64(text, "ns") for text in dates)
+            if not first <= last:
+                raise ValueError(f"expected a block that starts before its end, got {first} and {last}")
+            return first, last
 
         train = record["train"]
         several = all(isinstance(dates, list) for dates in train)
         return cls([block(dates) for dates in train] if several else block(train), block(record["val"]),
                    block(record["test"]), record["embargo_days"])  # fmt: skip
+
+
+def _exact(block: Block) -> Block:
+    """Return a block in microseconds: nanoseconds hold 292 years, and a longer difference wraps round in silence."""
+    return block[0].astype("datetime64[us]"), block[1].astype("datetime64[us]")
 
 
 def _date(instant: np.datetime64) -> str:
@@ -274,8 +286,7 @@ def _date(instant: np.datetime64) -> str:
 
 def gap_days(a: Block, b: Block) -> float:
     """Return the days between two blocks; 0 or less where they meet."""
-    # Nanoseconds hold 292 years: a longer difference wraps round, and blocks side by side seemed far apart.
-    (first, last), (begin, end) = (tuple(instant.astype("datetime64[us]") for instant in block) for block in (a, b))
+    (first, last), (begin, end) = _exact(a), _exact(b)
     return float(max(begin - last, first - end) / DAY)
 
 

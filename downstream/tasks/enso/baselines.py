@@ -291,7 +291,8 @@ def whole_variables(labels: EnsoLabels, extra: Mapping[str, np.ndarray]) -> dict
     """Return the variables beside SST that no month lacks which is fitted on or seen by a sample.
 
     Raises:
-        EarthSSLError: If one begins later than the training block, and is whole from then on.
+        EarthSSLError: If one begins later than the training block, and is whole from then on, validation and the test's
+            inputs with it.
     """
     lacks = lacking(labels, np.any([labels.inits(block) for block in BLOCKS], axis=0), extra)
     for name, own in lacks.items():
@@ -299,7 +300,10 @@ def whole_variables(labels: EnsoLabels, extra: Mapping[str, np.ndarray]) -> dict
             continue
         first = labels.time[np.flatnonzero(own)[-1]] + 1
         earlier = labels.within("fit") & (labels.time < first) & np.isfinite(labels.index)
-        if own[earlier].all() and first < labels.spans["train"][-1][1]:
+        helps = earlier.any() and own[earlier].all() and not own[~labels.within("fit")].any()
+        # what `later` takes: a month of a training block, with validation after it
+        taken = any(start <= first < end for start, end in labels.spans["train"])
+        if helps and taken and first <= labels.spans["val"][0][0]:
             raise EarthSSLError(
                 f"enso: expected '{name}' in every month that is fitted on, from {labels.time[np.argmax(own)]}, got no "
                 f"value before {first}; set since: '{first}', the first month from which it is whole, or leave the "

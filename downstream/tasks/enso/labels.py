@@ -297,13 +297,19 @@ def later(splits: Splits, first: str) -> Splits:
     """Return the splits with training from a later month on: blocks before it fall away, that around it begins there.
 
     Raises:
-        EarthSSLError: If that is no date, or not inside a training block.
+        EarthSSLError: If that is no date, or not inside a training block, or validation lies before it: what is fitted
+            on both would hold the months that fell away between the two.
     """
     wanted = period("enso.since", [first, first])[0]
     if not any(start <= wanted < end for start, end in splits.train_blocks):
         raise EarthSSLError(
             "enso.since: expected a month of the training block "
             f"{_said([_months_of(block) for block in splits.train_blocks])}, got {first}; choose one, or leave it out"
+        )
+    if splits.val[0] < wanted:
+        raise EarthSSLError(
+            f"enso.since: expected validation too from {first} on, got one from {_months_of(splits.val)[0]}; leave it "
+            "out, or move splits.val (folds: first)"
         )
     kept = [(max(start, wanted), end) for start, end in splits.train_blocks if end > wanted]
     return Splits(kept, splits.val, splits.test, splits.embargo_days)

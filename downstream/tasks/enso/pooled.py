@@ -32,10 +32,10 @@ CONVENTION = (
     "Cross-validated: {count} test blocks ({blocks}), each forecast by rows that were fitted, chosen and pretrained on "
     "other years, at least {gap} days away on either side. Target: 3-month mean Niño 3.4, centred `lead` months after "
     "the last input month. Every fold takes its anomalies from the calendar-month means of its own training and "
-    "validation; forecasts are scored as these anomalies. The observed target is one series: the anomaly from the mean "
-    "of each calendar month over all tested years. Skill: mean over the 12 target months of Pearson's r over the "
-    "pooled test years. Intervals: paired bootstrap over blocks of {block} test years. What a row chose on validation "
-    "may differ from fold to fold."
+    "validation, with the gap between the two; forecasts are scored as these anomalies. The observed target is one "
+    "series: the anomaly from the mean of each calendar month over all tested years. Skill: mean over the 12 target "
+    "months of Pearson's r over the pooled test years. Intervals: paired bootstrap over blocks of {block} test years. "
+    "What a row chose on validation may differ from fold to fold."
 )
 
 

@@ -156,8 +156,10 @@ class Enso(WindowTask[EnsoConfig]):
             EarthSSLError: If less than half of the training block, from `since` on, would be left.
         """
         if self.config.since is not None:
-            last = self.store.splits.earlier(self.store.step_days).train[1]
-            start, end = later(self.store.splits, self.config.since).train
+            begun = later(self.store.splits, self.config.since).train
+            ends = (self.store.splits.earlier(self.store.step_days).train[1], *begun)
+            # nanoseconds hold differences of 292 years
+            last, start, end = (instant.astype("datetime64[us]") for instant in ends)
             if last - start < (end - start) / 2:
                 raise EarthSSLError(
                     "enso.uncertainty: expected half of the training months from since on to be left for a rehearsal "

@@ -84,10 +84,33 @@ def test_written_and_read_they_are_the_same() -> None:
     of_record = {**schema("record")["properties"]["splits"], "$defs": {}}
     for one in (splits(), splits(("1980", "1983"))):
         assert Draft202012Validator(of_record).is_valid(one.to_json())
-    for wrong in ([["1980-01-01T00:00:00"]], [["x", "y"], ["z", "w"]], ["1980-01-01T00:00:00"], [3, 4], [[], []]):
+    for wrong in ([["1980-01-01T00:00:00"]], [["x", "y"], ["z", "w"]], ["1980-01-01T00:00:00"], [3, 4], [[], []],
+                  3 * ["1980-01-01T00:00:00"], ["1980-01-01T00:00:00", 2 * ["1981-01-01T00:00:00"]]):  # fmt: skip
         assert not Draft202012Validator(of_record).is_valid({**there, "train": wrong})
     with pytest.raises(EarthSSLError, match=r"splits\.train: expected a block"):
         Splits.from_json({**there, "train": []})
+    for wrong in (
+        ["1980", "1981", "1983"],
+        ["1980", ["1981", "1983"]],
+        ["1983", "1980"],
+        [["1983", "1980"]],
+        ["NaT", "1983"],
+    ):
+        with pytest.raises(ValueError, match=r"expected a block|unpack|convert"):
+            Splits.from_json({**there, "train": wrong})
+
+
+def test_differences_of_more_than_292_years_do_not_wrap() -> None:
+    """Nanoseconds hold no more; months before and after, by hand."""
+    long = splits(("1680", "1990"), ("1993", "2000"), ("2003", "2020")).earlier(30)
+    assert [str(instant)[:10] for instant in (*long.train, *long.val, *long.test)] == [
+        "1680-01-01", "1980-10-31", "1983-01-01", "1990-12-31", "1993-01-01", "2000-12-31",
+    ]  # fmt: skip
+    times = np.arange("1678", "2022", dtype="datetime64[M]").astype("datetime64[ns]")
+    proof = splits(("1680", "1690"), ("2000", "2010"), ("2013", "2020")).proof(times)
+    apart = np.datetime64("2000-01-01") - np.datetime64("1690-12-01")
+    assert proof["gaps_days"]["train–val"] == apart / np.timedelta64(1, "D")
+    assert proof["disjoint"]
 
 
 def test_a_config_and_the_command_line_take_a_list() -> None:

@@ -175,6 +175,14 @@ def test_a_variable_that_begins_later_asks_for_since(task: EnsoLabels) -> None:
         baselines.whole_variables(task, {"ssh": late})
     only_test = np.where(task.within("test")[:, None, None], late, np.nan)
     assert baselines.whole_variables(task, {"ssh": only_test}) == {}
+    for train, val, test in (
+        (("1969", "1984"), ("1950", "1966"), ("1987", "1999")),  # `since` refuses
+        (("1969", "1984"), ("1987", "1999"), ("1950", "1966")),
+    ):  # the test's inputs lack it still
+        blocks = SplitsConfig(train, val, test, 300).build()
+        other = EnsoLabels.from_dataset(made_up(), blocks, LEADS, 3)
+        late = np.where((other.time < np.datetime64("1970-03"))[:, None, None], np.nan, ahead_of(task))
+        assert baselines.whole_variables(other, {"ssh": late}) == {}
 
 
 def test_further_variables_join_the_pca_with_equal_variance(task: EnsoLabels) -> None:

@@ -100,6 +100,10 @@ def test_labels_begin_later_and_gaps_hold_in_several_blocks() -> None:
     assert [str(first)[:7] for first, _ in later(splits(), "1978").train_blocks] == ["1978-01"]
     with pytest.raises(EarthSSLError, match=r"training block 1950-01…1964-12 and 1977-01…1987-12, got 1970"):
         later(splits(), "1970")
+    before = splits([("1960", "1975")], val=("1950", "1957"), test=("1978", "1987"))
+    with pytest.raises(EarthSSLError, match="validation too from 1961 on, got one from 1950-01; leave it out"):
+        later(before, "1961")
+    assert later(splits([("1977", "1987"), ("1950", "1964")]), "1977") == splits([("1977", "1987")])
     check_embargo(splits(), 5, 6)
     check_embargo(splits([("1950", "1957-03"), ("1957-05", "1964"), ("1977", "1987")]), 5, 6)  # both of training
     with pytest.raises(EarthSSLError, match=r"at least 13 months .*train 1 block's end 1964-12 and the test .*got 12"):
