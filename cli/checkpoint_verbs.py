@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -24,6 +25,9 @@ def add_hub_options(parser: argparse.ArgumentParser, verb: str) -> None:
         parser.add_argument("checkpoint", nargs="?", help="a checkpoint folder, or the folder of its run")
         parser.add_argument("address", nargs="?", help="REGISTRY/NAME (a folder or s3://…) or hf://owner/name@branch")
         parser.add_argument("--replace", action="store_true", help="even where another checkpoint has that name")
+        parser.add_argument(
+            "--half", action="store_true", help="the encoder's weights as 16-bit floats, half the size, without scores"
+        )
         return
     if verb == "list":
         parser.add_argument("address", nargs="?", help="a registry: folder, https://… or s3://…; none: the cache")
@@ -53,9 +57,7 @@ def run_hub_verb(options: argparse.Namespace) -> None:
     if verb in ("pull", "verify") and not options.address:
         raise EarthSSLError(f"expected an address or a checkpoint folder, got none; earthssl {verb} ADDRESS")
     if verb == "push":
-        from ..ssl.hub.push import push
-
-        print(push(options.checkpoint, options.address, replace=options.replace))
+        _push(options)
     elif verb == "list":
         _list(options)
     elif verb == "verify":
@@ -200,6 +202,19 @@ def _base(text: str | None) -> tuple[str, str] | None:
     if not colon:
         raise EarthSSLError(f"--base: expected FIRST:LAST, as in 1982:2010, got '{text}'")
     return first.strip(), last.strip()
+
+
+def _push(options: argparse.Namespace) -> None:
+    from ..ssl.checkpoint.write import halve
+    from ..ssl.hub.push import push
+
+    if not options.half:
+        print(push(options.checkpoint, options.address, replace=options.replace))
+        return
+    own = Path(options.checkpoint)
+    with TemporaryDirectory() as scratch:
+        half = halve(own / "checkpoint" if (own / "checkpoint").is_dir() else own, Path(scratch) / "checkpoint")
+        print(push(half, options.address, replace=options.replace))
 
 
 def _layers(texts: Sequence[str]) -> list[int]:

@@ -33,7 +33,8 @@ are looked up in tables of this package, never imported. Byte order is little-en
 | file | since | what |
 | --- | --- | --- |
 | `record.json` | 1 | what the checkpoint is: the fields below |
-| `encoder.safetensors` | 1 | weights of the encoder, float32; names and shapes follow from `encoder` and `variables` |
+| `encoder.safetensors` | 1 | weights of the encoder, float32 or float16 (`push --half`; read as float32); \
+names and shapes follow from `encoder` and `variables` |
 | `heads.safetensors` | 1 | weights of the pretext heads (the decoder), to rebuild fields with; may be empty |
 | `statistics.safetensors` | 1 | `coefficients` (key, term, variable, row, column) and `scale` (variable, row, \
 column), float32, in units of the variable; coefficients are NaN where training never saw a \
@@ -63,7 +64,8 @@ memory is taken.
 
 An older folder is read as it lies; its record is brought up to date in memory, version by version
 (`ssl/checkpoint/migration.py`). A newer one is refused. Within a version fields may be added to `extra`, `config`,
-`health` and `task` only. Programs older than several blocks of `splits.train` refuse a record that has them.
+`health` and `task` only. Programs older than several blocks of `splits.train` refuse a record that has
+them; those older than 16-bit weights refuse these by their type.
 """
 
 

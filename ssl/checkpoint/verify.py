@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..common.errors import EarthSSLError
 from ..fields.batch import Batch
@@ -60,6 +62,14 @@ def verify(folder: str | Path) -> dict[str, Any]:
     }
 
 
+def golden_batch(golden: Mapping[str, Tensor], record: Record) -> Batch:
+    """Return the golden input of a checkpoint, from the tensors of golden.safetensors."""
+    return Batch(
+        golden["values"], golden["valid"], golden["times"], torch.zeros(len(golden["values"]), dtype=torch.int64),
+        torch.from_numpy(record.statistics.known), record.variables, record.grid,
+    )  # fmt: skip
+
+
 def _replay(file: Path, encoder: Encoder, record: Record) -> float:
     """Return the largest difference between the golden output and what the encoder makes of the golden input."""
     header = read_header(file)
@@ -77,11 +87,7 @@ def _replay(file: Path, encoder: Encoder, record: Record) -> float:
         raise EarthSSLError(f"{file}: expected 1 to {GOLDEN_WINDOWS} windows, got {windows}; fetch it again")
     golden = read_tensors(file)
     check_finite(golden, file)
-    batch = Batch(
-        golden["values"], golden["valid"], golden["times"], torch.zeros(windows, dtype=torch.int64),
-        torch.from_numpy(record.statistics.known), record.variables, record.grid,
-    )  # fmt: skip
-    patches = patchify(batch, encoder.config.patch)
+    patches = patchify(golden_batch(golden, record), encoder.config.patch)
     expected_output = ("F32", (windows, patches.values.shape[1], encoder.width))
     check_shapes(header, {**expected, "output": expected_output}, file)
     with torch.no_grad():

@@ -31,8 +31,10 @@ from .manifest import (
     manifest_of,
 )
 from .model_card import card
-from .read import read_checked_record, read_record
+from .read import check_finite, read, read_checked_record, read_record
 from .record import Record, check_lengths
+from .untrusted_input import read_tensors
+from .verify import golden_batch
 
 Weights = nn.Module | Mapping[str, Tensor]
 
@@ -118,6 +120,37 @@ def upgrade(folder: str | Path, out: str | Path, record: Record | None = None) -
         for name in names:
             if name not in (RECORD, CARD):
                 shutil.copyfile(folder / name, making / name)
+    return out
+
+
+def halve(folder: str | Path, out: str | Path) -> Path:
+    """Write a checkpoint anew with the encoder's weights as 16-bit floats, half the size; they are read as 32-bit ones.
+
+    The golden output is that of the rounded weights. Probe scores are left out: they are of other weights.
+
+    Args:
+        folder: The checkpoint; it is left as it is.
+        out: New or empty folder.
+
+    Raises:
+        EarthSSLError: If the folder is not whole, `out` is not empty, a weight is too large for 16 bits, or the disk is
+            full.
+    """
+    folder, out = Path(folder), Path(out)
+    encoder, record = read(folder)
+    weights = {
+        name: value.half() if value.is_floating_point() else value for name, value in encoder.state_dict().items()
+    }
+    check_finite(weights, folder / "encoder.safetensors as 16-bit floats")
+    encoder.load_state_dict(weights)
+    golden = golden_batch(read_tensors(folder / "golden.safetensors"), record)
+    extra = {name: value for name, value in record.extra.items() if name != "scores"}
+    with _appears(out, replace(record, extra=extra)) as making:
+        for name in check_files(folder):
+            if name not in (RECORD, CARD):
+                shutil.copyfile(folder / name, making / name)
+        _save(making / "encoder.safetensors", weights)
+        _save(making / "golden.safetensors", _golden(encoder.eval(), golden))
     return out
 
 

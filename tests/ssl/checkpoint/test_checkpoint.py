@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from earthssl.cli.main import main
 from earthssl.pretext import TASKS
 from earthssl.ssl.checkpoint import manifest as folder_module
 from earthssl.ssl.checkpoint import write as module
@@ -21,7 +22,7 @@ from earthssl.ssl.checkpoint.manifest import FILES, files_of, manifest_of
 from earthssl.ssl.checkpoint.read import load_exactly, read, read_heads, read_task
 from earthssl.ssl.checkpoint.record import differences
 from earthssl.ssl.checkpoint.verify import verify
-from earthssl.ssl.checkpoint.write import attach_scores, save
+from earthssl.ssl.checkpoint.write import attach_scores, halve, save
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.common.files import exchange
 from earthssl.ssl.fields.grid import LatLonGrid
@@ -345,6 +346,32 @@ def test_scores_are_attached_and_nothing_else_changes(folder: Path, monkeypatch:
     assert changed == {"record.json", "card.md", "manifest.json"}
     assert [file.name for file in folder.parent.iterdir()] == [folder.name]
     assert "| PCA | 0.55 |" in (folder / "card.md").read_text()
+
+
+def test_half_the_size_is_the_same_encoder_to_eleven_bits(folder: Path, small_store: Path, tmp_path: Path) -> None:
+    """Rounded once, verified and read as 32-bit floats; what is too large is refused, and scores stay behind."""
+    table = {"task": "enso", "metric": "r", "better": "higher", "rows": [{"name": "PCA", "target": "a", "value": 0.5}]}
+    attach_scores(folder, [table])
+    assert main(["push", str(folder), str(tmp_path / "registry" / "half"), "--half"]) == 0
+    half = tmp_path / "registry" / "half"
+    size, own = ((one / "encoder.safetensors").stat().st_size for one in (half, folder))
+    assert size < 0.6 * own
+    assert verify(half)["golden_difference"] == 0
+    (rounded, record), (whole, _) = read(half), read(folder)
+    assert "scores" not in record.extra
+    assert load_file(half / "encoder.safetensors")["norm.weight"].dtype == torch.float16
+    for name, weight in rounded.state_dict().items():
+        assert weight.dtype == torch.float32
+        torch.testing.assert_close(weight, whole.state_dict()[name], rtol=2**-11, atol=2**-24)
+    data = Store(small_store).dataset(["sst", "u10", "v10"]).isel(time=slice(0, 12))
+    features = [load_encoder(one).embed(data) for one in (half, folder)]
+    np.testing.assert_allclose(features[0], features[1], atol=2e-2)
+    assert not np.array_equal(features[0], features[1])
+    assert (half / "heads.safetensors").read_bytes() == (folder / "heads.safetensors").read_bytes()
+    rewrite(folder / "encoder.safetensors", lambda tensors: tensors["norm.weight"].fill_(1e5))
+    with pytest.raises(EarthSSLError, match="16-bit floats"):
+        halve(folder, tmp_path / "large")
+    assert not (tmp_path / "large").exists()
 
 
 @pytest.mark.parametrize("system", ["can", "cannot"])
