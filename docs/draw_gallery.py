@@ -35,7 +35,8 @@ def correlations(component: np.ndarray, fields: np.ndarray) -> np.ndarray:
     """Return Pearson's r of a component (time) with fields (time, lat, lon), NaN where a cell has no value."""
     away = fields - fields.mean(0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.einsum("t,tyx->yx", component, away) / len(component) / away.std(0))
+        made = np.einsum("t,tyx->yx", component, away) / len(component) / away.std(0) / component.std()
+    return np.asarray(made)
 
 
 def main() -> None:
@@ -56,9 +57,11 @@ def main() -> None:
     figure = Figure((3.4 * COMPONENTS, 1.9 * len(names) + 0.7), layout="constrained")
     axes = figure.subplots(len(names), COMPONENTS, squeeze=False)
     for row, name in zip(axes, names, strict=True):
-        fields = without_season(data[name].sel(time=features["time"]).values.astype(float), months)
+        values = data[name].sel(time=features["time"]).values.astype(float)
+        there = np.isfinite(values).any((1, 2))  # a variable may begin later than the others
+        fields = without_season(values[there], months[there])
         for k, ax in enumerate(row):
-            r = correlations(found[:, k], fields)
+            r = correlations(found[there, k] - found[there, k].mean(), fields)
             r *= np.sign(r.flat[np.nanargmax(np.abs(r))])  # the sign of a component means nothing: its strongest is red
             shown = ax.pcolormesh(data["lon"], data["lat"], r, cmap="RdBu_r", vmin=-LARGEST, vmax=LARGEST)
             ax.set_title(f"{name}, component {k + 1} ({shares[k]:.0%})", fontsize=9)
