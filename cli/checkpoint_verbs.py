@@ -26,7 +26,7 @@ def add_hub_options(parser: argparse.ArgumentParser, verb: str) -> None:
         parser.add_argument("address", nargs="?", help="REGISTRY/NAME (a folder or s3://…) or hf://owner/name@branch")
         parser.add_argument("--replace", action="store_true", help="even where another checkpoint has that name")
         parser.add_argument(
-            "--half", action="store_true", help="the encoder's weights as 16-bit floats, half the size, without scores"
+            "--half", action="store_true", help="weights as 16-bit floats, half the size, without scores"
         )
         return
     if verb == "list":

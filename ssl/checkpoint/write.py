@@ -124,9 +124,9 @@ def upgrade(folder: str | Path, out: str | Path, record: Record | None = None) -
 
 
 def halve(folder: str | Path, out: str | Path) -> Path:
-    """Write a checkpoint anew with the encoder's weights as 16-bit floats, half the size; they are read as 32-bit ones.
+    """Write a checkpoint anew with weights as 16-bit floats, half the size: those of encoder and pretext heads.
 
-    The golden output is that of the rounded weights. Probe scores are left out: they are of other weights.
+    They are read as 32-bit ones. The golden output is that of the rounded weights. Probe scores are left out: they are of other weights.
 
     Args:
         folder: The checkpoint; it is left as it is.
@@ -138,10 +138,8 @@ def halve(folder: str | Path, out: str | Path) -> Path:
     """
     folder, out = Path(folder), Path(out)
     encoder, record = read(folder)
-    weights = {
-        name: value.half() if value.is_floating_point() else value for name, value in encoder.state_dict().items()
-    }
-    check_finite(weights, folder / "encoder.safetensors as 16-bit floats")
+    weights, heads = _rounded(encoder.state_dict()), _rounded(read_tensors(folder / "heads.safetensors"))
+    check_finite({**weights, **heads}, folder / "encoder.safetensors and heads.safetensors as 16-bit floats")
     encoder.load_state_dict(weights)
     golden = golden_batch(read_tensors(folder / "golden.safetensors"), record)
     extra = {name: value for name, value in record.extra.items() if name != "scores"}
@@ -150,6 +148,7 @@ def halve(folder: str | Path, out: str | Path) -> Path:
             if name not in (RECORD, CARD):
                 shutil.copyfile(folder / name, making / name)
         _save(making / "encoder.safetensors", weights)
+        _save(making / "heads.safetensors", heads)
         _save(making / "golden.safetensors", _golden(encoder.eval(), golden))
     return out
 
@@ -179,6 +178,10 @@ def _appears(folder: Path, record: Record) -> Iterator[Path]:
         os.replace(making, folder)
     finally:
         shutil.rmtree(making, ignore_errors=True)
+
+
+def _rounded(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
 
 
 def _save(file: Path, weights: Weights) -> None:

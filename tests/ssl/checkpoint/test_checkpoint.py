@@ -367,7 +367,7 @@ def test_half_the_size_is_the_same_encoder_to_eleven_bits(folder: Path, small_st
     features = [load_encoder(one).embed(data) for one in (half, folder)]
     np.testing.assert_allclose(features[0], features[1], atol=2e-2)
     assert not np.array_equal(features[0], features[1])
-    assert (half / "heads.safetensors").read_bytes() == (folder / "heads.safetensors").read_bytes()
+    assert load_objectives(half, TASKS)[1].tasks().keys() == {"masking"}
     rewrite(folder / "encoder.safetensors", lambda tensors: tensors["norm.weight"].fill_(1e5))
     with pytest.raises(EarthSSLError, match="16-bit floats"):
         halve(folder, tmp_path / "large")

@@ -22,7 +22,7 @@ from earthssl.downstream.tasks.indices.heat_waves import (
 from earthssl.downstream.tasks.indices.task import LIM, PERSISTENCE, Indices, IndicesConfig
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.fields.normalisation import StatisticsConfig
-from earthssl.ssl.fields.splits import SplitsConfig
+from earthssl.ssl.fields.splits import Splits, SplitsConfig
 from earthssl.ssl.model.encoder import EncoderConfig
 from earthssl.ssl.prepare.config import PrepareConfig
 from earthssl.ssl.prepare.prepare import prepare
@@ -217,7 +217,9 @@ def test_bad_configs_are_refused(config: dict[str, Any], said: str) -> None:
 
 
 def _short(store: Store) -> Store:
-    store.__dict__["splits"] = replace(store.splits, train=(store.splits.train[0], np.datetime64("1992-12-31", "ns")))
+    own = store.splits
+    block = (own.train[0], np.datetime64("1992-12-31", "ns"))
+    store.__dict__["splits"] = Splits(block, own.val, own.test, own.embargo_days)
     return store
 
 

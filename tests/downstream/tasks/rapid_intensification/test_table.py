@@ -22,7 +22,7 @@ from earthssl.downstream.training.fine_tuning import FinetuneConfig
 from earthssl.downstream.training.from_scratch import ScratchConfig
 from earthssl.ssl.common.errors import EarthSSLError
 from earthssl.ssl.fields.normalisation import StatisticsConfig
-from earthssl.ssl.fields.splits import SplitsConfig
+from earthssl.ssl.fields.splits import Splits, SplitsConfig
 from earthssl.ssl.model.encoder import EncoderConfig
 from earthssl.ssl.prepare.config import PrepareConfig
 from earthssl.ssl.prepare.prepare import prepare
@@ -122,7 +122,7 @@ def test_storms_that_an_encoder_may_have_seen_are_not_tested_on(
 ) -> None:
     own = Store(store)
     block = (np.datetime64("2010-01-01", "ns"), own.splits.test[1])
-    moved = replace(own.splits, test=block)
+    moved = Splits(own.splits.train, own.splits.val, block, own.splits.embargo_days)
     own.__dict__["splits"] = moved
     wanted = replace(config(tmp_path / "out"), tracks="ibtracs", table=told, store=str(store))
     with pytest.raises(EarthSSLError, match=r"the test samples of .* in the store's test block \(2010-01-01 "):
