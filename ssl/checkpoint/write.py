@@ -126,7 +126,8 @@ def upgrade(folder: str | Path, out: str | Path, record: Record | None = None) -
 def halve(folder: str | Path, out: str | Path) -> Path:
     """Write a checkpoint anew with weights as 16-bit floats, half the size: those of encoder and pretext heads.
 
-    They are read as 32-bit ones. The golden output is that of the rounded weights. Probe scores are left out: they are of other weights.
+    They are read as 32-bit ones. The golden output is that of the rounded weights. Probe scores are left out: they are
+    of other weights.
 
     Args:
         folder: The checkpoint; it is left as it is.

@@ -218,7 +218,7 @@ class Splits:
         return np.asarray(self.block_of(times, part) >= 0)
 
     def block_of(self, times: np.ndarray, part: str) -> np.ndarray:
-        """Return the number of the block of the named part that each of the times lies in, from 0; -1 outside of all."""
+        """Return the number of the block of the named part that each time lies in, from 0; -1 outside of all."""
         found = np.full(np.shape(times), -1)
         for k, (first, last) in enumerate(self.blocks(part)):
             found[(times >= first) & (times <= last)] = k
