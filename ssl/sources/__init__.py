@@ -53,6 +53,8 @@ def open_source(source: str, **options: Any) -> xr.Dataset:
         EarthSSLError: If the source or an option is unknown or missing; names the nearest valid one.
     """
     if source not in SOURCES:
+        if not isinstance(source, str):
+            raise EarthSSLError(f"source: expected the name of one, got {source}; write --source=NAME, with =")
         raise EarthSSLError(f"unknown source '{source}'.{nearest(source, SOURCES)} There are: {', '.join(SOURCES)}")
     module, function = SOURCES[source]
     opener = getattr(importlib.import_module(f".{module}", __name__), function)

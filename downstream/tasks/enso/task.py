@@ -72,8 +72,8 @@ class EnsoConfig(TaskConfig):
         pca_window: Input months of the tuned PCA rows; null for the encoder's.
         since: First month of labels and of all that is fitted, such as "1980-01", where a variable of the store begins
             later than its training block; null for the block's own.
-        other_grid: Take encoders that were pretrained on another region or a shifted grid of the same spacing; with
-            `other_statistics` where that was another planet.
+        other_grid: Take encoders that were pretrained on another region or a shifted grid of the same spacing. These
+            need `other_statistics` too, as their climatology is of other cells.
     """
 
     task: str = "enso"

@@ -27,7 +27,8 @@ class FieldsConfig:
         pca_components: Numbers of principal components of the crops, to choose from; empty leaves those rows out.
         steps_before: 0: the crop's last step is at the sample's time, exactly. 1: it is the step before the one that
             the time lies in (the month before, of monthly fields, which is over by then), 2 the one before that, …
-        other_grid: Take encoders that were pretrained on another region of the same spacing.
+        other_grid: Take encoders that were pretrained on another region of the same spacing; they need
+            `other_statistics` too, as their climatology is of other cells.
     """
 
     crops: CropConfig = field(default_factory=CropConfig)

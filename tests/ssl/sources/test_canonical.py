@@ -316,6 +316,8 @@ def test_coarsen_and_missing_cells():
 
 
 def test_unknown_sources_and_options():
+    with pytest.raises(EarthSSLError, match="write --source=NAME, with ="):
+        open_source(True)  # type: ignore[arg-type]  # what a command line makes of `--source` before another word
     with pytest.raises(EarthSSLError, match=r"unknown source 'erst'. Did you mean 'ersst'"):
         open_source("erst")
     with pytest.raises(EarthSSLError, match=r"no option 'variable'. Did you mean 'variables'"):
