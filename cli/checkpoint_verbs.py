@@ -205,15 +205,15 @@ def _base(text: str | None) -> tuple[str, str] | None:
 
 
 def _push(options: argparse.Namespace) -> None:
+    from ..ssl.checkpoint.manifest import checkpoint_folder
     from ..ssl.checkpoint.write import halve
     from ..ssl.hub.push import push
 
     if not options.half:
         print(push(options.checkpoint, options.address, replace=options.replace))
         return
-    own = Path(options.checkpoint)
     with TemporaryDirectory() as scratch:
-        half = halve(own / "checkpoint" if (own / "checkpoint").is_dir() else own, Path(scratch) / "checkpoint")
+        half = halve(checkpoint_folder(Path(options.checkpoint)), Path(scratch) / "checkpoint")
         print(push(half, options.address, replace=options.replace))
 
 
@@ -250,12 +250,13 @@ def model_card(checkpoint: str | Path, probe_folder: str | Path | None = None) -
         EarthSSLError: If either folder is not whole, or the probe is of other weights.
     """
     from ..downstream.report.card_table import probe_scores
+    from ..ssl.checkpoint.manifest import checkpoint_folder
     from ..ssl.checkpoint.model_card import card
     from ..ssl.checkpoint.read import read_record
     from ..ssl.checkpoint.write import attach_scores
     from ..ssl.common.files import sha256
 
-    folder = Path(checkpoint) / "checkpoint" if (Path(checkpoint) / "checkpoint").is_dir() else Path(checkpoint)
+    folder = checkpoint_folder(Path(checkpoint))
     if probe_folder is not None:
         attach_scores(folder, [probe_scores(probe_folder, sha256(folder / "encoder.safetensors"))])
     return card(read_record(folder))

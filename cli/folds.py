@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..downstream.evaluation.encoders import checkpoint_folder
 from ..downstream.evaluation.pretraining_leaks import seen_by_pretraining
 from ..downstream.tasks.enso.pooled import pooled_summary
 from ..downstream.tasks.registry import ENSO
+from ..ssl.checkpoint.manifest import checkpoint_folder
 from ..ssl.checkpoint.read import read_record
 from ..ssl.common.config import build, read_yaml
 from ..ssl.common.errors import EarthSSLError

@@ -148,7 +148,7 @@ def _objectives(folder: Path) -> tuple[Any, Any]:
 
 def open_encoder(address: str) -> tuple[Any, Path]:
     """Return the frozen encoder at a folder or address, and the file of its weights."""
-    from ..downstream.evaluation.encoders import checkpoint_folder
+    from ..ssl.checkpoint.manifest import checkpoint_folder
     from ..ssl.hub.pull import load_folder
     from ..ssl.inference.load import load_encoder
 

@@ -221,8 +221,9 @@ def _run(options: argparse.Namespace, rest: list[str], command: str) -> None:
         if verb == "worth":
             print(run_worth(override(settings, rest), command))
             return
-        kind = config_of(verb, override(settings, rest, str))  # a probe's follows from its task
-        if verb == "prepare" and options.config and "splits" not in override(settings, rest, str):
+        plain = override(settings, rest, str)
+        kind = config_of(verb, plain)  # a probe's follows from its task
+        if verb == "prepare" and options.config and "splits" not in plain:
             refuse_folds(options.config)
         path = run_verb(verb, override(settings, rest, kind), command)
         if verb in ("probe", "finetune", "audit", "matrix", "few-shot", "controls"):

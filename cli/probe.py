@@ -15,6 +15,7 @@ from ..downstream.tasks.registry import run_task
 from ..pretext import TASKS
 from ..pretext.prediction.lead_time import LeadTime
 from ..pretext.prediction.masking import Masking
+from ..ssl.checkpoint.manifest import checkpoint_folder
 from ..ssl.checkpoint.read import read_record
 from ..ssl.checkpoint.record import Record
 from ..ssl.fields.batch import Batch, from_fields
@@ -44,7 +45,7 @@ def decoders(checkpoints: Sequence[str], statistics: Statistics) -> dict[str, De
     """
     made: dict[str, Decoder] = {}
     for path in checkpoints:
-        folder = Path(path) / "checkpoint" if (Path(path) / "checkpoint").is_dir() else Path(path)
+        folder = checkpoint_folder(Path(path))
         encoder, objectives = load_objectives(folder, TASKS, statistics)
         tasks = objectives.tasks()
         masking, lead_time = tasks.get("masking", tasks.get("interpolation_residual")), tasks.get("lead_time")

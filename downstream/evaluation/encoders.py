@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import save as serialise
 
+from ...ssl.checkpoint.manifest import checkpoint_folder
 from ...ssl.checkpoint.read import read
 from ...ssl.checkpoint.record import Record, differences
 from ...ssl.common.errors import EarthSSLError
@@ -147,11 +148,6 @@ def starts(
     pretrained = [one for one in encoders if one.kind == PRETRAINED][:seeds] if tuned and count else []
     nothing: list[tuple[str, Role, int, Encoder | None]] = [(SCRATCH, Role.SCRATCH, k, None) for k in range(count)]
     return [*nothing, *((tuned, Role.TUNED, one.seed, one.encoder) for one in pretrained)]
-
-
-def checkpoint_folder(path: Path) -> Path:
-    """Return the checkpoint folder at a path or inside a run's folder."""
-    return path / "checkpoint" if (path / "checkpoint").is_dir() else path
 
 
 def check_fits(

@@ -25,6 +25,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ...ssl.common.errors import EarthSSLError
+from ...ssl.data.augmentation import EVERY
 from ...ssl.data.windows import Windows
 from ...ssl.fields.batch import Batch
 from ...ssl.fields.reduced_space import ReducedSpaces, conditional_mean, great_circle_km
@@ -90,7 +91,7 @@ class InterpolationResidual(Masking):
     """
 
     # The interpolation is fitted on windows as they are: of changed ones it would leave over what it did not know.
-    bars: ClassVar[tuple[str, ...]] = ("mirror", "roll", "noise", "step_dropout", "region_dropout")
+    bars: ClassVar[tuple[str, ...]] = EVERY
     constrained = False  # what it scores is no field, but what is left of one
     config: InterpolationResidualConfig
     modes: Tensor

@@ -22,6 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...ssl.common.errors import EarthSSLError, nearest
+from ...ssl.data.augmentation import EVERY
 from ...ssl.data.windows import Windows
 from ...ssl.fields.batch import Batch
 from ...ssl.fields.reduced_space import components
@@ -87,7 +88,7 @@ class LinearResidual(LeadTime):
     """
 
     # The linear forecast is fitted on windows as they are: of changed ones it would leave over what it did not know.
-    bars: ClassVar[tuple[str, ...]] = ("mirror", "roll", "noise", "step_dropout", "region_dropout")
+    bars: ClassVar[tuple[str, ...]] = EVERY
     constrained = False  # what it scores is no field, but what is left of one
     config: LinearResidualConfig
     patterns: Tensor

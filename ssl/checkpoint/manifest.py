@@ -26,6 +26,11 @@ MANIFEST_BYTES = 65536
 SHOWN = 12  # differences listed; a folder of another kind has hundreds
 
 
+def checkpoint_folder(path: Path) -> Path:
+    """Return the checkpoint folder at a path or inside a run's folder."""
+    return path / "checkpoint" if (path / "checkpoint").is_dir() else path
+
+
 def files_of(tuned: bool) -> tuple[str, ...]:
     """Return the names of the files of a folder, without the manifest, of a fine-tuned encoder or another."""
     return (*FILES, TASK_FILE) if tuned else FILES

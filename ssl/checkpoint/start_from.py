@@ -19,6 +19,7 @@ from ..common.errors import EarthSSLError
 from ..common.files import sha256
 from ..fields.grid import LatLonGrid
 from ..model.encoder import SIZES, Encoder
+from .manifest import checkpoint_folder
 from .read import read
 from .record import Record
 
@@ -72,8 +73,7 @@ def start_from(folder: str | Path, encoder: Encoder, grid: LatLonGrid, step_days
     Raises:
         EarthSSLError: If the checkpoint is damaged, or width, depth or heads differ: all listed, nothing is changed.
     """
-    folder = Path(folder)
-    folder = folder / "checkpoint" if (folder / "checkpoint").is_dir() else folder
+    folder = checkpoint_folder(Path(folder))
     with torch.random.fork_rng(devices=[]):
         donor, record = read(folder)
     _check_shape(donor, encoder, folder)

@@ -25,6 +25,7 @@ from ..store.store import Store
 HALF_YEAR = 183 * 86400  # seconds, in whole days: the time of day stays
 STANDING = 0.05  # of the anomalies' variance: more of a mean state that varies along a latitude is orography or coast
 LEAST, GREATEST = 2.0**-25, 1 - 2.0**-24  # between which the normal distribution's quantiles are finite
+EVERY = ("mirror", "roll", "noise", "step_dropout", "region_dropout")  # names of the augmentations
 
 
 @dataclass(frozen=True)

@@ -199,7 +199,7 @@ class ReducedSpaces:
         return self._of_early[where, memory]
 
     def _modes(self, rows: np.ndarray, where: float | None, memory: float | None, count: int) -> np.ndarray:
-        weighted = rows * self.root * np.sqrt(_weights(len(rows), memory))[:, None]
+        weighted = rows * self.root * np.sqrt(memory_weights(len(rows), memory))[:, None]
         if where is None:
             patterns, shares = components(weighted, count)
             return patterns * np.sqrt(shares * (weighted**2).sum(1).mean())[:, None] / self.root
@@ -208,8 +208,8 @@ class ReducedSpaces:
         return np.asarray((vectors * np.sqrt(np.maximum(values, 0))).T / self.root)
 
 
-def _weights(count: int, memory: float | None) -> np.ndarray:
-    """Return the weights of samples in order, mean 1."""
+def memory_weights(count: int, memory: float | None) -> np.ndarray:
+    """Return the weights of samples in order, mean 1, that fall to 1/e over a share of them; None or inf: all alike."""
     if memory is None:
         return np.ones(count)
     weights = np.exp((np.arange(count) - count + 1) / (memory * count))
@@ -217,7 +217,7 @@ def _weights(count: int, memory: float | None) -> np.ndarray:
 
 
 def _variance(rows: np.ndarray, memory: float | None) -> np.ndarray:
-    return np.asarray(_weights(len(rows), memory) @ rows**2 / len(rows))
+    return np.asarray(memory_weights(len(rows), memory) @ rows**2 / len(rows))
 
 
 def noise(modes: np.ndarray, variance: np.ndarray, nugget: float) -> np.ndarray:

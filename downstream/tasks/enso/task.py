@@ -13,13 +13,14 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
+from ....ssl.checkpoint.manifest import checkpoint_folder
 from ....ssl.checkpoint.read import read_record
 from ....ssl.common.errors import EarthSSLError
 from ....ssl.model.encoder import EncoderConfig
 from ....ssl.sources.planet.recorded import recorded_planet
 from ....ssl.store.store import Store
 from ...evaluation.config import TaskConfig
-from ...evaluation.encoders import Contender, checkpoint_folder
+from ...evaluation.encoders import Contender
 from ...evaluation.equal_input import RAW
 from ...evaluation.task import Decoders, Extras, Features, Task
 from ...evaluation.window_labels import WindowLabels

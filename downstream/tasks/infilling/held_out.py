@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ....ssl.common.errors import EarthSSLError
-from ....ssl.fields.reduced_space import ReducedSpaces, conditional_mean
+from ....ssl.fields.reduced_space import ReducedSpaces, conditional_mean, memory_weights
 from .fillers import Filler, OptimalInterpolation
 from .gaps import Places
 
@@ -98,9 +98,8 @@ class ChosenInterpolation(HeldOut):
             if (len(self._learnt) + 1) * 8 * len(self.places) ** 2 > self.KEPT and self._learnt:
                 self._learnt.pop(next(iter(self._learnt)))  # the first that was learnt
             fields = self.training[: self.early] if early else self.training
-            weight = np.exp((np.arange(len(fields)) - len(fields) + 1) / (memory * len(fields)))
             self._learnt[key] = OptimalInterpolation(
-                self.places, fields * np.sqrt(weight / weight.mean())[:, None],
+                self.places, fields * np.sqrt(memory_weights(len(fields), memory))[:, None],
                 share=share, localisation_km=localisation_km, nugget=1.0, straight=True,
             )  # fmt: skip
         method = copy(self._learnt[key])  # the covariance is large, and the same for every noise
